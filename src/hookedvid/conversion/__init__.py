@@ -1,0 +1,1 @@
+"""Rename tables between other people's tensor names and ours, read in both directions."""

@@ -1,0 +1,1 @@
+"""Questions on videos: the item format and the datasets that yield it."""

@@ -1,0 +1,1 @@
+"""The modules: attention, decoder, vision tower, projector. No file here knows a family's name."""

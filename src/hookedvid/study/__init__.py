@@ -1,0 +1,1 @@
+"""Knockout studies: protocols, scoring and the runs that join them."""

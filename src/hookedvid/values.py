@@ -1,0 +1,90 @@
+"""JSON round trip for frozen dataclasses: unknown, missing and wrongly typed fields are refused by name."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from hookedvid.errors import HookedVidError, nearest
+
+T = TypeVar("T")
+
+
+def to_dict(value: Any) -> Any:
+    """Plain JSON types of a (nested) dataclass; tuples become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_dict(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise HookedVidError(f"{type(value).__name__} has no JSON form; only plain values can be written to a file")
+
+
+def from_dict(cls: type[T], data: Any, error: type[HookedVidError] = HookedVidError) -> T:
+    """The dataclass a dict describes, every problem in it reported at once.
+
+    Raises `error`, naming each field by its dotted path.
+    """
+    problems: list[str] = []
+    value = _read(cls, data, cls.__name__, problems)
+    if problems:
+        raise error("; ".join(problems))
+    return value
+
+
+def _read(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _read_dataclass(hint, data, where, problems)
+    if origin in (typing.Union, types.UnionType):
+        arms = typing.get_args(hint)
+        if data is None and type(None) in arms:
+            return None
+        rest = [a for a in arms if a is not type(None)]
+        return _read(rest[0], data, where, problems) if len(rest) == 1 else _check(hint, data, where, problems)
+    if origin is tuple and isinstance(data, list | tuple):
+        inner = typing.get_args(hint)[0]
+        return tuple(_read(inner, v, f"{where}[{i}]", problems) for i, v in enumerate(data))
+    return _check(hint, data, where, problems)
+
+
+def _read_dataclass(cls: type, data: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(data, dict):
+        problems.append(f"{where} should be an object, got {data!r}")
+        return None
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    found = len(problems)
+    for key in data.keys() - fields.keys():
+        problems.append(f"{where} has no field {key!r} ({nearest(key, fields)})")
+    required = {
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    for key in required - data.keys():
+        problems.append(f"{where} lacks the field {key!r}")
+    read = {k: _read(hints[k], v, f"{where}.{k}", problems) for k, v in data.items() if k in fields}
+    return cls(**read) if len(problems) == found else None
+
+
+def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        options = typing.get_args(hint)
+        ok, expected = data in options, "one of " + ", ".join(map(repr, options))
+    elif origin in (typing.Union, types.UnionType):
+        arms = tuple(a for a in typing.get_args(hint) if isinstance(a, type))
+        ok, expected = isinstance(data, arms), " or ".join(a.__name__ for a in arms)
+    elif hint is float:
+        ok, expected = isinstance(data, int | float) and not isinstance(data, bool), "a number"
+        data = float(data) if ok else data
+    elif isinstance(hint, type):
+        ok = isinstance(data, hint) and not (hint is int and isinstance(data, bool))
+        expected = f"a {hint.__name__}"
+    else:
+        ok, expected = True, ""
+    if not ok:
+        problems.append(f"{where} should be {expected}, got {data!r}")
+    return data

@@ -1,0 +1,1 @@
+"""From a video file to preprocessed pixels: sampling, decoding, resizing."""
