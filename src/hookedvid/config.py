@@ -46,6 +46,7 @@ class VisionConfig:
     act: Activation = "gelu"
     eps: float = 1e-6
     patch_bias: bool = True
+    qkv_bias: bool = True
     cls_token: bool = False
     pre_norm: bool = False
     layer_scale: bool = False

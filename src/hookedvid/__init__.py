@@ -1,0 +1,82 @@
+"""Video-LLMs as one fully hooked PyTorch model, for causal studies of how they answer.
+
+Public names are resolved when first used, so that importing the package imports neither torch nor
+TransformerLens.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hookedvid.answering import Answer
+    from hookedvid.cache import VideoCache
+    from hookedvid.config import (
+        DecoderConfig,
+        MergeConfig,
+        ProjectorConfig,
+        RopeConfig,
+        VideoLLMConfig,
+        VisionConfig,
+    )
+    from hookedvid.families import small_config
+    from hookedvid.inputs import VideoInputs
+    from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, Patch
+    from hookedvid.layout import Segment, TokenLayout
+    from hookedvid.masks import edge_share
+    from hookedvid.model import HookedVideoLLM
+    from hookedvid.patching import patch_sweep
+    from hookedvid.video.frames import read_frames
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "answering": ("Answer",),
+    "cache": ("VideoCache",),
+    "config": ("DecoderConfig", "MergeConfig", "ProjectorConfig", "RopeConfig", "VideoLLMConfig", "VisionConfig"),
+    "families": ("small_config",),
+    "inputs": ("VideoInputs",),
+    "interventions": ("EarlyExit", "Knockout", "LV_K", "LayerRange", "PATHWAYS", "Patch", "VS_K", "VT_K"),
+    "layout": ("Segment", "TokenLayout"),
+    "masks": ("edge_share",),
+    "model": ("HookedVideoLLM",),
+    "patching": ("patch_sweep",),
+    "video.frames": ("read_frames",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LV_K",
+    "PATHWAYS",
+    "VS_K",
+    "VT_K",
+    "Answer",
+    "DecoderConfig",
+    "EarlyExit",
+    "HookedVideoLLM",
+    "Knockout",
+    "LayerRange",
+    "MergeConfig",
+    "Patch",
+    "ProjectorConfig",
+    "RopeConfig",
+    "Segment",
+    "TokenLayout",
+    "VideoCache",
+    "VideoInputs",
+    "VideoLLMConfig",
+    "VisionConfig",
+    "edge_share",
+    "patch_sweep",
+    "read_frames",
+    "small_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'hookedvid' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"hookedvid.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,54 @@
+"""What a model answers to a multiple-choice question, read from one row of logits."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hookedvid.errors import InputError
+from hookedvid.inputs import VideoInputs
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The chosen option and how sure the model is of each.
+
+    index: 0-based option. letter: its letter in the prompt. text: the option's words. probs: each option
+    letter's probability over the whole vocabulary, so they need not sum to 1. logits: the letters' logits.
+    """
+
+    index: int
+    letter: str
+    text: str
+    probs: tuple[float, ...]
+    logits: tuple[float, ...]
+
+    @property
+    def prob(self) -> float:
+        """Probability of the chosen option's letter."""
+        return self.probs[self.index]
+
+    @property
+    def margin(self) -> float:
+        """Logit of the chosen option minus the next best option's."""
+        rest = [x for i, x in enumerate(self.logits) if i != self.index]
+        return self.logits[self.index] - max(rest) if rest else float("inf")
+
+
+def score_options(logits: Float[Tensor, " d_vocab"], inputs: VideoInputs, item: int = 0) -> Answer:
+    """The answer of one item. Raises InputError without options, or when the logits are not finite."""
+    if not inputs.option_tokens[item]:
+        raise InputError(
+            "this input has no options to choose from: give prepare(..., options=[...]), or use generate() for an "
+            "open answer"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the logits are not finite: the weights or this dtype overflow, so there is no answer to score")
+    chosen = torch.tensor(inputs.option_tokens[item], device=logits.device)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    of_options, probs = wide[chosen], wide.softmax(-1)[chosen]
+    best = int(of_options.argmax())
+    return Answer(best, LETTERS[best], inputs.options[item][best], tuple(probs.tolist()), tuple(of_options.tolist()))

@@ -1,0 +1,204 @@
+"""transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
+
+from typing import Any
+
+from hookedvid.config import Activation, DecoderConfig, ProjectorConfig, RopeConfig, VideoLLMConfig, VisionConfig
+from hookedvid.errors import ConversionError
+from hookedvid.families import (
+    CLIP_L_336,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SIGLIP_SO400M,
+)
+
+ACT: dict[str, Activation] = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+
+# Fields that change no forward pass of ours: training, token ids and book-keeping.
+HARMLESS = {
+    "_attn_implementation", "_attn_implementation_internal", "_commit_hash", "_name_or_path", "architectures",
+    "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "head_dim", "hidden_dropout_prob",
+    "id2label", "image_grid_pinpoints", "image_seq_length", "image_token_index", "image_token_id",
+    "initializer_factor", "initializer_range", "label2id", "layer_types", "max_window_layers", "model_type",
+    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "projection_dim",
+    "projection_dropout", "return_dict", "sliding_window", "tie_word_embeddings", "torch_dtype",
+    "transformers_version", "use_cache", "video_seq_length", "vision_aspect_ratio", "vision_use_head",
+    "layer_scale_init_value", "chunk_size_feed_forward", "problem_type", "is_encoder_decoder",
+}  # fmt: skip
+
+
+class _Reader:
+    """Takes fields from a config and keeps what it took, so that the rest can be refused."""
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.taken: set[str] = set()
+        self.problems: list[str] = []
+
+    def __call__(self, name: str, default: Any = None) -> Any:
+        self.taken.add(name)
+        return getattr(self.config, name, default)
+
+    def only(self, name: str, *values: Any) -> None:
+        """Record a problem unless a field is absent or has one of these values."""
+        found = self(name, values[0])
+        if found not in values:
+            self.problems.append(f"{name} = {found!r} is not supported (only {', '.join(map(repr, values))})")
+
+    def close(self) -> None:
+        """Raise ConversionError for unsupported values and fields set but never read."""
+        set_fields = self.config.to_diff_dict()
+        unknown = sorted(set_fields.keys() - self.taken - HARMLESS)
+        self.problems += [f"{n} = {set_fields[n]!r} is set and nothing here reads it" for n in unknown]
+        if self.problems:
+            raise ConversionError(f"{type(self.config).__name__}: " + "; ".join(self.problems))
+
+
+def act_of(read: _Reader, name: str) -> Activation:
+    """One of our activations; an unsupported one is recorded."""
+    read.only(name, *ACT)
+    return ACT.get(read(name), "gelu")
+
+
+def read_decoder(config: Any) -> DecoderConfig:
+    """Qwen2Config or LlamaConfig."""
+    read = _Reader(config)
+    is_qwen = config.model_type == "qwen2"
+    if config.model_type not in ("qwen2", "llama"):
+        raise ConversionError(f"decoder model_type {config.model_type!r} is not supported (only 'qwen2', 'llama')")
+    read.only("use_sliding_window", False)
+    read.only("mlp_bias", False)
+    heads = read("num_attention_heads")
+    bias = bool(read("attention_bias", False))
+    act = act_of(read, "hidden_act")
+    cfg = DecoderConfig(
+        n_layers=read("num_hidden_layers"),
+        d_model=read("hidden_size"),
+        n_heads=heads,
+        n_kv_heads=read("num_key_value_heads", heads),
+        d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        d_mlp=read("intermediate_size"),
+        d_vocab=read("vocab_size"),
+        n_ctx=read("max_position_embeddings"),
+        act=act,
+        eps=float(read("rms_norm_eps")),
+        qkv_bias=is_qwen or bias,
+        o_bias=bias and not is_qwen,
+        tied=bool(config.tie_word_embeddings),
+        rope=_read_rope(read),
+    )
+    read.close()
+    return cfg
+
+
+def _read_rope(read: _Reader) -> RopeConfig:
+    rope = dict(read("rope_parameters", {}) or {})
+    read("rope_theta"), read("rope_scaling")
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    theta, factor = rope.pop("rope_theta", 10000.0), rope.pop("factor", 1.0)
+    rope.pop("original_max_position_embeddings", None)
+    if kind not in ("default", "linear", "dynamic") or rope:
+        read.problems.append(f"rope {kind!r} with {rope} is not supported (only default, linear, dynamic)")
+        kind = "default"
+    scaling = {"default": "none"}.get(kind, kind)
+    return RopeConfig(theta=float(theta), scaling=scaling, factor=float(factor))
+
+
+def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = False) -> VisionConfig:
+    """CLIPVisionConfig, SiglipVisionConfig or InternVLVisionConfig; `n_layers` blocks of it run (default all)."""
+    kind = config.model_type
+    if kind not in ("clip_vision_model", "siglip_vision_model", "internvl_vision"):
+        raise ConversionError(
+            f"vision model_type {kind!r} is not supported (only 'clip_vision_model', 'siglip_vision_model', "
+            "'internvl_vision')"
+        )
+    read = _Reader(config)
+    like = CLIP_L_336 if kind == "clip_vision_model" else SIGLIP_SO400M
+    intern = kind == "internvl_vision"
+    read.only("num_channels", 3)
+    if intern:
+        read.only("use_qk_norm", False)
+        read.only("norm_type", "layer_norm")
+        read.only("use_mask_token", False)
+        read.only("use_absolute_position_embeddings", True)
+    total = read("num_hidden_layers")
+    act = act_of(read, "hidden_act")
+    cfg = VisionConfig(
+        n_layers=total if n_layers is None else n_layers,
+        d_model=read("hidden_size"),
+        n_heads=read("num_attention_heads"),
+        d_mlp=read("intermediate_size"),
+        image_size=_square(read, "image_size"),
+        patch_size=_square(read, "patch_size"),
+        act=act,
+        eps=float(read("layer_norm_eps")),
+        patch_bias=kind != "clip_vision_model",
+        qkv_bias=bool(read("attention_bias", True)) if intern else True,
+        cls_token=kind != "siglip_vision_model",
+        pre_norm=kind == "clip_vision_model",
+        layer_scale=intern,
+        final_norm=final_norm or (intern and not read("use_mean_pooling", True)),
+        resize=like.resize,
+        mean=IMAGENET_MEAN if intern else like.mean,
+        std=IMAGENET_STD if intern else like.std,
+    )
+    read.close()
+    return cfg
+
+
+def _square(read: _Reader, name: str) -> int:
+    size = read(name)
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        read.problems.append(f"{name} = {size!r} is not square")
+    return size[0]
+
+
+def read_llava(config: Any) -> VideoLLMConfig:
+    """LlavaOnevisionConfig or LlavaNextVideoConfig.
+
+    OneVision pools bilinearly after the projector and ends the video with one newline; NeXT-Video pools
+    before it, by its config's mode and stride, and has no newline.
+    """
+    read = _Reader(config)
+    onevision = config.model_type == "llava_onevision"
+    read("text_config"), read("vision_config")
+    read.only("projector_hidden_act", "gelu")
+    read.only("multimodal_projector_bias", True)
+    decoder = read_decoder(config.text_config)
+    layer = read("vision_feature_layer", -1)
+    total = config.vision_config.num_hidden_layers
+    if not isinstance(layer, int):
+        read.problems.append(f"vision_feature_layer = {layer!r}: features of several layers are not supported")
+        layer = -1
+    # hidden_states[0] is the embedding, so index k is the stream after k blocks.
+    tower = read_tower(config.vision_config, layer if layer >= 0 else total + 1 + layer)
+    wanted = "default" if tower.cls_token else "full"
+    read.only("vision_feature_select_strategy", wanted)
+    mode = "bilinear" if onevision else read("spatial_pool_mode", "average")
+    if mode not in ("bilinear", "average", "max"):
+        read.problems.append(f"spatial_pool_mode = {mode!r} is not supported (only 'average', 'max')")
+        mode = "average"
+    projector = ProjectorConfig(
+        d_in=tower.d_model,
+        d_out=decoder.d_model,
+        pool=mode,
+        pool_stride=2 if onevision else read("spatial_pool_stride", 2),
+        pool_before=not onevision,
+        newline="once" if onevision else "none",
+    )
+    placeholder = read("video_token_index", None) or read("video_token_id", None)
+    read.close()
+    return VideoLLMConfig(
+        family="llava-onevision" if onevision else "llava-next-video",
+        vision=tower,
+        projector=projector,
+        decoder=decoder,
+        prompt="qwen_1_5" if decoder.qkv_bias else "vicuna_v1",
+        placeholder_id=placeholder,
+    )

@@ -1,0 +1,120 @@
+"""Continuing a prompt token by token, hooks and interventions alive at every step."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hookedvid.errors import InputError
+from hookedvid.inputs import VideoInputs
+from hookedvid.nn.kv import KVCache
+
+
+def generate(
+    model: Any,
+    input: VideoInputs | Tensor,
+    interventions: Any = None,
+    *,
+    sources: Any = None,
+    max_new_tokens: int = 20,
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    stop_at_eos: bool = True,
+    eos_token_id: int | Sequence[int] | None = None,
+    stop_strings: Sequence[str] = (),
+    use_past_kv_cache: bool = True,
+    streamer: Any = None,
+    verbose: bool = False,
+    return_type: Literal["text", "tokens"] | None = None,
+) -> Any:
+    """The continuation of each item: text (one string, or a list for a batch), or ids [batch, new].
+
+    interventions hold for generated tokens too: LV-K keeps cutting them off from the video, an exit's late
+    layers never hold video. Patches act on the prompt. Items of unequal length share a batch.
+    do_sample draws with `generator`; greedy otherwise. eos_token_id: the tokenizer's and the template's
+    unless given. streamer: anything with transformers' `put` and `end`. verbose shows a progress bar.
+    return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
+    batch = model.inputs_of(input)
+    stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
+    if (stop_strings or return_type == "text") and model.tokenizer is None:
+        raise InputError("this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'")
+    warpers = _warpers(temperature, top_k, top_p) if do_sample else []
+    cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
+    new: list[Tensor] = []
+    done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
+    for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
+        logits = model(batch, interventions=interventions, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
+        chosen = _choose(logits, warpers, do_sample, generator)
+        if new:
+            chosen = torch.where(done, new[-1], chosen)
+        new.append(chosen)
+        if streamer is not None:
+            streamer.put(chosen.cpu())
+        done |= torch.isin(chosen, torch.tensor(sorted(stops), device=chosen.device, dtype=chosen.dtype))
+        if stop_strings:
+            done |= _said(model, torch.stack(new, 1), stop_strings).to(done.device)
+        if bool(done.all()):
+            break
+        batch = batch.extend(chosen[:, None])
+    if streamer is not None:
+        streamer.end()
+    return _returned(model, torch.stack(new, 1), stops, return_type)
+
+
+def _returned(model: Any, ids: Tensor, stops: set[int], return_type: str | None) -> Any:
+    if return_type == "tokens" or (return_type is None and model.tokenizer is None):
+        return ids
+    texts = []
+    for row in ids.tolist():
+        end = next((i for i, t in enumerate(row) if t in stops), len(row))
+        texts.append(model.tokenizer.decode(row[:end], skip_special_tokens=True).strip())
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
+    if given is not None:
+        return {given} if isinstance(given, int) else set(given)
+    if model.tokenizer is None:
+        return set()
+    from hookedvid.video.prompt import TEMPLATES
+
+    words = TEMPLATES[model.cfg.prompt].stops
+    ids = {model.tokenizer.convert_tokens_to_ids(w) for w in words if w in model.tokenizer.get_vocab()}
+    return ids | ({model.tokenizer.eos_token_id} - {None})
+
+
+def _warpers(temperature: float, top_k: int | None, top_p: float | None) -> list:
+    # transformers' own warpers: their corner cases are what users compare with.
+    from transformers.generation import logits_process as lp
+
+    warpers: list = []
+    if temperature != 1.0:
+        warpers.append(lp.TemperatureLogitsWarper(temperature))
+    if top_k is not None:
+        warpers.append(lp.TopKLogitsWarper(top_k))
+    if top_p is not None:
+        warpers.append(lp.TopPLogitsWarper(top_p))
+    return warpers
+
+
+def _choose(logits: Tensor, warpers: list, do_sample: bool, generator: torch.Generator | None) -> Tensor:
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the logits are not finite: the weights or this dtype overflow, so nothing can be generated")
+    if not do_sample:
+        return logits.argmax(-1)
+    for warp in warpers:
+        logits = warp(None, logits)
+    return torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _said(model: Any, ids: Tensor, stop_strings: Sequence[str]) -> Tensor:
+    texts = model.tokenizer.batch_decode(ids.tolist())
+    return torch.tensor([any(s in t for s in stop_strings) for t in texts])

@@ -1,0 +1,229 @@
+"""The verbs of a TransformerLens model: hooks by name, `run_with_hooks`, `run_with_cache`.
+
+Names are looked up, never guessed: one that does not exist, or cannot fire in this run, raises. Only hooks
+added here are ever removed, also after an exception.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hookedvid.cache import VideoCache, pos_axis
+from hookedvid.errors import HookError, InputError, nearest
+from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice
+
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+HookList = Iterable[tuple[str | Callable[[str], bool], Callable]]
+
+# Tensors that exist only for whoever listens, large and outside the usual path: cached when asked for by name.
+ON_DEMAND = ("hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
+
+
+class HookVerbs(HookedRootModule):
+    """A root module whose hooks are named strictly and scoped to the `with` block that added them."""
+
+    def names(self, names_filter: NamesFilter) -> list[str]:
+        """The hook points a filter means.
+
+        A full name, a short one (`resid_post`: that hook in every decoder block; `vision.resid_post`: in every
+        tower block), a sequence of either, or a predicate on full names. None is every hook point but those
+        made on demand. Raises HookError when a name, or a predicate, matches nothing.
+        """
+        if names_filter is None:
+            return [n for n in self.hook_dict if n.rsplit(".", 1)[-1] not in ON_DEMAND]
+        if callable(names_filter):
+            found = [n for n in self.hook_dict if names_filter(n)]
+            if not found:
+                raise HookError(f"the names_filter predicate matches none of the {len(self.hook_dict)} hook points")
+            return found
+        asked = [names_filter] if isinstance(names_filter, str) else list(names_filter)
+        return list(dict.fromkeys(n for a in asked for n in self._names_of(a)))
+
+    def _names_of(self, asked: str) -> list[str]:
+        if asked in self.hook_dict:
+            return [asked]
+        prefix, _, short = asked.rpartition(".")
+        hook = short if short.startswith("hook_") else f"hook_{short}"
+        found = [
+            n
+            for n in self.hook_dict
+            if n.rsplit(".", 1)[-1] == hook and n.startswith(f"{prefix}." if prefix else ("blocks.", "hook_"))
+        ]
+        if found and not any(c.isdigit() for c in prefix):
+            return found
+        shorts = {n.rsplit(".", 1)[-1].removeprefix("hook_") for n in self.hook_dict}
+        raise HookError(
+            f"no hook point {asked!r}; {nearest(asked, [*self.hook_dict, *sorted(shorts)])} "
+            f"({len(self.hook_dict)} hook points: model.hook_dict)"
+        )
+
+    def hook_point(self, name: str) -> HookPoint:
+        """The hook point of a full name. Raises HookError with the nearest ones."""
+        if name not in self.hook_dict:
+            raise HookError(
+                f"no hook point {name!r}; {nearest(name, self.hook_dict)} "
+                f"({len(self.hook_dict)} hook points: model.hook_dict)"
+            )
+        return self.hook_dict[name]
+
+    def add_hook(self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any) -> None:
+        """Attach `hook(tensor, hook) -> tensor | None` until `reset_hooks`; `name` is full, or a predicate."""
+        if isinstance(name, str):
+            self.hook_point(name)
+        else:
+            self.names(name)
+        super().add_hook(name, hook, **kwargs)
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: HookList = (),
+        bwd_hooks: HookList = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        prepend: bool = False,
+    ) -> Iterator["HookVerbs"]:
+        """Hooks for the length of a `with` block; exactly these are removed at its end, whatever happens.
+
+        Names are full, or predicates on full names. `prepend` runs them before hooks already there.
+        """
+        added = []
+        try:
+            for hooks, direction in ((fwd_hooks, "fwd"), (bwd_hooks, "bwd")):
+                for name, fn in hooks:
+                    points = [self.hook_point(name)] if isinstance(name, str) else map(self.hook_point, self.names(name))
+                    for point in points:
+                        added.append((point, point.add_hook(fn, dir=direction, prepend=prepend)))
+            yield self
+        finally:
+            if reset_hooks_end:
+                for point, handle in added:
+                    handle.hook.remove()
+                    for handles in (point.fwd_hooks, point.bwd_hooks):
+                        if handle in handles:
+                            handles.remove(handle)
+            if clear_contexts:
+                self.clear_contexts()
+
+    def run_with_hooks(
+        self,
+        *args: Any,
+        fwd_hooks: HookList = (),
+        bwd_hooks: HookList = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """`forward` with hooks attached for this call.
+
+        Raises HookError for a name that does not exist or cannot fire in this run (a tower hook on text, a
+        block beyond `stop_at_layer`). Backward hooks need `reset_hooks_end=False`, or `model.hooks()`.
+        """
+        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+        if bwd_hooks and reset_hooks_end:
+            raise HookError(
+                "backward hooks would be gone before backward() runs; pass reset_hooks_end=False, or call "
+                "backward inside `with model.hooks(bwd_hooks=...)`"
+            )
+        named = [n for n, _ in [*fwd_hooks, *bwd_hooks] if isinstance(n, str)]
+        args, kwargs = self.prepared(args, kwargs)
+        self.check_fires(named, *args, **kwargs)
+        with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            return self(*args, **kwargs)
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        incl_bwd: bool = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: Any = None,
+        return_cache_object: bool = True,
+        **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """`forward` with its activations: (output, VideoCache), or (output, dict).
+
+        names_filter: see `names`; the default, everything, includes attention patterns, which take the
+            explicit kernel in every layer and a query x key tensor each.
+        device: where to keep activations. pos_slice: positions of decoder activations to keep (int, slice,
+            tuple or list of ints, counted from 0 in the batch's columns); the rest is freed at once.
+        incl_bwd: also run backward from the output, a scalar, and keep each gradient as `name_grad`.
+        Raises HookError when a name is unknown or cannot fire in this run.
+        """
+        args, kwargs = self.prepared(args, kwargs)
+        names = self.names(names_filter)
+        can = self.fires(*args, **kwargs)
+        if names_filter is not None and not callable(names_filter):
+            asked = [names_filter] if isinstance(names_filter, str) else names_filter
+            self.check_fires([a for a in asked if a in self.hook_dict], *args, **kwargs)
+        names = [n for n in names if can(n)]
+        if not names:
+            raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
+        inputs = self.inputs_of(*args, **kwargs)
+        if remove_batch_dim and inputs.batch_size != 1:
+            raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
+        store: dict[str, Tensor] = {}
+        save = _saver(store, device, remove_batch_dim, None if pos_slice is None else Slice(pos_slice))
+        fwd = [(n, save) for n in names]
+        bwd = [(n, _saver(store, device, remove_batch_dim, None if pos_slice is None else Slice(pos_slice), "_grad"))
+               for n in names] if incl_bwd else []
+        with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
+            out = self(*args, **kwargs)
+            if incl_bwd:
+                out.backward()
+        if not return_cache_object:
+            return out, store
+        rows = self.rows_of(inputs, kwargs.get("interventions", ()))
+        return out, VideoCache(store, self, inputs.layouts, rows, not remove_batch_dim, pos_slice is not None)
+
+    # What a model supplies: which inputs a call has, and which hook points it reaches.
+
+    def prepared(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The call's arguments with raw tokens turned into inputs once."""
+        raise NotImplementedError
+
+    def inputs_of(self, *args: Any, **kwargs: Any) -> Any:
+        """The VideoInputs of a call."""
+        raise NotImplementedError
+
+    def fires(self, *args: Any, **kwargs: Any) -> Callable[[str], bool]:
+        """Whether a hook point of a given name fires in a call."""
+        raise NotImplementedError
+
+    def rows_of(self, inputs: Any, interventions: Any) -> list[Tensor] | None:
+        """Layout positions each layer holds; None when all hold all."""
+        raise NotImplementedError
+
+    def check_fires(self, names: Iterable[str], *args: Any, **kwargs: Any) -> None:
+        """Raise HookError for names that do not exist or do not fire in a call."""
+        can = self.fires(*args, **kwargs)
+        for name in names:
+            self.hook_point(name)
+            if not can(name):
+                raise HookError(
+                    f"{name!r} cannot fire in this run: its layer is outside start_at_layer/stop_at_layer, or there is "
+                    "no video to encode; drop the hook or run that part"
+                )
+
+
+def _saver(
+    store: dict[str, Tensor], device: Any, remove_batch_dim: bool, pos_slice: Slice | None, suffix: str = ""
+) -> Callable[..., None]:
+    def save(tensor: Tensor, hook: HookPoint) -> None:
+        assert hook.name is not None
+        kept = tensor.detach()
+        if pos_slice is not None and hook.name.startswith(("blocks.", "hook_", "ln_final.")):
+            # A clone: a view would keep the whole activation alive.
+            kept = pos_slice.apply(kept, dim=pos_axis(hook.name)).clone()
+        if device is not None:
+            kept = kept.to(device)
+        in_tower = hook.name.startswith(("vision.", "projector."))
+        store[hook.name + suffix] = kept[0] if remove_batch_dim and not in_tower else kept
+
+    return save

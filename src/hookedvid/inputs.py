@@ -1,0 +1,198 @@
+"""One prepared batch: token ids, pixels and the layout that says what each position is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hookedvid.config import VideoLLMConfig
+from hookedvid.errors import InputError
+from hookedvid.layout import Segment, TokenLayout, video_segments
+
+VIDEO = -200  # the id that stands for video in the original LLaVA code (IMAGE_TOKEN_INDEX)
+PAD = -1
+
+
+@dataclass(frozen=True, eq=False)
+class VideoInputs:
+    """What a model reads; made by `prepare`, `inputs_from_tensors` or `stack`, never by hand.
+
+    tokens: ids, -200 at every video position (newlines of the projector included), -1 where padded (left).
+    layouts: one per item, positions counted without the padding.
+    pixel_values: one per item, float32 [frame, 3, height, width], None without a video.
+    options: the option texts of each item; `option_tokens` the ids whose logits are compared.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    layouts: tuple[TokenLayout, ...]
+    pixel_values: tuple[Float[Tensor, "frame 3 height width"] | None, ...]
+    options: tuple[tuple[str, ...], ...] = ()
+    option_tokens: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """Items in the batch."""
+        return self.tokens.shape[0]
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The layout of a single item. Raises InputError on a batch, whose items each have their own."""
+        if self.batch_size != 1:
+            raise InputError(f"this batch holds {self.batch_size} items, each with its own layout: use .layouts[i]")
+        return self.layouts[0]
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """Padding positions on the left of each item."""
+        return tuple(self.tokens.shape[1] - layout.n_tokens for layout in self.layouts)
+
+    @property
+    def pos(self) -> Int[Tensor, "batch pos"]:
+        """The layout position of every column; -1 where padded."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        pads = torch.tensor(self.pads, device=self.tokens.device)
+        return (columns[None] - pads[:, None]).clamp(min=PAD)
+
+    @property
+    def is_video(self) -> Bool[Tensor, "batch pos"]:
+        """Positions the projector fills."""
+        return self.tokens == VIDEO
+
+    @property
+    def has_video(self) -> bool:
+        """Whether any item has a video."""
+        return any(p is not None for p in self.pixel_values)
+
+    def to(self, device: torch.device | str) -> "VideoInputs":
+        """The same batch on another device."""
+        pixels = tuple(None if p is None else p.to(device) for p in self.pixel_values)
+        return replace(self, tokens=self.tokens.to(device), pixel_values=pixels)
+
+    def extend(self, tokens: Int[Tensor, "batch new"]) -> "VideoInputs":
+        """The batch with generated tokens at the end of every item."""
+        layouts = tuple(layout.extend(tokens.shape[1]) for layout in self.layouts)
+        return replace(self, tokens=torch.cat([self.tokens, tokens], 1), layouts=layouts)
+
+    def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> "VideoInputs":
+        """The same video and layout with other text. Raises InputError unless the video stays where it is."""
+        if tokens.shape != self.tokens.shape or not torch.equal(tokens < 0, self.tokens < 0):
+            raise InputError(
+                f"tokens {tuple(tokens.shape)} do not fit this input {tuple(self.tokens.shape)}: they must have its "
+                "shape, and -200 at its video positions; start from its own .tokens"
+            )
+        return replace(self, tokens=tokens.to(self.tokens))
+
+    @staticmethod
+    def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":
+        """One batch of several inputs, shorter ones padded on the left."""
+        if not items:
+            raise InputError("no inputs to stack; give at least one")
+        longest = max(i.tokens.shape[1] for i in items)
+        tokens = [torch.nn.functional.pad(i.tokens, (longest - i.tokens.shape[1], 0), value=PAD) for i in items]
+        return VideoInputs(
+            torch.cat(tokens),
+            *(tuple(x for i in items for x in getattr(i, f)) for f in _PER_ITEM),
+        )
+
+
+_PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")
+
+
+def from_tokens(
+    cfg: VideoLLMConfig,
+    tokens: Int[Tensor, "*batch pos"],
+    pixel_values: Float[Tensor, "*batch frame 3 height width"] | None,
+) -> VideoInputs:
+    """Inputs of ids in which -200, or the family's own placeholder id, marks the video.
+
+    The placeholder stands once per video, or once per visual token (newlines included), in one run or in
+    one run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
+    Raises InputError when ids and pixels do not fit each other or the model.
+    """
+    tokens = tokens if tokens.ndim == 2 else tokens[None]
+    pixels: list = [None] * len(tokens)
+    if pixel_values is not None:
+        batched = pixel_values if pixel_values.ndim == 5 else pixel_values[None]
+        if len(batched) != len(tokens):
+            raise InputError(f"{len(tokens)} rows of tokens came with {len(batched)} videos; give one for each")
+        pixels = [_checked_pixels(cfg, p) for p in batched]
+    rows = []
+    for ids, frames in zip(tokens.tolist(), pixels, strict=True):
+        runs = _runs(ids, {VIDEO, cfg.placeholder_id} - {None})
+        segments = _segments(cfg, runs, None if frames is None else len(frames))
+        layout = TokenLayout.of(s for s, _ in segments)
+        text = [t for _, chunk in segments for t in chunk]
+        _check_vocabulary(cfg, text)
+        row = torch.tensor([text], dtype=torch.long, device=tokens.device)
+        rows.append(VideoInputs(row, (layout,), (frames,), ((),), ((),)))
+    return VideoInputs.stack(rows)
+
+
+def _checked_pixels(cfg: VideoLLMConfig, pixels: Tensor) -> Tensor:
+    if cfg.vision is None:
+        raise InputError("this model takes no video; leave pixel_values out")
+    size = cfg.vision.image_size
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+        raise InputError(
+            f"pixel_values are {tuple(pixels.shape)}; this tower reads preprocessed [frame, 3, {size}, {size}]"
+        )
+    if not pixels.is_floating_point():
+        raise InputError(f"pixel_values are {pixels.dtype}; preprocess them to floating point first")
+    if len(pixels) == 0:
+        raise InputError("pixel_values hold no frame; give at least one")
+    return pixels
+
+
+def _check_vocabulary(cfg: VideoLLMConfig, ids: Sequence[int]) -> None:
+    wrong = sorted({i for i in ids if i != VIDEO and not 0 <= i < cfg.d_vocab})
+    if wrong:
+        raise InputError(f"token ids {wrong[:5]} are outside this model's vocabulary of {cfg.d_vocab} rows")
+
+
+def _runs(ids: Sequence[int], placeholders: set) -> list[tuple[bool, list[int]]]:
+    """Maximal stretches of (is video, ids)."""
+    runs: list[tuple[bool, list[int]]] = []
+    for i in ids:
+        video = i in placeholders
+        if runs and runs[-1][0] == video:
+            runs[-1][1].append(i)
+        else:
+            runs.append((video, [i]))
+    return runs
+
+
+def _segments(
+    cfg: VideoLLMConfig, runs: list[tuple[bool, list[int]]], n_frames: int | None
+) -> list[tuple[Segment, list[int]]]:
+    """Every segment with its ids."""
+    videos = [chunk for video, chunk in runs if video]
+    if n_frames is None:
+        if videos:
+            raise InputError(f"the tokens mark a video ({len(videos)} place(s)), but no pixel_values were given")
+        return [(Segment("question", 0, len(chunk)), chunk) for _, chunk in runs]
+    assert cfg.projector is not None and cfg.vision is not None
+    whole = video_segments(cfg.projector, cfg.vision.grid, n_frames)
+    n_video = whole[-1].stop
+    found = [len(v) for v in videos]
+    if found in ([1], [n_video]):
+        per_run = [whole]
+    elif len(found) == n_frames and sum(found) == n_video and len(set(found)) == 1:
+        per_run = [[s for s in whole if s.frame == f] for f in range(n_frames)]
+    else:
+        raise InputError(
+            f"the tokens hold video placeholders in runs of {found or 'no'} ids; {n_frames} frames of this model "
+            f"are {n_video} tokens: mark them by one -200, by {n_video} ids in a row, or by {n_frames} runs of "
+            f"{n_video // n_frames}"
+        )
+    out: list[tuple[Segment, list[int]]] = []
+    seen = 0
+    for video, chunk in runs:
+        if video:
+            out += [(s, [VIDEO] * len(s)) for s in per_run[seen]]
+            seen += 1
+        else:
+            role = "system" if seen == 0 else "marker" if seen < len(per_run) else "question"
+            out.append((Segment(role, 0, len(chunk)), chunk))
+    return out

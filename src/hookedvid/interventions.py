@@ -1,0 +1,226 @@
+"""What is done to a run, as frozen values: knockouts, patches and early exit, on a range of layers.
+
+A value gives the mask, the label, the record and the share of attention left; callbacks are the escape
+hatch (`run_with_hooks`), never the carrier of a study.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from hookedvid.errors import InterventionError
+from hookedvid.layout import parse_selector
+from hookedvid.values import from_dict, to_dict
+
+Relation = Literal["any", "same_frame", "other_frame"]
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """Blocks [start, stop), 0-based; `stop=None` runs to the last block; `outside` takes all the others.
+
+    `label()` counts from 1, as the paper does: LayerRange(4, 8) prints as 5–8.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    outside: bool = False
+
+    def __post_init__(self):
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise InterventionError(
+                f"LayerRange({self.start}, {self.stop}) holds no layer; layers are 0-based, start < stop"
+            )
+
+    @classmethod
+    def window(cls, centre: int, width: int, n_layers: int) -> "LayerRange":
+        """`width` blocks around block `centre` (0-based), clipped to the model, as Map the Flow takes them."""
+        return cls(max(0, centre - width // 2), min(n_layers, centre - width // 2 + width))
+
+    @classmethod
+    def ending(cls, x: int, width: int) -> "LayerRange":
+        """The paper's window {x-width+1, …, x}, `x` counted from 1; raises if it starts before layer 1."""
+        if x < width:
+            raise InterventionError(f"a window of {width} layers cannot end at layer {x}; the first ends at {width}")
+        return cls(x - width, x)
+
+    @classmethod
+    def parse(cls, text: str) -> "LayerRange":
+        """`12:16`, `12:`, `:4`, `7` or `~12:16` (outside), 0-based and half-open as in Python."""
+        body = text.strip()
+        outside, body = body.startswith("~"), body.removeprefix("~")
+        start, colon, stop = body.partition(":")
+        try:
+            first = int(start) if start else 0
+            end = (int(stop) if stop else None) if colon else first + 1
+        except ValueError as e:
+            raise InterventionError(f"cannot read layers {text!r}; write 12:16, 12:, :4, 7 or ~12:16") from e
+        return cls(first, end, outside)
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The blocks of an `n_layers` model this names, ascending. Raises if it names one beyond the last."""
+        stop = n_layers if self.stop is None else self.stop
+        if stop > n_layers or self.start > n_layers:
+            raise InterventionError(
+                f"layers {self} reach beyond this model's {n_layers} blocks, numbered 0 to {n_layers - 1}"
+            )
+        inside = range(self.start, stop)
+        return tuple(i for i in range(n_layers) if (i in inside) != self.outside)
+
+    def label(self) -> str:
+        """The range as the paper prints it, counted from 1, both ends included."""
+        if self.start == 0 and self.stop is None:
+            return "no layer" if self.outside else "all layers"
+        body = f"{self.start + 1}–" if self.stop is None else f"{self.start + 1}–{self.stop}"
+        body = str(self.start + 1) if self.stop == self.start + 1 else body
+        return f"not {body}" if self.outside else body
+
+    def __invert__(self) -> "LayerRange":
+        return replace(self, outside=not self.outside)
+
+    def __str__(self) -> str:
+        return ("~" if self.outside else "") + f"{self.start}:{'' if self.stop is None else self.stop}"
+
+
+def as_range(layers: "LayerRange | int | str") -> LayerRange:
+    """A LayerRange from one of its spellings: itself, one block's number, or `parse`'s text."""
+    if isinstance(layers, LayerRange):
+        return layers
+    return LayerRange(layers, layers + 1) if isinstance(layers, int) else LayerRange.parse(layers)
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """No attention from queries `dst` to keys `src` in `layers`: the entries of M become -inf before softmax.
+
+    `src` and `dst` are selectors. `relation` narrows the cut to pairs of positions that have frames, of the
+    same frame or of different ones. `keep_self` leaves every token's attention to itself, so that a row
+    cannot empty; a row that does empty yields zero, never a uniform row. What is left renormalises.
+    """
+
+    src: str
+    dst: str
+    layers: LayerRange = LayerRange()
+    relation: Relation = "any"
+    keep_self: bool = True
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        parse_selector(self.src)
+        parse_selector(self.dst)
+        if self.relation not in ("any", "same_frame", "other_frame"):
+            raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
+
+    def at(self, layers: LayerRange | int | str) -> "Knockout":
+        """The same knockout in other layers."""
+        return replace(self, layers=as_range(layers))
+
+    def label(self) -> str:
+        """For tables and plots: name or arrow, then the layers counted from 1."""
+        frames = {"any": "", "same_frame": " same frame", "other_frame": " other frames"}[self.relation]
+        return f"{self.name or f'{self.src}→{self.dst}{frames}'} {self.layers.label()}"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The activation at `hook` of block `layer` is replaced at positions `at` by the one in `source`.
+
+    `hook` is a short name (`resid_post`, `z`, `mlp_out`, …). `source` is a cache of another run, or the key
+    of one in the `sources` given at run time (then the value has a JSON form). Selected positions of both
+    runs must be equally many; their order pairs them.
+    """
+
+    hook: str
+    layer: int
+    at: str = "all"
+    source: Any = "source"
+
+    def __post_init__(self):
+        parse_selector(self.at)
+
+    def label(self) -> str:
+        """For tables and plots; the layer counted from 1."""
+        return f"patch {self.hook} layer {self.layer + 1} at {self.at}"
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
+
+    The paper's exit after layer 18 of 28 is EarlyExit(18). Other positions keep their numbers. At the last
+    position this equals `as_knockout()`.
+    """
+
+    layer: int
+    drop: str = "video"
+
+    def __post_init__(self):
+        parse_selector(self.drop)
+        if self.layer < 0:
+            raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
+
+    def as_knockout(self) -> Knockout:
+        """The mask that gives the same logits at every position that is kept."""
+        return Knockout(self.drop, "all", LayerRange(self.layer))
+
+    def label(self) -> str:
+        """For tables and plots."""
+        return f"exit after layer {self.layer}"
+
+
+Intervention = Knockout | Patch | EarlyExit
+_KINDS: dict[str, type] = {"knockout": Knockout, "patch": Patch, "early_exit": EarlyExit}
+
+# The paper's three (facts: language-to-video, video temporal, video spatial).
+LV_K = Knockout("video", "text", name="LV-K")
+VT_K = Knockout("video", "video", relation="other_frame", name="VT-K")
+VS_K = Knockout("video", "video", relation="same_frame", name="VS-K")
+
+# The pathways of Map the Flow (arXiv 2510.13251). Its "question" is the question with its options, and its
+# last→last also cuts the diagonal.
+PATHWAYS: dict[str, Knockout] = {
+    k.name: k
+    for k in (
+        Knockout("patches", "patches", relation="other_frame", name="cross-frame"),
+        Knockout("video", "question+options", name="video→question"),
+        Knockout("video", "last", name="video→last"),
+        Knockout("question+options", "last", name="question→last"),
+        Knockout("last", "last", keep_self=False, name="last→last"),
+    )
+}
+
+
+def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> tuple[Intervention, ...]:
+    """One intervention, several or none as a tuple. Raises InterventionError on anything else."""
+    if given is None:
+        return ()
+    several = (given,) if isinstance(given, Intervention) else tuple(given)
+    for g in several:
+        if not isinstance(g, Intervention):
+            raise InterventionError(f"{g!r} is no intervention; give Knockout, Patch or EarlyExit values")
+    if sum(isinstance(g, EarlyExit) for g in several) > 1:
+        raise InterventionError("one run can exit once; give a single EarlyExit")
+    return several
+
+
+def label(interventions: Sequence[Intervention]) -> str:
+    """A row's name in tables: the interventions' labels, or `baseline`."""
+    return " + ".join(i.label() for i in interventions) or "baseline"
+
+
+def to_json(interventions: Sequence[Intervention]) -> list[dict]:
+    """JSON objects, `kind` first. Raises on a Patch whose source is a cache in memory."""
+    kinds = {cls: kind for kind, cls in _KINDS.items()}
+    return [{"kind": kinds[type(i)], **to_dict(i)} for i in interventions]
+
+
+def from_json(data: Sequence[dict]) -> tuple[Intervention, ...]:
+    """What `to_json` wrote; unknown kinds and fields are refused."""
+    read = []
+    for d in data:
+        kind = d.get("kind")
+        if kind not in _KINDS:
+            raise InterventionError(f"no intervention of kind {kind!r}; there are {', '.join(_KINDS)}")
+        rest = {k: v for k, v in d.items() if k != "kind"}
+        read.append(from_dict(_KINDS[kind], rest, InterventionError))
+    return tuple(read)

@@ -1,0 +1,90 @@
+"""From interventions to boolean attention masks (True = may look), and the share of attention they leave.
+
+M in the paper's softmax(QK^T / sqrt(d_k) + M)V is 0 where a mask here is True and -inf where it is False.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hookedvid.interventions import EarlyExit, Intervention, Knockout
+from hookedvid.layout import FrameBlendWarning, TokenLayout
+
+
+def blocked(
+    layout: TokenLayout,
+    knockout: Knockout,
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> Bool[Tensor, "query key"]:
+    """Pairs a knockout cuts, causality aside; `query` and `key` are layout positions (default: all)."""
+    positions = torch.arange(layout.n_tokens)
+    query = positions if query is None else query
+    key = positions if key is None else key
+    cut = layout.mask(knockout.dst)[query][:, None] & layout.mask(knockout.src)[key][None]
+    if knockout.relation != "any":
+        if layout.blend > 1:
+            warnings.warn(
+                f"{knockout.name or knockout.relation} on tokens that mix {layout.blend} frames each cannot "
+                "separate those frames",
+                FrameBlendWarning,
+                stacklevel=3,
+            )
+        frames = layout.frames
+        q, k = frames[query][:, None], frames[key][None]
+        same = q == k
+        cut &= (q >= 0) & (k >= 0) & (same if knockout.relation == "same_frame" else ~same)
+    if knockout.keep_self:
+        cut &= query[:, None] != key[None]
+    return cut
+
+
+def allowed(
+    layout: TokenLayout,
+    knockouts: Sequence[Knockout] = (),
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> Bool[Tensor, "query key"]:
+    """What each query may look at: causal, minus every knockout; position -1 is padding, seen by nobody."""
+    positions = torch.arange(layout.n_tokens)
+    query = positions if query is None else query
+    key = positions if key is None else key
+    may = (key[None] <= query[:, None]) & (key >= 0)[None]
+    for k in knockouts:
+        may &= ~blocked(layout, k, query.clamp(min=0), key.clamp(min=0))
+    return may
+
+
+def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[Knockout, ...]]:
+    """The knockouts at work in each block."""
+    knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout)]
+    return [tuple(k for k, layers in knockouts if i in layers) for i in range(n_layers)]
+
+
+def kept_positions(layout: TokenLayout, exit: EarlyExit | None) -> Int[Tensor, " kept"]:
+    """Positions left after an exit, ascending; all of them without one."""
+    gone = layout.mask(exit.drop) if exit else torch.zeros(layout.n_tokens, dtype=torch.bool)
+    return (~gone).nonzero().squeeze(-1)
+
+
+def edge_share(layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int) -> float:
+    """Allowed (query, key) pairs summed over layers, as a share of the intact model's: Tab. 1's FLOPs column.
+
+    Counts QK^T and AV pairs of one head under causality. Patches leave attention whole and count nothing.
+    """
+    exits = [i for i in interventions if isinstance(i, EarlyExit)]
+    exit = exits[0] if exits else None
+    rest = kept_positions(layout, exit)
+    counts: dict[tuple, int] = {}
+    total = 0
+    for layer, knockouts in enumerate(active(interventions, n_layers)):
+        gone = exit is not None and layer >= exit.layer
+        if (gone, knockouts) not in counts:
+            rows = rest if gone else None
+            counts[gone, knockouts] = int(allowed(layout, knockouts, rows, rows).sum())
+        total += counts[gone, knockouts]
+    n = layout.n_tokens
+    return total / (n_layers * n * (n + 1) // 2)

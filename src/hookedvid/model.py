@@ -1,0 +1,341 @@
+"""HookedVideoLLM: vision tower, projector and decoder as one hooked model.
+
+* Decoder blocks stand at the root (`blocks.3.hook_resid_post`), the tower under `vision`, the projector under
+  `projector`; `hook_embed` is the merged stream of text and video.
+* Interventions are values given to a run; each layer's mask comes from them (`hookedvid.masks`).
+* A part that is absent from the config is absent here: a plain decoder has no tower, a bare tower no decoder.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hookedvid.answering import Answer, score_options
+from hookedvid.bind import BoundModel
+from hookedvid.cache import VideoCache
+from hookedvid.config import VideoLLMConfig
+from hookedvid.errors import InputError, InterventionError
+from hookedvid.generation import generate
+from hookedvid.hooking import HookVerbs
+from hookedvid.inputs import PAD, VideoInputs, from_tokens
+from hookedvid.interventions import EarlyExit, Intervention, Patch, as_interventions
+from hookedvid.masks import kept_positions
+from hookedvid.nn.attention import AttnContext, Kernel
+from hookedvid.nn.decoder import Block
+from hookedvid.nn.hooks import HookPoint
+from hookedvid.nn.kv import KVCache
+from hookedvid.nn.layers import RMSNorm, rope_angles
+from hookedvid.nn.projector import Projector
+from hookedvid.nn.vision import VisionTower
+from hookedvid.patching import patch_hooks
+from hookedvid.plan import RunPlan
+from hookedvid.weights import WeightViews
+
+ReturnType = Literal["logits", "loss", "both"] | None
+Given = Intervention | Iterable[Intervention] | None
+Sources = Mapping[str, Any] | None
+
+
+class HookedVideoLLM(HookVerbs, WeightViews):
+    """A Video-LLM whose every residual stream, attention pattern and mask is a hook point.
+
+    `kernel` ("sdpa" or "eager") is the attention kernel of every layer nothing listens to; give baseline and
+    condition the same one. Made by `from_config`, `from_transformers`, `from_open_clip` or `from_pretrained`.
+    """
+
+    def __init__(self, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: Kernel = "sdpa"):
+        super().__init__()
+        self.cfg = cfg
+        self.tokenizer = tokenizer
+        self.kernel: Kernel = kernel
+        if cfg.vision is not None:
+            self.vision = VisionTower(cfg.vision)
+        if cfg.projector is not None:
+            self.projector = Projector(cfg.projector)
+        if cfg.decoder is not None:
+            self.embed = nn.Embedding(cfg.decoder.d_vocab, cfg.decoder.d_model)
+            self.hook_embed = HookPoint()  # [batch, pos, d_model], text and video merged
+            self.blocks = nn.ModuleList(Block(cfg.decoder) for _ in range(cfg.decoder.n_layers))
+            self.ln_final = RMSNorm(cfg.decoder.d_model, cfg.decoder.eps)
+            self.unembed = nn.Linear(cfg.decoder.d_model, cfg.decoder.d_vocab, bias=False)
+            if cfg.decoder.tied:
+                self.unembed.weight = self.embed.weight
+        self.setup()
+        self.eval()
+
+    # ---- doors -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, cfg: VideoLLMConfig, *, tokenizer: Any = None, seed: int = 0, **kwargs: Any) -> "HookedVideoLLM":
+        """Random weights, the same for the same seed: N(0, 0.02) matrices and embeddings, norms at 1, biases at 0.
+
+        Without a tokenizer `prepare` uses bytes, if the vocabulary has room for them.
+        """
+        from hookedvid.loading import random_model
+
+        return random_model(cls, cfg, tokenizer, seed, **kwargs)
+
+    @classmethod
+    def from_transformers(cls, hf_model: nn.Module, tokenizer: Any = None, **kwargs: Any) -> "HookedVideoLLM":
+        """A transformers model in memory, its weights copied: a Video-LLM, a decoder or a vision tower.
+
+        Raises ConversionError for a class, field or tensor that has no place here.
+        """
+        from hookedvid.loading import from_transformers
+
+        return from_transformers(cls, hf_model, tokenizer, **kwargs)
+
+    @classmethod
+    def from_open_clip(cls, name: str = "ViT-L-14-336", pretrained: str | None = None, **kwargs: Any) -> "HookedVideoLLM":
+        """The visual tower of an open_clip model, loaded by open_clip (any tag it offers; None = random)."""
+        from hookedvid.loading import from_open_clip
+
+        return from_open_clip(cls, name, pretrained, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "HookedVideoLLM":
+        """A converted checkpoint: `tiny`, which ships with the package, or a folder `save_pretrained` wrote."""
+        from hookedvid.checkpoint import load
+
+        return load(cls, name_or_path, **kwargs)
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write config, weights (safetensors) and tokenizer into a folder `from_pretrained` reads."""
+        from hookedvid.checkpoint import save
+
+        save(self, folder)
+
+    # ---- inputs ------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        video: Any,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        n_frames: int | None = None,
+        sampler: str | None = None,
+        **kwargs: Any,
+    ) -> VideoInputs:
+        """A video and a question as this model reads them.
+
+        video: a file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL
+        images; None asks without a video. options: answers to choose from, lettered A, B, … by the template.
+        n_frames, sampler: how the video is sampled; the config's unless given.
+        """
+        from hookedvid.preparing import prepare
+
+        return prepare(self, video, question, options, n_frames=n_frames, sampler=sampler, **kwargs)
+
+    def inputs_from_tensors(
+        self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None
+    ) -> VideoInputs:
+        """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row.
+
+        -200, or the family's placeholder id, marks the video: once, or once per visual token.
+        """
+        return from_tokens(self.cfg, tokens, pixel_values).to(self.device)
+
+    def bind(self, inputs: VideoInputs) -> BoundModel:
+        """This model on this input, for TransformerLens's tools, which pass tokens alone."""
+        return BoundModel(self, inputs.to(self.device))
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input: VideoInputs | Tensor,
+        *,
+        return_type: ReturnType = "logits",
+        interventions: Given = None,
+        sources: Sources = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        inputs: VideoInputs | None = None,
+        kv_cache: KVCache | None = None,
+        logits_to_keep: int | None = None,
+        loss_per_token: bool = False,
+    ) -> Any:
+        """Logits [batch, pos, d_vocab], a loss, both, or nothing (`return_type=None`).
+
+        input: prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
+            `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
+            those of `inputs` (plain text when not given).
+        interventions: knockouts, patches, an early exit (which leaves fewer positions); `sources` names the
+            caches of patches whose source is a string.
+        stop_at_layer: return the residual stream entering that block instead; both count from the end when
+            negative, and skip the work outside.
+        logits_to_keep: only the last so many positions' logits. loss: mean next-token cross entropy over
+            positions whose next token is text.
+        """
+        if self.cfg.decoder is None:
+            return self.vision(self._pixels(input), self.kernel)
+        batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
+        given = as_interventions(interventions)
+        plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
+        patches = [g for g in given if isinstance(g, Patch)] if plan.is_prefill else []
+        hooks = patch_hooks(self, patches, sources, batch, self.rows_of(batch, given)) if patches else []
+        start, stop = self._layers(start_at_layer, stop_at_layer)
+        with self.hooks(fwd_hooks=hooks, prepend=True):
+            resid = self.embed_inputs(batch, plan.n_new) if start_at_layer is None else input
+            assert isinstance(resid, Tensor)
+            resid = self._run_blocks(resid, plan, kv_cache, start, stop)
+            if stop_at_layer is not None:
+                return resid
+            if logits_to_keep is not None:
+                resid = resid[:, -logits_to_keep:]
+            logits = self.unembed(self.ln_final(resid)) if return_type is not None else None
+        return self._returned(logits, return_type, batch, plan, loss_per_token)
+
+    def embed_inputs(self, inputs: VideoInputs, n_new: int | None = None) -> Float[Tensor, "batch pos d_model"]:
+        """The merged stream block 0 reads, of the last `n_new` columns (default: all); padding embeds to zero."""
+        n_new = inputs.tokens.shape[1] if n_new is None else n_new
+        tokens = inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
+        resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
+        is_video = inputs.is_video[:, -n_new:]
+        if bool(is_video.any()):
+            resid = resid.masked_scatter(is_video[..., None], self.encode_video(inputs).to(resid.dtype))
+        return self.hook_embed(resid)
+
+    def encode_video(self, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
+        """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once."""
+        videos = [p for p in inputs.pixel_values if p is not None]
+        pixels = torch.cat(videos).to(self.vision.pos_embed.dtype)
+        tokens = self.projector(self.vision.patches(self.vision(pixels, self.kernel)))
+        return torch.cat([self.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
+
+    def _run_blocks(
+        self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int
+    ) -> Tensor:
+        pos = plan.pos
+        angles = self._angles(pos, plan, resid.dtype)
+        for i in range(start, stop):
+            if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
+                resid, pos = plan.drop(resid)
+                angles = self._angles(pos, plan, resid.dtype)
+            layer_kv = None if kv_cache is None else kv_cache.layers[i]
+            allowed, causal = plan.mask(i, pos, pos if layer_kv is None else layer_kv.append_positions(pos))
+            resid = self.blocks[i](resid, AttnContext(*angles, allowed, causal, self.kernel), layer_kv)
+        return resid
+
+    def _angles(self, pos: Tensor, plan: RunPlan, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        lm = self.cfg.lm
+        return rope_angles(lm.rope, lm.d_head, lm.n_ctx, pos, plan.n_rope, dtype)
+
+    def _returned(
+        self, logits: Tensor | None, return_type: ReturnType, inputs: VideoInputs, plan: RunPlan, per_token: bool
+    ) -> Any:
+        if return_type in (None, "logits"):
+            return logits
+        if return_type not in ("loss", "both"):
+            raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
+        assert logits is not None
+        if logits.shape[1] != inputs.tokens.shape[1] or plan.exits:
+            raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")
+        targets = inputs.tokens[:, 1:]
+        loss = F.cross_entropy(
+            logits[:, :-1].flatten(0, 1), targets.clamp(min=-100).masked_fill(targets < 0, -100).flatten(),
+            reduction="none",
+        ).view_as(targets)
+        if not per_token:
+            loss = loss.sum() / (targets >= 0).sum()
+        return loss if return_type == "loss" else (logits, loss)
+
+    def answer(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> Answer:
+        """The option a single item's model chooses, by the logits of the options' letters at the last position."""
+        return self.answers(inputs, interventions, sources=sources)[0]
+
+    @torch.no_grad()
+    def answers(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> list[Answer]:
+        """`answer` for every item of a batch."""
+        logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1)
+        return [score_options(row[-1], inputs, i) for i, row in enumerate(logits)]
+
+    @torch.no_grad()
+    def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:
+        """Continue the prompt; see `hookedvid.generation.generate`."""
+        return generate(self, input, interventions, **kwargs)
+
+    # ---- what the hook verbs ask -------------------------------------------------------------------------
+
+    def prepared(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Raw token ids as inputs, so that they are read once."""
+        if self.cfg.decoder is None or not args or kwargs.get("start_at_layer") is not None:
+            return args, kwargs
+        return (self.inputs_of(*args), *args[1:]), kwargs
+
+    def inputs_of(self, input: Any, *, start_at_layer: int | None = None, inputs: Any = None, **_: Any) -> VideoInputs:
+        """The VideoInputs a call of `forward` reads."""
+        if self.cfg.decoder is None:
+            pixels = self._pixels(input)
+            return VideoInputs(torch.zeros(1, 0, dtype=torch.long), (), (pixels,))
+        if start_at_layer is not None:
+            if not isinstance(input, Tensor) or input.ndim != 3 or not input.is_floating_point():
+                raise InputError("start_at_layer takes the residual stream [batch, pos, d_model] as input")
+            if inputs is None:
+                return from_tokens(self.cfg, torch.zeros(input.shape[:2], dtype=torch.long, device=input.device), None)
+            return inputs
+        if isinstance(input, VideoInputs):
+            return input.to(self.device)
+        if isinstance(input, Tensor) and not input.is_floating_point():
+            return self.inputs_from_tensors(input)
+        raise InputError(
+            f"cannot run on {type(input).__name__}: give prepare()'s inputs, inputs_from_tensors(ids, pixels), or a "
+            "tensor of token ids"
+        )
+
+    def fires(
+        self, input: Any, *, start_at_layer: int | None = None, stop_at_layer: int | None = None, inputs: Any = None,
+        return_type: ReturnType = "logits", **_: Any,
+    ) -> Callable[[str], bool]:
+        """Whether a hook point fires in a call of `forward`."""
+        if self.cfg.decoder is None:
+            return lambda name: True
+        has_video = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).has_video
+        start, stop = self._layers(start_at_layer, stop_at_layer)
+
+        def can(name: str) -> bool:
+            if name.startswith("blocks."):
+                return start <= int(name.split(".")[1]) < stop
+            if name.startswith("ln_final"):
+                return stop_at_layer is None and return_type is not None
+            return start_at_layer is None and (name == "hook_embed" or has_video)
+
+        return can
+
+    def rows_of(self, inputs: VideoInputs, interventions: Given) -> list[Tensor] | None:
+        """Layout positions each block holds when an early exit drops some; None without one, or on a batch."""
+        exits = [g for g in as_interventions(interventions) if isinstance(g, EarlyExit)]
+        if not exits or len(inputs.layouts) != 1:
+            return None
+        everything = torch.arange(inputs.layout.n_tokens)
+        rest = kept_positions(inputs.layout, exits[0])
+        return [everything if i < exits[0].layer else rest for i in range(self.cfg.n_layers)]
+
+    def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
+        n = self.cfg.n_layers
+        bounds = (0 if start is None else start, n if stop is None else stop)
+        resolved = tuple(b + n if b < 0 else b for b in bounds)
+        if any(not 0 <= b <= n for b in resolved):
+            raise InterventionError(
+                f"start_at_layer={start}, stop_at_layer={stop} on a model of {n} blocks; blocks are numbered 0 to {n - 1}"
+            )
+        return resolved[0], resolved[1]
+
+    def _pixels(self, input: Any) -> Tensor:
+        pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4:
+            raise InputError("a bare tower reads preprocessed pixels [frame, 3, height, width]")
+        return pixels.to(self.vision.pos_embed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+__all__ = ["HookedVideoLLM", "VideoCache"]

@@ -1,0 +1,215 @@
+"""The only attention in the package: every tower and decoder layer, every mask, goes through `attend`.
+
+Axis words: batch query key pos head kv_head d_head d_model.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hookedvid.nn.hooks import HookPoint, listening
+from hookedvid.nn.kv import LayerKV
+from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
+
+Kernel = Literal["sdpa", "eager"]
+
+
+class AttnContext(NamedTuple):
+    """What an attention layer needs besides its input.
+
+    `allowed` is True where a query may look; None means all keys up to the query's own (`causal`) or all
+    keys. `cos` and `sin` are None where positions are not rotary.
+    """
+
+    cos: Float[Tensor, "#batch pos d_head"] | None = None
+    sin: Float[Tensor, "#batch pos d_head"] | None = None
+    allowed: Bool[Tensor, "#batch #head query key"] | None = None
+    causal: bool = False
+    kernel: Kernel = "sdpa"
+
+
+def attend(
+    q: Float[Tensor, "batch query head d_head"],
+    k: Float[Tensor, "batch key kv_head d_head"],
+    v: Float[Tensor, "batch key kv_head d_head"],
+    allowed: Bool[Tensor, "#batch #head query key"] | None,
+    *,
+    causal: bool,
+    kernel: Kernel,
+    on_scores: HookPoint,
+    on_pattern: HookPoint,
+) -> Float[Tensor, "batch query head d_head"]:
+    """softmax(QK^T / sqrt(d_head) + M) V, with M -inf where `allowed` is False; all heads at once.
+
+    A query with no key left outputs zero. Listening on scores or pattern takes the explicit path in this
+    layer; otherwise `kernel` says which is used. Each kv_head serves head / kv_head consecutive heads.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if kernel == "eager" or listening(on_scores, on_pattern):
+        z = _explicit(q, k, v, allowed, causal, on_scores, on_pattern)
+    else:
+        z = _fused(q, k, v, allowed, causal)
+    return z.transpose(1, 2)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool) -> Tensor:
+    gqa = q.shape[1] != k.shape[1]
+    if allowed is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal and q.shape[2] > 1, enable_gqa=gqa)
+    # An empty row may look everywhere inside the kernel and is zeroed after it: kernels disagree on what
+    # such a row gives (zero, NaN), and its gradient is NaN in some.
+    empty = ~allowed.any(-1, keepdim=True)
+    k, v = _repeat(q, k), _repeat(q, v)
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed | empty)
+    return z.masked_fill(empty, 0.0)
+
+
+def _explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | None,
+    causal: bool,
+    on_scores: HookPoint,
+    on_pattern: HookPoint,
+) -> Tensor:
+    k, v = _repeat(q, k), _repeat(q, v)
+    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    if allowed is None and causal:
+        allowed = causal_mask(q.shape[2], k.shape[2], q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    scores = on_scores(scores)
+    empty = (scores == float("-inf")).all(-1, keepdim=True)
+    # Softmax in float32 for half types, as transformers' eager path does; float64 stays.
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    pattern = scores.masked_fill(empty, 0.0).softmax(-1, dtype=precise).to(q.dtype)
+    return on_pattern(pattern.masked_fill(empty, 0.0)) @ v
+
+
+def _repeat(q: Tensor, kv: Tensor) -> Tensor:
+    groups = q.shape[1] // kv.shape[1]
+    return kv if groups == 1 else kv.repeat_interleave(groups, dim=1)
+
+
+def causal_mask(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "1 1 query key"]:
+    """True where a query may look when the last query and the last key are the same position."""
+    query = torch.arange(n_key - n_query, n_key, device=device)
+    return (torch.arange(n_key, device=device)[None] <= query[:, None])[None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values.
+
+    Weights are plain Linears (bitwise parity with transformers); `W_Q`, `W_K`, `W_V` [head, d_model, d_head]
+    and `W_O` [head, d_head, d_model] are views of them.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, d_head: int, qkv_bias: bool, o_bias: bool,
+        rotary: bool):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
+        self.q = nn.Linear(d_model, n_heads * d_head, bias=qkv_bias)
+        self.k = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.v = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
+        self.o = nn.Linear(n_heads * d_head, d_model, bias=o_bias)
+        self.hook_q_input = HookPoint()  # [batch, pos, head, d_model], the residual before the norm
+        self.hook_k_input = HookPoint()  # [batch, pos, kv_head, d_model]
+        self.hook_v_input = HookPoint()  # [batch, pos, kv_head, d_model]
+        self.hook_q = HookPoint()  # [batch, pos, head, d_head]
+        self.hook_k = HookPoint()  # [batch, pos, kv_head, d_head]
+        self.hook_v = HookPoint()  # [batch, pos, kv_head, d_head]
+        if rotary:
+            self.hook_rot_q = HookPoint()  # [batch, pos, head, d_head]
+            self.hook_rot_k = HookPoint()  # [batch, pos, kv_head, d_head]
+        self.hook_mask = HookPoint()  # [batch, head or 1, query, key], True = may look
+        self.hook_attn_scores = HookPoint()  # [batch, head, query, key], -inf where cut
+        self.hook_pattern = HookPoint()  # [batch, head, query, key]
+        self.hook_z = HookPoint()  # [batch, pos, head, d_head]
+        self.hook_result = HookPoint()  # [batch, pos, head, d_model]
+
+    def forward(
+        self,
+        attn_in: Float[Tensor, "batch pos d_model"],
+        norm: RMSNorm | LayerNorm,
+        ctx: AttnContext,
+        kv: LayerKV | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What attention adds to the residual stream `attn_in`, normalised here by `norm`.
+
+        With `kv`, the new keys and values join the cached ones and queries look at both.
+        """
+        normalized = norm(attn_in)
+        q = self.hook_q(self._project(self.q, self.n_heads, normalized, attn_in, norm, self.hook_q_input))
+        k = self.hook_k(self._project(self.k, self.n_kv_heads, normalized, attn_in, norm, self.hook_k_input))
+        v = self.hook_v(self._project(self.v, self.n_kv_heads, normalized, attn_in, norm, self.hook_v_input))
+        if ctx.cos is not None and ctx.sin is not None:
+            q, k = self.hook_rot_q(rotate(q, ctx.cos, ctx.sin)), self.hook_rot_k(rotate(k, ctx.cos, ctx.sin))
+        if kv is not None:
+            k, v = kv.append(k, v)
+        z = attend(
+            q,
+            k,
+            v,
+            self._mask(ctx, q, k),
+            causal=ctx.causal,
+            kernel=ctx.kernel,
+            on_scores=self.hook_attn_scores,
+            on_pattern=self.hook_pattern,
+        )
+        z = self.hook_z(z)
+        if not listening(self.hook_result):
+            return self.o(z.flatten(2))
+        out = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O)).sum(2)
+        return out if self.o.bias is None else out + self.o.bias
+
+    def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
+        if not listening(self.hook_mask):
+            return ctx.allowed
+        mask = ctx.allowed
+        if mask is None and ctx.causal:
+            mask = causal_mask(q.shape[1], k.shape[1], q.device)
+        if mask is None:
+            mask = torch.ones(1, 1, q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+        # A copy: an edit in place must not reach other layers that share the mask.
+        return self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
+
+    def _project(
+        self,
+        linear: nn.Linear,
+        n_heads: int,
+        normalized: Tensor,
+        attn_in: Tensor,
+        norm: RMSNorm | LayerNorm,
+        fork: HookPoint,
+    ) -> Tensor:
+        if not listening(fork):
+            return linear(normalized).unflatten(-1, (n_heads, self.d_head))
+        # Each head gets its own copy of the residual, so that one path into one head can be edited.
+        per_head = fork(attn_in[:, :, None].expand(-1, -1, n_heads, -1))
+        weight = linear.weight.unflatten(0, (n_heads, self.d_head))
+        out = torch.einsum("bphm,hdm->bphd", norm.plain(per_head), weight)
+        return out if linear.bias is None else out + linear.bias.unflatten(0, (n_heads, self.d_head))
+
+    def _in_weight(self, linear: nn.Linear, n_heads: int) -> Float[Tensor, "heads d_model d_head"]:
+        return linear.weight.unflatten(0, (n_heads, self.d_head)).transpose(1, 2)
+
+    def _in_bias(self, linear: nn.Linear, n_heads: int) -> Float[Tensor, "heads d_head"]:
+        bias = linear.weight.new_zeros(n_heads * self.d_head) if linear.bias is None else linear.bias
+        return bias.unflatten(0, (n_heads, self.d_head))
+
+    W_Q = property(lambda self: self._in_weight(self.q, self.n_heads))
+    W_K = property(lambda self: self._in_weight(self.k, self.n_kv_heads))
+    W_V = property(lambda self: self._in_weight(self.v, self.n_kv_heads))
+    W_O = property(lambda self: self.o.weight.T.unflatten(0, (self.n_heads, self.d_head)))
+    b_Q = property(lambda self: self._in_bias(self.q, self.n_heads))
+    b_K = property(lambda self: self._in_bias(self.k, self.n_kv_heads))
+    b_V = property(lambda self: self._in_bias(self.v, self.n_kv_heads))
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        """Output bias, zeros where the model has none."""
+        return self.o.weight.new_zeros(self.o.out_features) if self.o.bias is None else self.o.bias

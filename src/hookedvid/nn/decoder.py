@@ -1,0 +1,45 @@
+"""One decoder block, which is Qwen2's, Llama's or InternLM2's by configuration.
+
+The blocks themselves stand at the root of the model (`blocks.3.attn.hook_z`): a nested root would corrupt
+the names TransformerLens's tools look up.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hookedvid.config import DecoderConfig
+from hookedvid.nn.attention import Attention, AttnContext
+from hookedvid.nn.hooks import HookPoint
+from hookedvid.nn.kv import LayerKV
+from hookedvid.nn.layers import GatedMLP, RMSNorm
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each reading a normalised residual stream and adding to it."""
+
+    # TransformerLens's logit lens asks whether a block's output is the one residual stream.
+    hook_out_is_single_residual_stream = True
+
+    def __init__(self, cfg: DecoderConfig):
+        super().__init__()
+        self.ln1 = RMSNorm(cfg.d_model, cfg.eps)
+        self.attn = Attention(cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.d_head, cfg.qkv_bias, cfg.o_bias, True)
+        self.ln2 = RMSNorm(cfg.d_model, cfg.eps)
+        self.mlp = GatedMLP(cfg.d_model, cfg.d_mlp, cfg.act)
+        self.hook_resid_pre = HookPoint()  # [batch, pos, d_model]
+        self.hook_attn_in = HookPoint()  # [batch, pos, d_model], read by attention alone
+        self.hook_attn_out = HookPoint()  # [batch, pos, d_model]
+        self.hook_resid_mid = HookPoint()  # [batch, pos, d_model]
+        self.hook_mlp_in = HookPoint()  # [batch, pos, d_model], read by the MLP alone
+        self.hook_mlp_out = HookPoint()  # [batch, pos, d_model]
+        self.hook_resid_post = HookPoint()  # [batch, pos, d_model]
+
+    def forward(
+        self, resid: Float[Tensor, "batch pos d_model"], ctx: AttnContext, kv: LayerKV | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after this block."""
+        resid = self.hook_resid_pre(resid)
+        resid = resid + self.hook_attn_out(self.attn(self.hook_attn_in(resid), self.ln1, ctx, kv))
+        resid = self.hook_resid_mid(resid)
+        resid = resid + self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid))))
+        return self.hook_resid_post(resid)

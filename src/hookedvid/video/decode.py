@@ -1,0 +1,319 @@
+"""Chosen frames of a video file, decoded exactly or refused.
+
+A file is read twice. The first pass (`read_track`) lists the packets of the video track: presentation times
+(pts) and random access points. The sorted times number the frames, so that a sampler can choose. The second
+pass (`decode`) starts at the last random access point at or before each target, and every picture that comes
+out must be the next on the list. Where that fails (open picture groups, false random access points) the file
+is decoded once more from its start, and where this fails too it is refused: no frame is repeated, skipped or
+concealed.
+
+Choosing frames does not live here: see `samplers` and `frames`.
+"""
+
+import bisect
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from hookedvid.errors import VideoError
+
+# Stop at the first damaged slice: FFmpeg's default fills it from other frames and marks nothing.
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+
+_AGAIN = "download it again, or check that this is the right file"
+
+
+class Track(NamedTuple):
+    """The video track of a file as its packets tell it.
+
+    `pts` holds the presentation times of the displayed frames, sorted, in units of `time_base` seconds; it is
+    empty where some are missing or equal, and `fps`, the average rate the container states, is then None.
+    `keys` are the random access points, sorted: (number of the first frame at or after it, pts). `ordered`
+    says whether pts give the display order; where they do not, frames are counted as they come out.
+    """
+
+    n_total: int
+    pts: list[int]
+    keys: list[tuple[int, int]]
+    ordered: bool
+    time_base: Fraction
+    last_duration: int
+    fps: float | None
+
+    def seconds(self, index: int) -> float:
+        """When frame `index` (0-based) is shown, in seconds after the first."""
+        return float((self.pts[index] - self.pts[0]) * self.time_base)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first frame to the end of the last; None without times."""
+        return self.seconds(-1) + float(self.last_duration * self.time_base) if self.pts else None
+
+
+class _NotExact(Exception):
+    """The decoder did not give the frames that the packets announce."""
+
+
+def refusal(source: object, found: str, todo: str) -> VideoError:
+    """The error for a source that cannot be sampled exactly: what was found, and what to do."""
+    return VideoError(f"cannot sample frames of {source}: {found}; {todo}")
+
+
+def fill(
+    pictures: Iterable[tuple[int, np.ndarray]], indices: list[int], source: object
+) -> UInt8[np.ndarray, "frame height width 3"]:
+    """One array [frame, height, width, 3] of numbered pictures, each put wherever `indices` names it.
+
+    Both must ascend. Raises VideoError if the pictures differ in size.
+    """
+    frames = np.empty((0, 0, 0, 3), np.uint8)
+    row = 0
+    for number, picture in pictures:
+        if row == 0:
+            frames = np.empty((len(indices), *picture.shape), np.uint8)
+        if picture.shape != frames.shape[1:]:
+            sizes = f"frame {number} is {_size(picture)} but frame {indices[0]} is {_size(frames[0])}"
+            raise refusal(source, sizes, "bring all frames to one size first")
+        while row < len(indices) and indices[row] == number:
+            frames[row] = picture
+            row += 1
+    assert row == len(indices)
+    return frames
+
+
+def _size(picture: np.ndarray) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
+def decode(path: Path, track: Track, indices: list[int]) -> UInt8[np.ndarray, "frame height width 3"]:
+    """The RGB frames with these numbers (0-based, ascending, repeats allowed), rotation applied.
+
+    Raises VideoError where they cannot be had exactly, or differ in size.
+    """
+    try:
+        return _decode(path, track, indices, seek=track.ordered)
+    except _NotExact:
+        pass
+    try:
+        return _decode(path, track, indices, seek=False)
+    except _NotExact as e:
+        todo = "the file is damaged or cut out of a longer one: download it again, or re-encode it"
+        raise refusal(path, str(e), todo) from e
+
+
+def read_track(path: Path) -> Track:
+    """Lists the packets. Raises VideoError unless the file is a whole video of at least one frame."""
+    from av.error import FFmpegError
+
+    shown, keys, n_packets, n_corrupt, end = [], [], 0, 0, 0.0
+    with _opened(path) as (container, stream):
+        try:
+            for packet in container.demux():
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is not None and packet.time_base:
+                    end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index != stream.index or (stamp is None and not packet.size):
+                    continue
+                n_packets += 1
+                n_corrupt += packet.is_corrupt
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append(packet.pts)
+                if packet.size and not packet.is_discard and not _hidden(stream, packet):
+                    shown.append((packet.pts, packet.duration or 0))
+            missing = _missing(container, stream, path, n_packets, end)
+        except FFmpegError as e:
+            raise refusal(path, f"reading stops after {n_packets} packets ({_reason(e)})", _AGAIN) from e
+        if missing:
+            raise refusal(path, missing, "the file was cut off: download it again")
+        if n_corrupt:
+            raise refusal(path, f"{n_corrupt} of its {n_packets} packets are cut or corrupt", _AGAIN)
+        if not shown:
+            raise refusal(path, "its video track holds no frames", _AGAIN)
+        return _track(container, stream, shown, keys)
+
+
+def _track(container: Any, stream: Any, shown: list[tuple[Any, int]], keys: list[int]) -> Track:
+    timed = all(pts is not None for pts, _ in shown) and len({pts for pts, _ in shown}) == len(shown)
+    if timed:
+        shown = sorted(shown)
+    pts = [pts for pts, _ in shown] if timed else []
+    base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+    rate = float(stream.average_rate) if stream.average_rate else 0.0
+    return Track(
+        n_total=len(shown),
+        pts=pts,
+        keys=sorted((bisect.bisect_left(pts, key), key) for key in keys),
+        # AVI stores decoding times only, and what FFmpeg makes of them is wrong for H.264 and Xvid B-frames.
+        ordered=timed and container.format.name != "avi",
+        time_base=base,
+        last_duration=shown[-1][1] or (round(1 / (rate * base)) if rate > 0 else 0),
+        fps=rate if timed and rate > 0 else None,
+    )
+
+
+def _hidden(stream: Any, packet: Any) -> bool:
+    # VP8 keeps its alternate reference frames in packets of their own; bit 4 of the frame tag is show_frame
+    # (RFC 6386, 9.1). VP9 and AV1 join theirs to a shown frame.
+    return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+
+
+def _missing(container: Any, stream: Any, path: Path, n_packets: int, end: float) -> str | None:
+    """What the header announces and the file lacks, or None. `end` is the last moment seen, in seconds."""
+    name, announced = container.format.name, stream.frames
+    if "mp4" in name and announced:
+        if n_packets < announced:
+            # Edit lists hide packets that the header counts; only a shortfall without them is one.
+            with _opened(path, {"ignore_editlist": "1"}) as (unedited, track):
+                n_packets = sum(packet.dts is not None for packet in unedited.demux(track))
+        found = f"its header announces {announced} frames, but the file holds {n_packets}"
+        return found if n_packets < announced else None
+    # AVI counts dropped frames, which are no packets; Matroska and others only say how long they are.
+    seconds = announced * float(stream.time_base) if name == "avi" else (container.duration or 0) / 1e6
+    if end < seconds - 0.5:  # headers are rounded, and count the padding of audio
+        return f"its header announces {seconds:.2f} s, but the file ends at {end:.2f} s"
+    return None
+
+
+def _decode(path: Path, track: Track, indices: list[int], *, seek: bool) -> np.ndarray:
+    from av.error import FFmpegError
+
+    with _opened(path) as (container, stream):
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.options = dict(STRICT)
+        targets = sorted(set(indices))
+        if track.ordered:
+            frames = _by_time(container, stream, track, targets, seek)
+        else:
+            frames = _by_count(container, stream, track, targets)
+        try:
+            return fill(((number, _rgb(frame)) for number, frame in frames), indices, path)
+        except FFmpegError as e:
+            raise _NotExact(f"decoding stops ({_reason(e)})") from e
+
+
+def _by_time(
+    container: Any, stream: Any, track: Track, targets: list[int], seek: bool
+) -> Iterator[tuple[int, Any]]:
+    """The targets with their frames; every picture on the way must have the next time on the list."""
+    number, frame, pictures, landed = -1, None, iter(()), False
+    for target in targets:
+        first, key = _access_point(track, target) if seek else (0, None)
+        if number < 0 or first > number + 1:
+            number, landed, pictures = first - 1, not seek, _pictures(container, stream, key)
+        while number < target:
+            frame, due = next(pictures, None), track.pts[number + 1]
+            if frame is None:
+                raise _NotExact(f"the pictures end after {number + 1} of {track.n_total}")
+            if not landed and frame.pts is not None and frame.pts < due:
+                continue  # a leading picture of an open group: it needs frames before the access point
+            if frame.pts != due or frame.is_corrupt or (not landed and due == key and not frame.key_frame):
+                raise _NotExact(f"frame {number + 1} of {track.n_total} cannot be decoded")
+            number, landed = number + 1, True
+        yield target, frame
+
+
+def _access_point(track: Track, target: int) -> tuple[int, int]:
+    i = bisect.bisect_right(track.keys, (target, math.inf)) - 1
+    if i < 0:
+        raise _NotExact(f"frame {target} of {track.n_total} comes before the first random access point")
+    return track.keys[i]
+
+
+def _by_count(container: Any, stream: Any, track: Track, targets: list[int]) -> Iterator[tuple[int, Any]]:
+    """The targets with their frames, counted from the file's start; packets and pictures must be as many."""
+    wanted, n_pictures = set(targets), 0
+    for frame in _pictures(container, stream, None):
+        if frame.is_corrupt:
+            raise _NotExact(f"frame {n_pictures} of {track.n_total} is corrupt")
+        if n_pictures in wanted:
+            yield n_pictures, frame
+        n_pictures += 1
+    if n_pictures != track.n_total:
+        raise _NotExact(f"its {track.n_total} packets decode to {n_pictures} pictures")
+
+
+def _pictures(container: Any, stream: Any, key: int | None) -> Iterator[Any]:
+    """Pictures as the decoder gives them, fed from the random access point with pts `key`, or all."""
+    if key is not None:
+        container.seek(key, stream=stream)
+    feeding = key is None
+    for packet in container.demux(stream):
+        # A seek may land earlier; a decoder fed from elsewhere would give pictures without their references.
+        feeding = feeding or (packet.is_keyframe and packet.pts == key)
+        # An empty packet in the middle would tell the decoder that the file ends.
+        if feeding and packet.size:
+            yield from packet.decode()
+    if not feeding:
+        raise _NotExact(f"the random access point at time {key} cannot be reached")
+    yield from stream.codec_context.decode(None)
+
+
+def _rgb(frame: Any) -> np.ndarray:
+    # Positive angles of the display matrix turn anticlockwise, as rot90 does. Other angles than multiples of
+    # 90 degrees stay unturned, as in decord.
+    picture = frame.to_ndarray(format="rgb24")
+    return np.rot90(picture, frame.rotation // 90 % 4) if frame.rotation % 90 == 0 else picture
+
+
+@contextmanager
+def _opened(path: Path, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
+    """The open container and its video stream. Raises VideoError for whatever is no video."""
+    import av
+    from av.error import FFmpegError
+
+    if not os.path.isfile(path):
+        raise refusal(path, "there is no such file", "check the path")
+    # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+    url = os.path.abspath(path)
+    try:
+        try:
+            container = av.open(url, options=options or {})
+        except UnicodeDecodeError:
+            # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
+            container = av.open(url, options=options or {}, metadata_errors="replace")
+    except (FFmpegError, OSError) as e:
+        raise refusal(path, f"it cannot be opened as a video: {_reason(e)}, {_head(path)}", _AGAIN) from e
+    with container:
+        yield container, _video_stream(container, path)
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    from av.stream import Disposition
+
+    name = container.format.name
+    # FFmpeg takes stills for videos of one frame, and text files (.txt, .nfo) for terminal art.
+    if name in ("image2", "tty") or name.endswith("_pipe"):
+        raise refusal(path, f"it is a still image or a text ({name})", "give images as a folder or a list")
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(s.type for s in container.streams) or "none"
+        raise refusal(path, f"it has no video track (tracks: {kinds})", _AGAIN)
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise refusal(path, "PyAV has no decoder for its codec", "re-encode it, for example as H.264")
+    return stream
+
+
+def _reason(e: Exception) -> str:
+    return getattr(e, "strerror", None) or str(e) or type(e).__name__
+
+
+def _head(path: Path) -> str:
+    """What the file's first bytes tell a person who has to find out why it is no video."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+        size = path.stat().st_size
+    except OSError as e:
+        return _reason(e)
+    if start[4:8] == b"ftyp":
+        return f"an MP4 of {size} bytes whose index (moov) is missing or broken"
+    return f"{size} bytes that begin with {start!r}" if size else "0 bytes"
