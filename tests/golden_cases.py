@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file
+
 from hookedvid.config import DecoderConfig, MergeConfig, ProjectorConfig, RopeConfig, VideoLLMConfig
 from hookedvid.conversion import tables
 from hookedvid.families import CLIP_L_336, INTERNVIT_300M, SIGLIP_SO400M
 from hookedvid.loading import fill
 from hookedvid.model import HookedVideoLLM
-from safetensors.torch import load_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "golden"
 FOLDER = Path(os.environ.get("HOOKEDVID_GOLDEN", SHARED))
@@ -34,10 +35,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Golden:
     weights, expected = (load_file(folder / f"{n}.safetensors") for n in ("model", "expected"))
     intern = "llm_config" in config
     model = _internvideo(config, weights) if intern else _llava(config, case, weights)
-    if intern:
-        ids = torch.tensor(case["input_ids"])
-    else:
-        ids = torch.tensor([*case["prefix_ids"], -200, *case["suffix_ids"]])
+    ids = torch.tensor(case["input_ids"]) if intern else torch.tensor([*case["prefix_ids"], -200, *case["suffix_ids"]])
     return Golden(model.to(dtype), ids, expected.pop("pixel_values").to(dtype), expected)
 
 
@@ -73,7 +71,9 @@ def _llava(c: dict, case: dict, weights: dict) -> HookedVideoLLM:
     table = [
         *tables.llama(decoder),
         *tables.clip_like(tower, prefix),
-        *tables.mlp2x("model.mm_projector.0", "model.mm_projector.2", "model.image_newline", projector.newline != "none"),
+        *tables.mlp2x(
+            "model.mm_projector.0", "model.mm_projector.2", "model.image_newline", projector.newline != "none"
+        ),
     ]
     cfg = VideoLLMConfig(family="golden", vision=tower, projector=projector, decoder=decoder)
     return fill(HookedVideoLLM(cfg), weights, table, "golden")

@@ -32,7 +32,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "answering": ("Answer",),
     "cache": ("VideoCache",),
-    "config": ("DecoderConfig", "MergeConfig", "ProjectorConfig", "RopeConfig", "VideoLLMConfig", "VisionConfig"),
+    "config": (
+        "DecoderConfig",
+        "MergeConfig",
+        "ProjectorConfig",
+        "RopeConfig",
+        "VideoLLMConfig",
+        "VisionConfig",
+    ),
     "families": ("small_config",),
     "inputs": ("VideoInputs",),
     "interventions": ("EarlyExit", "Knockout", "LV_K", "LayerRange", "PATHWAYS", "Patch", "VS_K", "VT_K"),

@@ -46,7 +46,9 @@ def score_options(logits: Float[Tensor, " d_vocab"], inputs: VideoInputs, item: 
             "open answer"
         )
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the logits are not finite: the weights or this dtype overflow, so there is no answer to score")
+        raise InputError(
+            "the logits are not finite: the weights or this dtype overflow, so there is no answer to score"
+        )
     chosen = torch.tensor(inputs.option_tokens[item], device=logits.device)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     of_options, probs = wide[chosen], wide.softmax(-1)[chosen]

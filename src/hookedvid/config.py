@@ -250,6 +250,4 @@ class VideoLLMConfig:
 
 def _divides(config: Any, total: str, parts: str) -> None:
     if getattr(config, total) % getattr(config, parts):
-        raise ConfigError(
-            f"{total} {getattr(config, total)} is not a multiple of {parts} {getattr(config, parts)}"
-        )
+        raise ConfigError(f"{total} {getattr(config, total)} is not a multiple of {parts} {getattr(config, parts)}")

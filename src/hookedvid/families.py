@@ -23,7 +23,14 @@ CLIP_L_336 = VisionConfig(
     patch_bias=False, cls_token=True, pre_norm=True, resize="crop", mean=CLIP_MEAN, std=CLIP_STD,
 )  # fmt: skip
 SIGLIP_SO400M = VisionConfig(
-    n_layers=26, d_model=1152, n_heads=16, d_mlp=4304, image_size=384, patch_size=14, act="gelu_tanh", eps=1e-6
+    n_layers=26,
+    d_model=1152,
+    n_heads=16,
+    d_mlp=4304,
+    image_size=384,
+    patch_size=14,
+    act="gelu_tanh",
+    eps=1e-6,
 )
 INTERNVIT_300M = VisionConfig(
     n_layers=24, d_model=1024, n_heads=16, d_mlp=4096, image_size=448, patch_size=14, act="gelu", eps=1e-6,

@@ -69,6 +69,9 @@ class HookVerbs(HookedRootModule):
             )
         return self.hook_dict[name]
 
+    def _points(self, name: str | Callable[[str], bool]) -> list[HookPoint]:
+        return [self.hook_point(n) for n in ([name] if isinstance(name, str) else self.names(name))]
+
     def add_hook(self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any) -> None:
         """Attach `hook(tensor, hook) -> tensor | None` until `reset_hooks`; `name` is full, or a predicate."""
         if isinstance(name, str):
@@ -92,11 +95,10 @@ class HookVerbs(HookedRootModule):
         """
         added = []
         try:
-            for hooks, direction in ((fwd_hooks, "fwd"), (bwd_hooks, "bwd")):
-                for name, fn in hooks:
-                    points = [self.hook_point(name)] if isinstance(name, str) else map(self.hook_point, self.names(name))
-                    for point in points:
-                        added.append((point, point.add_hook(fn, dir=direction, prepend=prepend)))
+            for name, fn in fwd_hooks:
+                added += [(p, p.add_hook(fn, dir="fwd", prepend=prepend)) for p in self._points(name)]
+            for name, fn in bwd_hooks:
+                added += [(p, p.add_hook(fn, dir="bwd", prepend=prepend)) for p in self._points(name)]
             yield self
         finally:
             if reset_hooks_end:
@@ -171,8 +173,23 @@ class HookVerbs(HookedRootModule):
         store: dict[str, Tensor] = {}
         save = _saver(store, device, remove_batch_dim, None if pos_slice is None else Slice(pos_slice))
         fwd = [(n, save) for n in names]
-        bwd = [(n, _saver(store, device, remove_batch_dim, None if pos_slice is None else Slice(pos_slice), "_grad"))
-               for n in names] if incl_bwd else []
+        bwd = (
+            [
+                (
+                    n,
+                    _saver(
+                        store,
+                        device,
+                        remove_batch_dim,
+                        None if pos_slice is None else Slice(pos_slice),
+                        "_grad",
+                    ),
+                )
+                for n in names
+            ]
+            if incl_bwd
+            else []
+        )
         with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
             out = self(*args, **kwargs)
             if incl_bwd:

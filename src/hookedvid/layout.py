@@ -71,11 +71,7 @@ def parse_selector(selector: str) -> tuple[Term, ...]:
             raise SelectorError(f"{name!r} takes no index in {selector!r}; frames: video[3], options: option[1]")
         if name == "option" and index is None:
             raise SelectorError(f"'option' needs a number in {selector!r}: option[1]; all of them are 'options'")
-        span = (
-            slice(*(int(match[k]) if match[k] else None for k in ("start", "stop")))
-            if sliced
-            else None
-        )
+        span = slice(*(int(match[k]) if match[k] else None for k in ("start", "stop"))) if sliced else None
         terms.append(Term(name, None if index is None else int(index), span))
     return tuple(terms)
 
@@ -231,15 +227,15 @@ class TokenLayout:
     def _numbers(self, term: Term) -> range:
         n, what = (self.n_options, "options") if term.name == "option" else (self.n_frames, "frames")
         if term.index is not None:
-            bounds = (term.index, term.index)
+            asked, bounds = str(term.index), [term.index]
             wanted = range(term.index % n, term.index % n + 1) if n else range(0)
         else:
-            assert term.span is not None
-            start, stop = term.span.start, term.span.stop
-            bounds = tuple(b for b in (start, None if stop is None else stop - (stop > 0)) if b is not None)
-            wanted = range(n)[term.span]
+            span = term.span or slice(None)
+            asked = f"{'' if span.start is None else span.start}:{'' if span.stop is None else span.stop}"
+            last = None if span.stop is None else span.stop - (span.stop > 0)
+            bounds = [b for b in (span.start, last) if b is not None]
+            wanted = range(n)[span]
         if any(not -n <= b < n for b in bounds) or not wanted:
-            asked = term.index if term.index is not None else f"{term.span.start or ''}:{term.span.stop or ''}"
             raise SelectorError(
                 f"{term.name}[{asked}] is out of range: this sequence has {n} {what}"
                 + (f", numbered 0 to {n - 1}" if n else "")

@@ -58,7 +58,10 @@ def _read_llava(hf: Any) -> tuple[VideoLLMConfig, Sequence[Line]]:
         *tables.llama(cfg.decoder, "model.language_model."),
         *tables.clip_like(cfg.vision, "model.vision_tower."),
         *tables.mlp2x(
-            f"{projector}linear_1", f"{projector}linear_2", "model.image_newline", cfg.projector.newline != "none"
+            f"{projector}linear_1",
+            f"{projector}linear_2",
+            "model.image_newline",
+            cfg.projector.newline != "none",
         ),
     ]
 
@@ -79,10 +82,12 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
     """See `HookedVideoLLM.from_open_clip`."""
     import open_clip
 
-    clip = open_clip.create_model(name, pretrained=pretrained)
+    clip: Any = open_clip.create_model(name, pretrained=pretrained)
     visual = clip.visual
     if type(visual).__name__ != "VisionTransformer":
-        raise ConversionError(f"open_clip's {name!r} has a {type(visual).__name__} as its tower; only ViTs are supported")
+        raise ConversionError(
+            f"open_clip's {name!r} has a {type(visual).__name__} as its tower; only ViTs are supported"
+        )
     first = visual.transformer.resblocks[0]
     act = {"QuickGELU": "quick_gelu", "GELU": "gelu"}.get(type(first.mlp.gelu).__name__)
     unsupported = {
@@ -93,7 +98,9 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
         "patches without the pre-norm": not isinstance(visual.ln_pre, nn.LayerNorm),
     }
     if any(unsupported.values()):
-        raise ConversionError(f"open_clip's {name!r} has {', '.join(k for k, v in unsupported.items() if v)}: not supported")
+        raise ConversionError(
+            f"open_clip's {name!r} has {', '.join(k for k, v in unsupported.items() if v)}: not supported"
+        )
     size, patch = visual.image_size, visual.patch_size
     vision = replace(
         CLIP_L_336,

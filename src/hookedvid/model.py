@@ -70,7 +70,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     # ---- doors -------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(cls, cfg: VideoLLMConfig, *, tokenizer: Any = None, seed: int = 0, **kwargs: Any) -> "HookedVideoLLM":
+    def from_config(
+        cls, cfg: VideoLLMConfig, *, tokenizer: Any = None, seed: int = 0, **kwargs: Any
+    ) -> "HookedVideoLLM":
         """Random weights, the same for the same seed: N(0, 0.02) matrices and embeddings, norms at 1, biases at 0.
 
         Without a tokenizer `prepare` uses bytes, if the vocabulary has room for them.
@@ -90,7 +92,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return from_transformers(cls, hf_model, tokenizer, **kwargs)
 
     @classmethod
-    def from_open_clip(cls, name: str = "ViT-L-14-336", pretrained: str | None = None, **kwargs: Any) -> "HookedVideoLLM":
+    def from_open_clip(
+        cls, name: str = "ViT-L-14-336", pretrained: str | None = None, **kwargs: Any
+    ) -> "HookedVideoLLM":
         """The visual tower of an open_clip model, loaded by open_clip (any tag it offers; None = random)."""
         from hookedvid.loading import from_open_clip
 
@@ -131,9 +135,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         return prepare(self, video, question, options, n_frames=n_frames, sampler=sampler, **kwargs)
 
-    def inputs_from_tensors(
-        self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None
-    ) -> VideoInputs:
+    def inputs_from_tensors(self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None) -> VideoInputs:
         """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row.
 
         -200, or the family's placeholder id, marks the video: once, or once per visual token.
@@ -208,9 +210,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         tokens = self.projector(self.vision.patches(self.vision(pixels, self.kernel)))
         return torch.cat([self.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
 
-    def _run_blocks(
-        self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int
-    ) -> Tensor:
+    def _run_blocks(self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int) -> Tensor:
         pos = plan.pos
         angles = self._angles(pos, plan, resid.dtype)
         for i in range(start, stop):
@@ -227,7 +227,12 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return rope_angles(lm.rope, lm.d_head, lm.n_ctx, pos, plan.n_rope, dtype)
 
     def _returned(
-        self, logits: Tensor | None, return_type: ReturnType, inputs: VideoInputs, plan: RunPlan, per_token: bool
+        self,
+        logits: Tensor | None,
+        return_type: ReturnType,
+        inputs: VideoInputs,
+        plan: RunPlan,
+        per_token: bool,
     ) -> Any:
         if return_type in (None, "logits"):
             return logits
@@ -238,7 +243,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")
         targets = inputs.tokens[:, 1:]
         loss = F.cross_entropy(
-            logits[:, :-1].flatten(0, 1), targets.clamp(min=-100).masked_fill(targets < 0, -100).flatten(),
+            logits[:, :-1].flatten(0, 1),
+            targets.clamp(min=-100).masked_fill(targets < 0, -100).flatten(),
             reduction="none",
         ).view_as(targets)
         if not per_token:
@@ -289,8 +295,14 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         )
 
     def fires(
-        self, input: Any, *, start_at_layer: int | None = None, stop_at_layer: int | None = None, inputs: Any = None,
-        return_type: ReturnType = "logits", **_: Any,
+        self,
+        input: Any,
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        inputs: Any = None,
+        return_type: ReturnType = "logits",
+        **_: Any,
     ) -> Callable[[str], bool]:
         """Whether a hook point fires in a call of `forward`."""
         if self.cfg.decoder is None:
@@ -322,7 +334,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         resolved = tuple(b + n if b < 0 else b for b in bounds)
         if any(not 0 <= b <= n for b in resolved):
             raise InterventionError(
-                f"start_at_layer={start}, stop_at_layer={stop} on a model of {n} blocks; blocks are numbered 0 to {n - 1}"
+                f"start_at_layer={start}, stop_at_layer={stop} do not fit a model of {n} blocks, numbered from 0"
             )
         return resolved[0], resolved[1]
 

@@ -61,13 +61,15 @@ def _writer(model: Any, patch: Patch, name: str, source: Any, inputs: VideoInput
         take = their_layout.positions(patch.at)
         if len(to) != len(take):
             raise InterventionError(
-                f"{patch.label()}: {len(to)} positions here, {len(take)} in the source; both runs must select equally many"
+                f"{patch.label()}: {len(to)} positions here, {len(take)} in the source; both must be equally many"
             )
         pad, their_pad = inputs.pads[i], theirs.shape[axis] - their_layout.n_tokens
         if rows is not None:
             held = rows[patch.layer]
             if not bool(torch.isin(to, held).all()):
-                raise InterventionError(f"{patch.label()}: these positions left the sequence by an early exit before it")
+                raise InterventionError(
+                    f"{patch.label()}: these positions left the sequence by an early exit before it"
+                )
             to, pad = torch.searchsorted(held, to), 0
         if isinstance(source, VideoCache) and source.rows is not None:
             take, their_pad = source.row_of(patch.layer, take), 0
@@ -102,7 +104,9 @@ def patch_sweep(
     """
     selectors = [f"video[{k}]" for k in range(inputs.layout.n_frames)] if at is None else list(at)
     layers = list(range(model.cfg.n_layers)) if layers is None else list(layers)
-    _, base = model.run_with_cache(inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in layers], return_type=None)
+    _, base = model.run_with_cache(
+        inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in layers], return_type=None
+    )
     result = torch.zeros(len(layers), len(selectors))
     for r, layer in enumerate(layers):
         for c, selector in enumerate(selectors):

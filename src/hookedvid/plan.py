@@ -22,7 +22,11 @@ class RunPlan:
     """
 
     def __init__(
-        self, lm: DecoderConfig, inputs: VideoInputs, interventions: Sequence[Intervention], kv_cache: KVCache | None
+        self,
+        lm: DecoderConfig,
+        inputs: VideoInputs,
+        interventions: Sequence[Intervention],
+        kv_cache: KVCache | None,
     ):
         cached = 0 if kv_cache is None else kv_cache.n_tokens
         n_columns = inputs.tokens.shape[1]
@@ -59,9 +63,7 @@ class RunPlan:
             self._masks[memo] = self._make_mask(self.active[layer], query, key)
         return self._masks[memo]
 
-    def _make_mask(
-        self, knockouts: tuple[Knockout, ...], query: Tensor, key: Tensor
-    ) -> tuple[Tensor | None, bool]:
+    def _make_mask(self, knockouts: tuple[Knockout, ...], query: Tensor, key: Tensor) -> tuple[Tensor | None, bool]:
         if not knockouts and not bool((key == PAD).any()):
             if query.shape[1] == key.shape[1]:
                 return None, True

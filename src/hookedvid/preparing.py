@@ -96,8 +96,7 @@ def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list
     for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         ids_of[owner[stop - 1] if stop > start else 0].append(token)
     return [
-        (Segment(p.role, 0, len(ids), frame=p.frame, index=p.index), ids)
-        for p, ids in zip(chunk, ids_of, strict=True)
+        (Segment(p.role, 0, len(ids), frame=p.frame, index=p.index), ids) for p, ids in zip(chunk, ids_of, strict=True)
     ]
 
 

@@ -37,7 +37,7 @@ def _read(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _read_dataclass(hint, data, where, problems)
-    if origin in (typing.Union, types.UnionType):
+    if origin is types.UnionType:
         arms = typing.get_args(hint)
         if data is None and type(None) in arms:
             return None
@@ -59,9 +59,7 @@ def _read_dataclass(cls: type, data: Any, where: str, problems: list[str]) -> An
     for key in data.keys() - fields.keys():
         problems.append(f"{where} has no field {key!r} ({nearest(key, fields)})")
     required = {
-        n
-        for n, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
     for key in required - data.keys():
         problems.append(f"{where} lacks the field {key!r}")
@@ -74,7 +72,7 @@ def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
     if origin is typing.Literal:
         options = typing.get_args(hint)
         ok, expected = data in options, "one of " + ", ".join(map(repr, options))
-    elif origin in (typing.Union, types.UnionType):
+    elif origin is types.UnionType:
         arms = tuple(a for a in typing.get_args(hint) if isinstance(a, type))
         ok, expected = isinstance(data, arms), " or ".join(a.__name__ for a in arms)
     elif hint is float:

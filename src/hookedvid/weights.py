@@ -65,7 +65,7 @@ class WeightViews:
         """Sum of the attention output biases that reached block `layer`; MLPs have none."""
         upto = self.blocks[: layer + 1 if mlp_input else layer]
         zero = self.unembed.weight.new_zeros(self.cfg.d_model)
-        return sum((b.attn.b_O for b in upto), zero)
+        return torch.stack([zero, *(b.attn.b_O for b in upto)]).sum(0)
 
     def to_tokens(self, text: str) -> Int[Tensor, "1 pos"]:
         """Token ids of a text, the tokenizer's special tokens included."""

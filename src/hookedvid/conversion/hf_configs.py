@@ -1,8 +1,15 @@
 """transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
 
-from typing import Any
+from typing import Any, Literal
 
-from hookedvid.config import Activation, DecoderConfig, ProjectorConfig, RopeConfig, VideoLLMConfig, VisionConfig
+from hookedvid.config import (
+    Activation,
+    DecoderConfig,
+    ProjectorConfig,
+    RopeConfig,
+    VideoLLMConfig,
+    VisionConfig,
+)
 from hookedvid.errors import ConversionError
 from hookedvid.families import (
     CLIP_L_336,
@@ -17,6 +24,8 @@ ACT: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
+
+ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}
 
 # Fields that change no forward pass of ours: training, token ids and book-keeping.
 HARMLESS = {
@@ -97,15 +106,14 @@ def read_decoder(config: Any) -> DecoderConfig:
 
 def _read_rope(read: _Reader) -> RopeConfig:
     rope = dict(read("rope_parameters", {}) or {})
-    read("rope_theta"), read("rope_scaling")
+    read.taken |= {"rope_theta", "rope_scaling"}  # older spellings of rope_parameters
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     theta, factor = rope.pop("rope_theta", 10000.0), rope.pop("factor", 1.0)
     rope.pop("original_max_position_embeddings", None)
-    if kind not in ("default", "linear", "dynamic") or rope:
+    scaling = ROPE.get(kind)
+    if scaling is None or rope:
         read.problems.append(f"rope {kind!r} with {rope} is not supported (only default, linear, dynamic)")
-        kind = "default"
-    scaling = {"default": "none"}.get(kind, kind)
-    return RopeConfig(theta=float(theta), scaling=scaling, factor=float(factor))
+    return RopeConfig(theta=float(theta), scaling=scaling or "none", factor=float(factor))
 
 
 def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = False) -> VisionConfig:
@@ -167,7 +175,7 @@ def read_llava(config: Any) -> VideoLLMConfig:
     """
     read = _Reader(config)
     onevision = config.model_type == "llava_onevision"
-    read("text_config"), read("vision_config")
+    read.taken |= {"text_config", "vision_config"}
     read.only("projector_hidden_act", "gelu")
     read.only("multimodal_projector_bias", True)
     decoder = read_decoder(config.text_config)

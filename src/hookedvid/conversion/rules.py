@@ -71,8 +71,10 @@ def to_ours(
         else:
             ours |= dict(zip(line.ours, _unfuse(left.pop(line.theirs), line), strict=True))
     problems = [f"missing {n!r}" for n in missing]
-    problems += [f"left over {n!r} {list(t.shape)} ({nearest(n, missing)})" if missing else f"left over {n!r} {list(t.shape)}"
-                 for n, t in left.items()]
+    problems += [
+        f"left over {n!r} {list(t.shape)} ({nearest(n, missing)})" if missing else f"left over {n!r} {list(t.shape)}"
+        for n, t in left.items()
+    ]
     problems += [f"no tensor for our {n!r}" for n in shapes if n not in ours and not missing]
     problems += [
         f"{n!r} should be {list(shapes[n])}, got {list(t.shape)}"

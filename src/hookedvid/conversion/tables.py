@@ -29,7 +29,9 @@ def llama(cfg: DecoderConfig, model: str = "model.", head: str = "lm_head.weight
     return [*lines, Rule(head, "unembed.weight")]
 
 
-def internlm2(cfg: DecoderConfig, model: str = "language_model.model.", head: str = "language_model.output.weight") -> list[Line]:
+def internlm2(
+    cfg: DecoderConfig, model: str = "language_model.model.", head: str = "language_model.output.weight"
+) -> list[Line]:
     """InternLM2: queries, keys and values fused per key-value head, w1 = gate, w3 = up, w2 = down."""
     block = f"{model}layers.{{i}}."
     qkv = tuple(f"blocks.{{i}}.attn.{p}.weight" for p in "qkv")
@@ -121,7 +123,11 @@ def open_clip(cfg: VisionConfig, tower: str = "visual.") -> list[Line]:
     """open_clip's VisionTransformer: attention weights fused as [Q; K; V] in `in_proj`."""
     block = f"{tower}transformer.resblocks.{{i}}."
     fused = [
-        Fused(f"{block}attn.in_proj_{leaf}", tuple(f"vision.blocks.{{i}}.attn.{p}.{leaf}" for p in "qkv"), (1, 1, 1))
+        Fused(
+            f"{block}attn.in_proj_{leaf}",
+            tuple(f"vision.blocks.{{i}}.attn.{p}.{leaf}" for p in "qkv"),
+            (1, 1, 1),
+        )
         for leaf in AFFINE
     ]
     return [

@@ -108,8 +108,16 @@ class Attention(nn.Module):
     and `W_O` [head, d_head, d_model] are views of them.
     """
 
-    def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, d_head: int, qkv_bias: bool, o_bias: bool,
-        rotary: bool):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        d_head: int,
+        qkv_bias: bool,
+        o_bias: bool,
+        rotary: bool,
+    ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
         self.q = nn.Linear(d_model, n_heads * d_head, bias=qkv_bias)

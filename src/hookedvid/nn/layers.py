@@ -121,14 +121,19 @@ class MLP(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [batch, pos, head, d_head] turned by its position's angles [batch or 1, pos, d_head], half-split layout."""
+    """X [batch, pos, head, d_head] turned by its position's angles [batch or 1, pos, d_head], half-split layout."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     return x * cos[:, :, None] + turned * sin[:, :, None]
 
 
 def rope_angles(
-    rope: RopeConfig, d_head: int, n_ctx: int, pos: Int[Tensor, "batch pos"], n_rope: Sequence[int], dtype: torch.dtype
+    rope: RopeConfig,
+    d_head: int,
+    n_ctx: int,
+    pos: Int[Tensor, "batch pos"],
+    n_rope: Sequence[int],
+    dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "batch pos d_head"], Float[Tensor, "batch pos d_head"]]:
     """Cosines and sines of each position's angles.
 

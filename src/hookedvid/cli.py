@@ -1,0 +1,78 @@
+"""The command line: `hookedvid study`, `ask`, `inspect`. Verbs import what they need when they run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hookedvid.errors import HookedVidError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the user's own errors print without a traceback, with exit status 2."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except HookedVidError as e:
+        print(f"hookedvid {args.verb}: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hookedvid",
+        description="Video-LLMs as one fully hooked PyTorch model: knockout studies and more.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    study = verbs.add_parser("study", help="ask every question under every knockout; table and plots")
+    study.add_argument("--model", default="tiny", help="a shipped model's name or a folder (default: tiny)")
+    study.add_argument("--items", type=Path, help="annotation file (JSONL); default: held-out clips made on the spot")
+    study.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the table and the plots")
+    study.add_argument("--limit", type=int, help="only the first so many questions")
+    study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
+    study.set_defaults(run=_study)
+
+    ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
+    ask.add_argument("video", help="a video file or a folder of frames")
+    ask.add_argument("question")
+    ask.add_argument("options", nargs="*", help="answers to choose from; none: a free answer")
+    ask.add_argument("--model", default="tiny")
+    ask.add_argument("--frames", type=int, help="how many frames to sample (default: the model's)")
+    ask.add_argument(
+        "--knockout", action="append", default=[], metavar="KNOCKOUT",
+        help='"LV-K @ 4:8" or "video->question @ 2:", layers 0-based; repeatable',
+    )  # fmt: skip
+    ask.add_argument("--device")
+    ask.set_defaults(run=_ask)
+
+    inspect = verbs.add_parser("inspect", help="a model's parts, and its hook points")
+    inspect.add_argument("model", nargs="?", default="tiny")
+    inspect.add_argument("--hooks", action="store_true", help="list every hook point")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _study(args: argparse.Namespace) -> int:
+    from hookedvid.faces import run_study
+
+    return run_study(args.model, args.items, args.out, args.limit, args.device)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from hookedvid.faces import ask
+
+    return ask(args.model, args.video, args.question, args.options, args.knockout, args.frames, args.device)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from hookedvid.faces import inspect
+
+    return inspect(args.model, args.hooks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The study's protocols: functions from a model's depth to the conditions to run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hookedvid.errors import InterventionError
+from hookedvid.interventions import LV_K, VS_K, VT_K, Intervention, Knockout, LayerRange, label
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Interventions under a name.
+
+    protocol: `baseline`, `cumulative`, `all layers`, `windows` or the user's own. layer: where the condition
+    stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 = none), if it has one.
+    """
+
+    label: str
+    interventions: tuple[Intervention, ...] = ()
+    protocol: str = "custom"
+    knockout: str = ""
+    layer: int | None = None
+
+
+BASELINE = Condition("baseline", protocol="baseline")
+
+
+def cumulative(knockout: Knockout, n_layers: int, step: int = 1) -> list[Condition]:
+    """The knockout in all layers after the i-th, i = 0, step, …: the paper's Global 1 (there in steps of 2).
+
+    i = n_layers, which cuts nothing, is the baseline and is not repeated.
+    """
+    if step < 1:
+        raise InterventionError(f"step is {step}; count layers by 1 or more")
+    name = knockout.name or label((knockout,))
+    return [
+        Condition(f"{name} after layer {i}", (knockout.at(LayerRange(i)),), "cumulative", name, i)
+        for i in range(0, n_layers, step)
+    ]
+
+
+def everywhere(knockouts: Sequence[Knockout]) -> list[Condition]:
+    """Each knockout in every layer: Global 2."""
+    return [
+        Condition(k.at(LayerRange()).label(), (k.at(LayerRange()),), "all layers", k.name or label((k,)))
+        for k in knockouts
+    ]
+
+
+def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
+    """The knockout in `width` layers ending at x = width … n_layers, x counted from 1 as in the paper."""
+    if not 1 <= width <= n_layers:
+        raise InterventionError(f"a window of {width} layers does not fit a model of {n_layers}")
+    name = knockout.name or label((knockout,))
+    ranges = [(x, LayerRange.ending(x, width)) for x in range(width, n_layers + 1)]
+    return [Condition(knockout.at(r).label(), (knockout.at(r),), "windows", name, x) for x, r in ranges]
+
+
+def custom(several: Sequence[Sequence[Intervention]]) -> list[Condition]:
+    """One condition for each list of interventions."""
+    return [Condition(label(tuple(i)), tuple(i)) for i in several]
+
+
+def window_width(n_layers: int) -> int:
+    """The paper's 4 of 28 layers; 2 where four layers would be a quarter of the model or more."""
+    return 4 if n_layers > 16 else 2
+
+
+def paper(n_layers: int, width: int | None = None) -> list[Condition]:
+    """The whole study: baseline, cumulative LV-K, all layers x 3, windows x 3."""
+    width = window_width(n_layers) if width is None else min(width, n_layers)
+    kinds = (LV_K, VT_K, VS_K)
+    return [
+        BASELINE,
+        *cumulative(LV_K, n_layers),
+        *everywhere(kinds),
+        *(c for k in kinds for c in windows(k, n_layers, min(width, n_layers))),
+    ]

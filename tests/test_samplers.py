@@ -1,0 +1,145 @@
+"""The sampling rules: golden indices of the code they come from, and laws over all sizes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hookedvid.errors import InputError, VideoError
+from hookedvid.video.samplers import SAMPLERS, sample_indices
+
+# Computed with the evaluators' own code: LLaVA-OneVision's, InternVideo2.5's and VLMEvalKit's.
+GOLDEN = [
+    ("linspace", 9000, [0, 1285, 2571, 3856, 5142, 6427, 7713, 8999]),
+    ("mid_segment", 9000, [562, 1687, 2812, 3937, 5062, 6186, 7311, 8436]),
+    ("inner", 9000, [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000]),
+    ("linspace", 300, [0, 42, 85, 128, 170, 213, 256, 299]),
+    ("mid_segment", 300, [18, 55, 93, 130, 168, 205, 242, 280]),
+    ("inner", 300, [33, 66, 100, 133, 166, 200, 233, 266]),
+    ("mid_segment", 100, [6, 18, 31, 43, 56, 68, 80, 93]),
+    ("linspace", 10, [0, 1, 2, 3, 5, 6, 7, 9]),
+    ("mid_segment", 10, [0, 1, 2, 3, 4, 6, 7, 8]),
+    ("inner", 10, [1, 2, 3, 4, 5, 6, 7, 8]),
+]
+
+samplers = st.sampled_from(sorted(SAMPLERS))
+totals = st.integers(1, 20_000)
+counts = st.integers(1, 128)
+rates = st.floats(0.1, 240)
+law = settings(deadline=None)  # a loaded machine is no failure
+
+
+@pytest.mark.parametrize(("sampler", "n_total", "expected"), GOLDEN)
+def test_golden_indices(sampler, n_total, expected):
+    assert sample_indices(sampler, n_total, 8) == expected
+
+
+def test_golden_bound():
+    expected = [140, 168, 196, 224, 252, 281, 309, 337]
+    assert sample_indices("mid_segment", 900, 8, fps=30, bound=(4.2, 11.7)) == expected
+
+
+@law
+@given(samplers, totals, counts, rates)
+def test_indices_ascend_and_lie_in_the_video(sampler, n_total, n_frames, fps):
+    indices = sample_indices(sampler, n_total, n_frames, fps=fps)
+    assert indices == sorted(indices) and indices[0] >= 0 and indices[-1] < n_total
+    assert all(type(i) is int for i in indices)
+    assert len(indices) == n_frames or (sampler == "one_fps" and 0 < len(indices) < n_frames)
+
+
+@law
+@given(samplers, totals, counts, rates)
+def test_a_bound_around_the_video_changes_nothing(sampler, n_total, n_frames, fps):
+    bounded = sample_indices(sampler, n_total, n_frames, fps=fps, bound=(-1.0, n_total / fps + 1))
+    assert bounded == sample_indices(sampler, n_total, n_frames, fps=fps)
+
+
+@law
+@given(samplers, st.integers(0, 500), st.integers(1, 500), counts)
+def test_a_bound_samples_the_cut_video_shifted(sampler, first, n_inside, n_frames):
+    # At 1 frame per second, seconds are frame numbers; both ends belong to the bound.
+    n_total = first + n_inside + 100
+    bounded = sample_indices(sampler, n_total, n_frames, fps=1, bound=(first, first + n_inside))
+    assert bounded == [first + i for i in sample_indices(sampler, n_inside + 1, n_frames, fps=1)]
+
+
+@law
+@given(totals, st.integers(2, 128))
+def test_linspace_is_numpys_and_takes_both_ends(n_total, n_frames):
+    indices = sample_indices("linspace", n_total, n_frames)
+    assert indices == np.linspace(0, n_total - 1, n_frames, dtype=int).tolist()
+    assert (indices[0], indices[-1]) == (0, n_total - 1)
+
+
+def test_linspace_truncates_numpys_floats_not_exact_fractions():
+    # 45 * (70 / 50) is 62.99999999999999 in floats and 63 in fractions; upstream reads frame 62.
+    assert sample_indices("linspace", 71, 51)[45] == 62
+
+
+def test_inner_rounds_its_step_first():
+    # i * (n / (N + 1)) may fall just below the whole number that (i * n) / (N + 1) is: upstream's rule.
+    expected = [int(i * (120 / 44)) for i in range(1, 44)]
+    assert sample_indices("inner", 120, 43) == expected != [i * 120 // 44 for i in range(1, 44)]
+
+
+def test_mid_segment_rounds_half_to_even():
+    # g = 2.5, so the second segment starts at round(2.5): 2 and not 3.
+    assert sample_indices("mid_segment", 6, 2) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"), [("linspace", 0), ("one_fps", 0), ("mid_segment", 149), ("inner", 150)]
+)
+def test_one_frame(sampler, expected):
+    assert sample_indices(sampler, 300, 1, fps=1) == [expected]
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_video_of_one_frame(sampler):
+    assert set(sample_indices(sampler, 1, 8, fps=30)) == {0}
+
+
+def test_short_videos_repeat_frames_as_linspace_does_upstream():
+    assert sample_indices("linspace", 3, 8) == [0, 0, 0, 0, 1, 1, 1, 2]
+
+
+def test_one_fps_steps_by_the_rounded_rate():
+    assert sample_indices("one_fps", 100, 32, fps=29.97) == [0, 30, 60, 90]
+    assert sample_indices("one_fps", 10, 32, fps=2.5) == [0, 2, 4, 6, 8]
+
+
+def test_one_fps_takes_every_frame_of_slower_videos():
+    assert sample_indices("one_fps", 5, 32, fps=0.3) == [0, 1, 2, 3, 4]
+
+
+def test_one_fps_becomes_linspace_once_it_has_too_many():
+    assert len(sample_indices("one_fps", 240, 8, fps=30)) == 8
+    assert sample_indices("one_fps", 240, 8, fps=30) == list(range(0, 240, 30))
+    assert sample_indices("one_fps", 241, 8, fps=30) == sample_indices("linspace", 241, 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "arguments"),
+    [
+        (InputError, "no sampler 'linespace'; nearest: 'linspace'", dict(sampler="linespace")),
+        (InputError, "n_frames is 0; ask for at least 1 frame", dict(n_frames=0)),
+        (VideoError, "cannot sample 8 frames of a video that has 0; check", dict(n_total=0)),
+        (VideoError, "sampler 'one_fps' needs the frame rate, but fps is None", dict(sampler="one_fps")),
+        (VideoError, "sampler 'one_fps' needs the frame rate, but fps is 0", dict(sampler="one_fps", fps=0)),
+        (VideoError, "bound (1, 2) needs the frame rate, but fps is None; give", dict(bound=(1, 2))),
+        (VideoError, "bound (2, 1) is not a time span; give (start, end)", dict(bound=(2, 1), fps=30)),
+        (VideoError, "bound (0, nan) is not a time span", dict(bound=(0, float("nan")), fps=30)),
+        (VideoError, "bound (0, inf) is not a time span", dict(bound=(0, float("inf")), fps=30)),
+        (
+            VideoError,
+            "holds no frame: the video has 300 frames at 30 fps, 10 s",
+            dict(bound=(20, 30), fps=30),
+        ),
+        (VideoError, "bound (-9, -3) s holds no frame", dict(bound=(-9, -3), fps=30)),
+    ],
+)
+def test_what_cannot_be_sampled(error, text, arguments):
+    with pytest.raises(error) as caught:
+        sample_indices(**{"sampler": "linspace", "n_total": 300, "n_frames": 8, **arguments})
+    assert text in str(caught.value)

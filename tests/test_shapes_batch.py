@@ -1,0 +1,92 @@
+"""Training batches: packed texts are the prompts read at inference, and counting is not given away."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+
+from hookedvid.data.shapes import stream
+from hookedvid.data.shapes_batch import CAPTION_KIND, PATCH, Plan, cells, language_batch, layout, video_batch
+from hookedvid.data.shapes_questions import CHOICES, FACTS, KINDS, caption, questions
+from hookedvid.data.shapes_scene import N_FRAMES, sample_scenes, things
+from hookedvid.data.shapes_words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
+
+
+def texts_of(batch, plan):
+    """Each row's packed texts as words, padding left out."""
+    text, _ = layout(plan)
+    return [
+        [[VOCABULARY[t] for t in row[text == n] if VOCABULARY[t] != "<pad>"] for n in range(sum(plan))]
+        for row in batch.tokens
+    ]
+
+
+def test_packed_texts_are_the_prompts_with_the_reply_next():
+    plan = Plan(3, 2, 1)
+    frames, batch = video_batch(np.random.default_rng(0), 16, plan)
+    assert frames.shape == (16, N_FRAMES, 64, 64, 3) and frames.dtype == np.uint8
+    scenes = sample_scenes(np.random.default_rng(0), 16)
+    for row, texts in enumerate(texts_of(batch, plan)):
+        asked = {q.text: q.answer for q in (*questions(things(scenes, row)), *FACTS)}
+        for n, words in enumerate(texts[:5]):
+            reply = VOCABULARY[batch.target[row, n]]
+            assert VOCABULARY[batch.tokens[row, batch.scored[row, n]]] == words[-1]
+            question = " ".join(words[1 : words.index("?") + 1])
+            if n < 3:
+                options = words[words.index("?") + 2 : -1 : 2]
+                assert " ".join(words) == choice_prompt(question, tuple(options))
+                reply = options[LETTERS.index(reply)]
+            else:
+                assert " ".join(words) == open_prompt(question)
+            assert reply == asked[question]
+        said = batch.kind[row] == CAPTION_KIND
+        assert [VOCABULARY[t] for t in batch.target[row, said]] == [*caption(things(scenes, row)), "<eos>"]
+        assert texts[5] == ["describe", *caption(things(scenes, row))]
+
+
+def test_batches_are_a_function_of_their_stream():
+    one, two = (video_batch(stream(0, "train", 5), 4, Plan(2, 1, 1)) for _ in range(2))
+    assert np.array_equal(one[0], two[0])
+    assert all(np.array_equal(a, b) for a, b in zip(one[1], two[1], strict=True))
+
+
+def test_how_many_is_as_often_one_as_four_in_training():
+    counts = Counter()
+    for part in range(2):
+        _, batch = video_batch(np.random.default_rng(part), 128, Plan(0, 2, 0))
+        counts.update(VOCABULARY[t] for t in batch.target[batch.kind == KINDS.index("count")])
+    n = sum(counts.values())
+    assert n > 100 and sum((counts[w] - n / 4) ** 2 / (n / 4) for w in NUMBERS) < 16.3  # chi2(3), p = 0.001
+
+
+def test_weights_make_kinds_rarer():
+    _, batch = video_batch(np.random.default_rng(0), 64, Plan(0, 2, 0), weights={"fact": 1e-3, "count": 0.0})
+    assert (batch.kind == KINDS.index("count")).sum() == 0
+    assert (batch.kind == KINDS.index("fact")).sum() < 6
+
+
+def test_language_batches_ask_facts_and_choices():
+    plan = Plan(2, 2, 0)
+    batch = language_batch(np.random.default_rng(0), 50, plan)
+    assert set(np.unique(batch.kind)) == {KINDS.index("fact"), KINDS.index("choose")}
+    known = {q.text for q in (*FACTS, *CHOICES)}
+    for texts in texts_of(batch, plan):
+        assert all(" ".join(words[1 : words.index("?") + 1]) in known for words in texts)
+
+
+def test_cells_point_at_the_objects():
+    scenes = sample_scenes(np.random.default_rng(0), 40)
+    labels = cells(scenes, 4)
+    for row, k, t in itertools.product(range(len(scenes)), range(4), range(N_FRAMES)):
+        if not scenes.visible[row, k, t]:
+            continue
+        x, y = scenes.center[row, k, t]
+        column, line = x // PATCH, y // PATCH
+        here = (scenes.center[row, :, t] // PATCH == (column, line)).all(1) & scenes.visible[row, :, t]
+        if here.sum() > 1:
+            continue
+        patch = line * 4 + column
+        assert labels.shape[row, t, patch] == scenes.shape[row, k] + 1
+        assert labels.color[row, t, patch] == scenes.color[row, k, t] + 1
+        assert (labels.offset[row, t, patch] * 8 + 8 == (x % PATCH, y % PATCH)).all()
+    assert ((labels.shape > 0).sum(2) <= scenes.visible.sum(1)).all()

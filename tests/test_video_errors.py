@@ -1,0 +1,270 @@
+"""Every bad video gives one VideoError: what was asked, what was found, what to do. None gives frames."""
+
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clips import X264, cut, patched, picture, remux, write_clip
+from hookedvid.errors import VideoError
+from hookedvid.video.frames import read_clip, read_frames
+
+FAST = {"movflags": "faststart"}
+KEY = "76a6c65c5ea762046bd749a2e632ccbb"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bad")
+
+
+@pytest.fixture(scope="session")
+def good(folder):
+    """A sound clip of 60 frames with its index in front, which the bad ones are made of."""
+    return write_clip(folder / "good.mp4", options=X264, muxer=FAST)
+
+
+def refused(video, *parts, **arguments):
+    """The text of the VideoError: one line that names the source, then each of `parts` in this order."""
+    with pytest.raises(VideoError) as caught:
+        read_frames(video, **({"n_frames": 8} | arguments))
+    text = str(caught.value)
+    assert text.startswith("cannot sample frames of ") and "\n" not in text
+    assert re.search(".*".join(re.escape(part) for part in parts), text), text
+    if isinstance(video, Path):
+        assert str(video) in text
+    return text
+
+
+def written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_no_such_file(folder):
+    refused(folder / "none.mp4", "there is no such file", "check the path")
+
+
+def test_paths_that_no_system_takes():
+    refused("a\0b.mp4", "there is no such file")
+    refused("x" * 5000 + ".mp4", "there is no such file")
+
+
+def test_empty_file(folder):
+    path = written(folder / "empty.mp4", b"")
+    refused(path, "cannot be opened as a video", "0 bytes", "download it again")
+
+
+def test_web_page_saved_as_video(folder):
+    path = written(folder / "page.mp4", b"<!DOCTYPE html><html><body>403 Forbidden</body></html>")
+    refused(path, "cannot be opened", "54 bytes that begin with b'<!DOCTYPE html>'", "download it again")
+
+
+def test_cut_before_its_index(folder):
+    path = cut(folder / "no-moov.mp4", write_clip(folder / "moov-last.mp4", options=X264), 0.6)
+    refused(path, "whose index (moov) is missing or broken", "download it again")
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9, 0.995])
+def test_cut_behind_its_index(folder, good, share):
+    path = cut(folder / f"cut{share}.mp4", good, share)
+    refused(path, "its header announces 60 frames, but the file holds ", "the file was cut off: download")
+
+
+def test_cut_fragments(folder):
+    muxer = {"movflags": "frag_keyframe+empty_moov"}
+    whole = write_clip(folder / "fragments.mp4", options=X264, muxer=muxer)
+    refused(cut(folder / "cut-fragments.mp4", whole, 0.6), "packets are cut or corrupt", "download it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("m.mkv", "libx264", X264), ("w.webm", "libvpx", {"deadline": "realtime"}), ("a.avi", "mpeg4", {})],
+)
+def test_cut_where_only_the_length_is_known(folder, name, codec, options):
+    path = cut(folder / f"cut-{name}", write_clip(folder / name, codec, options=options), 0.6)
+    refused(path, "its header announces 2.00 s, but the file ends at ", "the file was cut off")
+
+
+def test_damage_in_the_middle(folder, good):
+    data = bytearray(good.read_bytes())
+    start = len(data) // 2
+    data[start : start + 200] = random.Random(0).randbytes(200)
+    refused(written(folder / "damaged.mp4", data), "decoding stops", "the file is damaged")
+
+
+@pytest.mark.parametrize("n_frames", [2, 60])
+def test_a_lost_frame_is_not_concealed(folder, n_frames):
+    # The picture's packet is there, but empty of slices: FFmpeg alone would show 59 frames and say nothing.
+    path = folder / "lost.avi"
+    remux(path, write_clip(folder / "for-lost.avi", "mpeg4"), lambda i, p: i == 20 and p.update(b"\0\0\1\xb2ab"))
+    refused(path, "decod", "the file is damaged", n_frames=n_frames)
+
+
+def test_a_file_that_begins_inside_a_group(folder):
+    options = X264 | {"x264-params": "keyint=15:open-gop=1:b-adapt=0:scenecut=0"}
+    whole = write_clip(folder / "for-headless.ts", options=options)
+    path = remux(folder / "headless.ts", whole, lambda i, p: None, keep=lambda i, p: i >= 20)
+    refused(path, "of 40", "cut out of a longer one: download it again, or re-encode it")
+
+
+def test_sound_only(folder):
+    path = folder / "sound.m4a"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    refused(path, "it has no video track (tracks: audio)", "check that this is the right file")
+
+
+def test_cover_art_is_no_video(folder):
+    path = folder / "cover.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        stream.disposition = av.stream.Disposition.attached_pic
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+        container.mux(stream.encode(None))
+    refused(path, "it has no video track", "check that this is the right file")
+
+
+def test_a_track_without_frames(folder, good):
+    # The sample count of stsz (8 bytes in) and the tables that lead to samples, emptied.
+    path = patched(folder / "hollow.mp4", good, b"stsz", 8, ">I", 0)
+    for box in (b"stts", b"ctts", b"stsc", b"stco", b"stss"):
+        patched(path, path, box, 4, ">I", 0)
+    refused(path, "its video track holds no frames", "check that this is the right file")
+
+
+def test_a_codec_nobody_knows(folder, good):
+    path = patched(folder / "codec.mp4", good, b"stsd", 12, "4s", b"zzzz")
+    refused(path, "PyAV has no decoder for its codec", "re-encode it")
+
+
+def test_encrypted(folder):
+    muxer = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": KEY, "encryption_kid": KEY}
+    path = write_clip(folder / "encrypted.mp4", options=X264, muxer=muxer)
+    refused(path, "decoding stops", "download it again, or re-encode it")
+
+
+def test_a_still_image(folder):
+    path = folder / "still.png"
+    Image.fromarray(picture(0)).save(path)
+    refused(path, "it is a still image or a text (png_pipe)", "give images as a folder or a list")
+
+
+def test_a_text_file(folder):
+    # FFmpeg would draw it on a terminal and call that a video.
+    path = written(folder / "notes.txt", b"frame 1: a cat\n" * 50)
+    refused(path, "it is a still image or a text (tty)", "give images as a folder or a list")
+
+
+def test_a_size_that_changes(folder):
+    parts = []
+    for width in (96, 128):
+        path = folder / f"{width}.h264"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=30)
+            stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
+            for _ in range(5):
+                frame = av.VideoFrame.from_ndarray(np.zeros((64, width, 3), np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        parts.append(path.read_bytes())
+    path = written(folder / "both.h264", b"".join(parts))
+    refused(path, "frame 5 is 128x64 but frame 0 is 96x64", "bring all frames to one size", n_frames=10)
+
+
+def test_more_pictures_or_fewer_than_packets(folder):
+    # An empty VOP makes FFmpeg show nothing; AVI has no times that could tell which number is missing.
+    path = folder / "fewer.avi"
+    remux(path, write_clip(folder / "for-fewer.avi", "mpeg4"), lambda i, p: i == 20 and p.update(b"\x7f"))
+    refused(path, "its 60 packets decode to 59 pictures", "download it again, or re-encode it")
+
+
+def test_folders(folder, tmp_path):
+    refused(tmp_path, "the folder holds no images, but 0 other entries", "give a folder of frames")
+    written(tmp_path / "a.mp4", b"")
+    refused(tmp_path, "the folder holds no images, but 1 other entries", "or the path of one video file")
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    refused(tmp_path, "1 entries of the folder are no images: a.mp4", "move them out, or convert them")
+
+
+def test_folders_of_bad_images(tmp_path):
+    for i, width in enumerate((96, 128)):
+        Image.fromarray(np.zeros((64, width, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    refused(tmp_path, "frame 1 is 128x64 but frame 0 is 96x64", "bring all frames to one size first")
+    cut(tmp_path / "1.png", tmp_path / "0.png", 0.5)
+    refused(tmp_path, "1.png", "the image cannot be read", "extract the frame again")
+    written(tmp_path / "1.png", b"<html>")
+    refused(tmp_path, "1.png", "the image cannot be read", "extract the frame again")
+
+
+@pytest.mark.parametrize(
+    ("array", "parts"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), ("an array [2, 4, 4, 3] of float32", "no bytes", "give uint8")),
+        (torch.zeros(2, 4, 4, 3), ("of torch.float32", "its values are no bytes", "give uint8 RGB")),
+        (np.zeros((4, 4, 3), np.uint8), ("[4, 4, 3]", "no RGB axis", "give [frame, height, width, 3]")),
+        (np.zeros((2, 4, 4, 1), np.uint8), ("[2, 4, 4, 1]", "no RGB axis", "give [frame, height, width, 3]")),
+        (np.zeros((2, 0, 4, 3), np.uint8), ("[2, 0, 4, 3]", "or no pixels", "give [frame, height, width, 3]")),
+        (np.zeros((2, 3, 4, 3), np.uint8), ("either of two axes may be RGB", "give a list of PIL images")),
+    ],
+)
+def test_arrays(array, parts):
+    refused(array, *parts)
+
+
+def test_lists():
+    small, large = (Image.new("RGB", size) for size in ((8, 8), (9, 8)))
+    refused([], "a list of 0: it is empty", "give at least one PIL image")
+    refused([small, picture(0)], "it holds ndarray besides images", "or one stacked uint8 array")
+    refused([small, large], "frame 1 is 9x8 but frame 0 is 8x8", "bring all frames to one size first")
+
+
+def test_what_the_samplers_need(good, folder):
+    frames = picture(0)[None]
+    with pytest.raises(VideoError, match=r"bound \(20, 30\) s holds no frame: the video has 60 frames at 30"):
+        read_frames(good, bound=(20, 30))
+    with pytest.raises(VideoError, match=r"sampler 'one_fps' needs the frame rate, but fps is None; give"):
+        read_frames(frames, sampler="one_fps")
+    with pytest.raises(VideoError, match="cannot sample 32 frames of a video that has 0; check the video"):
+        read_frames(frames[:0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="open files are listed in /proc")
+def test_files_are_closed_after_an_error(folder, good):
+    bad = cut(folder / "closed.mp4", good, 0.8)
+    damaged = bytearray(good.read_bytes())
+    damaged[-1500:-500] = bytes(1000)
+    for path in (good, bad, written(folder / "closed2.mp4", damaged)):
+        try:
+            read_frames(path, 60)
+        except VideoError:
+            assert path != good
+        assert str(path) not in {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+
+
+def test_any_damage_gives_the_frames_or_a_video_error(folder, good):
+    rng, source, n_refused = random.Random(0), good.read_bytes(), 0
+    for _ in range(60):
+        data = bytearray(source)
+        for _ in range(rng.choice([1, 4, 16])):
+            start = rng.randrange(len(data))
+            data[start : start + 8] = rng.randbytes(len(data[start : start + 8]))
+        try:
+            clip = read_clip(written(folder / "fuzzed.mp4", data), 8)
+            assert len(clip.frames) == 8 and clip.indices[-1] == clip.n_total - 1
+        except VideoError as e:
+            n_refused += 1
+            assert str(e).startswith("cannot sample")
+    assert n_refused > 30
