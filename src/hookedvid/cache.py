@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, nearest
@@ -56,7 +56,7 @@ class VideoCache(ActivationCache):
             raise InputError(f"this cache holds {len(self.layouts)} items, each with its own layout: use .layouts[i]")
         return self.layouts[0]
 
-    def at(self, name: str, layer: int, selector: str) -> Float[Tensor, "..."]:
+    def at(self, name: str, layer: int, selector: str) -> Tensor:
         """One layer's activation at the positions (of queries) a selector names.
 
         The axis of positions shrinks to those selected, in prompt order; other axes stay. Raises on a batch,

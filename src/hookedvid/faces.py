@@ -109,11 +109,10 @@ def parse_knockout(text: str) -> Knockout:
     """`LV-K @ 4:8`, `video->question`, `cross-frame @ ~2:4`; layers 0-based and half-open, all if not given."""
     body, _, layers = (part.strip() for part in text.partition("@"))
     known = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
-    if "->" in body:
-        src, dst = (s.strip() for s in body.split("->", 1))
-        knockout = Knockout(src, dst)
-    elif body.replace("→", "->") in known or body in known:
+    if body in known:
         knockout = known[body]
+    elif "->" in body:
+        knockout = Knockout(*(s.strip() for s in body.split("->", 1)))
     else:
         raise InterventionError(f"no knockout {body!r} ({nearest(body, known)}); or write source->destination")
     return knockout.at(LayerRange.parse(layers)) if layers else knockout

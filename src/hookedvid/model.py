@@ -175,6 +175,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             positions whose next token is text.
         """
         if self.cfg.decoder is None:
+            if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
+                raise InputError("this model is a vision tower alone: it takes pixels, no interventions or layers")
             return self.vision(self._pixels(input), self.kernel)
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)

@@ -75,7 +75,7 @@ def _writer(model: Any, patch: Patch, name: str, source: Any, inputs: VideoInput
             take, their_pad = source.row_of(patch.layer, take), 0
         pairs.append((to + pad, take + their_pad))
 
-    def write(act: Float[Tensor, "batch ..."], hook: Any) -> Tensor:
+    def write(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
         for i, (to, take) in enumerate(pairs):
             piece = theirs[i].to(act).index_select(axis - 1, take.to(act.device))

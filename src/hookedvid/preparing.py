@@ -35,7 +35,7 @@ def prepare(
         from hookedvid.video.frames import read_frames
         from hookedvid.video.transforms import preprocess
 
-        frames = read_frames(video, n_frames or cfg.n_frames, sampler or cfg.sampler, bound=bound)
+        frames = read_frames(video, cfg.n_frames if n_frames is None else n_frames, sampler or cfg.sampler, bound=bound)
         pixels = preprocess(frames, cfg.vision)
     count = 0 if pixels is None else len(pixels)
     runs, ids = [], []
@@ -61,8 +61,8 @@ def _check_question(model: Any, video: Any, question: str, options: Sequence[str
         raise InputError(f"the question is {question!r}; ask something")
     if isinstance(options, str) or any(not isinstance(o, str) or not o.strip() for o in options):
         raise InputError(f"options must be a list of texts, got {options!r}")
-    if len(options) == 1 or len(options) > len(LETTERS) or len(set(options)) < len(options):
-        raise InputError(f"options must be 2 to {len(LETTERS)} different texts, got {list(options)}")
+    if len(options) == 1 or len(options) > len(LETTERS):
+        raise InputError(f"options must be 2 to {len(LETTERS)} texts, got {list(options)}")
     if video is not None and model.cfg.vision is None:
         raise InputError("this model takes no video; pass None")
 

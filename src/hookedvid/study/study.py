@@ -9,7 +9,7 @@ import torch
 
 from hookedvid.answering import score_options
 from hookedvid.data.item import Item, video_path
-from hookedvid.errors import DataError, VideoError
+from hookedvid.errors import DataError, HookedVidError, InputError
 from hookedvid.study.protocols import Condition
 
 
@@ -17,7 +17,7 @@ from hookedvid.study.protocols import Condition
 class Row:
     """One item under one condition.
 
-    status: `ok`, or `failed` with the reason (its video could not be read); a failed row has no answer.
+    status: `ok`, or `failed` with the reason (say, a video that cannot be read); a failed row has no answer.
     prob: probability of the right option's letter over the vocabulary. chosen: 0-based option.
     """
 
@@ -65,13 +65,16 @@ def run(
     for item in items:
         try:
             inputs = model.prepare(video_path(item, annotations), item.question, item.options, n_frames=n_frames)
-        except VideoError as e:
+            with torch.no_grad():
+                stream = model(inputs, stop_at_layer=0)
+        except HookedVidError as e:
             yield from (Row(item.id, item.family, c.label, "failed", str(e)) for c in conditions)
             continue
-        with torch.no_grad():
-            stream = model(inputs, stop_at_layer=0)
         for condition in conditions:
-            yield _answer(model, item, inputs, stream, condition)
+            try:
+                yield _answer(model, item, inputs, stream, condition)
+            except InputError as e:
+                yield Row(item.id, item.family, condition.label, "failed", str(e))
 
 
 @torch.no_grad()
