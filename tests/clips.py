@@ -31,9 +31,23 @@ def numbers(frames):
 
 
 def write_clip(
-    path, codec="libx264", n=60, *, options=None, muxer=None, pts=None, gop=15, bf=None, pix="yuv420p", **tags
+    path,
+    codec="libx264",
+    n=60,
+    *,
+    options=None,
+    muxer=None,
+    pts=None,
+    gop=15,
+    bf=None,
+    pix="yuv420p",
+    noise=0,
+    **tags,
 ):
-    """Encodes frames 0 .. n-1 at 30 frames per second, or at times `pts` in units of 1/30 s."""
+    """Encodes frames 0 .. n-1 at 30 frames per second, or at times `pts` in units of 1/30 s.
+
+    `noise` is added to every picture, so that packets are as full as real ones.
+    """
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no encoder {codec}")
     with av.open(str(path), "w", options=muxer or {}) as container:
@@ -44,8 +58,11 @@ def write_clip(
         stream.codec_context.thread_count = 1
         if bf is not None:
             stream.codec_context.max_b_frames = bf
+        rng = np.random.default_rng(0)
         for i in range(n):
-            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            grain = rng.integers(-noise, noise + 1, (HEIGHT, WIDTH, 1)) if noise else 0
+            shown = np.clip(picture(i) + grain, 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             frame.pts = i if pts is None else pts[i]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -68,12 +85,16 @@ def cut(path, source, share):
 
 
 def remux(path, source, change, keep=lambda i, packet: True):
-    """A copy of a video track, packet by packet, after `change(i, packet)`."""
+    """A copy of a video track, packet by packet, after `change(i, packet)`, which may return other bytes."""
     with av.open(str(source)) as read, av.open(str(path), "w") as written:
         stream = written.add_stream_from_template(read.streams.video[0])
         for i, packet in enumerate(p for p in read.demux(video=0) if p.size):
             if keep(i, packet):
-                change(i, packet)
+                if data := change(i, packet):
+                    other = av.Packet(data)
+                    other.pts, other.dts, other.duration = packet.pts, packet.dts, packet.duration
+                    other.time_base, other.is_keyframe = packet.time_base, packet.is_keyframe
+                    packet = other
                 packet.stream = stream
                 written.mux(packet)
     return Path(path)

@@ -36,9 +36,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, written):
 
 def test_writing_what_was_read_gives_the_same_bytes(tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    write_items(
-        [Item(id="1", video="a.mp4", question="où ?", options=("x", "y"), answer=1, meta={"n": 2.5})], first
-    )
+    write_items([Item(id="1", video="a.mp4", question="où ?", options=("x", "y"), answer=1, meta={"n": 2.5})], first)
     write_items(read_items(first), second)
     assert first.read_bytes() == second.read_bytes()
 

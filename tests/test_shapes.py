@@ -48,9 +48,7 @@ def test_items():
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return make_dataset(
-        tmp_path_factory.mktemp("shapes"), seed=3, split="val", n_videos=6, questions_per_video=4
-    )
+    return make_dataset(tmp_path_factory.mktemp("shapes"), seed=3, split="val", n_videos=6, questions_per_video=4)
 
 
 # ---- the same for the same seed --------------------------------------------------------------------------
@@ -152,9 +150,7 @@ class Story:
 
     def way(self):
         (x0, y0), (x1, y1) = self.path[0], self.path[-1]
-        return next(
-            (w for w, d in zip(DIRECTIONS, (x0 - x1, x1 - x0, y0 - y1, y1 - y0), strict=True) if d > 0), None
-        )
+        return next((w for w, d in zip(DIRECTIONS, (x0 - x1, x1 - x0, y0 - y1, y1 - y0), strict=True) if d > 0), None)
 
     def gone(self):
         return self.frames[-1] < N_FRAMES - 1
@@ -321,7 +317,7 @@ def test_mirrored_scenes_are_as_likely():
 
 
 def test_the_vocabulary_is_what_is_said_and_no_more():
-    said = set(SPECIALS) | set("ABCD") | {"video", "question", "answer", "reply", "describe"}
+    said = set(SPECIALS) | set("ABCD") | {"video", "question", "answer", "describe"}
     many = sample_scenes(np.random.default_rng(4), 1500)
     for row in range(len(many)):
         cast = things(many, row)

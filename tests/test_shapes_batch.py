@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from hookedvid.data.shapes import stream
-from hookedvid.data.shapes_batch import CAPTION_KIND, PATCH, Plan, cells, language_batch, layout, video_batch
+from hookedvid.data.shapes_batch import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
 from hookedvid.data.shapes_questions import CHOICES, FACTS, KINDS, caption, questions
 from hookedvid.data.shapes_scene import N_FRAMES, sample_scenes, things
 from hookedvid.data.shapes_words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
@@ -27,21 +27,41 @@ def test_packed_texts_are_the_prompts_with_the_reply_next():
     assert frames.shape == (16, N_FRAMES, 64, 64, 3) and frames.dtype == np.uint8
     scenes = sample_scenes(np.random.default_rng(0), 16)
     for row, texts in enumerate(texts_of(batch, plan)):
-        asked = {q.text: q.answer for q in (*questions(things(scenes, row)), *FACTS)}
+        known = {q.text: q.answer for q in (*questions(things(scenes, row)), *FACTS)}
+        replies = replies_of(batch, row, plan)
         for n, words in enumerate(texts[:5]):
-            reply = VOCABULARY[batch.target[row, n]]
-            assert VOCABULARY[batch.tokens[row, batch.scored[row, n]]] == words[-1]
-            question = " ".join(words[1 : words.index("?") + 1])
+            end = words.index("?")
+            question = " ".join(words[1 : end + 1])
+            assert replies[n].pop(end) == known[question]
             if n < 3:
-                options = words[words.index("?") + 2 : -1 : 2]
-                assert " ".join(words) == choice_prompt(question, tuple(options))
-                reply = options[LETTERS.index(reply)]
+                options = tuple(words[end + 2 : -1 : 2])
+                assert " ".join(words) == choice_prompt(question, options)
+                assert options[LETTERS.index(replies[n].pop(len(words) - 1))] == known[question]
             else:
-                assert " ".join(words) == open_prompt(question)
-            assert reply == asked[question]
-        said = batch.kind[row] == CAPTION_KIND
-        assert [VOCABULARY[t] for t in batch.target[row, said]] == [*caption(things(scenes, row)), "<eos>"]
+                assert " ".join(words) == f"{open_prompt(question)} {known[question]}"
+                assert replies[n].pop(len(words) - 1) == "<eos>"
+            assert not replies[n]
         assert texts[5] == ["describe", *caption(things(scenes, row))]
+        assert list(replies[5].values()) == [*texts[5][1:], "<eos>"]
+
+
+def replies_of(batch, row, plan):
+    """For each text of a row, the word that should follow at each scored place in it."""
+    text, place = layout(plan)
+    replies = [{} for _ in range(sum(plan))]
+    for position, target, form in zip(batch.scored[row], batch.target[row], batch.form[row], strict=True):
+        if form >= 0:
+            replies[text[position]][int(place[position])] = VOCABULARY[target]
+    return replies
+
+
+def test_forms_and_kinds_say_what_is_scored():
+    _, batch = video_batch(np.random.default_rng(0), 16, Plan(3, 2, 1))
+    letters = np.isin(batch.target, [VOCABULARY.index(x) for x in LETTERS]) & (batch.form >= 0)
+    assert np.array_equal(letters, batch.form == FORMS.index("letter"))
+    assert np.array_equal(batch.kind >= 0, (batch.form >= 0) & (batch.form != FORMS.index("caption")))
+    assert ((batch.form == FORMS.index("letter")).sum(1) == 3).all()
+    assert ((batch.form == FORMS.index("word")).sum(1) == 5).all()
 
 
 def test_batches_are_a_function_of_their_stream():
@@ -62,13 +82,13 @@ def test_how_many_is_as_often_one_as_four_in_training():
 def test_weights_make_kinds_rarer():
     _, batch = video_batch(np.random.default_rng(0), 64, Plan(0, 2, 0), weights={"fact": 1e-3, "count": 0.0})
     assert (batch.kind == KINDS.index("count")).sum() == 0
-    assert (batch.kind == KINDS.index("fact")).sum() < 6
+    assert (batch.kind == KINDS.index("fact")).sum() < 6  # where a clip offers nothing else
 
 
 def test_language_batches_ask_facts_and_choices():
     plan = Plan(2, 2, 0)
     batch = language_batch(np.random.default_rng(0), 50, plan)
-    assert set(np.unique(batch.kind)) == {KINDS.index("fact"), KINDS.index("choose")}
+    assert set(np.unique(batch.kind)) == {-1, KINDS.index("fact"), KINDS.index("choose")}
     known = {q.text for q in (*FACTS, *CHOICES)}
     for texts in texts_of(batch, plan):
         assert all(" ".join(words[1 : words.index("?") + 1]) in known for words in texts)

@@ -1,28 +1,37 @@
-"""Protocols as the paper defines them, and a study whose broken items fail without harm."""
+"""A study end to end: protocols, resuming, what a key holds, broken items, tables, plots and the report."""
 
-import csv
+import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from hookedvid import plots
+from hookedvid import faces, plots
 from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
-from hookedvid.errors import DataError, InterventionError
+from hookedvid.errors import ConfigError, DataError, InterventionError
 from hookedvid.families import small_config
 from hookedvid.interventions import LV_K, VT_K, LayerRange
+from hookedvid.masks import allowed
 from hookedvid.model import HookedVideoLLM
-from hookedvid.study.protocols import BASELINE, cumulative, everywhere, paper, windows
-from hookedvid.study.study import run, summarise
+from hookedvid.study import laws, protocols, scoring, summary
+from hookedvid.study.records import ROWS, Records, frame
+from hookedvid.study.study import Study, plan, run
 
 
 @pytest.fixture(scope="module")
 def model() -> HookedVideoLLM:
-    from dataclasses import replace
-
     cfg = replace(small_config("longva", n_layers=4, d_vocab=len(VOCABULARY)), prompt="tiny")
     model = HookedVideoLLM.from_config(cfg, tokenizer=tokenizer())
     with torch.no_grad():
@@ -32,110 +41,314 @@ def model() -> HookedVideoLLM:
 
 
 @pytest.fixture(scope="module")
-def annotations(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("clips"), seed=3, split="test", n_videos=3, questions_per_video=2)
+def folder(model, tmp_path_factory):
+    """A saved model and a set of 4 clips with 3 questions each."""
+    at = tmp_path_factory.mktemp("study")
+    model.save_pretrained(at / "model")
+    make_dataset(at / "set", seed=3, split="test", n_videos=4, questions_per_video=3)
+    (at / "study.toml").write_text(f'model = "{at}/model"\nitems = "set/items.jsonl"\nn_resamples = 200\n')
+    return at
 
 
-def test_the_full_study_of_28_layers_is_108_conditions():
-    conditions = paper(28)
-    assert len(conditions) == 1 + 28 + 3 + 3 * 25
-    assert len({c.label for c in conditions}) == len(conditions)
+@pytest.fixture(scope="module")
+def finished(folder, model):
+    """The whole study, run once."""
+    laid = plan(Study(n_resamples=200), model, folder / "set" / "items.jsonl")
+    return laid, run(laid, model, folder / "finished")
+
+
+def test_the_papers_study_of_28_layers_is_108_conditions_of_105_different_ones():
+    paper = Study(protocols=("baseline", "cumulative", "all-layers", "windows")).conditions(28)
+    assert len(paper) == 1 + 28 + 3 + 3 * 25 + 1 - 1
+    what = [c.interventions for c in paper]
+    cuts = {tuple((k.src, k.dst, k.relation, k.layers.layers(28)) for k in i) for i in what}
+    assert len(cuts) == 105  # LV-K after 0 = in all layers; after 24 = its last window
 
 
 def test_cumulative_cuts_every_layer_after_the_ith():
-    assert [c.interventions[0].layers.layers(6) for c in cumulative(LV_K, 6, step=2)] == [
-        (0, 1, 2, 3, 4, 5),
-        (2, 3, 4, 5),
-        (4, 5),
-    ]
-    assert [c.layer for c in cumulative(LV_K, 6, step=2)] == [0, 2, 4]
+    found = protocols.cumulative(LV_K, 6, step=2)
+    assert [(c.layer, c.interventions[0].layers.layers(6)[0]) for c in found] == [(0, 0), (2, 2), (4, 4)]
+    assert all(c.interventions[0].layers.layers(6)[-1] == 5 for c in found)
 
 
 def test_windows_end_at_every_layer_counted_from_one():
-    found = windows(VT_K, 6, 4)
-    assert [(c.layer, c.interventions[0].layers) for c in found] == [
-        (4, LayerRange(0, 4)),
-        (5, LayerRange(1, 5)),
-        (6, LayerRange(2, 6)),
-    ]
+    found = [(c.layer, c.interventions[0].layers) for c in protocols.windows(VT_K, 6, 4)]
+    assert found == [(4, LayerRange(0, 4)), (5, LayerRange(1, 5)), (6, LayerRange(2, 6))]
     with pytest.raises(InterventionError, match="a window of 7 layers does not fit a model of 6"):
-        windows(VT_K, 6, 7)
+        protocols.windows(VT_K, 6, 7)
 
 
-def test_conditions_from_the_shared_stream_equal_full_runs(model, annotations):
-    items = read_items(annotations)[:2]
-    conditions = [BASELINE, *everywhere([LV_K, VT_K])]
-    rows = list(run(model, items, annotations, conditions))
-    assert [r.condition for r in rows] == [c.label for c in conditions] * 2
-    for row, (item, c) in zip(rows, [(i, c) for i in items for c in conditions], strict=True):
-        inputs = model.prepare(annotations.parent / item.video, item.question, item.options)
-        answer = model.answer(inputs, c.interventions)
-        assert (row.chosen, row.prob) == (answer.index, answer.probs[item.answer])
+def test_the_random_control_cuts_as_many_edges(model, folder):
+    item = read_items(folder / "set" / "items.jsonl")[0]
+    layout = model.prepare(folder / "set" / item.video, item.question, item.options).layout
+    whole = allowed(layout).sum()
+    for cut, control in zip(protocols.everywhere([LV_K, VT_K]), protocols.random_control([LV_K, VT_K]), strict=True):
+        masks = [allowed(layout, c.interventions) for c in (cut, control)]
+        assert masks[0].sum() == masks[1].sum() < whole
+        assert not torch.equal(*masks) and bool(masks[1].diagonal().all())
 
 
-def test_a_broken_clip_is_a_failed_row_and_the_rest_is_scored(model, annotations, tmp_path):
+def test_rows_equal_single_answers(finished, model, folder):
+    laid, rows = finished
+    for row, (item, condition, _) in list(zip(rows, laid.tasks, strict=True))[:40]:
+        inputs = model.prepare(folder / "set" / item.video, item.question, item.options)
+        answer = model.answer(inputs, condition.interventions)
+        assert (row["chosen"], row["prob"]) == (answer.index, answer.probs[item.answer])
+        assert row["correct"] == (answer.index == item.answer) and row["condition"] == condition.label
+
+
+def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
+    laid, rows = finished
+    stored = Records(folder / "finished").read()
+    assert set(stored) == {t.key for _, _, t in laid.tasks}
+    assert [r["key"] for r in rows] == [t.key for _, _, t in laid.tasks]
+    assert len(stored) < len(rows)  # conditions of two protocols that do the same are stored once
+
+
+def test_a_killed_study_goes_on_where_it_was(folder, finished):
+    out = folder / "killed"
+    command = [sys.executable, "-m", "hookedvid.cli", "study", str(folder / "study.toml"), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(2400):
+        if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (out / ROWS).open("ab") as f:
+        f.write(b'{"key": "torn')  # as if killed in the middle of a line
+    kept = len(Records(out).read())
+    laid, rows = finished
+    assert 0 < kept < len({t.key for _, _, t in laid.tasks})
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
+    fresh, found = map(int, re.search(r"(\d+) rows run, (\d+) found", done.stdout).groups())
+    assert fresh == len({t.key for _, _, t in laid.tasks}) - kept and fresh + found == len(rows)
+    again = Records(out).read()
+    assert {k: v["prob"] for k, v in again.items()} == {r["key"]: r["prob"] for r in rows}
+    assert (out / "summary.csv").read_text() == _summary_text(folder, laid, rows)
+
+
+def _summary_text(folder, laid, rows) -> str:
+    found = summary.summarise(summary.Outcomes(laid.items, laid.conditions, rows), 200)
+    summary.write_csv(found, folder / "expected.csv")
+    return (folder / "expected.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model", "video", "question", "sampler", "n_frames", "frame_order", "dtype", "scoring", "kernel", "condition"],
+)
+def test_nothing_is_reused_across_a_changed_setting(change, folder, model, tmp_path):
+    study, net, annotations = Study(protocols=("baseline",)), model, folder / "set" / "items.jsonl"
+    before = {t.key for _, _, t in plan(study, net, annotations).tasks}
+    if change in ("video", "question"):
+        shutil.copytree(folder / "set", tmp_path / "set")
+        annotations = tmp_path / "set" / "items.jsonl"
+        items = read_items(annotations)
+        if change == "video":
+            for path in {annotations.parent / i.video for i in items}:
+                path.write_bytes(path.read_bytes() + b"\0")
+        else:
+            write_items([replace(i, question="what color is grass ?") for i in items], annotations)
+    elif change in ("model", "dtype", "kernel"):
+        net = HookedVideoLLM.from_pretrained(folder / "model", dtype="bfloat16" if change == "dtype" else None)
+        if change == "model":
+            net.blocks[0].attn.q.weight.data[0, 0] += 1e-3
+        net.kernel = "eager" if change == "kernel" else "sdpa"
+    elif change == "condition":
+        study = Study(protocols=("all-layers",))
+    else:
+        new = {"sampler": "inner", "n_frames": 4, "frame_order": "shuffled", "scoring": "words"}[change]
+        study = replace(study, **{change: new})
+    after = {t.key for _, c, t in plan(study, net, annotations).tasks if change != "condition" or c.interventions}
+    assert after and not before & after
+
+
+def test_a_broken_clip_is_a_failed_row_and_the_rest_is_scored(model, folder, tmp_path):
+    shutil.copytree(folder / "set", tmp_path / "set")
+    annotations = tmp_path / "set" / "items.jsonl"
     items = read_items(annotations)
-    shutil.copytree(annotations.parent, tmp_path / "set")
-    broken = tmp_path / "set" / items[0].video
+    broken = annotations.parent / items[0].video
     broken.write_bytes(broken.read_bytes()[:200])
-    rows = list(run(model, items, tmp_path / "set" / "items.jsonl", [BASELINE]))
-    failed = [r for r in rows if r.status == "failed"]
-    assert {r.item for r in failed} == {i.id for i in items if i.video == items[0].video}
-    assert all(r.reason and r.correct is None and r.prob is None for r in failed)
-    (summary,) = summarise(rows, [BASELINE])
-    assert (summary.n, summary.failed) == (len(items) - len(failed), len(failed))
-    assert summary.accuracy == sum(bool(r.correct) for r in rows) / summary.n
-
-
-def test_items_without_an_answer_are_refused_before_running(model, annotations, tmp_path):
-    from dataclasses import replace
-
-    items = [replace(i, answer=None) for i in read_items(annotations)]
-    with pytest.raises(DataError, match="6 items have no options or no answer to score against"):
-        next(run(model, items, annotations, [BASELINE]))
-
-
-def test_the_command_writes_table_and_plots(model, annotations, tmp_path, capsys):
-    model.save_pretrained(tmp_path / "model")
-    out = tmp_path / "out"
-    code = main(
-        ["study", "--model", str(tmp_path / "model"), "--items", str(annotations), "--out", str(out), "--limit", "2"]
+    laid = plan(Study(protocols=("all-layers",)), model, annotations)
+    rows = run(laid, model, tmp_path / "out")
+    failed = [r for r in rows if r["status"] == "failed"]
+    assert {r["item"] for r in failed} == {i.id for i in items if i.video == items[0].video}
+    assert all(r["reason"] and r["correct"] is None for r in failed)
+    base = summary.summarise(summary.Outcomes(items, laid.conditions, rows), 50)[0]
+    assert (base.n, base.failed) == (9, 3)
+    assert base.accuracy.value == np.mean(
+        [r["correct"] for r in rows if r["condition"] == "baseline" and r["chosen"] is not None]
     )
-    assert code == 0
-    printed = capsys.readouterr().out
-    assert "LV-K after layer 3" in printed and "VS-K 3–4" in printed
-    with (out / "summary.csv").open() as f:
-        summary = list(csv.DictReader(f))
-    assert [s["condition"] for s in summary] == [c.label for c in paper(4)]
-    assert all(s["n"] == "2" for s in summary)
-    for name in ("cumulative", "windows", "all-layers"):
-        assert (out / f"{name}.png").stat().st_size > 5000
 
 
-def test_plots_show_the_table(model, annotations):
-    items = read_items(annotations)[:3]
-    conditions = paper(4)
-    summaries = summarise(list(run(model, items, annotations, conditions)), conditions)
-    curve = plots.layer_curve(summaries).axes[0].lines[0]
-    assert list(curve.get_xdata()) == [0, 1, 2, 3, 4]
-    after = [s.accuracy for s in summaries if s.condition.protocol == "cumulative"]
-    assert list(curve.get_ydata()) == [*after, summaries[0].accuracy]
-    for line in plots.window_curves(summaries).axes[0].lines[1:]:
-        points = [
-            s for s in summaries if s.condition.protocol == "windows" and s.condition.knockout == line.get_label()
+def test_a_second_writer_is_refused(tmp_path):
+    with (
+        Records(tmp_path).writer(),
+        pytest.raises(DataError, match="another run is writing"),
+        Records(tmp_path).writer(),
+    ):
+        pass
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
+    (tmp_path / ROWS).write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
+    with pytest.raises(DataError, match=r"line 2 is damaged"):
+        Records(tmp_path).read()
+
+
+def test_shuffled_frames_are_the_same_frames_in_another_order(model, folder):
+    from hookedvid.study.study import _video
+    from hookedvid.video.frames import read_frames
+
+    laid = plan(Study(frame_order="shuffled", protocols=()), model, folder / "set" / "items.jsonl")
+    item = laid.items[0]
+    shuffled, ordered = _video(laid, item), read_frames(folder / "set" / item.video, 8)
+    assert not np.array_equal(shuffled, ordered)
+    assert sorted(f.tobytes() for f in shuffled) == sorted(f.tobytes() for f in ordered)
+    assert np.array_equal(shuffled, _video(laid, laid.items[1]))  # one order a clip
+
+
+def test_scoring_by_words_and_by_generation(model, folder):
+    item = read_items(folder / "set" / "items.jsonl")[0]
+    inputs = scoring.prepare(model, item, folder / "set" / item.video, "words")
+    words = [model.to_single_token(o) for o in item.options]
+    logits = model(inputs)[0, -1].detach()
+    found = scoring.outcome(model, item, logits, inputs)
+    assert found.chosen == int(logits[words].argmax())
+    assert found.prob == pytest.approx(float(logits.softmax(-1)[words[item.answer]]))
+    others = [w for i, w in enumerate(words) if i != item.answer]
+    assert found.margin == pytest.approx(float(logits[words[item.answer]] - logits[others].max()), abs=1e-6)
+    spoken = scoring.generated(model, item, model.prepare(folder / "set" / item.video, item.question, item.options), ())
+    assert spoken.status in ("ok", "unparsed") and (spoken.status == "ok") == (spoken.chosen is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("B", 1),
+        ("B.", 1),
+        (" (C) red", 2),
+        ("D: it", 3),
+        ("E", None),
+        ("Because", None),
+        ("red", None),
+        ("", None),
+        ("b", None),
+    ],
+)
+def test_generated_text_is_parsed_or_unparsed_but_never_guessed(text, chosen):
+    assert scoring.extract(text, 4) == chosen
+
+
+def test_a_study_file_refuses_unknown_fields_and_names(tmp_path):
+    (tmp_path / "s.toml").write_text('modle = "tiny"\nstep = "two"\n')
+    with pytest.raises(ConfigError, match=r"no field 'modle' \(nearest: 'model'.*Study.step should be a int, got 'two'"):
+        Study.from_toml(tmp_path / "s.toml")
+    with pytest.raises(ConfigError, match="no knockout 'LVK'"):
+        Study(knockouts=("LVK",))
+
+
+def test_groups_keep_the_language_control_apart(finished):
+    laid, rows = finished
+    groups = summary.Outcomes(laid.items, laid.conditions, rows).groups()
+    assert {"all", "video"} <= groups.keys()
+    assert (groups["video"] == ~groups["language"]).all()
+
+
+def test_laws_are_not_claimed_without_a_model_above_chance(finished):
+    laid, rows = finished
+    told = laws.findings(summary.Outcomes(laid.items, laid.conditions, rows), "all", 4, 200)
+    assert [f.supported for f in told] == [False] and "not above chance" in told[0].sentence
+
+
+def test_laws_find_what_was_put_in():
+    """Made-up rows: LV-K hurts until layer 2 of 4 and in window 2–3 only; VT-K and VS-K cost nothing."""
+    study = Study(width=2, protocols=("cumulative", "all-layers", "windows"))
+    conditions = study.conditions(4)
+    items = [replace(_item(i), video=f"{i // 2}.mp4") for i in range(120)]
+    bad = {"LV-K after layer 0", "LV-K after layer 1", "LV-K all layers", "LV-K 2–3"}
+    rows = [
+        {"item": it.id, "condition": c.label, "status": "ok", "prob": 0.5, "margin": 0.0}
+        | {"correct": i % 4 == 0 if c.label in bad else i % 10 > 0}
+        for i, it in enumerate(items)
+        for c in conditions
+    ]
+    stages, flow, windows = laws.findings(summary.Outcomes(items, conditions, rows), "all", 4, 500)
+    assert stages.supported and "up to layer 2 of 4 [2, 2]" in stages.sentence
+    assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 65.0 points")
+    assert windows.supported and windows.sentence.endswith(": LV-K 2–3 (65.0)")
+
+
+def _item(i: int):
+    from hookedvid.data.item import Item
+
+    return Item(id=str(i), video="x.mp4", question="q ?", options=("a", "b", "c", "d"), answer=0, family="static")
+
+
+def test_plots_show_the_table(finished):
+    laid, rows = finished
+    found = summary.summarise(summary.Outcomes(laid.items, laid.conditions, rows), 100)
+    one = [s for s in found if s.group == "all"]
+    curve = plots.layer_curve(one, 4).axes[0].lines[0]
+    assert list(curve.get_xdata()) == [0, 0.25, 0.5, 0.75, 1]
+    after = [s.ratio.value for s in one if s.condition.protocol == "cumulative"]
+    assert list(curve.get_ydata()) == [*after, 1.0]
+    containers = plots.window_curves(one).axes[0].containers
+    for c in containers:
+        points = [s for s in one if s.condition.protocol == "windows" and s.condition.knockout == c.get_label()]
+        assert list(c.lines[0].get_xdata()) == [s.condition.layer for s in points]
+        assert list(c.lines[0].get_ydata()) == [s.accuracy.value for s in points]
+    assert len(containers) == 3
+    bars = [p.get_height() for p in plots.all_layers(one).axes[0].patches]
+    assert bars == [one[0].accuracy.value, *(s.accuracy.value for s in one if s.condition.protocol == "all layers")]
+    image = plots.window_heatmap(found, "LV-K").axes[0].images[0].get_array()
+    groups = list(dict.fromkeys(s.group for s in found))
+    expected = [
+        [
+            s.ratio.value
+            for s in found
+            if (s.group, s.condition.knockout, s.condition.protocol) == (g, "LV-K", "windows")
         ]
-        assert list(line.get_xdata()) == [s.condition.layer for s in points]
-        assert list(line.get_ydata()) == [s.accuracy for s in points]
-    bars = [p.get_height() for p in plots.all_layers(summaries).axes[0].patches]
-    assert bars == [summaries[0].accuracy, *(s.accuracy for s in summaries if s.condition.protocol == "all layers")]
+        for g in groups
+    ]
+    assert np.allclose(np.asarray(image), expected, equal_nan=True)
 
 
-def test_a_users_error_prints_one_line(capsys, tmp_path):
+def test_the_command_writes_everything(folder, capsys, tmp_path):
+    out = tmp_path / "out"
+    assert (
+        main(["study", str(folder / "study.toml"), "--out", str(out), "--limit", "6", "--protocol", "all-layers"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "LV-K all layers" in printed and "cumulative" not in printed
+    table = pd.read_parquet(out / "rows.parquet")
+    assert len(table) == 6 * 4 and json.loads(table["interventions"][1])[0]["src"] == "video"
+    assert set(table["settings.dtype"]) == {"float32"}
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 + 6 and "http" not in page.replace("http-equiv", "")
+    assert (out / "all-layers.png").stat().st_size > 5000
+    assert frame(Records(out).read().values()).shape[0] == len(table)
+
+
+def test_ask_answers_under_a_knockout(folder, capsys):
+    item = read_items(folder / "set" / "items.jsonl")[0]
+    clip = str(folder / "set" / item.video)
+    code = main(
+        ["ask", clip, item.question, *item.options, "--model", str(folder / "model"), "--knockout", "LV-K @ 1:3"]
+    )
+    printed = capsys.readouterr().out
+    assert code == 0 and "video[0]" in printed and "intact: " in printed and "LV-K 2–3: " in printed
+
+
+def test_a_users_error_prints_one_line(capsys):
     assert main(["study", "--model", "no-such-model"]) == 2
     assert "no model 'no-such-model'" in capsys.readouterr().err
+    assert main(["inspect", "nothing"]) == 2
 
 
-def test_items_round_trip(annotations, tmp_path):
-    items = read_items(annotations)
-    write_items(items, tmp_path / "copy.jsonl")
-    assert read_items(tmp_path / "copy.jsonl") == items
+def test_knockouts_are_read_from_text():
+    assert faces.parse_knockout("LV-K @ 4:8") == LV_K.at(LayerRange(4, 8))
+    assert faces.parse_knockout("video[0] -> last").src == "video[0]"
+    with pytest.raises(InterventionError, match="no knockout 'LV'"):
+        faces.parse_knockout("LV")

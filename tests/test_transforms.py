@@ -19,9 +19,7 @@ SIZES = [(90, 160), (160, 90), (427, 241), (241, 427), (56, 56), (57, 56), (30, 
 
 
 def vision(image_size=56, **choices):
-    return VisionConfig(
-        n_layers=1, d_model=8, n_heads=1, d_mlp=8, image_size=image_size, patch_size=14, **choices
-    )
+    return VisionConfig(n_layers=1, d_model=8, n_heads=1, d_mlp=8, image_size=image_size, patch_size=14, **choices)
 
 
 def noise(height, width, n=2):

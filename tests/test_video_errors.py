@@ -17,6 +17,8 @@ from hookedvid.errors import VideoError
 from hookedvid.video.frames import read_clip, read_frames
 
 FAST = {"movflags": "faststart"}
+# An MPEG-4 picture that says only that it is not there: P, no second, marker, increment 20 of 30, marker, not coded.
+NOT_CODED = b"\0\0\1\xb6" + (0b01_0_1_10100_1_0_01111).to_bytes(2, "big")
 KEY = "76a6c65c5ea762046bd749a2e632ccbb"
 
 
@@ -64,24 +66,28 @@ def test_empty_file(folder):
 
 def test_web_page_saved_as_video(folder):
     path = written(folder / "page.mp4", b"<!DOCTYPE html><html><body>403 Forbidden</body></html>")
-    refused(path, "cannot be opened", "54 bytes that begin with b'<!DOCTYPE html>'", "download it again")
+    refused(path, "cannot be opened", "54 bytes that begin with b'<!DOCTYPE html><'", "download it again")
 
 
 def test_cut_before_its_index(folder):
     path = cut(folder / "no-moov.mp4", write_clip(folder / "moov-last.mp4", options=X264), 0.6)
-    refused(path, "whose index (moov) is missing or broken", "download it again")
+    refused(path, "an MP4 of", "whose index (moov) is missing or broken", "download it again")
 
 
-@pytest.mark.parametrize("share", [0.7, 0.9, 0.995])
+@pytest.mark.parametrize("share", [0.7, 0.9])
 def test_cut_behind_its_index(folder, good, share):
     path = cut(folder / f"cut{share}.mp4", good, share)
     refused(path, "its header announces 60 frames, but the file holds ", "the file was cut off: download")
 
 
+def test_cut_in_its_last_packet(folder, good):
+    refused(cut(folder / "last.mp4", good, 0.999), "cut or corrupt packets: 1 of 60", "download it again")
+
+
 def test_cut_fragments(folder):
     muxer = {"movflags": "frag_keyframe+empty_moov"}
     whole = write_clip(folder / "fragments.mp4", options=X264, muxer=muxer)
-    refused(cut(folder / "cut-fragments.mp4", whole, 0.6), "packets are cut or corrupt", "download it again")
+    refused(cut(folder / "cut-fragments.mp4", whole, 0.6), "cut or corrupt packets: 1 of ", "download it again")
 
 
 @pytest.mark.parametrize(
@@ -89,30 +95,40 @@ def test_cut_fragments(folder):
     [("m.mkv", "libx264", X264), ("w.webm", "libvpx", {"deadline": "realtime"}), ("a.avi", "mpeg4", {})],
 )
 def test_cut_where_only_the_length_is_known(folder, name, codec, options):
-    path = cut(folder / f"cut-{name}", write_clip(folder / name, codec, options=options), 0.6)
+    path = cut(folder / f"cut-{name}", write_clip(folder / name, codec, options=options, noise=20), 0.6)
     refused(path, "its header announces 2.00 s, but the file ends at ", "the file was cut off")
 
 
-def test_damage_in_the_middle(folder, good):
-    data = bytearray(good.read_bytes())
-    start = len(data) // 2
-    data[start : start + 200] = random.Random(0).randbytes(200)
-    refused(written(folder / "damaged.mp4", data), "decoding stops", "the file is damaged")
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+def test_damage_in_the_middle(folder, codec):
+    quiet = {"x265-params": "log-level=none:info=0"} if codec == "libx265" else {}
+    data = bytearray(write_clip(folder / f"{codec}.mp4", codec, noise=20, options=quiet).read_bytes())
+    # Several pictures long: inside a single arithmetic-coded one, changed bytes are often another valid picture.
+    start, n_bytes = len(data) // 2, len(data) // 20
+    data[start : start + n_bytes] = random.Random(0).randbytes(n_bytes)
+    refused(written(folder / "damaged.mp4", data), "the file is damaged", n_frames=60)
+
+
+@pytest.mark.parametrize(("name", "found"), [("c.mkv", "frame 20 of 60 cannot be decoded"), ("c.avi", "is corrupt")])
+def test_a_concealed_picture_is_refused(folder, name, found):
+    # FFmpeg fills the lost tenth of the picture from its neighbours, and marks it.
+    whole = write_clip(folder / f"whole-{name}", "mpeg4", noise=20)
+    refused(remux(folder / name, whole, lambda i, p: bytes(p)[: p.size * 9 // 10] if i == 20 else None), found)
 
 
 @pytest.mark.parametrize("n_frames", [2, 60])
 def test_a_lost_frame_is_not_concealed(folder, n_frames):
-    # The picture's packet is there, but empty of slices: FFmpeg alone would show 59 frames and say nothing.
-    path = folder / "lost.avi"
-    remux(path, write_clip(folder / "for-lost.avi", "mpeg4"), lambda i, p: i == 20 and p.update(b"\0\0\1\xb2ab"))
-    refused(path, "decod", "the file is damaged", n_frames=n_frames)
+    # FFmpeg alone would show 59 frames and say nothing.
+    path = folder / "lost.mp4"
+    remux(path, write_clip(folder / "whole.mp4", "mpeg4", gop=60), lambda i, packet: NOT_CODED if i == 20 else None)
+    refused(path, "frame 20 of 60 cannot be decoded", "the file is damaged", n_frames=n_frames)
 
 
 def test_a_file_that_begins_inside_a_group(folder):
-    options = X264 | {"x264-params": "keyint=15:open-gop=1:b-adapt=0:scenecut=0"}
-    whole = write_clip(folder / "for-headless.ts", options=options)
-    path = remux(folder / "headless.ts", whole, lambda i, p: None, keep=lambda i, p: i >= 20)
-    refused(path, "of 40", "cut out of a longer one: download it again, or re-encode it")
+    # It begins with the second group: an I picture, then B pictures shown before it that need the first group.
+    whole = write_clip(folder / "whole.ts", "mpeg2video", bf=2)
+    path = remux(folder / "headless.ts", whole, lambda i, packet: None, keep=lambda i, packet: i >= 16)
+    refused(path, "frame 0 of 44 cannot be decoded", "cut out of a longer one: download it again")
 
 
 def test_sound_only(folder):
@@ -127,14 +143,17 @@ def test_sound_only(folder):
 
 
 def test_cover_art_is_no_video(folder):
-    path = folder / "cover.mkv"
+    path = folder / "cover.mp3"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
-        stream.disposition = av.stream.Disposition.attached_pic
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
-        container.mux(stream.encode(None))
-    refused(path, "it has no video track", "check that this is the right file")
+        sound, cover = container.add_stream("libmp3lame", rate=44100), container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 96, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic.value
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    refused(path, "it has no video track (tracks: audio, video)", "check that this is the right file")
 
 
 def test_a_track_without_frames(folder, good):
@@ -185,9 +204,9 @@ def test_a_size_that_changes(folder):
 
 
 def test_more_pictures_or_fewer_than_packets(folder):
-    # An empty VOP makes FFmpeg show nothing; AVI has no times that could tell which number is missing.
+    # AVI has no times that could tell which picture is missing.
     path = folder / "fewer.avi"
-    remux(path, write_clip(folder / "for-fewer.avi", "mpeg4"), lambda i, p: i == 20 and p.update(b"\x7f"))
+    remux(path, write_clip(folder / "whole.avi", "mpeg4"), lambda i, packet: NOT_CODED if i == 20 else None)
     refused(path, "its 60 packets decode to 59 pictures", "download it again, or re-encode it")
 
 

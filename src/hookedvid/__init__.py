@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     )
     from hookedvid.families import small_config
     from hookedvid.inputs import VideoInputs
-    from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, Patch
+    from hookedvid.interventions import (
+        LV_K,
+        PATHWAYS,
+        VS_K,
+        VT_K,
+        EarlyExit,
+        Knockout,
+        LayerRange,
+        Patch,
+        RandomEdges,
+    )
     from hookedvid.layout import Segment, TokenLayout
     from hookedvid.masks import edge_share
     from hookedvid.model import HookedVideoLLM
@@ -42,7 +52,17 @@ _HOMES = {
     ),
     "families": ("small_config",),
     "inputs": ("VideoInputs",),
-    "interventions": ("EarlyExit", "Knockout", "LV_K", "LayerRange", "PATHWAYS", "Patch", "VS_K", "VT_K"),
+    "interventions": (
+        "EarlyExit",
+        "Knockout",
+        "LV_K",
+        "LayerRange",
+        "PATHWAYS",
+        "Patch",
+        "RandomEdges",
+        "VS_K",
+        "VT_K",
+    ),
     "layout": ("Segment", "TokenLayout"),
     "masks": ("edge_share",),
     "model": ("HookedVideoLLM",),
@@ -65,6 +85,7 @@ __all__ = [
     "MergeConfig",
     "Patch",
     "ProjectorConfig",
+    "RandomEdges",
     "RopeConfig",
     "Segment",
     "TokenLayout",

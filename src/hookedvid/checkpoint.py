@@ -12,8 +12,9 @@ from hookedvid.errors import ConversionError, nearest
 SHIPPED = ("tiny",)
 
 
-def find(name_or_path: str) -> Path:
+def find(name_or_path: str | Path) -> Path:
     """The folder of a shipped model's name, or of a path. Raises ConversionError saying what exists."""
+    name_or_path = str(name_or_path)
     if name_or_path in SHIPPED:
         inside = Path(str(importlib.resources.files("hookedvid"))) / "weights" / name_or_path
         beside = Path(__file__).resolve().parents[2] / "weights" / name_or_path
@@ -28,12 +29,12 @@ def find(name_or_path: str) -> Path:
 
 
 def load(
-    cls: type, name_or_path: str, *, device: Any = None, dtype: torch.dtype | str | None = None, **kwargs: Any
+    cls: type, name_or_path: str | Path, *, device: Any = None, dtype: torch.dtype | str | None = None, **kwargs: Any
 ) -> Any:
     """See `HookedVideoLLM.from_pretrained`. dtype: as stored unless given."""
     from safetensors.torch import load_file
 
-    folder = find(str(name_or_path))
+    folder = find(name_or_path)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text())
     weights = folder / "model.safetensors"
     if not weights.is_file():
@@ -60,7 +61,7 @@ def load(
     return model.to(device) if device is not None else model
 
 
-def save(model: Any, folder: Any) -> None:
+def save(model: Any, folder: str | Path) -> None:
     """See `HookedVideoLLM.save_pretrained`. The weights are written whole before the name appears."""
     from safetensors.torch import save_file
 

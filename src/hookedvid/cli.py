@@ -28,10 +28,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    study = verbs.add_parser("study", help="ask every question under every knockout; table and plots")
-    study.add_argument("--model", default="tiny", help="a shipped model's name or a folder (default: tiny)")
-    study.add_argument("--items", type=Path, help="annotation file (JSONL); default: held-out clips made on the spot")
-    study.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the table and the plots")
+    study = verbs.add_parser("study", help="ask every question under every knockout: table, plots, report")
+    study.add_argument(
+        "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
+    )
+    study.add_argument("--model", help="another model than the file's: a shipped name or a folder")
+    study.add_argument(
+        "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
+    )
+    study.add_argument(
+        "--out", type=Path, default=Path("runs/study"), help="folder for rows, tables, plots (and resuming)"
+    )
     study.add_argument("--limit", type=int, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.set_defaults(run=_study)
@@ -59,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _study(args: argparse.Namespace) -> int:
     from hookedvid.faces import run_study
 
-    return run_study(args.model, args.items, args.out, args.limit, args.device)
+    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model)
 
 
 def _ask(args: argparse.Namespace) -> int:

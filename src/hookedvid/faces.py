@@ -1,70 +1,172 @@
 """What the command line's verbs do and print."""
 
-import csv
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hookedvid import plots
-from hookedvid.data.item import Item, read_items
+from hookedvid import plots, report
 from hookedvid.errors import InterventionError, nearest
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, LayerRange
+from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
-from hookedvid.study.protocols import paper
-from hookedvid.study.study import Row, Summary, run, summarise
+from hookedvid.study import study as studies
+from hookedvid.study.laws import Finding, findings
+from hookedvid.study.records import frame
+from hookedvid.study.statistics import Interval
+from hookedvid.study.study import KNOCKOUTS, Plan, Study
+from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
-# The clips a study without --items asks about: held out, since training draws from another split.
-HELD_OUT = {"seed": 0, "split": "test", "n_videos": 24, "questions_per_video": 5}
+MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
+# The clips a study without items asks about: held out, since training draws from another split.
+HELD_OUT = {"seed": 0, "split": "test", "n_videos": 50, "questions_per_video": 5}
 
 
-def run_study(name: str, annotations: Path | None, out: Path, limit: int | None, device: str | None) -> int:
-    """`hookedvid study`: rows, table and plots of the paper's three protocols."""
+def run_study(
+    file: Path | None, out: Path, limit: int | None, device: str | None, only: Sequence[str], model: str | None
+) -> int:
+    """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again."""
     console = Console()
-    model = HookedVideoLLM.from_pretrained(name, device=device)
-    annotations = annotations or _held_out(out, console)
-    items = read_items(annotations)[:limit]
-    conditions = paper(model.cfg.n_layers)
-    console.print(
-        f"[bold]{model.cfg.model_name or name}[/]: {model.cfg.n_layers} layers, {model.cfg.n_frames} frames, "
-        f"{str(model.embed.weight.dtype).removeprefix('torch.')}, {model.kernel} attention on {model.device}; "
-        f"{len(items)} questions x {len(conditions)} conditions"
-    )
-    rows: list[Row] = []
-    steps = run(model, items, annotations, conditions)
-    for row in track(steps, "asking", total=len(items) * len(conditions), console=console):
-        rows.append(row)
-    summaries = summarise(rows, conditions)
-    console.print(study_table(summaries))
-    for reason in dict.fromkeys(r.reason for r in rows if r.status == "failed"):
-        console.print(f"[red]failed[/]: {reason}", highlight=False)
-    _write(out, rows, summaries, items)
-    console.print(f"rows.csv, summary.csv and three plots are in [bold]{out}[/]")
+    console.width = max(console.width, MIN_WIDTH)
+    study = Study.from_toml(file) if file else Study()
+    study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
+    net = HookedVideoLLM.from_pretrained(study.model, device=device, dtype=study.dtype, kernel=study.kernel)
+    beside = file.parent if file else Path()
+    annotations = beside / study.items if study.items else _held_out(out, console)
+    laid = studies.plan(study, net, annotations, limit)
+    about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
+    console.print(about, highlight=False)
+    try:
+        rows = _run(laid, net, out, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; every finished row is in {out}: run the same command to go on")
+        return 130
+    _present(laid, rows, net.cfg.n_layers, out, about, console)
     return 0
 
 
-def study_table(summaries: Sequence[Summary]) -> Table:
-    """Accuracy and probability for each condition; layers counted from 1."""
-    table = Table(title="Layers are counted from 1, as in the paper", title_style="dim", title_justify="left")
-    for column in ("protocol", "condition"):
-        table.add_column(column)
-    for column in ("n", "failed", "accuracy", "ratio", "p(right)"):
-        table.add_column(column, justify="right")
+def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console) -> list[dict]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(
+            f"{len(laid.items)} questions x {len(laid.conditions)} conditions", total=len(laid.tasks)
+        )
+        fresh = 0
+
+        def step(row: dict, new: bool) -> None:
+            nonlocal fresh
+            fresh += new
+            progress.advance(bar)
+
+        rows = studies.run(laid, net, out, step)
+    console.print(f"{fresh} rows run, {len(rows) - fresh} found in {out}", highlight=False)
+    return rows
+
+
+def _present(laid: Plan, rows: Sequence[Mapping], n_layers: int, out: Path, about: str, console: Console) -> None:
+    outcomes = Outcomes(laid.items, laid.conditions, rows)
+    summaries = summarise(outcomes, laid.study.n_resamples, laid.study.seed)
+    tables: dict[str, list[Summary]] = {}
+    for s in summaries:
+        tables.setdefault(s.group, []).append(s)
+    main = "video" if "video" in tables else "all"
+    told = findings(outcomes, main, n_layers, laid.study.n_resamples, laid.study.seed)
+    console.print(condition_table(tables[main]))
+    if len(tables) > 1:
+        console.print(family_table(tables))
+    for f in told:
+        console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
+    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
+    for reason in failures[:5]:
+        console.print(f"[red]failed[/] {reason}", highlight=False)
+    write_csv(summaries, out / "summary.csv")
+    frame(rows).to_parquet(out / "rows.parquet")
+    figures = draw(tables, main, n_layers, about)
+    for name, figure in figures.items():
+        figure.savefig(out / f"{name}.png")
+    _write_report(laid, rows, out, about, told, figures, tables, failures, main)
+    console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {', '.join(figures)} as .png")
+
+
+def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, about: str) -> dict:
+    """The figures of the protocols that were run, by file name."""
+    families = [s for g, group in tables.items() if g not in ("all", "video") or len(tables) == 1 for s in group]
+    families = families or list(tables["all"])
+    ran = {s.condition.protocol for s in families}
+    found = {}
+    if "cumulative" in ran:
+        found["cumulative"] = plots.layer_curve(families, n_layers, about)
+    if "all layers" in ran:
+        found["all-layers"] = plots.all_layers(families, about)
+    if "windows" in ran:
+        found["windows"] = plots.window_curves(tables[main], about)
+        first = next(s.condition.knockout for s in families if s.condition.protocol == "windows")
+        found["windows-by-family"] = plots.window_heatmap(families, first, about)
+    return found
+
+
+def _write_report(
+    laid: Plan, rows: Sequence[Mapping], out: Path, about: str, told: Sequence[Finding], figures: Mapping,
+    tables: Mapping[str, Sequence[Summary]], failures: Sequence[str], main: str,
+) -> None:  # fmt: skip
+    shown = [c.label for c in laid.conditions if c.protocol in ("baseline", "all layers")]
+    examples = report.examples(laid.items, laid.annotations, rows, shown, laid.settings)
+    ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
+    page = report.render("Knockout study", about, told, list(figures.values()), ordered, failures, examples)
+    (out / "report.html").write_text(page, encoding="utf-8")
+
+
+def condition_table(summaries: Sequence[Summary]) -> Table:
+    """Every condition of one group; layers counted from 1."""
+    title = f"{summaries[0].group} questions; layers from 1; % [95 % interval]; * p < 0.05 (Holm)"
+    table = _table(title)
+    table.add_column("condition", no_wrap=True)
+    for column in ("n", "lost", "accuracy", "ratio", "p(right)"):
+        table.add_column(column, justify="right", no_wrap=True)
     last = ""
     for s in summaries:
-        protocol = s.condition.protocol
-        if last and protocol != last:
+        if s.condition.protocol != last:
+            last = s.condition.protocol
             table.add_section()
-        shown = "" if protocol == last else protocol
-        last = protocol
-        failed = str(s.failed) if s.failed else ""
+        star = "*" if s.p_holm < 0.05 else " "
+        lost = str(s.failed + s.unparsed or "")
         table.add_row(
-            shown, s.condition.label, str(s.n), failed, f"{s.accuracy:.1%}", f"{s.ratio:.1%}", f"{s.prob:.3f}"
+            s.condition.label, str(s.n), lost, _short(s.accuracy) + star, _short(s.ratio), f"{s.prob.value:.3f}"
         )
     return table
+
+
+def family_table(tables: Mapping[str, Sequence[Summary]]) -> Table:
+    """Accuracy of each group under the conditions that hold in every layer."""
+    table = _table("accuracy by group, %")
+    table.add_column("condition", no_wrap=True)
+    for group in tables:
+        table.add_column(group, justify="right", no_wrap=True)
+    wanted = ("baseline", "all layers", "random control", "custom")
+    for i, s in enumerate(tables["all"]):
+        if s.condition.protocol in wanted:
+            table.add_row(s.condition.label, *(f"{rows[i].accuracy.value * 100:.1f}" for rows in tables.values()))
+    table.add_section()
+    table.add_row("chance", *(f"{rows[0].chance * 100:.1f}" for rows in tables.values()))
+    table.add_row("n", *(str(rows[0].n) for rows in tables.values()))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _short(i: Interval) -> str:
+    return f"{i.value * 100:.1f} [{i.low * 100:.0f}, {i.high * 100:.0f}]"
 
 
 def _held_out(out: Path, console: Console) -> Path:
@@ -77,44 +179,16 @@ def _held_out(out: Path, console: Console) -> Path:
     return folder / "items.jsonl"
 
 
-def _write(out: Path, rows: Sequence[Row], summaries: Sequence[Summary], items: Sequence[Item]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    _write_csv(out / "rows.csv", [asdict(r) for r in rows])
-    columns = ("n", "failed", "accuracy", "prob", "ratio")
-    _write_csv(
-        out / "summary.csv",
-        [
-            {"protocol": s.condition.protocol, "condition": s.condition.label, "layer": s.condition.layer}
-            | {c: getattr(s, c) for c in columns}
-            for s in summaries
-        ],
-    )
-    chance = sum(1 / len(i.options) for i in items) / len(items)
-    for name, draw in (
-        ("cumulative", plots.layer_curve),
-        ("windows", plots.window_curves),
-        ("all-layers", plots.all_layers),
-    ):
-        draw(summaries, chance).savefig(out / f"{name}.png")
-
-
-def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def parse_knockout(text: str) -> Knockout:
     """`LV-K @ 4:8`, `video->question`, `cross-frame @ ~2:4`; layers 0-based and half-open, all if not given."""
     body, _, layers = (part.strip() for part in text.partition("@"))
-    known = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
-    if body in known:
-        knockout = known[body]
+    if body in KNOCKOUTS:
+        knockout = KNOCKOUTS[body]
     elif "->" in body:
-        knockout = Knockout(*(s.strip() for s in body.split("->", 1)))
+        src, dst = (s.strip() for s in body.split("->", 1))
+        knockout = Knockout(src, dst)
     else:
-        raise InterventionError(f"no knockout {body!r} ({nearest(body, known)}); or write source->destination")
+        raise InterventionError(f"no knockout {body!r} ({nearest(body, KNOCKOUTS)}); or write source->destination")
     return knockout.at(LayerRange.parse(layers)) if layers else knockout
 
 
@@ -127,7 +201,7 @@ def ask(
     model = HookedVideoLLM.from_pretrained(name, device=device)
     cuts = [parse_knockout(k) for k in knockouts]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
-    console.print(str(inputs.layout), highlight=False)
+    console.print(str(inputs.layout), highlight=False, markup=False)
     for given in ([], cuts) if cuts else ([],):
         title = " + ".join(k.label() for k in given) or "intact"
         if options:
@@ -135,7 +209,7 @@ def ask(
             said = f"{answer.letter}. {answer.text}  (p = {answer.prob:.3f})"
         else:
             said = model.generate(inputs, given)
-        console.print(f"[bold]{title}[/]: {said}", highlight=False)
+        console.print(f"{title}: {said}", highlight=False, markup=False)
     return 0
 
 
@@ -143,7 +217,7 @@ def inspect(name: str, hooks: bool) -> int:
     """`hookedvid inspect`: config, sizes, hook points."""
     console = Console()
     model = HookedVideoLLM.from_pretrained(name)
-    console.print(model.cfg.to_json())
+    console.print(model.cfg.to_json(), highlight=False)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.hook_dict)} hook points")
     if hooks:
         for point in model.hook_dict:

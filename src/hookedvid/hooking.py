@@ -130,9 +130,8 @@ class HookVerbs(HookedRootModule):
                 "backward hooks would be gone before backward() runs; pass reset_hooks_end=False, or call "
                 "backward inside `with model.hooks(bwd_hooks=...)`"
             )
-        named = [n for n, _ in [*fwd_hooks, *bwd_hooks] if isinstance(n, str)]
         args, kwargs = self.prepared(args, kwargs)
-        self.check_fires(named, *args, **kwargs)
+        self.check_fires([n for n, _ in [*fwd_hooks, *bwd_hooks]], *args, **kwargs)
         with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             return self(*args, **kwargs)
 
@@ -162,8 +161,7 @@ class HookVerbs(HookedRootModule):
         names = self.names(names_filter)
         can = self.fires(*args, **kwargs)
         if names_filter is not None and not callable(names_filter):
-            asked = [names_filter] if isinstance(names_filter, str) else names_filter
-            self.check_fires([a for a in asked if a in self.hook_dict], *args, **kwargs)
+            self.check_fires([names_filter] if isinstance(names_filter, str) else names_filter, *args, **kwargs)
         names = [n for n in names if can(n)]
         if not names:
             raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
@@ -217,12 +215,11 @@ class HookVerbs(HookedRootModule):
         """Layout positions each layer holds; None when all hold all."""
         raise NotImplementedError
 
-    def check_fires(self, names: Iterable[str], *args: Any, **kwargs: Any) -> None:
-        """Raise HookError for names that do not exist or do not fire in a call."""
+    def check_fires(self, asked: Iterable[str | Callable[[str], bool]], *args: Any, **kwargs: Any) -> None:
+        """Raise HookError for names and predicates that match nothing, or nothing that fires in a call."""
         can = self.fires(*args, **kwargs)
-        for name in names:
-            self.hook_point(name)
-            if not can(name):
+        for name in asked:
+            if not any(can(n) for n in self.names(name)):
                 raise HookError(
                     f"{name!r} cannot fire in this run: its layer is outside start_at_layer/stop_at_layer, or there is "
                     "no video to encode; drop the hook or run that part"

@@ -194,5 +194,6 @@ def _segments(
             seen += 1
         else:
             role = "system" if seen == 0 else "marker" if seen < len(per_run) else "question"
-            out.append((Segment(role, 0, len(chunk)), chunk))
+            frame = seen if role == "marker" else None  # it announces the frame that follows
+            out.append((Segment(role, 0, len(chunk), frame=frame), chunk))
     return out

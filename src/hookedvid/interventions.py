@@ -51,7 +51,7 @@ class LayerRange:
         outside, body = body.startswith("~"), body.removeprefix("~")
         start, colon, stop = body.partition(":")
         try:
-            first = int(start) if start else 0
+            first = int(start) if start or not colon else 0
             end = (int(stop) if stop else None) if colon else first + 1
         except ValueError as e:
             raise InterventionError(f"cannot read layers {text!r}; write 12:16, 12:, :4, 7 or ~12:16") from e
@@ -122,6 +122,36 @@ class Knockout:
 
 
 @dataclass(frozen=True)
+class RandomEdges:
+    """As many attention edges cut as `like` cuts, drawn from all causal ones but a token's own.
+
+    The control that tells "fewer edges" from "these edges". Only the prompt's edges are drawn, the same ones
+    for the same seed and prompt.
+    """
+
+    like: Knockout
+    seed: int = 0
+
+    @property
+    def layers(self) -> LayerRange:
+        """Where it applies: the layers of `like`."""
+        return self.like.layers
+
+    def at(self, layers: LayerRange | int | str) -> "RandomEdges":
+        """The same control in other layers."""
+        return replace(self, like=self.like.at(layers))
+
+    @property
+    def name(self) -> str:
+        """The knockout's name with its role."""
+        return f"random like {self.like.name or 'it'}"
+
+    def label(self) -> str:
+        """For tables and plots."""
+        return f"random like {self.like.label()}".removesuffix(" all layers")
+
+
+@dataclass(frozen=True)
 class Patch:
     """The activation at `hook` of block `layer` is replaced at positions `at` by the one in `source`.
 
@@ -168,8 +198,13 @@ class EarlyExit:
         return f"exit after layer {self.layer}"
 
 
-Intervention = Knockout | Patch | EarlyExit
-_KINDS: dict[str, type] = {"knockout": Knockout, "patch": Patch, "early_exit": EarlyExit}
+Intervention = Knockout | RandomEdges | Patch | EarlyExit
+_KINDS: dict[str, type] = {
+    "knockout": Knockout,
+    "random_edges": RandomEdges,
+    "patch": Patch,
+    "early_exit": EarlyExit,
+}
 
 # The paper's three (facts: language-to-video, video temporal, video spatial).
 LV_K = Knockout("video", "text", name="LV-K")
@@ -197,7 +232,7 @@ def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> t
     several = (given,) if isinstance(given, Intervention) else tuple(given)
     for g in several:
         if not isinstance(g, Intervention):
-            raise InterventionError(f"{g!r} is no intervention; give Knockout, Patch or EarlyExit values")
+            raise InterventionError(f"{g!r} is no intervention; give Knockout, RandomEdges, Patch or EarlyExit values")
     if sum(isinstance(g, EarlyExit) for g in several) > 1:
         raise InterventionError("one run can exit once; give a single EarlyExit")
     return several

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.config import ProjectorConfig
-from hookedvid.errors import SelectorError, nearest
+from hookedvid.errors import InputError, SelectorError, nearest
 
 Role = Literal["system", "video", "newline", "marker", "question", "options", "template", "generated"]
 
@@ -69,7 +69,7 @@ def parse_selector(selector: str) -> tuple[Term, ...]:
         sliced = match["start"] is not None
         if (index is not None or sliced) and name not in (*BY_FRAME, "option"):
             raise SelectorError(f"{name!r} takes no index in {selector!r}; frames: video[3], options: option[1]")
-        if name == "option" and index is None:
+        if name == "option" and index is None and not sliced:
             raise SelectorError(f"'option' needs a number in {selector!r}: option[1]; all of them are 'options'")
         span = slice(*(int(match[k]) if match[k] else None for k in ("start", "stop"))) if sliced else None
         terms.append(Term(name, None if index is None else int(index), span))
@@ -198,7 +198,8 @@ class TokenLayout:
         """The layout after `n` more tokens were generated."""
         if n == 0:
             return self
-        return replace(self, segments=(*self.segments, Segment("generated", self.n_tokens, self.n_tokens + n)))
+        prompt = tuple(s for s in self.segments if s.role != "generated")
+        return replace(self, segments=(*prompt, Segment("generated", self.n_prompt, self.n_tokens + n)))
 
     def _may_be_empty(self, term: Term) -> bool:
         return term.name in ("generated", "last")
@@ -279,7 +280,15 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
 
 
 def video_segments(projector: ProjectorConfig, grid: int, n_frames: int) -> list[Segment]:
-    """Segments of one uninterrupted video, counted from 0: raster order, frames in time order."""
+    """Segments of one uninterrupted video, counted from 0: raster order, frames in time order.
+
+    Raises InputError for frames that do not fill the clips a projector merges.
+    """
+    if projector.merge is not None and n_frames % projector.merge.frames_per_clip:
+        raise InputError(
+            f"this model merges clips of {projector.merge.frames_per_clip} frames, and {n_frames} frames were given; "
+            f"use a multiple of {projector.merge.frames_per_clip}"
+        )
     side = projector.side(grid)
     runs: list[Segment] = []
     for f in range(n_frames):

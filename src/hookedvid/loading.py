@@ -82,7 +82,9 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
     """See `HookedVideoLLM.from_open_clip`."""
     import open_clip
 
-    clip: Any = open_clip.create_model(name, pretrained=pretrained)
+    # open_clip warns, and goes on, where a tag was trained with another activation than the name builds.
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    clip: Any = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=tag.get("quick_gelu", False))
     visual = clip.visual
     if type(visual).__name__ != "VisionTransformer":
         raise ConversionError(
@@ -90,12 +92,16 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
         )
     first = visual.transformer.resblocks[0]
     act = {"QuickGELU": "quick_gelu", "GELU": "gelu"}.get(type(first.mlp.gelu).__name__)
+    images = visual.preprocess_cfg
+    resize = {"shortest": "crop", "squash": "squash"}.get(images["resize_mode"])
     unsupported = {
         "an activation of its own": act is None,
         "layer scale": not isinstance(first.ls_1, nn.Identity),
         "attention pooling": visual.attn_pool is not None,
         "a tower without class token": getattr(visual, "class_embedding", None) is None,
         "patches without the pre-norm": not isinstance(visual.ln_pre, nn.LayerNorm),
+        f"images resized by {images['resize_mode']!r}, {images['interpolation']}": resize is None
+        or images["interpolation"] != "bicubic",
     }
     if any(unsupported.values()):
         raise ConversionError(
@@ -112,8 +118,9 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
         patch_size=patch[0] if isinstance(patch, tuple | list) else patch,
         act=act,
         eps=float(visual.ln_pre.eps),
-        mean=tuple(map(float, visual.image_mean or CLIP_L_336.mean)),
-        std=tuple(map(float, visual.image_std or CLIP_L_336.std)),
+        resize=resize,
+        mean=tuple(map(float, images["mean"])),
+        std=tuple(map(float, images["std"])),
     )
     model = cls(VideoLLMConfig(family="open_clip", vision=vision, model_name=f"{name}/{pretrained}"), **kwargs)
     tensors = {k: v for k, v in clip.state_dict().items() if k.startswith("visual.")}

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hookedvid.interventions import EarlyExit, Intervention, Knockout
+from hookedvid.errors import InterventionError
+from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
 from hookedvid.layout import FrameBlendWarning, TokenLayout
 
 
@@ -42,9 +43,28 @@ def blocked(
     return cut
 
 
+def random_blocked(layout: TokenLayout, control: RandomEdges) -> Bool[Tensor, "pos pos"]:
+    """The pairs a random control cuts: as many causal ones of the prompt as its knockout does, never a self-pair."""
+    n = layout.n_prompt
+    prompt = torch.arange(n)
+    causal = torch.ones(n, n, dtype=torch.bool).tril(-1)
+    count = int(
+        (blocked(layout, control.like, prompt, prompt) & causal.logical_or(torch.eye(n, dtype=torch.bool))).sum()
+    )
+    edges = causal.nonzero()
+    if count > len(edges):
+        raise InterventionError(
+            f"{control.label()}: {count} edges to cut, but the prompt has {len(edges)} to draw from"
+        )
+    drawn = edges[torch.randperm(len(edges), generator=torch.Generator().manual_seed(control.seed))[:count]]
+    cut = torch.zeros(layout.n_tokens, layout.n_tokens, dtype=torch.bool)
+    cut[drawn[:, 0], drawn[:, 1]] = True
+    return cut
+
+
 def allowed(
     layout: TokenLayout,
-    knockouts: Sequence[Knockout] = (),
+    knockouts: Sequence[Knockout | RandomEdges] = (),
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> Bool[Tensor, "query key"]:
@@ -53,14 +73,18 @@ def allowed(
     query = positions if query is None else query
     key = positions if key is None else key
     may = (key[None] <= query[:, None]) & (key >= 0)[None]
+    query, key = query.clamp(min=0), key.clamp(min=0)
     for k in knockouts:
-        may &= ~blocked(layout, k, query.clamp(min=0), key.clamp(min=0))
+        if isinstance(k, RandomEdges):
+            may &= ~random_blocked(layout, k)[query[:, None], key[None]]
+        else:
+            may &= ~blocked(layout, k, query, key)
     return may
 
 
-def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[Knockout, ...]]:
+def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[Knockout | RandomEdges, ...]]:
     """The knockouts at work in each block."""
-    knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout)]
+    knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout | RandomEdges)]
     return [tuple(k for k, layers in knockouts if i in layers) for i in range(n_layers)]
 
 

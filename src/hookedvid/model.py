@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -101,13 +102,13 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return from_open_clip(cls, name, pretrained, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **kwargs: Any) -> "HookedVideoLLM":
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> "HookedVideoLLM":
         """A converted checkpoint: `tiny`, which ships with the package, or a folder `save_pretrained` wrote."""
         from hookedvid.checkpoint import load
 
         return load(cls, name_or_path, **kwargs)
 
-    def save_pretrained(self, folder: Any) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights (safetensors) and tokenizer into a folder `from_pretrained` reads."""
         from hookedvid.checkpoint import save
 
@@ -243,7 +244,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         assert logits is not None
         if logits.shape[1] != inputs.tokens.shape[1] or plan.exits:
             raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")
-        targets = inputs.tokens[:, 1:]
+        # Left of a row's first token stands nothing that could predict it, in a padded batch as well as alone.
+        targets = inputs.tokens[:, 1:].masked_fill(inputs.tokens[:, :-1] == PAD, PAD)
         loss = F.cross_entropy(
             logits[:, :-1].flatten(0, 1),
             targets.clamp(min=-100).masked_fill(targets < 0, -100).flatten(),
@@ -334,7 +336,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         n = self.cfg.n_layers
         bounds = (0 if start is None else start, n if stop is None else stop)
         resolved = tuple(b + n if b < 0 else b for b in bounds)
-        if any(not 0 <= b <= n for b in resolved):
+        if any(not 0 <= b <= n for b in resolved) or resolved[0] > resolved[1]:
             raise InterventionError(
                 f"start_at_layer={start}, stop_at_layer={stop} do not fit a model of {n} blocks, numbered from 0"
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from hookedvid.config import DecoderConfig
 from hookedvid.errors import InterventionError
 from hookedvid.inputs import PAD, VideoInputs
-from hookedvid.interventions import EarlyExit, Intervention, Knockout
+from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
 from hookedvid.masks import active, allowed, kept_positions
 from hookedvid.nn.kv import KVCache
 
@@ -44,7 +44,7 @@ class RunPlan:
         self.exits = bool(exits)
         self.exit_layer = exits[0].layer if exits else lm.n_layers
         self._kept = [_kept(layout, exits[0], lm.n_layers) for layout in inputs.layouts] if exits else []
-        self._masks: dict[tuple[tuple[Knockout, ...], int, int], tuple[Tensor | None, bool]] = {}
+        self._masks: dict[tuple[tuple[Knockout | RandomEdges, ...], int, int], tuple[Tensor | None, bool]] = {}
 
     def drop(self, resid: Float[Tensor, "batch pos d_model"]) -> tuple[Tensor, Tensor]:
         """The stream and its positions without what exits, items of unequal length padded on the left."""
@@ -63,7 +63,9 @@ class RunPlan:
             self._masks[memo] = self._make_mask(self.active[layer], query, key)
         return self._masks[memo]
 
-    def _make_mask(self, knockouts: tuple[Knockout, ...], query: Tensor, key: Tensor) -> tuple[Tensor | None, bool]:
+    def _make_mask(
+        self, knockouts: tuple[Knockout | RandomEdges, ...], query: Tensor, key: Tensor
+    ) -> tuple[Tensor | None, bool]:
         if not knockouts and not bool((key == PAD).any()):
             if query.shape[1] == key.shape[1]:
                 return None, True

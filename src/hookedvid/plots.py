@@ -1,102 +1,134 @@
 """Figures of a study: each function takes its table and returns a matplotlib Figure, and reads nothing else."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hookedvid.study.study import Summary
+from hookedvid.study.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"LV-K": "#c1432e", "VT-K": "#2b6cb0", "VS-K": "#2f855a"}
+GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 
 
-def layer_curve(summaries: Sequence[Summary], chance: float | None = None) -> "Figure":
-    """Global 1: accuracy and probability of the right letter against how many layers still see the video.
+def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") -> "Figure":
+    """Global 1, as in the paper: performance ratio against layer ratio, one line a group of items.
 
-    The point at the right end is the intact model. chance: accuracy of guessing, drawn as a line.
+    The layer ratio i/L is the share of layers in which text still sees the video; bars are 95 % intervals.
+    about: model, frames, dtype and n, printed under the title.
     """
-    base = _baseline(summaries)
-    points = [s for s in summaries if s.condition.protocol == "cumulative"]
-    n_layers = _n_layers(summaries)
     figure, axes = _figure()
-    xs = [*(s.condition.layer or 0 for s in points), n_layers]
-    for name, values, style in (
-        ("accuracy", [*(s.accuracy for s in points), base.accuracy], "o-"),
-        ("p(right letter)", [*(s.prob for s in points), base.prob], "s--"),
-    ):
-        axes.plot(xs, values, style, color=COLOURS["LV-K"], alpha=1.0 if style == "o-" else 0.55, label=name)
-    _chance(axes, chance)
-    axes.set(
-        xlabel="layers in which text still sees the video (counted from 1)",
-        ylabel="accuracy, probability",
-        title=f"LV-K in all later layers (n = {base.n})",
-        ylim=(0, 1.02),
-    )
-    axes.legend(frameon=False)
-    return figure
+    for colour, (group, points) in zip(GROUPS, _grouped(summaries, "cumulative").items(), strict=False):
+        xs = [*((s.condition.layer or 0) / n_layers for s in points), 1.0]
+        ratios = [*(s.ratio for s in points), _baseline(summaries, group).ratio]
+        axes.plot(xs, [r.value for r in ratios], "o-", ms=4, color=colour, label=group)
+        axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
+    axes.axhline(1.0, color="0.5", lw=1)
+    axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel="performance ratio", ylim=(0, None))
+    return _titled(figure, axes, "LV-K in all layers after i", about)
 
 
-def window_curves(summaries: Sequence[Summary], chance: float | None = None) -> "Figure":
-    """Sliding windows: accuracy with each knockout against the window's last layer, counted from 1."""
-    base = _baseline(summaries)
+def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
+    """Global 2: accuracy of each group, intact and with each knockout in every layer; bars carry 95 % intervals."""
     figure, axes = _figure()
-    axes.axhline(base.accuracy, color="0.4", lw=1, label="intact")
-    _chance(axes, chance)
-    windows = [s for s in summaries if s.condition.protocol == "windows"]
+    groups = list(dict.fromkeys(s.group for s in summaries))
+    names = list(dict.fromkeys(s.condition.knockout for s in summaries if s.condition.protocol == "all layers"))
+    width = 0.8 / (len(names) + 1)
+    for k, name in enumerate(["", *names]):
+        bars = [_one(summaries, g, "all layers" if name else "baseline", name) for g in groups]
+        xs = [i + (k - len(names) / 2) * width for i in range(len(groups))]
+        heights = [s.accuracy.value for s in bars]
+        error = _error(s.accuracy for s in bars)
+        axes.bar(xs, heights, width, color=COLOURS.get(name, "0.65"), label=name or "intact", yerr=error, ecolor="0.3")
+    for i, g in enumerate(groups):
+        level = _baseline(summaries, g).chance
+        axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label="chance" if i == 0 else None)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(ylabel="accuracy", ylim=(0, 1.08))
+    return _titled(figure, axes, "Knockout in every layer", about)
+
+
+def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
+    """Sliding windows of one group: accuracy with each knockout against the window's last layer, counted from 1."""
+    figure, axes = _figure()
+    group = summaries[0].group
+    base = _baseline(summaries, group)
+    windows = _grouped(summaries, "windows")[group]
+    axes.axhline(base.accuracy.value, color="0.4", lw=1, label="intact")
+    axes.axhline(base.chance, color="k", lw=1, ls=":", label="chance")
     for name in dict.fromkeys(s.condition.knockout for s in windows):
         points = [s for s in windows if s.condition.knockout == name]
-        axes.plot(
-            [s.condition.layer or 0 for s in points],
-            [s.accuracy for s in points],
-            "o-",
+        xs = [s.condition.layer or 0 for s in points]
+        ys = [s.accuracy.value for s in points]
+        axes.errorbar(
+            xs,
+            ys,
+            yerr=_error(s.accuracy for s in points),
+            fmt="o-",
+            ms=4,
+            capsize=2,
             color=COLOURS.get(name),
             label=name,
         )
     width = min((s.condition.layer or 0 for s in windows), default=0)
-    axes.set(
-        xlabel="last layer of the window (counted from 1)",
-        ylabel="accuracy",
-        title=f"Knockout in windows of {width} layers (n = {base.n})",
-        ylim=(0, 1.02),
-    )
-    axes.legend(frameon=False)
-    return figure
+    axes.set(xlabel="last layer of the window, counted from 1", ylabel="accuracy", ylim=(0, 1.02))
+    return _titled(figure, axes, f"Knockout in windows of {width} layers, {group} questions", about)
 
 
-def all_layers(summaries: Sequence[Summary], chance: float | None = None) -> "Figure":
-    """Global 2: accuracy with each knockout in every layer, beside the intact model."""
-    base = _baseline(summaries)
-    bars = [base, *(s for s in summaries if s.condition.protocol == "all layers")]
+def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "") -> "Figure":
+    """Performance ratio of one knockout's windows: groups down, the window's last layer (from 1) across."""
     figure, axes = _figure()
-    names = [s.condition.knockout or "intact" for s in bars]
-    axes.bar(names, [s.accuracy for s in bars], color=[COLOURS.get(n, "0.6") for n in names], width=0.6)
-    for i, s in enumerate(bars):
-        axes.text(i, s.accuracy + 0.02, f"{s.accuracy:.0%}", ha="center")
-    _chance(axes, chance)
-    axes.set(ylabel="accuracy", title=f"Knockout in every layer (n = {base.n})", ylim=(0, 1.1))
-    if chance is not None:
-        axes.legend(frameon=False)
-    return figure
+    grouped = _grouped(summaries, "windows")
+    rows = {g: [s for s in points if s.condition.knockout == knockout] for g, points in grouped.items()}
+    layers = [s.condition.layer or 0 for s in next(iter(rows.values()))]
+    values = [[s.ratio.value for s in points] for points in rows.values()]
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    axes.set_xticks(range(len(layers)), [str(x) for x in layers])
+    axes.set_yticks(range(len(rows)), list(rows))
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
+    figure.colorbar(image, ax=axes, label="performance ratio")
+    axes.set(xlabel="last layer of the window, counted from 1")
+    return _titled(figure, axes, f"{knockout} windows", about, legend=False)
 
 
-def _figure():
+def _figure() -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.6, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _chance(axes, chance: float | None) -> None:
-    if chance is not None:
-        axes.axhline(chance, color="0.6", lw=1, ls=":", label=f"chance {chance:.0%}")
+def _titled(figure: Any, axes: Any, title: str, about: str, legend: bool = True) -> Any:
+    axes.set_title(title + (f"\n{about}" if about else ""), fontsize=9)
+    if legend:
+        axes.legend(frameon=False, fontsize=8, ncols=2)
+    return figure
 
 
-def _baseline(summaries: Sequence[Summary]) -> Summary:
-    return next(s for s in summaries if s.condition.protocol == "baseline")
+def _grouped(summaries: Sequence[Summary], protocol: str) -> dict[str, list[Summary]]:
+    found: dict[str, list[Summary]] = {}
+    for s in summaries:
+        if s.condition.protocol == protocol:
+            found.setdefault(s.group, []).append(s)
+    return found
 
 
-def _n_layers(summaries: Sequence[Summary]) -> int:
-    return 1 + max(s.condition.layer or 0 for s in summaries if s.condition.protocol == "cumulative")
+def _one(summaries: Sequence[Summary], group: str, protocol: str, knockout: str) -> Summary:
+    return next(
+        s for s in summaries if (s.group, s.condition.protocol, s.condition.knockout) == (group, protocol, knockout)
+    )
+
+
+def _baseline(summaries: Sequence[Summary], group: str) -> Summary:
+    return _one(summaries, group, "baseline", "")
+
+
+def _error(intervals: Any) -> list[list[float]]:
+    given = list(intervals)
+    # A bound on the wrong side of its value (possible at the edge of a percentile interval) draws no bar.
+    return [[max(0.0, i.value - i.low) for i in given], [max(0.0, i.high - i.value) for i in given]]

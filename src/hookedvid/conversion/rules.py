@@ -59,23 +59,25 @@ def to_ours(
     tensor missing, left over or of the wrong shape; `what` names the source in it.
     """
     ours: dict[str, Tensor] = {}
-    left, missing = dict(tensors), []
+    left, missing, wrong = dict(tensors), [], []
     for line in _expand(table, shapes):
         if isinstance(line, Ignored):
             left = {k: v for k, v in left.items() if not re.fullmatch(line.theirs, k)}
         elif line.theirs not in tensors:
             missing.append(line.theirs)
+        elif problem := _misfit(tensors[line.theirs], line):
+            wrong.append(f"{line.theirs!r} is {list(left.pop(line.theirs).shape)}, {problem}")
         elif isinstance(line, Rule):
             t = left.pop(line.theirs)
             ours[line.ours] = rearrange(t, line.pattern) if line.pattern else t
         else:
             ours |= dict(zip(line.ours, _unfuse(left.pop(line.theirs), line), strict=True))
-    problems = [f"missing {n!r}" for n in missing]
+    problems = [f"missing {n!r}" for n in missing] + wrong
     problems += [
         f"left over {n!r} {list(t.shape)} ({nearest(n, missing)})" if missing else f"left over {n!r} {list(t.shape)}"
         for n, t in left.items()
     ]
-    problems += [f"no tensor for our {n!r}" for n in shapes if n not in ours and not missing]
+    problems += [f"no tensor for our {n!r}" for n in shapes if n not in ours and not missing and not wrong]
     problems += [
         f"{n!r} should be {list(shapes[n])}, got {list(t.shape)}"
         for n, t in ours.items()
@@ -121,6 +123,16 @@ def _expand(table: Sequence[Line], shapes: Mapping[str, torch.Size]) -> list[Lin
                 ours = tuple(o.format(i=i) for o in line.ours)
                 lines.append(Fused(line.theirs.format(i=i), ours, line.parts, line.groups))
     return lines
+
+
+def _misfit(t: Tensor, line: Rule | Fused) -> str:
+    """Why a tensor cannot be cut or reshaped as its line says; empty if it can."""
+    if isinstance(line, Fused):
+        stretches = line.groups * sum(line.parts)
+        return "" if t.ndim and len(t) % stretches == 0 else f"whose rows are no multiple of {stretches}"
+    axes = line.pattern.split("->")[0].split()
+    fits = len(axes) == t.ndim and all(n == 1 for n, axis in zip(t.shape, axes, strict=True) if axis == "1")
+    return "" if fits or not line.pattern else f"not [{', '.join(axes)}]"
 
 
 def _unfuse(t: Tensor, line: Fused) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hookedvid.nn.hooks import HookPoint, listening
+from hookedvid.nn.hooks import HookPoint, branch, listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
 
@@ -197,7 +197,7 @@ class Attention(nn.Module):
         if not listening(fork):
             return linear(normalized).unflatten(-1, (n_heads, self.d_head))
         # Each head gets its own copy of the residual, so that one path into one head can be edited.
-        per_head = fork(attn_in[:, :, None].expand(-1, -1, n_heads, -1))
+        per_head = branch(fork, attn_in[:, :, None].expand(-1, -1, n_heads, -1))
         weight = linear.weight.unflatten(0, (n_heads, self.d_head))
         out = torch.einsum("bphm,hdm->bphd", norm.plain(per_head), weight)
         return out if linear.bias is None else out + linear.bias.unflatten(0, (n_heads, self.d_head))

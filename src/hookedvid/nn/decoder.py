@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hookedvid.config import DecoderConfig
 from hookedvid.nn.attention import Attention, AttnContext
-from hookedvid.nn.hooks import HookPoint
+from hookedvid.nn.hooks import HookPoint, branch
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import GatedMLP, RMSNorm
 
@@ -39,7 +39,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after this block."""
         resid = self.hook_resid_pre(resid)
-        resid = resid + self.hook_attn_out(self.attn(self.hook_attn_in(resid), self.ln1, ctx, kv))
+        resid = resid + self.hook_attn_out(self.attn(branch(self.hook_attn_in, resid), self.ln1, ctx, kv))
         resid = self.hook_resid_mid(resid)
-        resid = resid + self.hook_mlp_out(self.mlp(self.ln2(self.hook_mlp_in(resid))))
+        resid = resid + self.hook_mlp_out(self.mlp(self.ln2(branch(self.hook_mlp_in, resid))))
         return self.hook_resid_post(resid)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hookedvid.config import Activation, RopeConfig
-from hookedvid.nn.hooks import HookPoint, listening
+from hookedvid.nn.hooks import HookPoint, edited, listening
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -33,10 +33,9 @@ class RMSNorm(nn.Module):
         wide, inverse = self._statistics(x)
         normalized = wide * inverse
         if listening(self.hook_scale):
-            scale = 1.0 / inverse
-            hooked = self.hook_scale(scale)
+            scale = edited(self.hook_scale, 1.0 / inverse)
             # An untouched scale keeps the multiplication, so that listening never moves a logit.
-            normalized = normalized if hooked is scale else wide / hooked
+            normalized = normalized if scale is None else wide / scale
         return self.weight * self.hook_normalized(normalized.to(x.dtype))
 
     def plain(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -67,12 +66,12 @@ class LayerNorm(nn.Module):
             return out
         centred = x - x.mean(-1, keepdim=True)
         scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
-        hooked_scale = self.hook_scale(scale)
-        normalized = centred / hooked_scale
-        hooked = self.hook_normalized(normalized)
-        if hooked_scale is scale and hooked is normalized:
+        hooked_scale = edited(self.hook_scale, scale)
+        normalized = centred / (scale if hooked_scale is None else hooked_scale)
+        hooked = edited(self.hook_normalized, normalized)
+        if hooked_scale is None and hooked is None:
             return out
-        return hooked * self.weight + self.bias
+        return (normalized if hooked is None else hooked) * self.weight + self.bias
 
     def plain(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The same without hook points."""

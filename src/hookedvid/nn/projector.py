@@ -68,7 +68,8 @@ def pool_patches(x: Float[Tensor, "frame patch d"], cfg: ProjectorConfig) -> Flo
         grid = F.interpolate(grid, size=[cfg.side(side)] * 2, mode="bilinear")
     else:
         grid = (F.avg_pool2d if cfg.pool == "average" else F.max_pool2d)(grid, cfg.pool_stride)
-    return grid.flatten(2).transpose(1, 2)
+    # In memory as transformers leaves it: a Linear in bfloat16 rounds a strided input differently.
+    return grid.flatten(2).transpose(1, 2).contiguous()
 
 
 def shuffle_patches(x: Float[Tensor, "frame patch d"], k: int) -> Float[Tensor, "frame token d_joined"]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import LV_K, VS_K, VT_K, Intervention, Knockout, LayerRange, label
+from hookedvid.interventions import Intervention, Knockout, LayerRange, RandomEdges, label
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,7 @@ def window_width(n_layers: int) -> int:
     return 4 if n_layers > 16 else 2
 
 
-def paper(n_layers: int, width: int | None = None) -> list[Condition]:
-    """The whole study: baseline, cumulative LV-K, all layers x 3, windows x 3."""
-    width = window_width(n_layers) if width is None else min(width, n_layers)
-    kinds = (LV_K, VT_K, VS_K)
-    return [
-        BASELINE,
-        *cumulative(LV_K, n_layers),
-        *everywhere(kinds),
-        *(c for k in kinds for c in windows(k, n_layers, min(width, n_layers))),
-    ]
+def random_control(knockouts: Sequence[Knockout], seed: int = 0) -> list[Condition]:
+    """In every layer, as many random edges cut as each knockout cuts: does it matter which edges go?"""
+    controls = [RandomEdges(k.at(LayerRange()), seed) for k in knockouts]
+    return [Condition(c.label(), (c,), "random control", c.like.name or label((c.like,))) for c in controls]

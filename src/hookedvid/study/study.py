@@ -1,109 +1,220 @@
-"""Running conditions over items: one row for each pair, and the table of what they come to."""
+"""A study: what to ask of which model under which conditions, run so that it can stop and go on."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import importlib.metadata
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from hookedvid.answering import score_options
-from hookedvid.data.item import Item, video_path
-from hookedvid.errors import DataError, HookedVidError, InputError
+from hookedvid.data.item import Item, read_items, video_path
+from hookedvid.errors import ConfigError, DataError, HookedVidError, InputError, nearest
+from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
+from hookedvid.study import protocols, scoring
 from hookedvid.study.protocols import Condition
+from hookedvid.study.records import Records, Task, digest, model_hash, video_hash
+from hookedvid.study.scoring import Outcome, Scoring
+from hookedvid.values import from_dict
+
+PROTOCOLS = ("baseline", "cumulative", "all-layers", "windows", "random-control")
+KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The fields of a study file (TOML); everything that changes a number is one of them.
+
+    model: a shipped name or a folder. items: an annotation file (empty: the shapes clips, made on the spot).
+    protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
+    width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
+    in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
+    """
+
+    model: str = "tiny"
+    items: str = ""
+    protocols: tuple[str, ...] = PROTOCOLS
+    knockouts: tuple[str, ...] = ("LV-K", "VT-K", "VS-K")
+    step: int = 1
+    width: int = 0
+    custom: tuple[tuple[dict, ...], ...] = ()
+    scoring: Scoring = "letters"
+    n_frames: int | None = None
+    sampler: str | None = None
+    frame_order: Literal["time", "shuffled"] = "time"
+    markers_are_language: bool = False
+    kernel: Literal["sdpa", "eager"] = "sdpa"
+    dtype: str | None = None
+    n_resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        for given, known, what in ((self.protocols, PROTOCOLS, "protocol"), (self.knockouts, KNOCKOUTS, "knockout")):
+            for name in given:
+                if name not in known:
+                    raise ConfigError(f"no {what} {name!r} ({nearest(name, known)})")
+        if self.scoring not in scoring.SCORINGS:
+            raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "Study":
+        """The study of a file. Raises ConfigError naming every unknown or wrong field."""
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as e:
+            raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
+        return from_dict(cls, data, ConfigError)
+
+    def conditions(self, n_layers: int) -> list[Condition]:
+        """Every condition for a model of that depth; the baseline first, whether it is asked for or not."""
+        cuts = [KNOCKOUTS[k] for k in self.knockouts]
+        width = self.width or protocols.window_width(n_layers)
+        found = [protocols.BASELINE]
+        if "cumulative" in self.protocols:
+            found += protocols.cumulative(cuts[0], n_layers, self.step)
+        if "all-layers" in self.protocols:
+            found += protocols.everywhere(cuts)
+        if "windows" in self.protocols:
+            found += [c for k in cuts for c in protocols.windows(k, n_layers, width)]
+        if "random-control" in self.protocols:
+            found += protocols.random_control(cuts, self.seed)
+        return found + protocols.custom([from_json(c) for c in self.custom])
 
 
 @dataclass(frozen=True)
-class Row:
-    """One item under one condition.
+class Plan:
+    """A study laid out: every task with its key, in running order."""
 
-    status: `ok`, or `failed` with the reason (say, a video that cannot be read); a failed row has no answer.
-    prob: probability of the right option's letter over the vocabulary. chosen: 0-based option.
+    study: Study
+    items: list[Item]
+    annotations: Path
+    conditions: list[Condition]
+    settings: dict[str, Any]
+    tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list)
+
+
+def settings_of(study: Study, model: Any) -> dict[str, Any]:
+    """What fixes every number besides item, video and interventions, as it stands in each row."""
+    cfg = model.cfg
+    versions = {p: importlib.metadata.version(p) for p in ("hookedvid", "torch", "av")}
+    return {
+        "model": model_hash(model),
+        "model_name": cfg.model_name or cfg.family,
+        "n_frames": cfg.n_frames if study.n_frames is None else study.n_frames,
+        "sampler": study.sampler or cfg.sampler,
+        "frame_order": study.frame_order if study.frame_order == "time" else f"shuffled by seed {study.seed}",
+        "scoring": study.scoring if study.scoring != "generate" else scoring.EXTRACTOR,
+        "prompt": cfg.prompt,
+        "markers_are_language": study.markers_are_language,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "kernel": model.kernel,
+        "device": model.device.type,
+        "empty_row": "zero",
+        **versions,
+    }
+
+
+def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) -> Plan:
+    """Tasks and their keys, before anything runs; videos are read once, for their hashes.
+
+    Raises DataError for items that have no options or no known answer.
     """
-
-    item: str
-    family: str
-    condition: str
-    status: str = "ok"
-    reason: str = ""
-    chosen: int | None = None
-    correct: bool | None = None
-    prob: float | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What one condition comes to: n answered and failed items, accuracy, mean probability of the right letter.
-
-    ratio: accuracy over the baseline's (the paper's performance ratio), on the same items.
-    """
-
-    condition: Condition
-    n: int
-    failed: int
-    accuracy: float
-    prob: float
-    ratio: float
-
-
-def run(
-    model: Any,
-    items: Sequence[Item],
-    annotations: Path,
-    conditions: Sequence[Condition],
-    *,
-    n_frames: int | None = None,
-) -> Iterator[Row]:
-    """Rows item by item, every condition of an item in turn.
-
-    Each video is decoded and goes through the tower once; conditions start from the merged stream. Raises
-    DataError before running for items that have no options or no known answer.
-    """
-    unusable = [i.id for i in items if not i.options or i.answer is None]
+    items = read_items(annotations)[:limit]
+    unusable = [i.id for i in items if len(i.options) < 2 or i.answer is None]
     if unusable:
         raise DataError(f"{len(unusable)} items have no options or no answer to score against: {unusable[:3]}")
+    conditions = study.conditions(model.cfg.n_layers)
+    laid = Plan(study, items, annotations, conditions, settings_of(study, model))
+    hashes: dict[Path, str] = {}
     for item in items:
-        try:
-            inputs = model.prepare(video_path(item, annotations), item.question, item.options, n_frames=n_frames)
-            with torch.no_grad():
-                stream = model(inputs, stop_at_layer=0)
-        except HookedVidError as e:
-            yield from (Row(item.id, item.family, c.label, "failed", str(e)) for c in conditions)
-            continue
-        for condition in conditions:
-            try:
-                yield _answer(model, item, inputs, stream, condition)
-            except InputError as e:
-                yield Row(item.id, item.family, condition.label, "failed", str(e))
+        path = video_path(item, annotations)
+        if path not in hashes:
+            hashes[path] = video_hash(path)
+        content = digest(repr((item.question, item.options, item.answer)).encode())
+        for c in conditions:
+            settings = {**laid.settings, "video": hashes[path], "question": content}
+            task = Task(
+                item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer,
+                to_json(c.interventions), settings,
+            )  # fmt: skip
+            laid.tasks.append((item, c, task))
+    return laid
+
+
+def run(laid: Plan, model: Any, folder: Path, on_row: Callable[[dict, bool], None] | None = None) -> list[dict]:
+    """One row for each item and condition, in plan order; those already in the folder are not run again.
+
+    Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
+    for each. Killed at any moment, at most the row in flight is lost.
+    """
+    records = Records(folder)
+    done = records.read()
+    rows: list[dict] = []
+    with records.writer() as writer:
+        for item, tasks in _by_item(laid):
+            missing = {t.key: c for c, t in tasks if t.key not in done}
+            fresh = _run_item(laid, model, item, list(missing.values()))
+            for _, task in tasks:
+                new = task.key not in done
+                if new:
+                    done[task.key] = writer.append(task, next(fresh))
+                names = {"condition": task.condition, "protocol": task.protocol, "knockout": task.knockout}
+                rows.append(done[task.key] | names | {"layer": task.layer})
+                if on_row is not None:
+                    on_row(rows[-1], new)
+    return rows
+
+
+def _by_item(laid: Plan) -> Iterator[tuple[Item, list[tuple[Condition, Task]]]]:
+    grouped: dict[str, tuple[Item, list[tuple[Condition, Task]]]] = {}
+    for item, condition, task in laid.tasks:
+        grouped.setdefault(item.id, (item, []))[1].append((condition, task))
+    yield from grouped.values()
 
 
 @torch.no_grad()
-def _answer(model: Any, item: Item, inputs: Any, stream: torch.Tensor, condition: Condition) -> Row:
-    logits = model(stream, start_at_layer=0, inputs=inputs, interventions=condition.interventions, logits_to_keep=1)
-    answer = score_options(logits[0, -1], inputs)
-    assert item.answer is not None
-    return Row(
-        item.id,
-        item.family,
-        condition.label,
-        chosen=answer.index,
-        correct=answer.index == item.answer,
-        prob=answer.probs[item.answer],
-    )
-
-
-def summarise(rows: Sequence[Row], conditions: Sequence[Condition]) -> list[Summary]:
-    """One summary for each condition, in their order; the first is what ratios refer to."""
-    by_condition: dict[str, list[Row]] = {c.label: [] for c in conditions}
-    for row in rows:
-        by_condition[row.condition].append(row)
-    summaries: list[Summary] = []
+def _run_item(laid: Plan, model: Any, item: Item, conditions: Sequence[Condition]) -> Iterator[Outcome]:
+    """Outcomes of one item: its video decoded and encoded once, conditions started from the merged stream."""
+    if not conditions:
+        return
+    study = laid.study
+    try:
+        inputs = scoring.prepare(
+            model, item, _video(laid, item), study.scoring, n_frames=laid.settings["n_frames"],
+            sampler=laid.settings["sampler"], markers_are_language=study.markers_are_language,
+        )  # fmt: skip
+        stream = model(inputs, stop_at_layer=0) if study.scoring != "generate" else None
+    except HookedVidError as e:
+        yield from (Outcome("failed", reason=str(e)) for _ in conditions)
+        return
     for c in conditions:
-        answered = [r for r in by_condition[c.label] if r.status == "ok"]
-        n = len(answered)
-        accuracy = sum(bool(r.correct) for r in answered) / n if n else float("nan")
-        prob = sum(r.prob or 0.0 for r in answered) / n if n else float("nan")
-        base = summaries[0].accuracy if summaries else accuracy
-        ratio = accuracy / base if base else float("nan")
-        summaries.append(Summary(c, n, len(by_condition[c.label]) - n, accuracy, prob, ratio))
-    return summaries
+        try:
+            if stream is None:
+                yield scoring.generated(model, item, inputs, c.interventions)
+                continue
+            logits = model(stream, start_at_layer=0, inputs=inputs, interventions=c.interventions, logits_to_keep=1)
+            yield scoring.outcome(model, item, logits[0, -1], inputs)
+        except InputError as e:
+            yield Outcome("failed", reason=str(e))
+
+
+def _video(laid: Plan, item: Item) -> Any:
+    path = video_path(item, laid.annotations)
+    if laid.study.frame_order == "time":
+        return path
+    from hookedvid.video.frames import read_frames
+
+    frames = read_frames(path, laid.settings["n_frames"], laid.settings["sampler"])
+    # A clip's own order: the same for every question on it, whatever else the study asks.
+    rng = np.random.default_rng([laid.study.seed, *item.video.encode()])
+    return frames[rng.permutation(len(frames))]
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """The settings a figure must name, in one line."""
+    return (
+        f"{settings['model_name']} ({settings['model']}), {settings['n_frames']} frames {settings['sampler']}, "
+        f"{settings['dtype']}, {settings['kernel']}, scored by {settings['scoring']}"
+    )

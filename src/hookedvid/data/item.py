@@ -1,0 +1,145 @@
+"""One question about one video, and the JSONL file that holds many of them.
+
+Nothing here opens a video: whether the clips exist is for the datasets and for `check-data` to say.
+"""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hookedvid.errors import DataError
+from hookedvid.values import from_dict, to_dict
+
+MetaValue = str | int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A question about a video, with its options where it is multiple choice.
+
+    `video` is a path, absolute or relative to the annotation file (`video_path` joins them). `options` may be
+    none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index of the
+    right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
+    accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
+    """
+
+    id: str
+    video: str
+    question: str
+    options: tuple[str, ...] = ()
+    answer: int | None = None
+    family: str = ""
+    meta: Mapping[str, MetaValue] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        problems = [f"{name} is empty" for name in ("id", "video", "question") if not getattr(self, name).strip()]
+        problems += [f"option {i} is empty" for i, o in enumerate(self.options) if not o.strip()]
+        if self.answer is not None and not 0 <= self.answer < len(self.options):
+            # A 1-based answer is the usual cause: say the base.
+            problems.append(f"answer {self.answer} names none of the {len(self.options)} options (counted from 0)")
+        problems += _meta_problems(self.meta)
+        if problems:
+            raise DataError(f"item {self.id!r}: " + "; ".join(problems))
+
+
+def read_items(path: str | os.PathLike[str]) -> list[Item]:
+    """The items of a JSONL file, one object a line, in file order; blank lines are passed over.
+
+    Raises DataError listing every problem in the file with its 1-based line number: lines that are no
+    JSON object, unknown, missing or wrongly typed fields, answers out of range, ids met before.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"cannot read annotations {str(path)!r}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not UTF-8 text (byte {e.start}): is it an annotation file?") from e
+    items: list[Item] = []
+    problems: list[str] = []
+    first_line: dict[str, int] = {}
+    # split, not splitlines: a question may hold U+2028 and its like, which JSON leaves unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = _parse(line)
+        except DataError as e:
+            problems.append(f"line {number}: {e}")
+            continue
+        if item.id in first_line:
+            problems.append(f"line {number}: id {item.id!r} was used on line {first_line[item.id]}; ids are unique")
+        first_line.setdefault(item.id, number)
+        items.append(item)
+    if problems:
+        raise DataError(f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+    if not items:
+        raise DataError(f"{path} holds no items; write one JSON object a line")
+    return items
+
+
+def write_items(items: Iterable[Item], path: str | os.PathLike[str]) -> None:
+    """Write items as JSONL, so that `read_items` gives them back equal.
+
+    The file appears whole or not at all. Raises DataError where two items share an id.
+    """
+    items = list(items)
+    repeated = [i for i, n in Counter(item.id for item in items).items() if n > 1]
+    if repeated:
+        raise DataError(f"ids used more than once: {', '.join(map(repr, repeated))}; ids are unique")
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    text = "".join(json.dumps(_row(item), ensure_ascii=False, allow_nan=False) + "\n" for item in items)
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def video_path(item: Item, annotations: str | os.PathLike[str]) -> Path:
+    """Where an item's video lies, given the annotation file that the item was read from."""
+    return Path(annotations).parent / item.video
+
+
+def _parse(line: str) -> Item:
+    try:
+        data = json.loads(line, parse_constant=_refuse_constant)
+    except ValueError as e:
+        raise DataError(f"not JSON: {e}") from e
+    problems = []
+    if isinstance(data, dict):
+        # from_dict leaves containers unchecked; malformed ones are set aside so that it still reads the rest.
+        if not isinstance(data.get("options", []), list):
+            problems.append(f"Item.options should be a list, got {data.pop('options')!r}")
+        if meta_problems := _meta_problems(data.get("meta", {})):
+            problems += meta_problems
+            del data["meta"]
+    try:
+        item = from_dict(Item, data, DataError)
+    except DataError as e:
+        problems.append(str(e))
+    if problems:
+        raise DataError("; ".join(problems))
+    return item
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _row(item: Item) -> dict[str, Any]:
+    row = {f.name: to_dict(getattr(item, f.name)) for f in dataclasses.fields(item) if f.name != "meta"}
+    return {**row, "meta": dict(item.meta)}
+
+
+def _meta_problems(meta: Any) -> list[str]:
+    if not isinstance(meta, Mapping):
+        return [f"meta should be an object, got {meta!r}"]
+    return [
+        f"meta[{key!r}] should be a string or a number, got {value!r}"
+        for key, value in meta.items()
+        if not isinstance(value, str | int | float) or isinstance(value, bool)
+    ]

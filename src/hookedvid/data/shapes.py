@@ -1,0 +1,102 @@
+"""The shapes dataset: made clips with questions whose answers are known, the same ones for the same seed."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hookedvid.data.item import Item, write_items
+from hookedvid.data.mp4 import write_mp4
+from hookedvid.data.shapes_questions import FACTS, FAMILY, Question, draw_options, questions
+from hookedvid.data.shapes_render import render
+from hookedvid.data.shapes_scene import Scenes, sample_scenes, things
+from hookedvid.data.shapes_words import LETTERS
+from hookedvid.errors import DataError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+FPS = 8
+
+
+def stream(seed: int, split: Split, *path: int) -> np.random.Generator:
+    """The generator of one split, or of one clip or training step of it; all streams are independent.
+
+    Nothing is carried from one to the next, so a run resumes anywhere without stored generator states.
+    """
+    # A spawn key, not a longer seed: seeds that differ in trailing zeros alone give the same stream.
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), *path)))
+
+
+def make_dataset(
+    folder: str | os.PathLike[str], *, seed: int, split: Split, n_videos: int, questions_per_video: int
+) -> Path:
+    """Write clips to `folder/clips` and their questions to `folder/items.jsonl`; returns the latter's path.
+
+    A clip lasts 15 frames of 64 x 64 at 8 a second: linspace sampling of 8 frames meets every state that
+    its questions are about, the odd frames lie half-way between. Clip i is the same whatever `n_videos`.
+    """
+    folder = Path(folder)
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    items = []
+    for index, (scene, asked) in enumerate(make_items(seed, split, n_videos, questions_per_video)):
+        picture = render(stream(seed, split, index, 1), in_between(scene))[0]
+        write_mp4(folder / asked[0].video, picture, fps=FPS)
+        items += asked
+    write_items(items, folder / "items.jsonl")
+    return folder / "items.jsonl"
+
+
+def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int) -> Iterator[tuple[Scenes, list[Item]]]:
+    """Every clip's scene (a batch of one) with its items, nothing rendered.
+
+    Families, the kinds in them, the answers of a kind and the places of the right option are all kept
+    as even as the clips allow. A clip that runs out of questions carries fewer.
+    """
+    if n_videos < 1 or questions_per_video < 1:
+        raise DataError(f"asked for {n_videos} videos with {questions_per_video} questions each; ask for 1 or more")
+    tally: Counter[Any] = Counter()
+    for index in range(n_videos):
+        rng = stream(seed, split, index)
+        scene = sample_scenes(rng, 1)
+        clip = f"{split}-{seed}-{index:05d}"
+        items = []
+        for number, question in enumerate(_choose(rng, scene, questions_per_video, tally)):
+            gold = min(rng.permutation(len(LETTERS)).tolist(), key=lambda g: tally[question.kind, "gold", g])
+            tally[question.kind, "gold", gold] += 1
+            items.append(
+                Item(
+                    id=f"{clip}-{number}",
+                    video=f"clips/{clip}.mp4",
+                    question=question.text,
+                    options=draw_options(rng, question, gold),
+                    answer=gold,
+                    family=FAMILY[question.kind],
+                    meta={"kind": question.kind, "n_objects": int(scene.n[0])},
+                )
+            )
+        yield scene, items
+
+
+def _choose(rng: np.random.Generator, scene: Scenes, n: int, tally: Counter[Any]) -> Iterator[Question]:
+    """Up to `n` different questions on a clip: each time the family, kind and answer used least so far."""
+    left = [*questions(things(scene, 0)), *FACTS]
+    # Asking "how many" of whichever scene offers it would favour scenes that offer little else: keep even.
+    fewest = min(tally["count", word] for word in ("one", "two", "three", "four"))
+    left = [q for q in left if q.kind != "count" or tally["count", q.answer] == fewest]
+    left = [left[i] for i in rng.permutation(len(left))]
+    for _ in range(min(n, len(left))):
+        question = min(left, key=lambda q: (tally[FAMILY[q.kind]], tally[q.kind], tally[q.kind, q.answer]))
+        left.remove(question)
+        tally.update([FAMILY[question.kind], question.kind, (question.kind, question.answer)])
+        yield question
+
+
+def in_between(scenes: Scenes) -> Scenes:
+    """The clips with a frame half-way between each two: positions averaged, events not yet come."""
+    n_frames = scenes.visible.shape[2]
+    step = np.arange(2 * n_frames - 1)
+    before, after = (scenes.at(np.tile(t, (len(scenes), 1))) for t in (step // 2, (step + 1) // 2))
+    return Scenes(before.shape, before.color, (before.center + after.center) // 2, before.visible)

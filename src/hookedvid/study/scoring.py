@@ -1,0 +1,91 @@
+"""Turning a run into an outcome: which option was chosen, how probable the right one was, or nothing parsed."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hookedvid.answering import LETTERS, score_options
+from hookedvid.data.item import Item
+from hookedvid.errors import InputError
+from hookedvid.inputs import VideoInputs
+
+Scoring = Literal["letters", "words", "generate"]
+SCORINGS: tuple[Scoring, ...] = ("letters", "words", "generate")
+# The extraction rule of `generate`; its name goes into every record, so a new rule gets a new one.
+EXTRACTOR = "leading-letter@1"
+_LEADING = re.compile(r"\s*\(?([A-Z])(?![A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one item under one condition came to.
+
+    chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
+    option over the whole vocabulary; margin: its logit minus the best other option's; both None for
+    generated text. text: what was generated.
+    """
+
+    status: Literal["ok", "unparsed", "failed"]
+    chosen: int | None = None
+    correct: bool | None = None
+    prob: float | None = None
+    margin: float | None = None
+    text: str = ""
+    reason: str = ""
+
+
+def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: Any) -> VideoInputs:
+    """An item's inputs as a scoring reads them.
+
+    letters, generate: options lettered in the prompt. words: the question alone, the options' own words
+    (one token each) compared at the last position.
+    """
+    if scoring != "words":
+        return model.prepare(video, item.question, item.options, **sampling)
+    inputs = model.prepare(video, item.question, **sampling)
+    tokens = tuple(_word_token(model, o) for o in item.options)
+    if len(set(tokens)) < len(tokens):
+        raise InputError(f"options {list(item.options)} share a token; score them by letters")
+    return replace(inputs, options=(tuple(item.options),), option_tokens=(tokens,))
+
+
+def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
+    """From the logits [d_vocab] of the last position (letters, words)."""
+    assert item.answer is not None
+    answer = score_options(logits, inputs)
+    others = [x for i, x in enumerate(answer.logits) if i != item.answer]
+    margin = answer.logits[item.answer] - max(others)
+    return Outcome("ok", answer.index, answer.index == item.answer, answer.probs[item.answer], margin)
+
+
+@torch.no_grad()
+def generated(model: Any, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
+    """From 16 greedily generated tokens, the field's count."""
+    text = model.generate(inputs, interventions, max_new_tokens=16, return_type="text")
+    chosen = extract(text, len(item.options))
+    if chosen is None:
+        return Outcome("unparsed", text=text)
+    return Outcome("ok", chosen, chosen == item.answer, text=text)
+
+
+def extract(text: str, n_options: int) -> int | None:
+    """The option a text begins with, as `B`, `B.`, `(B)`; None if it does not begin with one that exists."""
+    match = _LEADING.match(text)
+    index = LETTERS.index(match[1]) if match else n_options
+    return index if index < n_options else None
+
+
+def chance(item: Item) -> float:
+    """Accuracy of guessing."""
+    return 1 / len(item.options) if item.options else math.nan
+
+
+def _word_token(model: Any, word: str) -> int:
+    ids = model.tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == model.tokenizer.unk_token_id:
+        raise InputError(f"the option {word!r} is not one token of this model's; score by letters")
+    return ids[0]

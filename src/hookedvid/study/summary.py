@@ -1,0 +1,142 @@
+"""From rows to the table: every condition, over all items and by family, with intervals and tests."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from hookedvid.data.item import Item
+from hookedvid.study import statistics
+from hookedvid.study.protocols import Condition
+from hookedvid.study.scoring import chance
+from hookedvid.study.statistics import Interval, McNemar
+
+# Families that no video is needed for: the control, kept out of the group `video`.
+LANGUAGE_ONLY = ("language",)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One condition on one group of items.
+
+    group: `all`, `video` (all but the language-only control) or a family. n: items answered; failed and
+    unparsed ones take no part in the rest. prob, margin: of the right option. ratio: accuracy over the
+    baseline's on the same items, the paper's performance ratio; corrected: the same above chance.
+    mcnemar: against the baseline; p_holm: its p, adjusted for all conditions of the group.
+    """
+
+    condition: Condition
+    group: str
+    n: int
+    failed: int
+    unparsed: int
+    accuracy: Interval
+    prob: Interval
+    margin: Interval
+    ratio: Interval
+    corrected: Interval
+    mcnemar: McNemar
+    p_holm: float
+    chance: float
+
+
+class Outcomes:
+    """Rows as arrays [condition, item], NaN where there is no value."""
+
+    def __init__(self, items: Sequence[Item], conditions: Sequence[Condition], rows: Sequence[Mapping]):
+        self.items, self.conditions = list(items), list(conditions)
+        column = {item.id: i for i, item in enumerate(items)}
+        line = {c.label: i for i, c in enumerate(conditions)}
+        shape = (len(conditions), len(items))
+        self.correct, self.prob, self.margin = (np.full(shape, np.nan) for _ in range(3))
+        self.status = np.full(shape, "missing", dtype=object)
+        for row in rows:
+            at = line[row["condition"]], column[row["item"]]
+            self.status[at] = row["status"]
+            for values, name in ((self.correct, "correct"), (self.prob, "prob"), (self.margin, "margin")):
+                values[at] = np.nan if row[name] is None else float(row[name])
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """Columns of each group, by name."""
+        families = np.array([item.family for item in self.items])
+        found = {"all": np.ones(len(families), dtype=bool)}
+        control = np.isin(families, LANGUAGE_ONLY)
+        if control.any() and not control.all():
+            found["video"] = ~control
+        return found | {f: families == f for f in dict.fromkeys(families.tolist()) if f}
+
+
+def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Summary]:
+    """Summaries by group, in the conditions' order; the first condition is what the others are held against."""
+    return [s for g, columns in outcomes.groups().items() for s in _group(outcomes, g, columns, n_resamples, seed)]
+
+
+def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: int) -> list[Summary]:
+    items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
+    weights = statistics.video_weights([item.video for item in items], n_resamples, seed)
+    guess = float(np.mean([chance(item) for item in items]))
+    base = o.correct[0, columns]
+    tests = [_paired_test(base, o.correct[i, columns]) for i in range(len(o.conditions))]
+    adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
+    found = []
+    for i, condition in enumerate(o.conditions):
+        correct, status = o.correct[i, columns], o.status[i, columns]
+        ratio, corrected = _ratios(weights, correct, base, guess)
+        found.append(
+            Summary(
+                condition,
+                name,
+                n=int((~np.isnan(correct)).sum()),
+                failed=int((status == "failed").sum()),
+                unparsed=int((status == "unparsed").sum()),
+                accuracy=statistics.mean(weights, correct),
+                prob=statistics.mean(weights, o.prob[i, columns]),
+                margin=statistics.mean(weights, o.margin[i, columns]),
+                ratio=ratio,
+                corrected=corrected,
+                mcnemar=tests[i],
+                p_holm=float(adjusted[i]),
+                chance=guess,
+            )
+        )
+    return found
+
+
+def _ratios(weights: Float[np.ndarray, "resample item"], correct: np.ndarray, base: np.ndarray, guess: float):
+    both = ~np.isnan(correct) & ~np.isnan(base)
+    above = statistics.resampled_mean(weights, np.where(both, correct, np.nan))
+    below = statistics.resampled_mean(weights, np.where(both, base, np.nan))
+    return statistics.ratio(above, below), statistics.ratio(above, below, floor=guess)
+
+
+def _paired_test(base: np.ndarray, correct: np.ndarray) -> McNemar:
+    both = ~np.isnan(correct) & ~np.isnan(base)
+    return statistics.mcnemar(base[both] == 1, correct[both] == 1)
+
+
+def write_csv(summaries: Sequence[Summary], path: Path) -> None:
+    """One line per summary, intervals as three columns; layers counted from 1."""
+    lines = []
+    for s in summaries:
+        line: dict = {
+            "group": s.group,
+            "protocol": s.condition.protocol,
+            "condition": s.condition.label,
+            "knockout": s.condition.knockout,
+            "layer": s.condition.layer,
+            "n": s.n,
+            "failed": s.failed,
+            "unparsed": s.unparsed,
+            "chance": s.chance,
+        }
+        for name in ("accuracy", "prob", "margin", "ratio", "corrected"):
+            value: Interval = getattr(s, name)
+            line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        lines.append(line | {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm})
+    with path.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)

@@ -1,0 +1,177 @@
+"""Sampled frames of a video, whatever it comes as: a file, a folder of images, an array or a list of images.
+
+Which frames to take is said in `samplers`, how a file is decoded in `decode`; resizing and normalising live
+in `transforms`.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from hookedvid.errors import InputError
+from hookedvid.video.decode import decode, fill, read_track, refusal
+from hookedvid.video.samplers import sample_indices
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+VideoSource = str | os.PathLike | np.ndarray | Tensor | Sequence[Any]
+Chooser = Callable[..., list[int]]
+Number = float | int
+
+
+class Clip(NamedTuple):
+    """Sampled frames and where they come from.
+
+    `indices` are the frames' numbers in the source (0-based, display order), `times` their seconds after its
+    first frame, `duration` the seconds from its first frame to the end of its last, `fps` the average rate
+    the container states. These three are None where the source tells no times: images and arrays without
+    `folder_fps`, bare codec streams. `source` is the path, or "array" or "images".
+    """
+
+    frames: UInt8[np.ndarray, "frame height width 3"]
+    indices: tuple[int, ...]
+    times: tuple[float, ...] | None
+    fps: float | None
+    n_total: int
+    duration: float | None
+    source: str
+
+
+def read_frames(
+    video: VideoSource,
+    n_frames: int = 32,
+    sampler: str = "linspace",
+    *,
+    bound: tuple[Number, Number] | None = None,
+    folder_fps: Number | None = None,
+) -> UInt8[np.ndarray, "frame height width 3"]:
+    """RGB frames of a video; arguments and errors are those of `read_clip`."""
+    return read_clip(video, n_frames, sampler, bound=bound, folder_fps=folder_fps).frames
+
+
+def read_clip(
+    video: VideoSource,
+    n_frames: int = 32,
+    sampler: str = "linspace",
+    *,
+    bound: tuple[Number, Number] | None = None,
+    folder_fps: Number | None = None,
+) -> Clip:
+    """RGB frames of a video with their numbers and times.
+
+    `video` is a path to a video file; a folder of jpg, png, webp or bmp frames, in natural order (`frame_2`
+    before `frame_10`; names that start with a dot are ignored, anything else that is no image is refused); a
+    uint8 array or tensor [frame, height, width, 3] or [frame, 3, height, width]; or a list of PIL images of
+    one size. `n_frames`, `sampler` and `bound` (seconds) are those of `sample_indices`. `folder_fps` is the
+    rate of whatever is not a file (MVBench's TVQA folders: 3); files tell their own.
+
+    Rotation by multiples of 90 degrees is applied and other display transforms are not, as decord does.
+    Memory is one array for the result and what the decoder holds.
+
+    Raises VideoError for every source whose sampled frames cannot be had exactly; InputError for an unknown
+    sampler, or `n_frames` or `folder_fps` out of range.
+    """
+    if folder_fps is not None and not 0 < folder_fps < math.inf:
+        raise InputError(f"folder_fps is {folder_fps}; give frames per second, or None where unknown")
+    choose = partial(sample_indices, sampler, n_frames=n_frames, bound=bound)
+    fps = None if folder_fps is None else float(folder_fps)
+    if isinstance(video, (str, os.PathLike)):
+        path = Path(video)
+        return _from_folder(path, choose, fps) if os.path.isdir(path) else _from_file(path, choose)
+    if isinstance(video, (np.ndarray, Tensor)):
+        return _from_array(video, choose, fps)
+    if isinstance(video, Sequence):
+        return _from_images(video, choose, fps)
+    raise refusal(f"a {type(video).__name__}", "it is no video", "give a path, an array or a list of PIL images")
+
+
+def _from_file(path: Path, choose: Chooser) -> Clip:
+    track = read_track(path)
+    indices = choose(n_total=track.n_total, fps=track.fps)
+    frames = decode(path, track, indices)
+    times = tuple(track.seconds(i) for i in indices) if track.pts else None
+    return Clip(frames, tuple(indices), times, track.fps, track.n_total, track.duration, str(path))
+
+
+def _from_folder(path: Path, choose: Chooser, fps: float | None) -> Clip:
+    try:
+        files = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
+    except OSError as e:
+        raise refusal(path, f"the folder cannot be listed ({e.strerror})", "check its permissions") from e
+    images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
+    if not images:
+        found = f"the folder holds no images, but {len(others)} other entries"
+        raise refusal(path, found, "give a folder of frames, or the path of one video file")
+    if others:
+        found = f"{len(others)} entries of the folder are no images: {', '.join(others[:5])}"
+        raise refusal(path, found, f"move them out, or convert them to {', '.join(IMAGE_SUFFIXES)}")
+    indices = choose(n_total=len(images), fps=fps)
+    frames = fill(((i, _read_image(images[i])) for i in sorted(set(indices))), indices, path)
+    return _even_clip(frames, indices, len(images), fps, str(path))
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort key under which digits count as numbers: even places of the split are text, odd ones digits."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise refusal(path, f"the image cannot be read ({e})", "extract the frame again") from e
+
+
+def _from_array(video: np.ndarray | Tensor, choose: Chooser, fps: float | None) -> Clip:
+    asked, shape = f"an array {list(video.shape)} of {video.dtype}", video.shape
+    if str(video.dtype).removeprefix("torch.") != "uint8":
+        raise refusal(asked, "its values are no bytes", "give uint8 RGB from 0 to 255, not normalised")
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or 0 in shape[1:]:
+        todo = "give [frame, height, width, 3] or [frame, 3, height, width]"
+        raise refusal(asked, "it has no RGB axis, or no pixels", todo)
+    if shape[1] == shape[3]:
+        raise refusal(asked, "either of two axes may be RGB", "give a list of PIL images, which tell")
+    indices = choose(n_total=shape[0], fps=fps)
+    frames = video[indices].cpu().numpy() if isinstance(video, Tensor) else video[indices]
+    if shape[3] != 3:
+        frames = frames.transpose(0, 2, 3, 1)
+    return _even_clip(np.ascontiguousarray(frames), indices, shape[0], fps, "array")
+
+
+def _from_images(images: Sequence[Any], choose: Chooser, fps: float | None) -> Clip:
+    from PIL import Image
+
+    asked = f"a list of {len(images)}"
+    if not images:
+        raise refusal(asked, "it is empty", "give at least one PIL image")
+    if kinds := sorted({type(i).__name__ for i in images if not isinstance(i, Image.Image)}):
+        todo = "give PIL images only, or one stacked uint8 array"
+        raise refusal(asked, f"it holds {', '.join(kinds)} besides images", todo)
+    indices = choose(n_total=len(images), fps=fps)
+    frames = fill(((i, np.asarray(images[i].convert("RGB"))) for i in sorted(set(indices))), indices, asked)
+    return _even_clip(frames, indices, len(images), fps, "images")
+
+
+def _even_clip(
+    frames: UInt8[np.ndarray, "frame height width 3"],
+    indices: list[int],
+    n_total: int,
+    fps: float | None,
+    source: str,
+) -> Clip:
+    """The clip of a source that tells no times: frames at a constant rate, if any is known."""
+    times, duration = (tuple(i / fps for i in indices), n_total / fps) if fps else (None, None)
+    return Clip(frames, tuple(indices), times, fps, n_total, duration, source)

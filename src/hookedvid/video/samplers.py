@@ -1,0 +1,100 @@
+"""Which frames of a video a model sees: pure rules on frame numbers, no pictures.
+
+All frame numbers are 0-based positions in the file, in display order. A rule works on the inclusive range
+[first, last] that `bound` leaves; without a bound this is [0, n_total - 1].
+
+- `linspace`: first + i (last - first) / (N - 1), truncated; both ends included, N = 1 gives `first`. The
+  LLaVA family (LLaVA-OneVision, LongVA, LLaVA-NeXT-Video) and LLaVA-Video when capped.
+- `one_fps`: every round(fps)-th frame from `first`, so fewer than N for a short video; `linspace` once they
+  would be more than N. LLaVA-Video.
+- `mid_segment`: int(first + g / 2 + round(g i)) with g = (last - first) / N: the middle of N equal segments.
+  InternVL, InternVideo2.5, MVBench.
+- `inner`: first + int(i n / (N + 1)), i = 1 .. N, where n counts the frames of the range: neither end.
+  VLMEvalKit.
+
+A video with fewer frames than N repeats frames under all rules but `one_fps`, as upstream does.
+Rounding is half to even everywhere (NumPy's and Python's `round`), again as upstream.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from hookedvid.errors import InputError, VideoError, nearest
+
+
+def sample_indices(
+    sampler: str,
+    n_total: int,
+    n_frames: int,
+    *,
+    fps: float | int | None = None,
+    bound: tuple[float | int, float | int] | None = None,
+) -> list[int]:
+    """Frame numbers to read, 0-based and never decreasing: `n_frames` of them, or fewer under `one_fps`.
+
+    `fps` is the average frame rate; only `one_fps` and `bound` need it. `bound` is (start, end) in seconds
+    and keeps frames max(0, round(start * fps)) to min(round(end * fps), n_total - 1), both included: the rule
+    of MVBench for `mid_segment`, applied alike to the other samplers. It counts frames at the average rate,
+    so with a variable frame rate it is not a cut by time.
+
+    Raises InputError for an unknown sampler or `n_frames` below 1; VideoError where this video cannot serve:
+    no frames, no frame rate where one is needed, or a bound that holds no frame.
+    """
+    if sampler not in SAMPLERS:
+        raise InputError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
+    if n_frames < 1:
+        raise InputError(f"n_frames is {n_frames}; ask for at least 1 frame")
+    if n_total < 1:
+        raise VideoError(f"cannot sample {n_frames} frames of a video that has {n_total}; check the video")
+    if (sampler == "one_fps" or bound is not None) and not (fps and 0 < fps < math.inf):
+        asked = f"bound {bound}" if bound is not None else f"sampler {sampler!r}"
+        todo = "give the rate, or take another sampler and no bound"
+        raise VideoError(f"{asked} needs the frame rate, but fps is {fps}; {todo}")
+    first, last = (0, n_total - 1) if bound is None else _within(bound, n_total, float(fps or 0))
+    return SAMPLERS[sampler](first, last, n_frames, float(fps or 0))
+
+
+def _within(bound: tuple[float | int, float | int], n_total: int, fps: float) -> tuple[int, int]:
+    start, end = bound
+    if not -math.inf < start < end < math.inf:
+        raise VideoError(f"bound ({start}, {end}) is not a time span; give (start, end) in seconds, start < end")
+    first, last = max(0, round(start * fps)), min(round(end * fps), n_total - 1)
+    if first > last:
+        raise VideoError(
+            f"bound ({start}, {end}) s holds no frame: the video has {n_total} frames at {fps:g} fps, "
+            f"{n_total / fps:g} s; check the bound, or whether the clip is already cut to it"
+        )
+    return first, last
+
+
+def _linspace(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    # NumPy's own float steps, not exact integers: upstream truncates these, and the two differ where
+    # i * step falls just below a whole number. From 0, so that a bound samples as a cut video would.
+    return [first + i for i in np.linspace(0, last - first, n_frames, dtype=int).tolist()]
+
+
+def _one_fps(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    # Below 0.5 fps upstream's step is 0, which `range` refuses; every frame is then the nearest meaning.
+    indices = list(range(first, last + 1, max(1, round(fps))))
+    return indices if len(indices) <= n_frames else _linspace(first, last, n_frames, fps)
+
+
+def _mid_segment(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    segment = (last - first) / n_frames
+    return [int(first + segment / 2 + np.round(segment * i)) for i in range(n_frames)]
+
+
+def _inner(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    # i * (n / (N + 1)) and not (i * n) / (N + 1): upstream rounds the step first.
+    step = (last - first + 1) / (n_frames + 1)
+    return [first + int(i * step) for i in range(1, n_frames + 1)]
+
+
+SAMPLERS: dict[str, Callable[[int, int, int, float], list[int]]] = {
+    "linspace": _linspace,
+    "one_fps": _one_fps,
+    "mid_segment": _mid_segment,
+    "inner": _inner,
+}

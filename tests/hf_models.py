@@ -1,0 +1,103 @@
+"""Tiny random transformers models to compare with, moved away from their initial weights."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
+D_VOCAB = 128
+VIDEO_ID, IMAGE_ID = 120, 121
+DECODERS: dict[str, tuple[Any, Any]] = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "llama": (LlamaForCausalLM, LlamaConfig),
+}
+TOWERS: dict[str, tuple[Any, Any]] = {
+    "clip": (CLIPVisionModel, CLIPVisionConfig),
+    "siglip": (SiglipVisionModel, SiglipVisionConfig),
+    "internvl": (InternVLVisionModel, InternVLVisionConfig),
+}
+
+
+def perturbed(model: nn.Module, scale: float = 0.1) -> Any:
+    """Noise on every parameter: norms at 1 and biases at 0 would hide tensors that are swapped or lost."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * scale)
+    return model.eval()
+
+
+def decoder_config(kind: str = "qwen2", **given: Any) -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return DECODERS[kind][1](**{"vocab_size": D_VOCAB, **sizes, "num_key_value_heads": 2, **given})
+
+
+def decoder(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa", **given: Any) -> Any:
+    """A Qwen2ForCausalLM or LlamaForCausalLM; `dtype` is set as it is made, since a cast would round inv_freq."""
+    torch.manual_seed(0)
+    cls, config = DECODERS[kind][0], decoder_config(kind, **given)
+    return perturbed(cls._from_config(config, dtype=dtype, attn_implementation=kernel))
+
+
+def tower_config(kind: str = "clip", size: int = 70, **given: Any) -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    square = [size, size] if kind == "internvl" else size
+    patch = [14, 14] if kind == "internvl" else 14
+    return TOWERS[kind][1](**{**sizes, "image_size": square, "patch_size": patch, **given})
+
+
+def tower(kind: str = "clip", size: int = 70, *, kernel: str = "sdpa", **given: Any) -> Any:
+    """A CLIPVisionModel, SiglipVisionModel or InternVLVisionModel."""
+    torch.manual_seed(0)
+    return perturbed(TOWERS[kind][0]._from_config(tower_config(kind, size, **given), attn_implementation=kernel))
+
+
+def onevision(*, dtype: torch.dtype = torch.float32, text: dict | None = None, **given: Any) -> Any:
+    """LLaVA-OneVision: SigLIP without its pooling head, Qwen2, one newline after the video."""
+    torch.manual_seed(0)
+    config = LlavaOnevisionConfig(
+        vision_config=tower_config("siglip", vision_use_head=False).to_dict(),
+        text_config=decoder_config("qwen2", **(text or {})).to_dict(),
+        video_token_index=VIDEO_ID,
+        image_token_index=IMAGE_ID,
+        **given,
+    )
+    return perturbed(LlavaOnevisionForConditionalGeneration._from_config(config, dtype=dtype))
+
+
+def next_video(*, dtype: torch.dtype = torch.float32, vision: dict | None = None, **given: Any) -> Any:
+    """LLaVA-NeXT-Video: CLIP up to its last block but one, Llama, pooled before the projector."""
+    torch.manual_seed(0)
+    config = LlavaNextVideoConfig(
+        vision_config=tower_config("clip", **(vision or {})).to_dict(),
+        text_config=decoder_config("llama").to_dict(),
+        video_token_index=VIDEO_ID,
+        image_token_index=IMAGE_ID,
+        **given,
+    )
+    return perturbed(LlavaNextVideoForConditionalGeneration._from_config(config, dtype=dtype))
+
+
+def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Token ids below every placeholder's."""
+    return torch.randint(0, VIDEO_ID, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_pixels(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

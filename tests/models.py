@@ -1,0 +1,138 @@
+"""Random models whose weights are far from init, inputs for them, and layouts drawn by hypothesis."""
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hookedvid.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.families import FAMILIES, small_config
+from hookedvid.inputs import VIDEO, VideoInputs
+from hookedvid.layout import Segment, TokenLayout, video_segments
+from hookedvid.model import HookedVideoLLM
+
+VIDEO_MODELS = tuple(FAMILIES)
+MODELS = (*VIDEO_MODELS, "text")
+# The three kinds of sequence: newlines in every frame, one trailing newline, frames between markers.
+UNLIKE = ("llava-video", "llava-onevision", "internvideo2.5")
+# The same examples every time, on a machine of any speed.
+LAW = settings(deadline=None, derandomize=True, max_examples=25)
+# float64 sums taken in another order, through three layers with peaked attention and logits of some 30.
+ROUNDING = 1e-11
+
+
+@cache
+def random_model(
+    name: str, dtype: torch.dtype = torch.float64, kernel: str = "sdpa", n_layers: int = 3
+) -> HookedVideoLLM:
+    """A small model of a family, or a decoder alone (`text`); nothing in it keeps its initial value.
+
+    Shared between tests: leave no hook on it.
+    """
+    if name == "text":
+        decoder = DecoderConfig(
+            n_layers=n_layers, d_model=64, n_heads=8, n_kv_heads=4, d_head=8, d_mlp=96, d_vocab=300,
+            qkv_bias=True, o_bias=True, tied=True,
+        )  # fmt: skip
+        cfg = VideoLLMConfig(family="text", decoder=decoder)
+    else:
+        cfg = small_config(name, n_layers=n_layers)
+    model = HookedVideoLLM.from_config(cfg, kernel=kernel)
+    perturb(model)
+    return model.to(dtype)
+
+
+@torch.no_grad()
+def perturb(model: HookedVideoLLM, seed: int = 0) -> None:
+    """Weights of unit gain, norms and layer scales around 1, biases around 0; queries strong enough to choose."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        if p.ndim > 1 and name not in ("embed.weight", "vision.pos_embed"):
+            # 2 and 2: scores with a spread of four, so that attention is peaked and cutting it is seen.
+            gain = 2.0 if name.endswith(("attn.q.weight", "attn.k.weight")) else 1.0
+            p.copy_(noise * gain * p[0].numel() ** -0.5)
+        elif name.endswith("bias"):
+            p.copy_(noise * 0.3)
+        elif "ln" in name or "scale" in name:
+            p.copy_(noise * 0.3 + 1.0)
+        else:
+            p.copy_(noise)
+
+
+def random_inputs(
+    model: HookedVideoLLM, n_frames: int = 4, n_text: int = 8, seed: int = 0, n_prefix: int = 3
+) -> VideoInputs:
+    """Prefix, video, text through `inputs_from_tensors`; frames between markers where the family has them so."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(0, model.cfg.d_vocab, (n,), generator=generator).tolist()
+
+    vision = model.cfg.vision
+    if vision is None:
+        return model.inputs_from_tensors(torch.tensor(ids(n_prefix + n_text)))
+    video = [VIDEO]
+    if model.cfg.prompt == "internvl2_5":
+        video = [i for f in range(n_frames) for i in [*ids(2 * (f > 0)), *[VIDEO] * model.cfg.tokens_per_frame]]
+    tokens = torch.tensor([*ids(n_prefix), *video, *ids(n_text)])
+    pixels = torch.randn(n_frames, 3, vision.image_size, vision.image_size, generator=generator)
+    return model.inputs_from_tensors(tokens, pixels)
+
+
+def rich_inputs(
+    model: HookedVideoLLM, n_frames: int = 4, seed: int = 0, n_text: int = 9, markers_are_language: bool = True
+) -> VideoInputs:
+    """`random_inputs` with the text's roles told apart: question, two options of two tokens, a template of two."""
+    inputs = random_inputs(model, n_frames, n_text, seed)
+    *before, text = inputs.layout.segments
+    roles = [
+        Segment("question", 0, len(text) - 6),
+        Segment("options", 0, 2, index=0),
+        Segment("options", 0, 2, index=1),
+        Segment("template", 0, 2),
+    ]
+    return replace(inputs, layouts=(TokenLayout.of([*before, *roles], markers_are_language),))
+
+
+@st.composite
+def layouts(draw: st.DrawFn, n_frames: int | None = None) -> TokenLayout:
+    """Any layout a family could give, of at most some 40 tokens."""
+    n_frames = n_frames or draw(st.integers(1, 4))
+    newline = draw(st.sampled_from(["none", "once", "frame", "row"]))
+    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), draw(st.integers(1, 2)), n_frames)
+    if newline != "once" and draw(st.booleans()):
+        frames = [[s for s in video if s.frame == f] for f in range(n_frames)]
+        video = [s for f, frame in enumerate(frames) for s in [Segment("marker", 0, 1, frame=f), *frame]]
+    return TokenLayout.of(
+        [
+            Segment("system", 0, draw(st.integers(0, 2))),
+            *video,
+            Segment("question", 0, draw(st.integers(1, 3))),
+            *(Segment("options", 0, draw(st.integers(1, 2)), index=i) for i in range(draw(st.integers(0, 3)))),
+            Segment("template", 0, draw(st.integers(0, 2))),
+            Segment("generated", 0, draw(st.integers(0, 2))),
+        ],
+        markers_are_language=draw(st.booleans()),
+    )
+
+
+def blended_layout(n_frames: int = 4) -> TokenLayout:
+    """A video whose tokens mix four frames each, as after InternVideo2.5's merging."""
+    merge = MergeConfig(frames_per_clip=4, tokens_per_clip=8)
+    video = video_segments(ProjectorConfig(d_in=1, d_out=1, merge=merge), 4, n_frames)
+    return TokenLayout.of([Segment("system", 0, 2), *video, Segment("question", 0, 2)])
+
+
+def each_position(layout: TokenLayout) -> list[Segment]:
+    """The segment every position is in."""
+    return [s for s in layout.segments for _ in range(len(s))]
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, relative to the largest entry."""
+    assert a.shape == b.shape, (a.shape, b.shape)
+    return ((a - b).abs().max() / b.abs().max()).item()

@@ -1,0 +1,127 @@
+"""What every hook point promises: to fire once, with its stated shape, and to change only what is edited there."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from hookedvid.inputs import VideoInputs
+from models import MODELS, ROUNDING, apart, random_inputs, random_model
+
+# Listening here takes another path through its layer: the explicit kernel, a mask, one product per head.
+SWITCHING = (
+    "hook_attn_scores", "hook_pattern", "hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input",
+)  # fmt: skip
+
+
+def short(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def case(name: str) -> tuple:
+    model = random_model(name, n_layers=2)
+    return model, random_inputs(model, n_frames=4)
+
+
+@pytest.fixture(autouse=True)
+def no_hook_stays_behind():
+    yield
+    for name in MODELS:
+        model = random_model(name, n_layers=2)
+        assert not model.list_hooks() and not [m for m in model.modules() if m._forward_hooks or m._backward_hooks]
+
+
+def advertised(model, name: str, inputs: VideoInputs) -> tuple[int, ...]:
+    """The shape that the comment beside a hook point states, its words replaced by this model's sizes."""
+    parent, _, hook = name.rpartition(".")
+    source = inspect.getsource(type(model.mod_dict[parent] if parent else model))
+    stated = re.search(rf"self\.{hook} = HookPoint\(\)  # \[([^]]+)\]", source)
+    assert stated, f"{name} states no shape"
+    cfg = model.cfg
+    if name.startswith("vision."):
+        v, n = cfg.vision, cfg.vision.n_patches + cfg.vision.cls_token
+        sizes = {"frame": 4, "batch": 4, "pos": n, "query": n, "key": n, "patch": v.n_patches, "d_model": v.d_model}
+        sizes |= {"head": v.n_heads, "kv_head": v.n_heads, "d_head": v.d_head, "d_mlp": v.d_mlp}
+    elif name.startswith("projector."):
+        p, v = cfg.projector, cfg.vision
+        out = p.merge.tokens_per_frame if p.merge else p.side(v.grid) ** 2
+        pooled_late = p.pool != "none" and not p.pool_before and hook != "hook_out"
+        token = v.n_patches if pooled_late else out
+        sizes = {"frame": 4, "batch": 4, "patch": v.n_patches, "token": token, "pos": token}
+        sizes |= {"d_vision": v.d_model, "d_in": p.d_in, "d_model": p.d_in, "d_out": p.d_out}
+    else:
+        n = inputs.layout.n_tokens
+        sizes = {"batch": 1, "pos": n, "query": n, "key": n, "head": cfg.n_heads, "kv_head": cfg.n_key_value_heads}
+        sizes |= {"d_model": cfg.d_model, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp}
+    sizes |= {"1": 1, "head or 1": 1}
+    return tuple(sizes[word] for word in stated[1].split(", "))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_every_point_fires_once_with_its_stated_shape(name):
+    model, inputs = case(name)
+    seen: dict[str, list[tuple]] = {n: [] for n in model.hook_dict}
+    model.run_with_hooks(inputs, fwd_hooks=[(n, lambda a, hook: seen[hook.name].append(tuple(a.shape))) for n in seen])
+    assert seen == {n: [advertised(model, n, inputs)] for n in seen}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_listening_moves_no_logit(name):
+    model, inputs = case(name)
+    logits = model(inputs)
+    for answer in (None, "itself"):
+        points = [n for n in model.hook_dict if short(n) not in SWITCHING]
+        listen = [(n, lambda a, hook, answer=answer: a if answer else None) for n in points]
+        assert torch.equal(model.run_with_hooks(inputs, fwd_hooks=listen), logits)
+    for point in [n for n in model.hook_dict if short(n) in SWITCHING]:
+        heard = model.run_with_hooks(inputs, fwd_hooks=[(point, lambda a, hook: None)])
+        # Another order of the same sums.
+        assert apart(heard, logits) < ROUNDING, point
+
+
+def noisy(a: Tensor, hook, in_place: bool = False) -> Tensor | None:
+    generator = torch.Generator().manual_seed(0)
+    if a.dtype == torch.bool:
+        edited = a & (torch.rand(a.shape, generator=generator) < 0.5)
+    else:
+        size = 0.3 * a[a.isfinite()].abs().mean()  # scores are -inf where cut, and stay so
+        edited = a + size * torch.randn(a.shape, generator=generator, dtype=a.dtype)
+    if not in_place:
+        return edited
+    a.copy_(edited)
+    return None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_an_edit_at_any_point_reaches_the_last_logits_alone_and_in_place_alike(name):
+    model, inputs = case(name)
+    intact = model(inputs)
+    for point in model.hook_dict:
+        logits = model.run_with_hooks(inputs, fwd_hooks=[(point, noisy)])
+        assert apart(logits[:, -1], intact[:, -1]) > 1e-4, point
+        if name in ("longva", "internvideo2.5", "text"):  # between them every module there is
+            again = model.run_with_hooks(inputs, fwd_hooks=[(point, lambda a, hook: noisy(a, hook, in_place=True))])
+            assert apart(again, logits) < ROUNDING, f"{point}: edited in place"
+    assert torch.equal(model(inputs), intact)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fork", ["hook_q_input", "hook_k_input", "hook_v_input"])
+def test_a_head_can_be_given_an_input_of_its_own(fork):
+    model, inputs = case("llava-video")
+
+    def edit(a, hook):
+        a[:, :, 1] = 0
+
+    _, intact = model.run_with_cache(inputs)
+    with model.hooks([(f"blocks.0.attn.{fork}", edit)]):
+        _, cache = model.run_with_cache(inputs)
+    for hook in ("q", "k", "v"):
+        moved = (cache[hook, 0] - intact[hook, 0]).abs().amax((0, 1, 3)) > 1e-6
+        assert moved.nonzero().flatten().tolist() == ([1] if hook == fork[5] else []), hook
+    assert torch.equal(cache["resid_pre", 0], intact["resid_pre", 0]), "an edit in place must not leave the fork"

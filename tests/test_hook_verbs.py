@@ -1,0 +1,220 @@
+"""What the verbs promise that attach hooks, keep activations, and run a part of the model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hookedvid.errors import HookError, InputError, InterventionError
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import LV_K, Patch
+from models import ROUNDING, UNLIKE, apart, random_inputs, random_model
+
+BY_QUERY = ("hook_mask", "hook_attn_scores", "hook_pattern")
+ON_DEMAND = ("hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
+
+
+def short(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def case(name: str) -> tuple:
+    model = random_model(name, n_layers=2)
+    return model, random_inputs(model, n_frames=4)
+
+
+@pytest.fixture(autouse=True)
+def no_hook_stays_behind():
+    yield
+    for name in ("longva", *UNLIKE, "text"):
+        model = random_model(name, n_layers=2)
+        assert not model.list_hooks() and not [m for m in model.modules() if m._forward_hooks or m._backward_hooks]
+
+
+def test_an_exception_leaves_no_hook_behind_and_the_model_as_it_was():
+    model, inputs = case("llava-video")
+    logits = model(inputs)
+
+    def fail(a, hook):
+        raise RuntimeError("inside")
+
+    listen = ("blocks.0.hook_resid_pre", lambda a, hook: a * 0)
+    with pytest.raises(RuntimeError, match="inside"):
+        model.run_with_hooks(inputs, fwd_hooks=[listen, ("blocks.1.hook_resid_pre", fail)])
+    with pytest.raises(RuntimeError, match="inside"), model.hooks([("vision.hook_out", fail)]):
+        model.run_with_cache(inputs, interventions=[Patch("z", 1, source=model.run_with_cache(inputs)[1])])
+    with pytest.raises(HookError), model.hooks([listen, ("blocks.0.hook_resid_prre", fail)]):
+        pass
+    with pytest.raises(TypeError, match="unexpected keyword argument 'name_filter'"):
+        model.run_with_cache(inputs, name_filter="resid_pre")
+    assert not model.list_hooks()
+    assert torch.equal(model(inputs), logits)
+
+
+def test_hooks_of_the_user_survive_every_verb_until_reset():
+    model, inputs = case("llava-video")
+    calls: list[str] = []
+    model.add_hook("blocks.0.hook_resid_pre", lambda a, hook: calls.append("added"))
+    model.add_perma_hook("blocks.0.hook_resid_pre", lambda a, hook: calls.append("permanent"))
+    point = model.blocks[0].hook_resid_pre
+    plain = [m.register_forward_hook(lambda *_: calls.append("torch")) for m in (point, model.blocks[0].mlp.gate)]
+    everyone = ["added", "permanent", "torch", "torch"]
+    try:
+        for verb in (model.run_with_hooks, model.run_with_cache, model):
+            calls.clear()
+            verb(inputs)
+            assert calls == everyone, verb
+        with pytest.raises(ZeroDivisionError):
+            model.run_with_hooks(inputs, fwd_hooks=[("hook_embed", lambda a, hook: 1 / 0)])
+        calls.clear()
+        model(inputs, interventions=LV_K)
+        assert calls == everyone
+        calls.clear()
+        model.reset_hooks()
+        model(inputs)
+        assert calls == everyone[1:], "reset_hooks takes add_hook's, not permanent ones, not torch's"
+    finally:
+        model.reset_hooks(including_permanent=True)
+        for handle in plain:
+            handle.remove()
+
+
+def test_names_are_full_short_listed_or_judged():
+    model, inputs = case("llava-video")
+    held = {
+        "blocks.1.attn.hook_z": ["blocks.1.attn.hook_z"],
+        "resid_post": ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"],
+        "hook_resid_post": ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"],
+        "vision.resid_post": ["vision.blocks.0.hook_resid_post", "vision.blocks.1.hook_resid_post"],
+        "embed": ["hook_embed"],
+        "projector.out": ["projector.hook_out"],
+    }
+    for asked, names in held.items():
+        assert list(model.run_with_cache(inputs, names_filter=asked)[1].cache_dict) == names
+    both = model.run_with_cache(inputs, names_filter=["z", "embed"])[1]
+    assert set(both.cache_dict) == {"blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "hook_embed"}
+    judged = model.run_with_cache(inputs, names_filter=lambda n: n.endswith("1.hook_resid_pre"))[1]
+    assert set(judged.cache_dict) == {"vision.blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre"}
+    everything = model.run_with_cache(inputs)[1]
+    assert set(model.hook_dict) - set(everything.cache_dict) == {n for n in model.hook_dict if short(n) in ON_DEMAND}, (
+        "masks, results and input forks are made when asked for by name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: m.run_with_cache(x, names_filter="patern"), "no hook point 'patern'; nearest: 'pattern'"),
+        (lambda m, x: m.run_with_cache(x, names_filter=["z", "blocks.7.hook_resid_pre"]), "no hook point 'blocks.7"),
+        (lambda m, x: m.run_with_cache(x, names_filter=lambda n: False), "matches none of the"),
+        (lambda m, x: m.run_with_hooks(x, fwd_hooks=[("blocks.0.attn.hook_patern", id)]), "'blocks.0.attn.hook_patte"),
+        (lambda m, x: m.add_hook("blocks.0.hook_resid", id), "no hook point 'blocks.0.hook_resid'; nearest: 'blocks"),
+        (lambda m, x: m.run_with_hooks(x, fwd_hooks=[("resid_post", id)]), "no hook point 'resid_post'"),
+        (lambda m, x: m.run_with_cache(x, names_filter="blocks.1.hook_resid_pre", stop_at_layer=1), "cannot fire"),
+        (lambda m, x: m.run_with_cache(x, names_filter=["z", "normalized"], stop_at_layer=0), "'z' cannot fire in"),
+        (lambda m, x: m.run_with_cache(torch.tensor([1, 2]), names_filter=["z", "vision.z"]), "'vision.z' cannot fi"),
+        (lambda m, x: m.run_with_hooks(torch.tensor([1, 2]), fwd_hooks=[("vision.hook_out", id)]), "no video to enco"),
+        (lambda m, x: m.run_with_hooks(x, stop_at_layer=1, fwd_hooks=[("ln_final.hook_scale", id)]), "cannot fire"),
+        (lambda m, x: m.run_with_hooks(x, bwd_hooks=[("hook_embed", id)]), "backward hooks would be gone before"),
+    ],
+)
+def test_a_hook_that_does_not_exist_or_cannot_fire_is_refused(call, message):
+    model, inputs = case("llava-video")
+    with pytest.raises(HookError) as e:
+        call(model, inputs)
+    assert message in str(e.value)
+
+
+def test_an_unknown_keyword_is_refused_by_every_verb():
+    model, inputs = case("text")
+    for verb in (model, model.run_with_hooks, model.run_with_cache, model.generate):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'attention_mask'"):
+            verb(inputs, attention_mask=None)
+
+
+@torch.no_grad()
+def test_pos_slice_keeps_some_positions_and_frees_the_rest():
+    model, inputs = case("llava-video")
+    _, whole = model.run_with_cache(inputs)
+    for given, kept in ((-1, [-1]), ((2, 9), slice(2, 9)), ([0, 5], [0, 5])):
+        _, some = model.run_with_cache(inputs, pos_slice=given)
+        for name, tensor in some.items():
+            full, axis = whole[name], 2 if short(name) in BY_QUERY else 1
+            if not name.startswith(("vision.", "projector.")):
+                full = full[:, :, kept] if axis == 2 else full[:, kept]
+                assert tensor.untyped_storage().nbytes() == tensor.numel() * 8, f"{name} keeps what was cut alive"
+            assert torch.equal(tensor.view_as(full), full), name
+
+
+@torch.no_grad()
+def test_a_cache_goes_to_its_device_and_loses_its_batch_axis():
+    model, inputs = case("llava-video")
+    _, away = model.run_with_cache(inputs, names_filter="resid_post", device="meta")
+    assert {t.device.type for t in away.values()} == {"meta"}
+    _, cache = model.run_with_cache(inputs)
+    _, bare = model.run_with_cache(inputs, remove_batch_dim=True)
+    for name, tensor in bare.items():
+        in_tower = name.startswith(("vision.", "projector."))  # whose first axis is frames
+        assert torch.equal(tensor, cache[name] if in_tower else cache[name][0])
+    with pytest.raises(InputError, match="cannot remove the batch axis of a batch of 2 items"):
+        model.run_with_cache(VideoInputs.stack([inputs, inputs]), remove_batch_dim=True)
+
+
+@pytest.mark.parametrize("name", ["llava-video", "internvideo2.5"])
+def test_cached_gradients_are_autograds(name):
+    model, inputs = case(name)
+    _, cache = model.run_with_cache(inputs, return_type="loss", incl_bwd=True)
+    model.zero_grad()
+    names = [n for n in cache if not n.endswith("_grad")]
+    assert {f"{n}_grad" for n in names} <= set(cache), "every point's gradient, the norms' included"
+    for point in names:
+        leaves: list[Tensor] = []
+
+        def put_leaf(a, hook, leaves=leaves):
+            leaves.append(a.detach().clone().requires_grad_())
+            return leaves[0]
+
+        model.run_with_hooks(inputs, fwd_hooks=[(point, put_leaf)], return_type="loss").backward()
+        model.zero_grad()
+        assert apart(cache[f"{point}_grad"], leaves[0].grad) < 1e-9, point  # gradients go through twice the sums
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*UNLIKE, "text"])
+def test_stopping_and_starting_at_a_layer_skip_the_rest_and_change_nothing(name):
+    model, inputs = case(name)
+    given = [] if name == "text" else [LV_K.at(1)]
+    logits, ran = model(inputs, interventions=given), []
+    parts = {"embed": model.embed, "0": model.blocks[0], "1": model.blocks[1], "out": model.unembed}
+    handles = [m.register_forward_hook(lambda *_, part=part: ran.append(part)) for part, m in parts.items()]
+    for k, before, after in ((0, ["embed"], ["0", "1"]), (1, ["embed", "0"], ["1"]), (2, ["embed", "0", "1"], [])):
+        ran.clear()
+        resid = model(inputs, stop_at_layer=k, interventions=given)
+        assert ran == before
+        ran.clear()
+        assert torch.equal(model(resid, start_at_layer=k, inputs=inputs, interventions=given), logits)
+        assert ran == [*after, "out"]
+    resid = model(inputs, stop_at_layer=-1, interventions=given)
+    assert torch.equal(model(resid, start_at_layer=-1, inputs=inputs, interventions=given), logits)
+    for handle in handles:
+        handle.remove()
+    with pytest.raises(InterventionError, match="stop_at_layer=3 do not fit a model of 2 blocks"):
+        model(inputs, stop_at_layer=3)
+    with pytest.raises(InterventionError, match="start_at_layer=1, stop_at_layer=0"):
+        model(resid, start_at_layer=1, stop_at_layer=0, inputs=inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["longva", "internvideo2.5", "text"])
+def test_loss_is_the_mean_over_next_tokens_that_are_text_alone_and_in_a_batch(name):
+    model, inputs = case(name)
+    logits, loss = model(inputs, return_type="both")
+    ids = inputs.tokens[0]
+    at = [i for i in range(len(ids) - 1) if ids[i + 1] >= 0]
+    each = [F.cross_entropy(logits[0, i], ids[i + 1]) for i in at]
+    assert apart(loss, torch.stack(each).mean()) < ROUNDING
+    assert torch.equal(model(inputs, return_type="loss"), loss) and model(inputs, return_type=None) is None
+    longer = random_inputs(model, n_frames=4, n_text=13, seed=1)
+    both = model(VideoInputs.stack([inputs, longer]), return_type="loss", loss_per_token=True)
+    alone = model(inputs, return_type="loss", loss_per_token=True)
+    assert apart(both[0, 5:], alone[0]) < ROUNDING and not both[0, :5].any(), "padding predicts nothing"

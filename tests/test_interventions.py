@@ -1,0 +1,235 @@
+"""Interventions as values: layer ranges, labels, JSON forms, and what wrong ones are told."""
+
+import json
+from dataclasses import replace
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hookedvid.errors import HookedVidError, InterventionError, SelectorError
+from hookedvid.interventions import (
+    LV_K,
+    PATHWAYS,
+    VS_K,
+    VT_K,
+    EarlyExit,
+    Knockout,
+    LayerRange,
+    Patch,
+    as_interventions,
+    as_range,
+    from_json,
+    label,
+    to_json,
+)
+from models import LAW
+
+ranges = st.builds(
+    lambda start, length, outside: LayerRange(start, None if length is None else start + length, outside),
+    st.integers(0, 40),
+    st.none() | st.integers(1, 40),
+    st.booleans(),
+)
+selectors = st.sampled_from(["video", "text", "last", "all", "video[1]", "patches[0:2]", "question+options"])
+knockouts = st.builds(
+    Knockout,
+    selectors,
+    selectors,
+    ranges,
+    st.sampled_from(["any", "same_frame", "other_frame"]),
+    st.booleans(),
+    st.sampled_from(["", "mine"]),
+)
+patches = st.builds(
+    Patch, st.sampled_from(["resid_post", "z"]), st.integers(0, 9), selectors, st.sampled_from(["clean", "other"])
+)
+exits = st.builds(EarlyExit, st.integers(0, 9), st.sampled_from(["video", "patches"]))
+
+
+@pytest.fixture
+def untyped():
+    """The package as its users run it: the test run's type checks would refuse wrong types before our own words do."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@LAW
+@given(ranges)
+def test_inverting_twice_and_writing_a_range_lose_nothing(r):
+    assert ~~r == r
+    assert LayerRange.parse(str(r)) == r
+    assert as_range(str(r)) == r and as_range(r) is r
+
+
+@LAW
+@given(ranges)
+def test_a_range_and_its_inverse_split_the_layers(r):
+    n = 81  # beyond any stop drawn
+    inside, outside = r.layers(n), (~r).layers(n)
+    assert sorted(inside + outside) == list(range(n))
+    assert (r.start in inside) != r.outside
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [
+        ("2:4", (2, 3)),
+        ("4:", (4, 5)),
+        (":2", (0, 1)),
+        (":", (0, 1, 2, 3, 4, 5)),
+        ("3", (3,)),
+        (" ~1:5 ", (0, 5)),
+        ("~0", (1, 2, 3, 4, 5)),
+    ],
+)
+def test_written_ranges_are_0_based_and_half_open(text, layers):
+    assert LayerRange.parse(text).layers(6) == layers
+    assert LV_K.at(text).layers == LayerRange.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("r", "shown"),
+    [
+        (LayerRange(), "all layers"),
+        (~LayerRange(), "no layer"),
+        (LayerRange(4, 8), "5–8"),
+        (LayerRange(4, 5), "5"),
+        (LayerRange(4), "5–"),
+        (LayerRange(0, 1), "1"),
+        (~LayerRange(4, 8), "not 5–8"),
+        (LayerRange.ending(16, 4), "13–16"),
+        (LayerRange.ending(4, 4), "1–4"),
+    ],
+)
+def test_labels_count_layers_from_1(r, shown):
+    assert r.label() == shown
+
+
+@given(st.integers(1, 28), st.integers(1, 28))
+def test_a_window_ends_where_the_paper_says(x, width):
+    if x < width:
+        with pytest.raises(InterventionError, match=f"cannot end at layer {x}; the first ends at {width}"):
+            LayerRange.ending(x, width)
+    else:
+        # {x - width + 1, …, x}, counted from 1
+        assert [i + 1 for i in LayerRange.ending(x, width).layers(28)] == list(range(x - width + 1, x + 1))
+
+
+@given(st.integers(0, 27), st.integers(1, 28))
+def test_a_centred_window_holds_its_centre_and_is_clipped(centre, width):
+    layers = LayerRange.window(centre, width, 28).layers(28)
+    unclipped = range(centre - width // 2, centre - width // 2 + width)
+    assert list(layers) == [i for i in unclipped if 0 <= i < 28]
+    assert centre in layers
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LayerRange(3, 3), "LayerRange(3, 3) holds no layer; layers are 0-based, start < stop"),
+        (lambda: LayerRange(-1), "LayerRange(-1, None) holds no layer"),
+        (lambda: LayerRange.parse("4-8"), "cannot read layers '4-8'; write 12:16, 12:, :4, 7 or ~12:16"),
+        (lambda: LayerRange.parse("a:b"), "cannot read layers 'a:b'"),
+        (lambda: LayerRange.parse(""), "cannot read layers ''"),
+        (lambda: LayerRange.parse("~"), "cannot read layers '~'"),
+        (lambda: LayerRange(2, 9).layers(4), "layers 2:9 reach beyond this model's 4 blocks, numbered 0 to 3"),
+        (lambda: LayerRange(5).layers(4), "layers 5: reach beyond this model's 4 blocks"),
+        (lambda: EarlyExit(-1), "EarlyExit(-1): count the blocks that keep the video, from 0 up"),
+        (lambda: as_interventions([EarlyExit(1), EarlyExit(2)]), "one run can exit once; give a single EarlyExit"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(make, message):
+    with pytest.raises(InterventionError) as e:
+        make()
+    assert message in str(e.value)
+
+
+def test_values_of_a_wrong_type_are_refused_in_words(untyped):
+    with pytest.raises(InterventionError, match="relation is 'other'; it can be any, same_frame or other_frame"):
+        Knockout("video", "text", relation="other")
+    with pytest.raises(InterventionError, match="'VT-K' is no intervention; give Knockout"):
+        as_interventions([LV_K, "VT-K"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Knockout("vidoe", "text"),
+        lambda: Knockout("video", "txt"),
+        lambda: Patch("resid_post", 0, at="frame"),
+        lambda: EarlyExit(0, drop="vid"),
+    ],
+)
+def test_selectors_are_read_when_the_value_is_made(make):
+    with pytest.raises(SelectorError, match=r"no selector .* \(nearest: "):
+        make()
+
+
+@LAW
+@given(st.lists(knockouts | patches | exits, max_size=3))
+def test_interventions_survive_json_with_their_labels(values):
+    written = json.loads(json.dumps(to_json(values)))
+    again = from_json(written)
+    assert again == tuple(values)
+    assert label(again) == label(values), "the name is no part of equality, but of the label"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kind": "knockuot"}, "no intervention of kind 'knockuot'; there are knockout, "),
+        ({}, "no intervention of kind None"),
+        ({"kind": "knockout", "src": "video", "dts": "text"}, "Knockout has no field 'dts' (nearest: 'dst'"),
+        ({"kind": "knockout", "src": "video"}, "Knockout lacks the field 'dst'"),
+        ({"kind": "early_exit", "layer": "4"}, "EarlyExit.layer should be a int, got '4'"),
+        (
+            {"kind": "knockout", "src": "video", "dst": "text", "layers": {"start": 0, "stp": 4}},
+            "Knockout.layers has no field 'stp' (nearest: 'stop'",
+        ),
+        (
+            {"kind": "knockout", "src": "video", "dst": "text", "relation": "same"},
+            "Knockout.relation should be one of 'any', 'same_frame', 'other_frame', got 'same'",
+        ),
+    ],
+)
+def test_unknown_kinds_and_fields_are_refused(data, message):
+    with pytest.raises(InterventionError) as e:
+        from_json([data])
+    assert message in str(e.value)
+
+
+def test_a_patch_from_a_cache_in_memory_has_no_json_form():
+    with pytest.raises(HookedVidError, match="Tensor has no JSON form"):
+        to_json([Patch("resid_post", 0, source=torch.zeros(1))])
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([], "baseline"),
+        ([LV_K.at(LayerRange(4, 8))], "LV-K 5–8"),
+        ([VT_K, VS_K.at(2)], "VT-K all layers + VS-K 3"),
+        ([Knockout("video[1]", "last")], "video[1]→last all layers"),
+        ([Knockout("video", "video", relation="same_frame")], "video→video same frame all layers"),
+        ([Patch("resid_post", 3, "video[1]")], "patch resid_post layer 4 at video[1]"),
+        ([EarlyExit(18), VT_K.at(LayerRange(0, 8))], "exit after layer 18 + VT-K 1–8"),
+    ],
+)
+def test_labels_say_what_was_done_where(values, shown):
+    assert label(values) == shown
+
+
+def test_the_papers_and_the_neighbours_knockouts_are_one_type_and_named_once():
+    named = {"LV-K": LV_K, "VT-K": VT_K, "VS-K": VS_K, **PATHWAYS}
+    assert all(isinstance(k, Knockout) and k.name == name for name, k in named.items())
+    assert len({replace(k, name="") for k in named.values()}) == len(named), "no two cut the same pairs"
+
+
+def test_an_exit_as_knockout_begins_with_the_block_that_loses_the_video():
+    assert EarlyExit(18).as_knockout() == Knockout("video", "all", LayerRange(18))
+    assert EarlyExit(18).as_knockout().layers.layers(28) == tuple(range(18, 28))
