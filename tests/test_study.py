@@ -243,7 +243,9 @@ def test_generated_text_is_parsed_or_unparsed_but_never_guessed(text, chosen):
 
 def test_a_study_file_refuses_unknown_fields_and_names(tmp_path):
     (tmp_path / "s.toml").write_text('modle = "tiny"\nstep = "two"\n')
-    with pytest.raises(ConfigError, match=r"no field 'modle' \(nearest: 'model'.*Study.step should be a int, got 'two'"):
+    with pytest.raises(
+        ConfigError, match=r"no field 'modle' \(nearest: 'model'.*Study.step should be a int"
+    ):
         Study.from_toml(tmp_path / "s.toml")
     with pytest.raises(ConfigError, match="no knockout 'LVK'"):
         Study(knockouts=("LVK",))
@@ -328,6 +330,10 @@ def test_the_command_writes_everything(folder, capsys, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1 + 6 and "http" not in page.replace("http-equiv", "")
     assert (out / "all-layers.png").stat().st_size > 5000
+    (out / "report.html").unlink()
+    assert main(["plot", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[:12] == [x for x in printed.splitlines() if "rows" not in x][:12]
+    assert (out / "report.html").read_text() == page
     assert frame(Records(out).read().values()).shape[0] == len(table)
 
 

@@ -109,11 +109,12 @@ def test_damage_in_the_middle(folder, codec):
     refused(written(folder / "damaged.mp4", data), "the file is damaged", n_frames=60)
 
 
-@pytest.mark.parametrize(("name", "found"), [("c.mkv", "frame 20 of 60 cannot be decoded"), ("c.avi", "is corrupt")])
-def test_a_concealed_picture_is_refused(folder, name, found):
+@pytest.mark.parametrize("name", ["concealed.mkv", "concealed.avi"])
+def test_a_concealed_picture_is_refused(folder, name):
     # FFmpeg fills the lost tenth of the picture from its neighbours, and marks it.
     whole = write_clip(folder / f"whole-{name}", "mpeg4", noise=20)
-    refused(remux(folder / name, whole, lambda i, p: bytes(p)[: p.size * 9 // 10] if i == 20 else None), found)
+    path = remux(folder / name, whole, lambda i, packet: bytes(packet)[: packet.size * 9 // 10] if i == 20 else None)
+    refused(path, "the file is damaged", n_frames=60)
 
 
 @pytest.mark.parametrize("n_frames", [2, 60])

@@ -1,4 +1,4 @@
-"""The command line: `hookedvid study`, `ask`, `inspect`. Verbs import what they need when they run."""
+"""The command line: `hookedvid study`, `plot`, `ask`, `inspect`. Verbs import what they need when they run."""
 
 import argparse
 import sys
@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--device")
     ask.set_defaults(run=_ask)
 
+    plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
+    plot.add_argument("folder", type=Path, help="the study's --out folder")
+    plot.set_defaults(run=_plot)
+
     inspect = verbs.add_parser("inspect", help="a model's parts, and its hook points")
     inspect.add_argument("model", nargs="?", default="tiny")
     inspect.add_argument("--hooks", action="store_true", help="list every hook point")
@@ -73,6 +77,12 @@ def _ask(args: argparse.Namespace) -> int:
     from hookedvid.faces import ask
 
     return ask(args.model, args.video, args.question, args.options, args.knockout, args.frames, args.device)
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from hookedvid.faces import plot
+
+    return plot(args.folder)
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
+from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import frame
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
@@ -44,7 +45,19 @@ def run_study(
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    _present(laid, rows, net.cfg.n_layers, out, about, console)
+    manifest = Manifest.of(laid, net.cfg.n_layers, about)
+    manifest.save(out)
+    _present(manifest, rows, out, console)
+    return 0
+
+
+def plot(out: Path) -> int:
+    """`hookedvid plot`: table, plots and report of a finished run once more, from its rows alone."""
+    console = Console()
+    console.width = max(console.width, MIN_WIDTH)
+    manifest = Manifest.load(out)
+    console.print(manifest.about, highlight=False)
+    _present(manifest, manifest.rows(out), out, console)
     return 0
 
 
@@ -72,14 +85,14 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console) -> list[d
     return rows
 
 
-def _present(laid: Plan, rows: Sequence[Mapping], n_layers: int, out: Path, about: str, console: Console) -> None:
-    outcomes = Outcomes(laid.items, laid.conditions, rows)
-    summaries = summarise(outcomes, laid.study.n_resamples, laid.study.seed)
+def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
+    outcomes = Outcomes(run.items, run.conditions, rows)
+    summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
-    told = findings(outcomes, main, n_layers, laid.study.n_resamples, laid.study.seed)
+    told = findings(outcomes, main, run.n_layers, run.study.n_resamples, run.study.seed)
     console.print(condition_table(tables[main]))
     if len(tables) > 1:
         console.print(family_table(tables))
@@ -87,13 +100,13 @@ def _present(laid: Plan, rows: Sequence[Mapping], n_layers: int, out: Path, abou
         console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
-        console.print(f"[red]failed[/] {reason}", highlight=False)
+        console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
     write_csv(summaries, out / "summary.csv")
     frame(rows).to_parquet(out / "rows.parquet")
-    figures = draw(tables, main, n_layers, about)
+    figures = draw(tables, main, run.n_layers, run.about)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")
-    _write_report(laid, rows, out, about, told, figures, tables, failures, main)
+    _write_report(run, rows, out, told, figures, tables, failures, main)
     console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {', '.join(figures)} as .png")
 
 
@@ -115,13 +128,13 @@ def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, abou
 
 
 def _write_report(
-    laid: Plan, rows: Sequence[Mapping], out: Path, about: str, told: Sequence[Finding], figures: Mapping,
+    run: Manifest, rows: Sequence[Mapping], out: Path, told: Sequence[Finding], figures: Mapping,
     tables: Mapping[str, Sequence[Summary]], failures: Sequence[str], main: str,
 ) -> None:  # fmt: skip
-    shown = [c.label for c in laid.conditions if c.protocol in ("baseline", "all layers")]
-    examples = report.examples(laid.items, laid.annotations, rows, shown, laid.settings)
+    shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
+    examples = report.examples(run.items, run.annotations, rows, shown, run.settings)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
-    page = report.render("Knockout study", about, told, list(figures.values()), ordered, failures, examples)
+    page = report.render("Knockout study", run.about, told, list(figures.values()), ordered, failures, examples)
     (out / "report.html").write_text(page, encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ class VideoInputs:
 
     tokens: Int[Tensor, "batch pos"]
     layouts: tuple[TokenLayout, ...]
-    pixel_values: tuple[Float[Tensor, "frame 3 height width"] | None, ...]
+    pixel_values: tuple[Float[Tensor, "_frame 3 height width"] | None, ...]  # _: items differ in frames
     options: tuple[tuple[str, ...], ...] = ()
     option_tokens: tuple[tuple[int, ...], ...] = ()
 

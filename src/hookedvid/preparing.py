@@ -20,7 +20,7 @@ def prepare(
     *,
     n_frames: int | None = None,
     sampler: str | None = None,
-    bound: tuple[float, float] | None = None,
+    bound: tuple[float | int, float | int] | None = None,
     markers_are_language: bool = False,
 ) -> VideoInputs:
     """See `HookedVideoLLM.prepare`.

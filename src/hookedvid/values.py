@@ -16,6 +16,8 @@ def to_dict(value: Any) -> Any:
         return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [to_dict(v) for v in value]
+    if isinstance(value, dict):
+        return {k: to_dict(v) for k, v in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise HookedVidError(f"{type(value).__name__} has no JSON form; only plain values can be written to a file")

@@ -15,6 +15,7 @@ class WeightViews:
 
     cfg: Any
     blocks: Any
+    ln_final: Any
     embed: Any
     unembed: Any
     tokenizer: Any
@@ -88,10 +89,13 @@ class WeightViews:
         return ids[0]
 
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:
-        """Columns of W_U: the directions that raise these tokens' logits."""
+        """Columns of W_U times the final norm's weight: what dots with resid / scale to give these tokens' logits.
+
+        TransformerLens's attributions divide by the scale alone, since it folds that weight into W_U.
+        """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
-        return self.unembed.weight[tokens]
+        return self.unembed.weight[tokens] * self.ln_final.weight
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint

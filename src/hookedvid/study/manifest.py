@@ -1,0 +1,89 @@
+"""The plan of a run beside its rows, so that its table can be made again without model or videos."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hookedvid.data.item import Item
+from hookedvid.errors import DataError
+from hookedvid.interventions import from_json, to_json
+from hookedvid.study.protocols import Condition
+from hookedvid.study.records import Records
+from hookedvid.study.study import Plan, Study
+from hookedvid.values import from_dict, to_dict
+
+NAME = "study.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished run asked: items, conditions in order, and the key of each pair's row."""
+
+    study: Study
+    settings: Mapping[str, Any]
+    annotations: Path
+    n_layers: int
+    about: str
+    items: list[Item]
+    conditions: list[Condition]
+    keys: list[list[str]]  # [item][condition]
+
+    @classmethod
+    def of(cls, laid: Plan, n_layers: int, about: str) -> "Manifest":
+        """The manifest of a plan."""
+        n = len(laid.conditions)
+        keys = [t.key for _, _, t in laid.tasks]
+        rows = [keys[i : i + n] for i in range(0, len(keys), n)]
+        return cls(laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows)
+
+    def save(self, folder: Path) -> None:
+        """Write it into the run's folder."""
+        data = {
+            "study": to_dict(self.study),
+            "settings": dict(self.settings),
+            "annotations": str(self.annotations.resolve()),
+            "n_layers": self.n_layers,
+            "about": self.about,
+            "items": [to_dict(i) for i in self.items],
+            "conditions": [
+                {**to_dict(replace(c, interventions=())), "interventions": to_json(c.interventions)}
+                for c in self.conditions
+            ],
+            "keys": self.keys,
+        }
+        part = folder / f"{NAME}.part"
+        part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        part.replace(folder / NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """The manifest of a run's folder. Raises DataError where there is none."""
+        try:
+            data = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise DataError(f"{folder} holds no finished study ({e}); run `hookedvid study --out {folder}`") from e
+        conditions = [Condition(**{**c, "interventions": from_json(c["interventions"])}) for c in data["conditions"]]
+        return cls(
+            from_dict(Study, data["study"]),
+            data["settings"],
+            Path(data["annotations"]),
+            data["n_layers"],
+            data["about"],
+            [from_dict(Item, i) for i in data["items"]],
+            conditions,
+            data["keys"],
+        )
+
+    def rows(self, folder: Path) -> list[dict]:
+        """The stored rows, one for each item and condition. Raises DataError if some are missing."""
+        stored = Records(folder).read()
+        missing = sum(k not in stored for keys in self.keys for k in keys)
+        if missing:
+            raise DataError(f"{missing} rows of this study are not in {folder}; run it again to fill them in")
+        return [
+            stored[key] | {"condition": c.label, "protocol": c.protocol, "knockout": c.knockout, "layer": c.layer}
+            for keys in self.keys
+            for key, c in zip(keys, self.conditions, strict=True)
+        ]
