@@ -251,7 +251,7 @@ def test_llava_fields_without_a_place_here_are_refused_by_name(given, said):
 
 def test_several_unsupported_fields_are_listed_together():
     config = decoder_config("llama", mlp_bias=True, hidden_act="relu", logit_scale=2.0)
-    with pytest.raises(ConversionError, match="mlp_bias = True.*hidden_act = 'relu'.*logit_scale = 2.0"):
+    with pytest.raises(ConversionError, match=r"mlp_bias = True.*hidden_act = 'relu'.*logit_scale = 2.0"):
         hf_configs.read_decoder(config)
 
 

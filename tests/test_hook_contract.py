@@ -104,7 +104,8 @@ def test_an_edit_at_any_point_reaches_the_last_logits_alone_and_in_place_alike(n
     for point in model.hook_dict:
         logits = model.run_with_hooks(inputs, fwd_hooks=[(point, noisy)])
         assert apart(logits[:, -1], intact[:, -1]) > 1e-4, point
-        if name in ("longva", "internvideo2.5", "text"):  # between them every module there is
+        # Between them these have every module there is; a second block is like the first.
+        if name in ("longva", "internvideo2.5") and "blocks.1." not in point:
             again = model.run_with_hooks(inputs, fwd_hooks=[(point, lambda a, hook: noisy(a, hook, in_place=True))])
             assert apart(again, logits) < ROUNDING, f"{point}: edited in place"
     assert torch.equal(model(inputs), intact)

@@ -91,6 +91,9 @@ def test_names_are_full_short_listed_or_judged():
     }
     for asked, names in held.items():
         assert list(model.run_with_cache(inputs, names_filter=asked)[1].cache_dict) == names
+    asked = model.run_with_cache(inputs, names_filter=["mask", "q_input"])[1]
+    assert torch.equal(asked["mask", -1], asked["blocks.1.attn.hook_mask"]), "a short name also finds what it cached"
+    assert asked["q_input", 0].shape[2:] == (8, 64)
     both = model.run_with_cache(inputs, names_filter=["z", "embed"])[1]
     assert set(both.cache_dict) == {"blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "hook_embed"}
     judged = model.run_with_cache(inputs, names_filter=lambda n: n.endswith("1.hook_resid_pre"))[1]
@@ -160,9 +163,8 @@ def test_a_cache_goes_to_its_device_and_loses_its_batch_axis():
         model.run_with_cache(VideoInputs.stack([inputs, inputs]), remove_batch_dim=True)
 
 
-@pytest.mark.parametrize("name", ["llava-video", "internvideo2.5"])
-def test_cached_gradients_are_autograds(name):
-    model, inputs = case(name)
+def test_cached_gradients_are_autograds():
+    model, inputs = case("internvideo2.5")
     _, cache = model.run_with_cache(inputs, return_type="loss", incl_bwd=True)
     model.zero_grad()
     names = [n for n in cache if not n.endswith("_grad")]

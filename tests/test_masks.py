@@ -179,7 +179,6 @@ def test_exit_and_window_leave_the_papers_share_of_attention(newline, side, both
     video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, 32)
     layout = TokenLayout.of([Segment("system", 0, 14), *video, Segment("question", 0, 90)])
     leave, window = EarlyExit(18), VT_K.at(LayerRange(0, 8))
-    assert edge_share(layout, [], 28) == 1
     assert round(100 * edge_share(layout, [leave], 28), 1) == 64.3
     assert round(100 * edge_share(layout, [leave, window], 28), 2) == both
 

@@ -1,62 +1,14 @@
-"""TransformerLens's own tools on a bound model: each agrees with a computation by hand, at video positions too."""
+"""Each of TransformerLens's activation patching sweeps on a bound model equals the patch made by hand."""
 
-import subprocess
-import sys
-from dataclasses import replace
-from functools import lru_cache
-from textwrap import dedent
+from functools import cache
 
 import pytest
 import torch
 from transformer_lens import patching
-from transformer_lens.tools.analysis import EdgeAttributionConfig, attribution_patch, logit_lens
-from transformer_lens.tools.analysis.attribution_patching import Node, faithfulness
 from transformer_lens.utilities import get_act_name
 
-from hookedvid import HookedVideoLLM, VideoInputs, small_config
-from hookedvid.errors import InputError
-
-SUM = 1e-12  # float64: sums of some dozen terms of size 1 in another order
-STORED = 1e-6  # patching results and scores come back as float32 or through one
-
-
-@lru_cache(maxsize=None)
-def model(n_heads: int = 4, n_kv_heads: int = 2, bias: bool = True) -> HookedVideoLLM:
-    """Two layers, one token a frame and a newline after the video; no weight at its initial value."""
-    cfg = small_config("llava-onevision", n_layers=2)
-    decoder = replace(
-        cfg.lm, d_model=32, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=8, d_mlp=12, d_vocab=40, o_bias=bias
-    )
-    assert cfg.vision is not None and cfg.projector is not None
-    cfg = replace(
-        cfg, vision=replace(cfg.vision, image_size=28), projector=replace(cfg.projector, d_out=32), decoder=decoder
-    )
-    made = HookedVideoLLM.from_config(cfg).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in made.parameters():
-            p.add_(torch.randn(p.shape, generator=generator, dtype=p.dtype) * 0.2)
-    return made
-
-
-def inputs(m: HookedVideoLLM, seed: int) -> VideoInputs:
-    """Two ids, two frames and a newline, two ids: seven positions, 2 to 4 video."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 40, (4,), generator=generator).tolist()
-    return m.inputs_from_tensors(
-        torch.tensor([*ids[:2], -200, *ids[2:]]), torch.randn(2, 3, 28, 28, generator=generator)
-    )
-
-
-def metric(logits: torch.Tensor) -> torch.Tensor:
-    return logits[0, -1, 7] - logits[0, -1, 9]
-
-
-@lru_cache(maxsize=None)
-def caches(m: HookedVideoLLM):
-    """(clean cache, corrupted cache, model bound to the corrupted input)."""
-    with torch.no_grad():
-        return m.run_with_cache(inputs(m, 1))[1], m.run_with_cache(inputs(m, 2))[1], m.bind(inputs(m, 2))
+from hookedvid import HookedVideoLLM, VideoInputs
+from lens_model import STORED, caches, inputs, metric, model
 
 
 def by_hand(m: HookedVideoLLM, name: str, where: tuple) -> float:
@@ -97,7 +49,7 @@ SWEEPS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 @torch.no_grad()
 def swept(name: str) -> torch.Tensor:
     m = model()

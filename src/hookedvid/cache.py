@@ -47,6 +47,12 @@ class VideoCache(ActivationCache):
             return super().__getitem__(key)
         except KeyError:
             held = list(self.cache_dict)
+            if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], int):
+                # Hook points that TransformerLens has not, or has elsewhere: mask, q_input.
+                block = f"blocks.{key[1] % self.model.cfg.n_layers}."
+                found = [n for n in held if n.startswith(block) and n.endswith(f".hook_{key[0]}")]
+                if len(found) == 1:
+                    return self.cache_dict[found[0]]
             raise HookError(f"{key!r} is not in this cache ({nearest(str(key), held)}; {len(held)} held)") from None
 
     @property

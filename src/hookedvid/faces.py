@@ -81,7 +81,8 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console) -> list[d
             progress.advance(bar)
 
         rows = studies.run(laid, net, out, step)
-    console.print(f"{fresh} rows run, {len(rows) - fresh} found in {out}", highlight=False)
+    different = len({row["key"] for row in rows})
+    console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False)
     return rows
 
 
@@ -103,7 +104,7 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
         console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
     write_csv(summaries, out / "summary.csv")
     frame(rows).to_parquet(out / "rows.parquet")
-    figures = draw(tables, main, run.n_layers, run.about)
+    figures = draw(tables, main, run.n_layers, studies.brief(run.settings, len(run.items)))
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")
     _write_report(run, rows, out, told, figures, tables, failures, main)

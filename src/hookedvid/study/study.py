@@ -212,6 +212,11 @@ def _video(laid: Plan, item: Item) -> Any:
     return frames[rng.permutation(len(frames))]
 
 
+def brief(settings: Mapping[str, Any], n: int) -> str:
+    """What a plot must name: model, frames, dtype and how many questions."""
+    return f"{settings['model_name']}, {settings['n_frames']} frames, {settings['dtype']}, n = {n} questions"
+
+
 def describe(settings: Mapping[str, Any]) -> str:
     """The settings a figure must name, in one line."""
     return (

@@ -24,7 +24,7 @@ class Template:
 
     before: system prompt and user header. frame_before, frame_after: around every frame ({n} counts from 1);
     without them the video is one run. between: after the video. question, option, instruction: forms of
-    each; open: follows a question without options; after: the assistant's header. stops: tokens that end an answer.
+    each; after: the assistant's header. stops: tokens that end an answer.
     """
 
     before: str
@@ -34,7 +34,6 @@ class Template:
     question: str = "{question}"
     option: str = "\n{letter}. {option}"
     instruction: str = "\nAnswer with the option's letter from the given choices directly."
-    open: str = ""
     after: str = ""
     stops: tuple[str, ...] = ()
 
@@ -71,7 +70,6 @@ TEMPLATES: dict[str, Template] = {
         question=" question {question}",
         option=" {letter} {option}",
         instruction=" answer",
-        open=" reply",
         stops=("<eos>",),
     ),
 }
@@ -99,6 +97,7 @@ def pieces(form: Template, question: str, options: Sequence[str], n_frames: int)
     parts.append(Piece("question", form.question.format(question=question)))
     for i, option in enumerate(options):
         parts.append(Piece("options", form.option.format(letter=LETTERS[i], option=option), index=i))
-    parts.append(Piece("template", form.instruction if options else form.open))
+    if options:
+        parts.append(Piece("template", form.instruction))
     parts.append(Piece("template", form.after))
     return [p for p in parts if p.text or p.role == "video"]

@@ -1,0 +1,128 @@
+"""A run nobody listens to builds no query x key tensor, however long the sequence."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hookedvid.families import small_config
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import LV_K, EarlyExit, LayerRange
+from hookedvid.model import HookedVideoLLM
+from hookedvid.nn.kv import KVCache
+from models import random_inputs
+
+N = 4000  # tokens
+N_HEADS = 2
+
+
+class Largest(TorchDispatchMode):
+    """Sizes of everything an operation allocates: the largest, and how many reach N x N."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel, self.n_square = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in before:
+                held = t.untyped_storage().nbytes() // t.element_size()
+                self.numel = max(self.numel, held)
+                self.n_square += held >= N * N
+        return out
+
+
+@pytest.fixture(scope="module")
+def long_case() -> tuple[HookedVideoLLM, VideoInputs]:
+    cfg = small_config("llava-video", n_layers=2)
+    decoder = replace(cfg.decoder, d_model=16, n_heads=N_HEADS, n_kv_heads=1, d_mlp=16)
+    model = HookedVideoLLM.from_config(replace(cfg, decoder=decoder, projector=replace(cfg.projector, d_out=16)))
+    inputs = random_inputs(model, n_frames=8, n_text=N - 3 - 8 * cfg.tokens_per_frame)
+    assert inputs.layout.n_tokens == N
+    return model, inputs
+
+
+def measure(run) -> Largest:
+    with torch.no_grad(), Largest() as seen:
+        run()
+    return seen
+
+
+def test_a_forward_nobody_listens_to_builds_nothing_of_query_times_key(long_case):
+    model, inputs = long_case
+    seen = measure(lambda: model(inputs, logits_to_keep=1))
+    assert seen.numel <= 2 * N * 16, "nothing larger than the residual stream and its angles"
+    quiet = [n for n in model.hook_dict if n.endswith(("resid_post", "hook_z", "hook_rot_k", "hook_scale"))]
+    seen = measure(lambda: model.run_with_cache(inputs, names_filter=quiet, logits_to_keep=1))
+    assert seen.n_square == 0, "listening beside the attention map keeps the kernel"
+    seen = measure(lambda: model(inputs, interventions=EarlyExit(1), logits_to_keep=1))
+    assert seen.n_square == 0, "an exit needs no mask"
+
+
+def test_listening_on_a_pattern_builds_it_in_its_own_layer(long_case):
+    model, inputs = long_case
+    point = "blocks.1.attn.hook_pattern"
+    seen = measure(lambda: model.run_with_cache(inputs, names_filter=point, logits_to_keep=1))
+    assert seen.numel == N_HEADS * N * N
+    both = measure(lambda: model.run_with_cache(inputs, names_filter="pattern", logits_to_keep=1))
+    assert both.n_square == 2 * seen.n_square > 0
+
+
+def test_a_knockout_builds_its_mask_once_for_all_layers(long_case):
+    model, inputs = long_case
+    one = measure(lambda: model(inputs, interventions=LV_K.at(0), logits_to_keep=1))
+    all_layers = measure(lambda: model(inputs, interventions=LV_K.at(LayerRange(0, 2)), logits_to_keep=1))
+    assert all_layers.numel == N * N, "booleans for all heads at once, no number for each head"
+    # What the kernel makes of the mask in each layer (empty rows, its own form) comes again; the mask does not.
+    per_layer = all_layers.n_square - one.n_square
+    assert 0 < per_layer < one.n_square
+
+
+def test_a_step_of_generation_reads_what_is_cached_and_builds_one_row(long_case):
+    model, inputs = long_case
+    cache = KVCache(2)
+    with torch.no_grad():
+        model(inputs, kv_cache=cache, logits_to_keep=1)
+    longer = inputs.extend(torch.tensor([[7]]))
+    seen = measure(lambda: model(longer, interventions=LV_K, kv_cache=cache, logits_to_keep=1))
+    # Keys of every token, in each of the two layers; ids and positions of every token.
+    assert N < seen.numel <= 2 * N * 16
+
+
+IN_LITTLE_ROOM = """
+import pathlib, resource
+import torch
+from hookedvid.config import DecoderConfig, VideoLLMConfig
+from hookedvid.model import HookedVideoLLM
+
+torch.set_num_threads(1)
+decoder = DecoderConfig(n_layers=2, d_model=16, n_heads={heads}, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)
+model = HookedVideoLLM.from_config(VideoLLMConfig(family="text", decoder=decoder))
+tokens = torch.zeros(1, {n}, dtype=torch.long)
+with torch.no_grad():
+    model.run_with_cache(tokens[:, :64], names_filter="pattern")
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    room = pages * resource.getpagesize() + {n} * {n}
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    model(tokens, logits_to_keep=1)
+    print("unheard: fits")
+    try:
+        model.run_with_cache(tokens, names_filter="blocks.0.attn.hook_pattern", logits_to_keep=1)
+    except RuntimeError as e:
+        print("heard:", e)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited and counted as Linux does")
+def test_a_forward_fits_into_less_than_a_byte_for_each_pair():
+    # 16 MB more than the process has; the scores and the pattern of two heads in float32 are 128 MB each.
+    script = IN_LITTLE_ROOM.format(heads=N_HEADS, n=N)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.stdout.startswith("unheard: fits\nheard: "), ran.stdout + ran.stderr
+    assert "memory" in ran.stdout
