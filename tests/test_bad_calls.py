@@ -9,6 +9,7 @@ from torch import Tensor
 from hookedvid import LV_K, EarlyExit, HookedVideoLLM, LayerRange, VideoInputs, VideoLLMConfig, small_config
 from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
 from hookedvid.inputs import from_tokens
+from hookedvid.interventions import as_interventions
 
 NO_LAYERS = "do not fit a model of 3 blocks, numbered from 0"
 NOT_FINITE = "the logits are not finite: the weights or this dtype overflow, so "
@@ -52,61 +53,112 @@ def tensors(*args, cfg=None) -> VideoInputs:
 
 
 MAKING_INPUTS = {
-    "an id beyond the vocabulary": (lambda: tensors(ids(1, 300, 999), None), "ids [300, 999] are outside this model's vocabulary of 300 rows"),
-    "a negative id": (lambda: tensors(ids(1, -5), None), "token ids [-5] are outside this model's vocabulary"),
-    "pixels without a placeholder": (lambda: tensors(ids(1, 2), pixels()), "video placeholders in runs of no ids; 2 frames of this model are 19 tokens: mark them by one -200, by 19 ids in a row, or by 2 runs of 9"),
-    "a placeholder without pixels": (lambda: tensors(ids(), None), "the tokens mark a video (1 place(s)), but no pixel_values were given"),
-    "two placeholders": (lambda: tensors(ids(1, -200, 2, -200), pixels(3)), "video placeholders in runs of [1, 1] ids; 3 frames of this model are 28 tokens"),
-    "too few placeholders": (lambda: tensors(ids(1, *[-200] * 18, 2), pixels()), "in runs of [18] ids; 2 frames of this model are 19 tokens"),
-    "pixels of another size": (lambda: tensors(ids(), pixels(2, 84)), "pixel_values are (2, 3, 84, 84); this tower reads preprocessed [frame, 3, 70, 70]"),
+    "id beyond the vocabulary": (lambda: tensors(ids(1, 300, 999), None), "ids [300, 999] are outside this model's "),
+    "negative id": (lambda: tensors(ids(1, -5), None), "token ids [-5] are outside this model's vocabulary of 300"),
+    "no placeholder": (
+        lambda: tensors(ids(1, 2), pixels()),
+        "video placeholders in runs of no ids; 2 frames of this model are 19 tokens: mark them by one -200, by 19 ids",
+    ),
+    "no pixels": (lambda: tensors(ids(), None), "mark a video (1 place(s)), but no pixel_values were given"),
+    "two placeholders": (lambda: tensors(ids(1, -200, 2, -200), pixels(3)), "in runs of [1, 1] ids; 3 frames of this"),
+    "too few placeholders": (lambda: tensors(ids(1, *[-200] * 18, 2), pixels()), "in runs of [18] ids; 2 frames of"),
+    "another size": (
+        lambda: tensors(ids(), pixels(2, 84)),
+        "pixel_values are (2, 3, 84, 84); this tower reads preprocessed [frame, 3, 70, 70]",
+    ),
     "one channel": (lambda: tensors(ids(), pixels(2, 70, 1)), "pixel_values are (2, 1, 70, 70); this tower reads"),
-    "a frame without its axis": (lambda: tensors(ids(), pixels()[0]), "pixel_values are (70, 70); this tower reads"),
-    "bytes instead of pixels": (lambda: tensors(ids(), pixels().byte()), "pixel_values are torch.uint8; preprocess them to floating point first"),
+    "no frame axis": (lambda: tensors(ids(), pixels()[0]), "pixel_values are (3, 70, 70); this tower reads"),
+    "bytes": (lambda: tensors(ids(), pixels().byte()), "pixel_values are torch.uint8; preprocess them to floating"),
     "no frame": (lambda: tensors(ids(), pixels(0)), "pixel_values hold no frame; give at least one"),
-    "two videos for one row": (lambda: tensors(ids(), pixels()[None].repeat(2, 1, 1, 1, 1)), "1 rows of tokens came with 2 videos; give one for each"),
-    "a video for a decoder": (lambda: tensors(ids(), pixels(), cfg=decoder().cfg), "this model takes no video; leave pixel_values out"),
-    "frames that fill no clip": (lambda: tensors(ids(), pixels(6, 112), cfg=model("internvideo2.5").cfg), "merges clips of 4 frames, and 6 frames were given; use a multiple of 4"),
-    "an empty batch": (lambda: VideoInputs.stack([]), "no inputs to stack; give at least one"),
-    "other tokens with the video elsewhere": (lambda: inputs().with_tokens(inputs().tokens.flip(1)[:, 1:]), "they must have its shape, and -200 at its video positions"),
-    "a batch's one layout": (lambda: VideoInputs.stack([inputs(), inputs()]).layout, "this batch holds 2 items, each with its own layout: use .layouts[i]"),
-    "a question for a tower": (lambda: tower().prepare(None, "What?"), "this model is a vision tower alone; give it pixels: model(pixel_values)"),
+    "two videos": (lambda: tensors(ids(), torch.stack([pixels()] * 2)), "1 rows of tokens came with 2 videos; give"),
+    "no tower": (lambda: tensors(ids(), pixels(), cfg=decoder().cfg), "takes no video; leave pixel_values out"),
+    "half a clip": (
+        lambda: tensors(ids(), pixels(6, 112), cfg=model("internvideo2.5").cfg),
+        "merges clips of 4 frames, and 6 frames were given; use a multiple of 4",
+    ),
+    "empty batch": (lambda: VideoInputs.stack([]), "no inputs to stack; give at least one"),
+    "video elsewhere": (
+        lambda: inputs().with_tokens(inputs().tokens.roll(1)),
+        "-200 at its video positions; start",
+    ),
+    "a batch's layout": (lambda: VideoInputs.stack([inputs()] * 2).layout, "holds 2 items, each with its own layout"),
+    "a question for a tower": (lambda: tower().prepare(None, "What?"), "a vision tower alone; give it pixels: model("),
     "ids for a tower": (lambda: tower()(ids()), "a bare tower reads preprocessed pixels [frame, 3, height, width]"),
-}  # fmt: skip
+}
 
 RUNNING = {
-    "a path instead of inputs": (lambda: unchecked(HookedVideoLLM.inputs_of)(model(), "clip.mp4"), "cannot run on str: give prepare()'s inputs, inputs_from_tensors(ids, pixels), or a tensor of token ids"),
-    "a stream without start_at_layer": (lambda: model()(torch.zeros(1, 4, 64)), "cannot run on Tensor: give prepare()'s inputs"),
-    "ids with start_at_layer": (lambda: model()(ids(1, 2)[None], start_at_layer=1), "start_at_layer takes the residual stream [batch, pos, d_model] as input"),
-    "inputs with start_at_layer": (lambda: model()(inputs(), start_at_layer=1), "start_at_layer takes the residual stream"),
-    "an unknown return_type": (lambda: unchecked(HookedVideoLLM.forward)(model(), inputs(), return_type="probs"), "return_type is 'probs'; it can be 'logits', 'loss', 'both' or None"),
-    "a loss after an exit": (lambda: model()(inputs(), return_type="loss", interventions=EarlyExit(1)), "a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit"),
-    "a loss of the last logits": (lambda: model()(inputs(), return_type="both", logits_to_keep=1), "a loss needs every position's logits"),
-    "an answer without options": (lambda: model().answer(inputs()), "this input has no options to choose from: give prepare(..., options=[...]), or use generate()"),
-    "no new token": (lambda: model().generate(inputs(), max_new_tokens=0), "max_new_tokens is 0; ask for at least one"),
-    "text without a tokenizer": (lambda: decoder().generate(ids(1, 2), return_type="text"), "this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'"),
-    "stop strings without a tokenizer": (lambda: decoder().generate(ids(1, 2), stop_strings=["."]), "this model has no tokenizer to make text with"),
-    "words without a tokenizer": (lambda: decoder().to_tokens("a"), "this model has no tokenizer; pass tokenizer=... where it is made"),
-    "a word of several tokens": (lambda: model().to_single_token("cat"), "'cat' is 3 tokens, not one: ['c', 'a', 't']"),
-}  # fmt: skip
+    "a path": (
+        lambda: unchecked(HookedVideoLLM.inputs_of)(model(), "clip.mp4"),
+        "cannot run on str: give prepare()'s inputs, inputs_from_tensors(ids, pixels), or a tensor of token ids",
+    ),
+    "a stream alone": (lambda: model()(torch.zeros(1, 4, 64)), "cannot run on Tensor: give prepare()'s inputs"),
+    "ids for a stream": (
+        lambda: model()(ids(1, 2)[None], start_at_layer=1),
+        "start_at_layer takes the residual stream",
+    ),
+    "inputs for a stream": (lambda: model()(inputs(), start_at_layer=1), "stream [batch, pos, d_model] as input"),
+    "unknown return_type": (
+        lambda: unchecked(HookedVideoLLM._returned)(model(), torch.zeros(1), "probs", inputs(), None, False),
+        "return_type is 'probs'; it can be 'logits', 'loss', 'both' or None",
+    ),
+    "a loss after an exit": (
+        lambda: model()(inputs(), return_type="loss", interventions=EarlyExit(1)),
+        "a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit",
+    ),
+    "a loss of one position": (lambda: model()(inputs(), return_type="both", logits_to_keep=1), "every position's"),
+    "no options": (lambda: model().answer(inputs()), "no options to choose from: give prepare(..., options=[...])"),
+    "no new token": (lambda: model().generate(inputs(), max_new_tokens=0), "is 0; ask for at least one"),
+    "no tokenizer for text": (
+        lambda: decoder().generate(ids(1, 2), return_type="text"),
+        "this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'",
+    ),
+    "no tokenizer for stops": (lambda: decoder().generate(ids(1, 2), stop_strings=["."]), "no tokenizer to make text"),
+    "no tokenizer for words": (lambda: decoder().to_tokens("a"), "no tokenizer; pass tokenizer=... where it is made"),
+    "several tokens": (lambda: model().to_single_token("cat"), "'cat' is 3 tokens, not one: ['c', 'a', 't']"),
+}
 
 INTERVENING = {
     "a layer past the end": (lambda: model()(inputs(), stop_at_layer=4), f"stop_at_layer=4 {NO_LAYERS}"),
     "a layer before the first": (lambda: model()(inputs(), stop_at_layer=-4), f"stop_at_layer=-4 {NO_LAYERS}"),
-    "a stop before the start": (lambda: model()(torch.zeros(1, 4, 64), start_at_layer=2, stop_at_layer=1), f"start_at_layer=2, stop_at_layer=1 {NO_LAYERS}"),
-    "an exit that drops text": (lambda: model()(inputs(), interventions=EarlyExit(1, "question")), "EarlyExit cannot drop 'question': it holds text, from which the answer is read; drop video positions"),
-    "an exit past the end": (lambda: model()(inputs(), interventions=EarlyExit(4)), "exit after layer 4: this model has 3 blocks"),
-    "two exits": (lambda: model()(inputs(), interventions=[EarlyExit(1), EarlyExit(2)]), "one run can exit once; give a single EarlyExit"),
-    "a knockout past the end": (lambda: model()(inputs(), interventions=LV_K.at(LayerRange(1, 5))), "layers 1:5 reach beyond this model's 3 blocks, numbered 0 to 2"),
-    "something else than interventions": (lambda: model()(inputs(), interventions=["LV-K"]), "'LV-K' is no intervention; give Knockout"),
-}  # fmt: skip
+    "a stop before the start": (
+        lambda: model()(torch.zeros(1, 4, 64), start_at_layer=2, stop_at_layer=1),
+        f"start_at_layer=2, stop_at_layer=1 {NO_LAYERS}",
+    ),
+    "an exit of text": (
+        lambda: model()(inputs(), interventions=EarlyExit(1, "question")),
+        "EarlyExit cannot drop 'question': it holds text, from which the answer is read; drop video positions",
+    ),
+    "a late exit": (lambda: model()(inputs(), interventions=EarlyExit(4)), "layer 4: this model has 3 blocks"),
+    "two exits": (lambda: model()(inputs(), interventions=[EarlyExit(1), EarlyExit(2)]), "exit once; give a single"),
+    "a late knockout": (
+        lambda: model()(inputs(), interventions=LV_K.at(LayerRange(1, 5))),
+        "layers 1:5 reach beyond this model's 3 blocks, numbered 0 to 2",
+    ),
+    "no intervention": (lambda: unchecked(as_interventions)(["LV-K"]), "'LV-K' is no intervention; give Knockout"),
+}
 
 HOOKING = {
-    "a mistyped hook": (lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.1.attn.hook_patern", print)]), "no hook point 'blocks.1.attn.hook_patern'; nearest: 'blocks.1.attn.hook_pattern'"),
-    "a mistyped name to cache": (lambda: model().run_with_cache(inputs(), names_filter="resid_pst"), "no hook point 'resid_pst'; nearest: 'resid_post'"),
-    "a hook in a layer that is skipped": (lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.2.hook_resid_pre", print)], stop_at_layer=1), "'blocks.2.hook_resid_pre' cannot fire in this run: its layer is outside start_at_layer/stop_at_layer"),
-    "a hook in a tower without video": (lambda: model().run_with_cache(ids(1, 2), names_filter="vision.hook_out"), "there is no video to encode; drop the hook or run that part"),
-    "an activation that was not kept": (lambda: model().run_with_cache(inputs(), names_filter="resid_post")[1]["resid_pre", 1], "('resid_pre', 1) is not in this cache"),
-}  # fmt: skip
+    "a mistyped hook": (
+        lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.1.attn.hook_patern", print)]),
+        "no hook point 'blocks.1.attn.hook_patern'; nearest: 'blocks.1.attn.hook_pattern'",
+    ),
+    "a mistyped name": (
+        lambda: model().run_with_cache(inputs(), names_filter="resid_pst"),
+        "no hook point 'resid_pst'; nearest: 'resid_post'",
+    ),
+    "a skipped layer": (
+        lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.2.hook_resid_pre", print)], stop_at_layer=1),
+        "'blocks.2.hook_resid_pre' cannot fire in this run: its layer is outside start_at_layer/stop_at_layer",
+    ),
+    "a tower without video": (
+        lambda: model().run_with_cache(ids(1, 2), names_filter="vision.hook_out"),
+        "there is no video to encode; drop the hook or run that part",
+    ),
+    "an activation not kept": (
+        lambda: model().run_with_cache(inputs(), names_filter="resid_post")[1]["resid_pre", 1],
+        "('resid_pre', 1) is not in this cache",
+    ),
+}
 
 
 @pytest.mark.parametrize(("call", "said"), MAKING_INPUTS.values(), ids=MAKING_INPUTS)
