@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,6 +23,15 @@ UNLIKE = ("llava-video", "llava-onevision", "internvideo2.5")
 LAW = settings(deadline=None, derandomize=True, max_examples=25)
 # float64 sums taken in another order, through three layers with peaked attention and logits of some 30.
 ROUNDING = 1e-11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For modules that import this: sums of toy size gain nothing from threads, and on a busy machine lose tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @cache

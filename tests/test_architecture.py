@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 VALUES = {"errors", "values", "config", "layout", "interventions", "masks", "families"}
-OUTER = ("data", "study", "plots", "cli", "faces")
+FACES = ("plots", "report", "faces", "cli")
+OUTER = ("data", "study", *FACES)
 
 
 @cache
@@ -86,6 +87,11 @@ def test_data_and_study_meet_in_the_item_alone():
         assert {n for n in imports(module) if part(n) == "data"} <= {"hookedvid.data.item"}, module
 
 
+def test_experiments_know_nothing_of_the_faces():
+    for module in of("data", "study"):
+        assert not any(part(n) in FACES for n in imports(module)), module
+
+
 def test_nothing_imports_the_command_line_and_only_it_imports_its_verbs():
     for module in FILES:
         assert not any(part(n) == "cli" for n in imports(module)), module
@@ -119,9 +125,10 @@ def test_files_and_functions_fit_a_reader(module):
             assert node.end_lineno - node.lineno < 60, f"{node.name} of {module}"
 
 
-@pytest.mark.parametrize(
-    "what", ["import hookedvid", "from hookedvid.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"]
-)
+HELP = "from hookedvid.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"
+
+
+@pytest.mark.parametrize("what", ["import hookedvid", HELP])
 def test_light_imports_stay_light(what):
     heavy = ("torch", "transformers", "transformer_lens", "open_clip", "av", "matplotlib", "numpy")
     program = f"{what}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"

@@ -8,6 +8,7 @@ from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
 from models import MODELS, ROUNDING, UNLIKE, apart, random_inputs, random_model, rich_inputs
+from models import one_thread as one_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 

@@ -79,13 +79,15 @@ def test_head_results_sum_to_the_stream(remainder):
 
 @pytest.mark.parametrize("expand", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_full_decomposition_sums_to_the_stream(bias, expand):
+@pytest.mark.parametrize(("layer", "mlp_input"), [(1, False), (1, True), (2, False)])
+def test_the_full_decomposition_sums_to_the_stream(layer, mlp_input, bias, expand):
     m = model(bias=bias)
     with torch.no_grad():
         _, cache = m.run_with_cache(inputs(m, 1))
-    stack, labels = cache.get_full_resid_decomposition(expand_neurons=expand, return_labels=True)
-    assert len(labels) == len(stack) == 8 + (24 if expand else 2) + 2
-    assert apart(stack.sum(0), cache["resid_post", -1]) <= SUM
+    stack, labels = cache.get_full_resid_decomposition(layer, mlp_input, expand_neurons=expand, return_labels=True)
+    whole = cache["resid_mid", 1] if mlp_input else cache["resid_post", layer - 1]
+    assert len(labels) == len(stack) == 4 * (layer + mlp_input) + layer * (12 if expand else 1) + 2
+    assert apart(stack.sum(0), whole) <= SUM
     assert (stack[labels.index("bias")].abs().max() > 0) == bias
 
 

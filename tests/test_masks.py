@@ -14,6 +14,7 @@ from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knock
 from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
 from hookedvid.masks import active, allowed, blocked, edge_share, kept_positions
 from models import LAW, blended_layout, each_position, layouts
+from models import one_thread as one_thread
 
 FOLDER = Path(__file__).parent / "masks"
 # Rows are queries, columns keys, 1 = may look; keys after the query are left out. Letters: s system, 0 1 2 patches

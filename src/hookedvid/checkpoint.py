@@ -32,8 +32,6 @@ def load(
     cls: type, name_or_path: str | Path, *, device: Any = None, dtype: torch.dtype | str | None = None, **kwargs: Any
 ) -> Any:
     """See `HookedVideoLLM.from_pretrained`. dtype: as stored unless given."""
-    from safetensors.torch import load_file
-
     folder = find(name_or_path)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text())
     weights = folder / "model.safetensors"
@@ -41,8 +39,9 @@ def load(
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
         found = f" (it has {', '.join(pickles)}, and pickles are never loaded)" if pickles else ""
         raise ConversionError(f"{folder} has no model.safetensors{found}; write one with save_pretrained")
+    target = _dtype(dtype)
     model = cls(cfg, _tokenizer(folder), **kwargs)
-    tensors = load_file(weights)
+    tensors = _read(weights)
     expected = dict(model.named_parameters())
     if tensors.keys() != expected.keys():
         raise ConversionError(
@@ -53,12 +52,28 @@ def load(
     if wrong:
         raise ConversionError(f"{weights} does not fit its config: other shapes for {wrong[:5]}")
     stored = {t.dtype for t in tensors.values()}
-    target = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     model.to(target or (stored.pop() if len(stored) == 1 else torch.float32))
     with torch.no_grad():
         for k, p in expected.items():
             p.copy_(tensors[k])
     return model.to(device) if device is not None else model
+
+
+def _read(weights: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(weights)
+    except SafetensorError as e:
+        raise ConversionError(f"{weights} cannot be read ({e}); copy or write it again") from e
+
+
+def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ConversionError(f"dtype {given!r} is no floating-point type of torch; e.g. 'bfloat16'")
+    return found
 
 
 def save(model: Any, folder: str | Path) -> None:
@@ -70,6 +85,7 @@ def save(model: Any, folder: str | Path) -> None:
     tensors = {k: p.detach().cpu().contiguous() for k, p in model.named_parameters()}
     part = folder / "model.safetensors.part"
     save_file(tensors, part)
+    part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     part.rename(folder / "model.safetensors")
     (folder / "config.json").write_text(model.cfg.to_json() + "\n")
     if model.tokenizer is not None:

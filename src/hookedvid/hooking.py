@@ -169,25 +169,11 @@ class HookVerbs(HookedRootModule):
         if remove_batch_dim and inputs.batch_size != 1:
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
-        save = _saver(store, device, remove_batch_dim, None if pos_slice is None else Slice(pos_slice))
+        cut = None if pos_slice is None else Slice(pos_slice)
+        save = _saver(store, device, remove_batch_dim, cut)
+        save_grad = _saver(store, device, remove_batch_dim, cut, "_grad")
         fwd = [(n, save) for n in names]
-        bwd = (
-            [
-                (
-                    n,
-                    _saver(
-                        store,
-                        device,
-                        remove_batch_dim,
-                        None if pos_slice is None else Slice(pos_slice),
-                        "_grad",
-                    ),
-                )
-                for n in names
-            ]
-            if incl_bwd
-            else []
-        )
+        bwd = [(n, save_grad) for n in names] if incl_bwd else []
         with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
             out = self(*args, **kwargs)
             if incl_bwd:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
+from hookedvid.interventions import EarlyExit, Intervention, Knockout, Patch, RandomEdges
 from hookedvid.layout import FrameBlendWarning, TokenLayout
 
 
@@ -86,6 +86,13 @@ def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[K
     """The knockouts at work in each block."""
     knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout | RandomEdges)]
     return [tuple(k for k, layers in knockouts if i in layers) for i in range(n_layers)]
+
+
+def first_layer(interventions: Sequence[Intervention], n_layers: int) -> int:
+    """The first block an intervention changes: all before it compute what the intact model does. n_layers if none."""
+    touched = [i for i, knockouts in enumerate(active(interventions, n_layers)) if knockouts]
+    touched += [i.layer for i in interventions if isinstance(i, EarlyExit | Patch)]
+    return min(touched, default=n_layers)
 
 
 def kept_positions(layout: TokenLayout, exit: EarlyExit | None) -> Int[Tensor, " kept"]:

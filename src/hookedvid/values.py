@@ -80,6 +80,8 @@ def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
     elif hint is float:
         ok, expected = isinstance(data, int | float) and not isinstance(data, bool), "a number"
         data = float(data) if ok else data
+    elif isinstance(origin, type):
+        ok, expected = isinstance(data, origin), "a list" if origin is tuple else f"a {origin.__name__}"
     elif hint is not Any and isinstance(hint, type):
         ok = isinstance(data, hint) and not (hint is int and isinstance(data, bool))
         expected = f"a {hint.__name__}"

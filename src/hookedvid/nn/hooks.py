@@ -8,7 +8,16 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.slice import Slice
 
-__all__ = ["ActivationCache", "FactoredMatrix", "HookPoint", "HookedRootModule", "Slice", "branch", "edited", "listening"]
+__all__ = [
+    "ActivationCache",
+    "FactoredMatrix",
+    "HookPoint",
+    "HookedRootModule",
+    "Slice",
+    "branch",
+    "edited",
+    "listening",
+]
 
 
 def listening(*points: HookPoint) -> bool:

@@ -13,6 +13,7 @@ import torch
 from hookedvid.data.item import Item, read_items, video_path
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InputError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
+from hookedvid.masks import first_layer
 from hookedvid.study import protocols, scoring
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Task, digest, model_hash, video_hash
@@ -176,7 +177,7 @@ def _by_item(laid: Plan) -> Iterator[tuple[Item, list[tuple[Condition, Task]]]]:
 
 @torch.no_grad()
 def _run_item(laid: Plan, model: Any, item: Item, conditions: Sequence[Condition]) -> Iterator[Outcome]:
-    """Outcomes of one item: its video decoded and encoded once, conditions started from the merged stream."""
+    """Outcomes of one item: its video decoded and encoded once, each condition started at its first changed block."""
     if not conditions:
         return
     study = laid.study
@@ -185,16 +186,23 @@ def _run_item(laid: Plan, model: Any, item: Item, conditions: Sequence[Condition
             model, item, _video(laid, item), study.scoring, n_frames=laid.settings["n_frames"],
             sampler=laid.settings["sampler"], markers_are_language=study.markers_are_language,
         )  # fmt: skip
-        stream = model(inputs, stop_at_layer=0) if study.scoring != "generate" else None
+        intact, streams = None, None
+        if study.scoring != "generate":
+            intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=1)
     except HookedVidError as e:
         yield from (Outcome("failed", reason=str(e)) for _ in conditions)
         return
     for c in conditions:
         try:
-            if stream is None:
+            if intact is None or streams is None:
                 yield scoring.generated(model, item, inputs, c.interventions)
                 continue
-            logits = model(stream, start_at_layer=0, inputs=inputs, interventions=c.interventions, logits_to_keep=1)
+            first, logits = first_layer(c.interventions, model.cfg.n_layers), intact
+            if first < model.cfg.n_layers:
+                logits = model(
+                    streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
+                    logits_to_keep=1,
+                )  # fmt: skip
             yield scoring.outcome(model, item, logits[0, -1], inputs)
         except InputError as e:
             yield Outcome("failed", reason=str(e))

@@ -1,0 +1,198 @@
+"""A model's folder: what is written comes back bit for bit, and a broken one says what is wrong with it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
+from hookedvid.errors import ConfigError, ConversionError, HookedVidError
+from hookedvid.families import FAMILIES
+
+
+def made(family: str = "llava-onevision", dtype: torch.dtype = torch.float32, **decoder) -> HookedVideoLLM:
+    """A small model, no weight at its initial value."""
+    cfg = small_config(family)
+    model = HookedVideoLLM.from_config(replace(cfg, decoder=replace(cfg.lm, **decoder)))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * 0.1)
+    return model.to(dtype)
+
+
+def same_weights(a: HookedVideoLLM, b: HookedVideoLLM) -> bool:
+    ours, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    return ours.keys() == theirs.keys() and all(
+        ours[n].dtype == theirs[n].dtype and torch.equal(ours[n], theirs[n]) for n in ours
+    )
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A saved model."""
+    made().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("family", ["llava-onevision", "internvideo2.5"])
+def test_weights_config_and_dtype_come_back_bitwise(tmp_path, family, dtype):
+    model = made(family, dtype)
+    model.save_pretrained(tmp_path)
+    back = HookedVideoLLM.from_pretrained(str(tmp_path))
+    assert back.cfg == model.cfg
+    assert same_weights(back, model)
+    assert not back.training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_come_back_bitwise(tmp_path, family):
+    model = made(family)
+    model.save_pretrained(tmp_path)
+    back = HookedVideoLLM.from_pretrained(str(tmp_path))
+    assert model.cfg.vision is not None
+    size = model.cfg.vision.image_size
+    inputs = back.prepare(
+        torch.zeros(4, size, size, 3, dtype=torch.uint8), "What moves?", ["a car", "a dog"], n_frames=4
+    )
+    with torch.no_grad():
+        assert torch.equal(back(inputs), model(inputs))
+
+
+def test_the_model_that_ships_loads_by_its_name():
+    model = HookedVideoLLM.from_pretrained("tiny")
+    assert model.tokenizer is not None and model.cfg.prompt == "tiny"
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("given", [torch.bfloat16, "bfloat16"])
+def test_a_dtype_asked_for_is_given(folder, given):
+    back = HookedVideoLLM.from_pretrained(str(folder), dtype=given)
+    assert same_weights(back, made(dtype=torch.bfloat16))
+
+
+def test_a_tied_head_is_stored_once_and_stays_tied(tmp_path):
+    model = made(tied=True)
+    model.save_pretrained(tmp_path)
+    assert "unembed.weight" not in load_file(tmp_path / "model.safetensors")
+    back = HookedVideoLLM.from_pretrained(str(tmp_path))
+    assert back.unembed.weight is back.embed.weight and same_weights(back, model)
+
+
+def test_a_bare_tower_and_a_bare_decoder_come_back(tmp_path):
+    whole = small_config("longva")
+    for name, parts in (("tower", {"vision": whole.vision}), ("text", {"decoder": whole.decoder})):
+        model = HookedVideoLLM.from_config(VideoLLMConfig(family=name, **parts))
+        model.save_pretrained(tmp_path / name)
+        assert same_weights(HookedVideoLLM.from_pretrained(str(tmp_path / name)), model)
+
+
+def test_the_tokenizer_comes_back(folder):
+    text = "<|im_start|>user\nWas bewegt sich? 🎬<|im_end|>"
+    tokenizer = HookedVideoLLM.from_pretrained(str(folder)).tokenizer
+    assert tokenizer(text)["input_ids"] == made().tokenizer(text)["input_ids"]
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.eos_token == made().tokenizer.eos_token == "<|im_end|>"
+
+
+def test_a_model_without_tokenizer_comes_back_without(tmp_path):
+    HookedVideoLLM.from_config(small_config("longva", d_vocab=50)).save_pretrained(tmp_path)
+    assert HookedVideoLLM.from_pretrained(str(tmp_path)).tokenizer is None
+
+
+def test_saving_again_replaces_what_was_there(folder):
+    other = made(family="longva")
+    other.save_pretrained(folder)
+    assert same_weights(HookedVideoLLM.from_pretrained(str(folder)), other)
+    assert not list(folder.glob("*.part"))
+
+
+def test_kernel_and_device_are_passed_on(folder):
+    model = HookedVideoLLM.from_pretrained(str(folder), kernel="eager", device="cpu")
+    assert model.kernel == "eager" and model.device.type == "cpu"
+
+
+def without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def with_pickles(folder: Path) -> None:
+    without_weights(folder)
+    torch.save({}, folder / "pytorch_model.bin")
+    torch.save({}, folder / "optimizer.pt")
+
+
+def cut_short(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def empty(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def renamed(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embedding.weight"] = tensors.pop("embed.weight")
+    save_file(tensors, folder / "model.safetensors")
+
+
+def reshaped(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embed.weight"] = tensors["embed.weight"][:-1]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def garbled(folder: Path) -> None:
+    (folder / "config.json").write_text("{family: ")
+
+
+def with_a_strange_field(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["decoder"]["n_head"] = config["decoder"].pop("n_heads")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+BROKEN = [
+    (without_config, ConversionError, ["no model", "it is neither a folder with a config.json nor a shipped model"]),
+    (without_weights, ConversionError, ["has no model.safetensors; write one with save_pretrained"]),
+    (with_pickles, ConversionError, ["(it has pytorch_model.bin, optimizer.pt, and pickles are never loaded)"]),
+    (cut_short, ConversionError, ["model.safetensors cannot be read", "copy or write it again"]),
+    (empty, ConversionError, ["model.safetensors cannot be read", "copy or write it again"]),
+    (renamed, ConversionError, ["does not fit its config: missing ['embed.weight'], left over ['embedding.weight']"]),
+    (reshaped, ConversionError, ["does not fit its config: other shapes for ['embed.weight']"]),
+    (garbled, ConfigError, ["not JSON"]),
+    (
+        with_a_strange_field,
+        ConfigError,
+        ["decoder has no field 'n_head' (nearest: 'n_heads'", "lacks the field 'n_heads'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("break_it", "error", "said"), BROKEN, ids=[b[0].__name__ for b in BROKEN])
+def test_a_broken_folder_says_what_is_wrong(folder, break_it, error, said):
+    break_it(folder)
+    with pytest.raises(error) as e:
+        HookedVideoLLM.from_pretrained(str(folder))
+    assert all(s in str(e.value) for s in said), str(e.value)
+
+
+@pytest.mark.parametrize("name", ["tyni", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "", "no/such/folder"])
+def test_unknown_names_are_refused_with_what_ships(name):
+    with pytest.raises(ConversionError, match=rf"no model '{name}': .*'tiny'"):
+        HookedVideoLLM.from_pretrained(name)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int64", "nn"])
+def test_a_dtype_that_is_none_is_refused(folder, dtype):
+    with pytest.raises(HookedVidError, match=f"dtype {dtype!r} is no floating-point type of torch; e.g. 'bfloat16'"):
+        HookedVideoLLM.from_pretrained(str(folder), dtype=dtype)
