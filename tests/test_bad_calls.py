@@ -55,6 +55,8 @@ def tensors(*args, cfg=None) -> VideoInputs:
 MAKING_INPUTS = {
     "id beyond the vocabulary": (lambda: tensors(ids(1, 300, 999), None), "ids [300, 999] are outside this model's "),
     "negative id": (lambda: tensors(ids(1, -5), None), "token ids [-5] are outside this model's vocabulary of 300"),
+    "ids with three axes": (lambda: tensors(ids()[None, None], None), "tokens are torch.int64 (1, 1, 3); give integer"),
+    "ids that are no integers": (lambda: tensors(ids() + 0.5, None), "torch.float32 (3,); give integer ids [pos] or"),
     "no placeholder": (
         lambda: tensors(ids(1, 2), pixels()),
         "video placeholders in runs of no ids; 2 frames of this model are 19 tokens: mark them by one -200, by 19 ids",

@@ -111,6 +111,8 @@ def from_tokens(
     one run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
     Raises InputError when ids and pixels do not fit each other or the model.
     """
+    if tokens.ndim not in (1, 2) or tokens.is_floating_point():
+        raise InputError(f"tokens are {tokens.dtype} {tuple(tokens.shape)}; give integer ids [pos] or [batch, pos]")
     tokens = tokens if tokens.ndim == 2 else tokens[None]
     pixels: list = [None] * len(tokens)
     if pixel_values is not None:
