@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hookedvid.data.item import Item, read_items, video_path
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes import held_out, make_dataset
 from hookedvid.data.shapes_questions import FAMILY
 from hookedvid.inputs import VideoInputs
+from hookedvid.study.study import Study, plan, run
+from hookedvid.study.summary import Outcomes, summarise
 
 N_VIDEOS, QUESTIONS = 250, 8
 
@@ -48,6 +50,15 @@ def _asked(model: Any, items: list[Item], annotations: Path, videos: bool, batch
             yield answer.index == item.answer
 
 
+def study_accuracies(model: Any) -> list[tuple[str, int, float]]:
+    """(group, n, accuracy) of the baseline of `hookedvid study`, on the clips it asks about unless told."""
+    with tempfile.TemporaryDirectory() as folder:
+        laid = plan(Study(protocols=("baseline",)), model, held_out(folder))
+        rows = run(laid, model, Path(folder) / "rows")
+    found = summarise(Outcomes(laid.items, laid.conditions, rows))
+    return [(s.group, s.n, s.accuracy.value) for s in found]
+
+
 CARD = """# tiny
 
 A Video-LLM of {parameters:.1f} M parameters, trained from nothing on made clips, so that every command and
@@ -62,8 +73,15 @@ nothing else: {words} words.
   after `describe` comes a caption.
 * Made by `{command}`: {trained}. Data, model and training are in this repository; no other data was used.
 
-Share of right letters among four on the test split, {n_videos} H.264 clips of seed {seed}, {dtype}, kernel
-{kernel}; chance is 0.250. "Blind" is the same model asked without a video.
+Right letters among four (chance 25 %) in {dtype}, kernel {kernel}, on held-out H.264 clips.
+
+As `hookedvid study --protocol baseline` measures it:
+
+| questions | n | accuracy |
+|---|---|---|
+{study_rows}
+
+On a larger set ({n_videos} clips of the test split, seed {seed}). "Blind" is the same model asked without a video.
 
 | questions | n | right | blind |
 |---|---|---|---|
@@ -91,5 +109,6 @@ def card(model: Any, seed: int, command: str, trained: str) -> str:
         seed=seed,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         kernel=model.kernel,
+        study_rows="\n".join(f"| {group} | {n} | {accuracy:.1%} |" for group, n, accuracy in study_accuracies(model)),
         rows="\n".join(f"| {name} | {s.n} | {s.seen / s.n:.3f} | {s.blind / s.n:.3f} |" for name, s in rows),
     )

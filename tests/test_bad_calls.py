@@ -100,7 +100,7 @@ RUNNING = {
     ),
     "inputs for a stream": (lambda: model()(inputs(), start_at_layer=1), "stream [batch, pos, d_model] as input"),
     "unknown return_type": (
-        lambda: unchecked(HookedVideoLLM._returned)(model(), torch.zeros(1), "probs", inputs(), None, False),
+        lambda: unchecked(HookedVideoLLM.forward)(model(), inputs(), return_type="probs"),
         "return_type is 'probs'; it can be 'logits', 'loss', 'both' or None",
     ),
     "a loss after an exit": (

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hookedvid import plots, report
+from hookedvid.data.shapes import held_out
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
@@ -22,8 +23,6 @@ from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
-# The clips a study without items asks about: held out, since training draws from another split.
-HELD_OUT = {"seed": 0, "split": "test", "n_videos": 50, "questions_per_video": 5}
 
 
 def run_study(
@@ -36,7 +35,7 @@ def run_study(
     study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
     net = HookedVideoLLM.from_pretrained(study.model, device=device, dtype=study.dtype, kernel=study.kernel)
     beside = file.parent if file else Path()
-    annotations = beside / study.items if study.items else _held_out(out, console)
+    annotations = beside / study.items if study.items else held_out(out / "videos")
     laid = studies.plan(study, net, annotations, limit)
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
@@ -181,16 +180,6 @@ def _table(title: str) -> Table:
 
 def _short(i: Interval) -> str:
     return f"{i.value * 100:.1f} [{i.low * 100:.0f}, {i.high * 100:.0f}]"
-
-
-def _held_out(out: Path, console: Console) -> Path:
-    from hookedvid.data.shapes import make_dataset
-
-    folder = out / "videos"
-    if not (folder / "items.jsonl").exists():
-        console.print(f"making {HELD_OUT['n_videos']} held-out clips in {folder}")
-        make_dataset(folder, **HELD_OUT)
-    return folder / "items.jsonl"
 
 
 def parse_knockout(text: str) -> Knockout:

@@ -157,7 +157,8 @@ class Patch:
 
     `hook` is a short name (`resid_post`, `z`, `mlp_out`, …). `source` is a cache of another run, or the key
     of one in the `sources` given at run time (then the value has a JSON form). Selected positions of both
-    runs must be equally many; their order pairs them.
+    runs must be equally many; their order pairs them. A source cached without names_filter ran the explicit
+    kernel in every layer: for bitwise comparisons cache only the hook that is patched.
     """
 
     hook: str

@@ -266,7 +266,7 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
     rows = []
     for g in groups:
         start, stop, s = g[0].start, g[-1].stop, g[0]
-        note = f"{stop - start} tokens"
+        note = "1 token" if stop - start == 1 else f"{stop - start} tokens"
         if s.role == "video":
             newlines = sum(len(x) for x in g if x.role == "newline")
             note = f"{stop - start - newlines} patches" + (f" + {newlines} newlines" if newlines else "")

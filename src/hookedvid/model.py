@@ -179,6 +179,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
                 raise InputError("this model is a vision tower alone: it takes pixels, no interventions or layers")
             return self.vision(self._pixels(input), self.kernel)
+        if return_type not in (None, "logits", "loss", "both"):
+            raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
@@ -186,8 +188,11 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         hooks = patch_hooks(self, patches, sources, batch, self.rows_of(batch, given)) if patches else []
         start, stop = self._layers(start_at_layer, stop_at_layer)
         with self.hooks(fwd_hooks=hooks, prepend=True):
-            resid = self.embed_inputs(batch, plan.n_new) if start_at_layer is None else input
-            assert isinstance(resid, Tensor)
+            if start_at_layer is None:
+                resid = self.embed_inputs(batch, plan.n_new)
+            else:
+                assert isinstance(input, Tensor)
+                resid = input.clone()  # a hook may edit it in place; the caller's stays
             resid = self._run_blocks(resid, plan, kv_cache, start, stop)
             if stop_at_layer is not None:
                 return resid
@@ -239,8 +244,6 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     ) -> Any:
         if return_type in (None, "logits"):
             return logits
-        if return_type not in ("loss", "both"):
-            raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         assert logits is not None
         if logits.shape[1] != inputs.tokens.shape[1] or plan.exits:
             raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")

@@ -93,8 +93,16 @@ def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list
         return []
     encoded = tokenizer(text, add_special_tokens=first, return_offsets_mapping=True)
     ids_of: list[list[int]] = [[] for _ in chunk]
+    last = 0
     for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        ids_of[owner[stop - 1] if stop > start else 0].append(token)
+        piece = owner[stop - 1] if stop > start else 0
+        if piece < last:
+            raise InputError(
+                f"this tokenizer puts the special token {tokenizer.decode([token])!r} after the text; load it "
+                "so that it adds tokens in front only (add_eos_token=False)"
+            )
+        last = piece
+        ids_of[piece].append(token)
     return [
         (Segment(p.role, 0, len(ids), frame=p.frame, index=p.index), ids) for p, ids in zip(chunk, ids_of, strict=True)
     ]

@@ -20,6 +20,9 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FPS = 8
 
+# The questions a study asks unless told: clips the tiny model never saw, since training draws another split.
+HELD_OUT: dict[str, Any] = {"seed": 0, "split": "test", "n_videos": 50, "questions_per_video": 5}
+
 
 def stream(seed: int, split: Split, *path: int) -> np.random.Generator:
     """The generator of one split, or of one clip or training step of it; all streams are independent.
@@ -47,6 +50,12 @@ def make_dataset(
         items += asked
     write_items(items, folder / "items.jsonl")
     return folder / "items.jsonl"
+
+
+def held_out(folder: str | os.PathLike[str]) -> Path:
+    """The annotation file of the held-out set in a folder, made there if it is not."""
+    path = Path(folder) / "items.jsonl"
+    return path if path.exists() else make_dataset(folder, **HELD_OUT)
 
 
 def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int) -> Iterator[tuple[Scenes, list[Item]]]:

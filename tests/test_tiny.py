@@ -1,0 +1,84 @@
+"""The shipped model: what its card says, and what a study must find on it, from real mp4 files."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from hookedvid.checkpoint import find
+from hookedvid.data.shapes import held_out
+from hookedvid.model import HookedVideoLLM
+from hookedvid.study.study import Study, plan, run
+from hookedvid.study.summary import Outcomes, Summary, summarise
+
+CARD = Path(find("tiny")) / "README.md"
+VIDEO_FAMILIES = ("static", "count", "temporal")
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedVideoLLM:
+    return HookedVideoLLM.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    return held_out(tmp_path_factory.mktemp("held-out"))
+
+
+def asked(model, annotations, folder, **changes) -> dict[tuple[str, str], Summary]:
+    """Summaries by (group, condition) of the baseline and the knockouts in every layer."""
+    laid = plan(replace(Study(protocols=("all-layers",), n_resamples=1000), **changes), model, annotations)
+    outcomes = Outcomes(laid.items, laid.conditions, run(laid, model, folder))
+    return {(s.group, s.condition.label): s for s in summarise(outcomes, 1000)}
+
+
+@pytest.fixture(scope="module")
+def intact(model, annotations, tmp_path_factory):
+    return asked(model, annotations, tmp_path_factory.mktemp("rows"))
+
+
+def test_the_card_says_what_a_study_measures(intact):
+    stated = re.findall(r"^\| (\w+) \| (\d+) \| ([\d.]+%) \|$", CARD.read_text(), re.M)
+    measured = [(g, str(s.n), f"{s.accuracy.value:.1%}") for (g, c), s in intact.items() if c == "baseline"]
+    assert stated == measured and len(stated) >= 6
+
+
+def test_cutting_text_off_the_video_leaves_chance_and_the_language_control(intact):
+    for family in VIDEO_FAMILIES:
+        cut, whole = intact[family, "LV-K all layers"], intact[family, "baseline"]
+        # Three families are tested at once: each at 1 %, so that all hold with 97 % if guessing is what is left.
+        assert stats.binomtest(round(cut.accuracy.value * cut.n), cut.n, cut.chance).pvalue > 0.01, family
+        assert whole.accuracy.low > cut.accuracy.high, family
+    control = intact["language", "LV-K all layers"]
+    assert control.accuracy.value >= intact["language", "baseline"].accuracy.value - 0.02
+
+
+def test_shuffled_frames_hurt_temporal_questions_and_not_static_ones(model, annotations, intact, tmp_path):
+    shuffled = asked(model, annotations, tmp_path, frame_order="shuffled", protocols=("baseline",))
+    temporal, static = (shuffled[g, "baseline"].accuracy for g in ("temporal", "static"))
+    assert temporal.high < intact["temporal", "baseline"].accuracy.low
+    assert static.high >= intact["static", "baseline"].accuracy.low
+
+
+def test_a_blind_model_is_at_chance_on_everything_but_language(model, annotations):
+    from hookedvid.data.item import read_items
+    from hookedvid.inputs import VideoInputs
+
+    right: dict[str, list[bool]] = {}
+    items = read_items(annotations)
+    for start in range(0, len(items), 50):
+        some = items[start : start + 50]
+        inputs = VideoInputs.stack([model.prepare(None, i.question, i.options) for i in some])
+        for item, answer in zip(some, model.answers(inputs), strict=True):
+            right.setdefault(item.family, []).append(answer.index == item.answer)
+    assert sum(right["language"]) / len(right["language"]) > 0.9
+    blind = [x for family in VIDEO_FAMILIES for x in right[family]]
+    # 175 questions at chance 1/4: four standard errors are 13 points.
+    assert sum(blind) / len(blind) == pytest.approx(0.25, abs=0.13)
+
+
+def test_it_is_small(model):
+    assert (Path(find("tiny")) / "model.safetensors").stat().st_size <= 10_000_000
+    assert model.cfg.n_layers >= 8
