@@ -335,6 +335,19 @@ def test_the_command_writes_everything(folder, capsys, tmp_path):
     assert frame(Records(out).read().values()).shape[0] == len(table)
 
 
+def test_shards_come_to_the_same_table(folder, finished, capsys, tmp_path):
+    out = tmp_path / "out"
+    command = ["study", str(folder / "study.toml"), "--out", str(out), "--shard"]
+    assert main([*command, "1/3"]) == 0
+    assert "rows of other shards are missing" in capsys.readouterr().out
+    assert main([*command, "0/3"]) == 0 and main([*command, "2/3"]) == 0
+    assert "LV-K all layers" in capsys.readouterr().out
+    assert sorted(p.name for p in out.glob("rows*.jsonl")) == [f"rows-{i}of3.jsonl" for i in range(3)]
+    assert (out / "summary.csv").read_text() == _summary_text(folder, *finished)
+    assert main([*command, "3/3"]) == 2
+    assert "shard 3/3 does not exist" in capsys.readouterr().err
+
+
 def test_ask_answers_under_a_knockout(folder, capsys):
     item = read_items(folder / "set" / "items.jsonl")[0]
     clip = str(folder / "set" / item.video)

@@ -17,7 +17,7 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
 from hookedvid.study.manifest import Manifest
-from hookedvid.study.records import frame
+from hookedvid.study.records import Shard, frame
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
@@ -26,9 +26,18 @@ MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
 
 def run_study(
-    file: Path | None, out: Path, limit: int | None, device: str | None, only: Sequence[str], model: str | None
+    file: Path | None,
+    out: Path,
+    limit: int | None,
+    device: str | None,
+    only: Sequence[str],
+    model: str | None,
+    shard: Shard,
 ) -> int:
-    """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again."""
+    """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
+
+    A shard prints the table only when all the others' rows are there.
+    """
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
@@ -40,13 +49,16 @@ def run_study(
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
     try:
-        rows = _run(laid, net, out, console)
+        _run(laid, net, out, console, shard)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
     manifest = Manifest.of(laid, net.cfg.n_layers, about)
     manifest.save(out)
-    _present(manifest, rows, out, console)
+    if shard.count > 1 and (left := manifest.missing(out)):
+        console.print(f"shard {shard.index}/{shard.count} is done; {left} rows of other shards are missing in {out}")
+        return 0
+    _present(manifest, manifest.rows(out), out, console)
     return 0
 
 
@@ -60,7 +72,7 @@ def plot(out: Path) -> int:
     return 0
 
 
-def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console) -> list[dict]:
+def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,10 +91,9 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console) -> list[d
             fresh += new
             progress.advance(bar)
 
-        rows = studies.run(laid, net, out, step)
+        rows = studies.run(laid, net, out, step, shard)
     different = len({row["key"] for row in rows})
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False)
-    return rows
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

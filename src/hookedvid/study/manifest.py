@@ -76,11 +76,14 @@ class Manifest:
             data["keys"],
         )
 
+    def missing(self, folder: Path) -> int:
+        """How many different rows are not in the folder yet."""
+        return len({k for keys in self.keys for k in keys} - Records(folder).read().keys())
+
     def rows(self, folder: Path) -> list[dict]:
         """The stored rows, one for each item and condition. Raises DataError if some are missing."""
         stored = Records(folder).read()
-        missing = sum(k not in stored for keys in self.keys for k in keys)
-        if missing:
+        if missing := self.missing(folder):
             raise DataError(f"{missing} rows of this study are not in {folder}; run it again to fill them in")
         return [
             stored[key] | {"condition": c.label, "protocol": c.protocol, "knockout": c.knockout, "layer": c.layer}

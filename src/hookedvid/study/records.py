@@ -22,6 +22,31 @@ ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Part `index` (0-based) of `count` equal parts of a study, by video; parts share nothing but the folder."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise DataError(f"shard {self.index}/{self.count} does not exist; they run from 0/{self.count} up")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`0/8`: the first of eight."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdigit() and count.isdigit()):
+            raise DataError(f"cannot read shard {text!r}; write 0/8 for the first of eight")
+        return cls(int(index), int(count))
+
+    @property
+    def file(self) -> str:
+        """Its rows' file."""
+        return ROWS if self.count == 1 else f"rows-{self.index}of{self.count}.jsonl"
+
+
+@dataclass(frozen=True)
 class Task:
     """One item under one condition, before it runs: what its row will say, and the key that says it all.
 
@@ -51,26 +76,28 @@ class Task:
 
 
 class Records:
-    """The rows of one folder. Interrupted at any moment, a folder is complete up to its last whole line."""
+    """The rows of one folder, from all shards' files; a shard writes its own.
 
-    def __init__(self, folder: Path):
-        self.path = Path(folder) / ROWS
+    Interrupted at any moment, a file is complete up to its last whole line.
+    """
+
+    def __init__(self, folder: Path, shard: Shard | None = None):
+        self.folder = Path(folder)
+        self.path = self.folder / (shard or Shard()).file
 
     def read(self) -> dict[str, dict]:
         """Rows by key, the first one where a key repeats; a torn last line is passed over.
 
         Raises DataError for any other line that cannot be read.
         """
-        if not self.path.exists():
-            return {}
         rows: dict[str, dict] = {}
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as e:
-                raise DataError(f"{self.path}, line {number} is damaged ({e}); move the file away or mend it") from e
-            rows.setdefault(row["key"], row)
+        for path in sorted(self.folder.glob("rows*.jsonl")):
+            for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+                try:
+                    row = json.loads(line)
+                except ValueError as e:
+                    raise DataError(f"{path}, line {number} is damaged ({e}); move the file away or mend it") from e
+                rows.setdefault(row["key"], row)
         return rows
 
     @contextmanager

@@ -16,7 +16,7 @@ from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_j
 from hookedvid.masks import first_layer
 from hookedvid.study import protocols, scoring
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Records, Task, digest, model_hash, video_hash
+from hookedvid.study.records import Records, Shard, Task, digest, model_hash, video_hash
 from hookedvid.study.scoring import Outcome, Scoring
 from hookedvid.values import from_dict
 
@@ -144,17 +144,27 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
     return laid
 
 
-def run(laid: Plan, model: Any, folder: Path, on_row: Callable[[dict, bool], None] | None = None) -> list[dict]:
+def run(
+    laid: Plan,
+    model: Any,
+    folder: Path,
+    on_row: Callable[[dict, bool], None] | None = None,
+    shard: Shard | None = None,
+) -> list[dict]:
     """One row for each item and condition, in plan order; those already in the folder are not run again.
 
     Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
-    for each. Killed at any moment, at most the row in flight is lost.
+    for each. Killed at any moment, at most the row in flight is lost. With a shard, only its videos' rows.
     """
-    records = Records(folder)
+    shard = shard or Shard()
+    records = Records(folder, shard)
     done = records.read()
     rows: list[dict] = []
+    videos: dict[str, int] = {}
     with records.writer() as writer:
         for item, tasks in _by_item(laid):
+            if videos.setdefault(item.video, len(videos)) % shard.count != shard.index:
+                continue
             missing = {t.key: c for c, t in tasks if t.key not in done}
             fresh = _run_item(laid, model, item, list(missing.values()))
             for _, task in tasks:
