@@ -34,7 +34,7 @@ from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
 from hookedvid.plan import RunPlan
-from hookedvid.weights import WeightViews
+from hookedvid.weight_views import WeightViews
 
 ReturnType = Literal["logits", "loss", "both"] | None
 Given = Intervention | Iterable[Intervention] | None
