@@ -114,25 +114,26 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
         console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
     write_csv(summaries, out / "summary.csv")
     frame(rows).to_parquet(out / "rows.parquet")
-    figures = draw(tables, main, run.n_layers, studies.brief(run.settings, len(run.items)))
+    figures = draw(tables, main, run.n_layers, run.settings)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")
     _write_report(run, rows, out, told, figures, tables, failures, main)
     console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {', '.join(figures)} as .png")
 
 
-def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, about: str) -> dict:
+def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, settings: Mapping) -> dict:
     """The figures of the protocols that were run, by file name."""
     families = [s for g, group in tables.items() if g not in ("all", "video") or len(tables) == 1 for s in group]
     families = families or list(tables["all"])
     ran = {s.condition.protocol for s in families}
+    about = studies.brief(settings, sum(s.n for s in families if s.condition.protocol == "baseline"))
     found = {}
     if "cumulative" in ran:
         found["cumulative"] = plots.layer_curve(families, n_layers, about)
     if "all layers" in ran:
         found["all-layers"] = plots.all_layers(families, about)
     if "windows" in ran:
-        found["windows"] = plots.window_curves(tables[main], about)
+        found["windows"] = plots.window_curves(tables[main], studies.brief(settings, tables[main][0].n))
         first = next(s.condition.knockout for s in families if s.condition.protocol == "windows")
         found["windows-by-family"] = plots.window_heatmap(families, first, about)
     return found

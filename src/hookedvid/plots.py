@@ -45,8 +45,8 @@ def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
         level = _baseline(summaries, g).chance
         axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label="chance" if i == 0 else None)
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel="accuracy", ylim=(0, 1.08))
-    return _titled(figure, axes, "Knockout in every layer", about)
+    axes.set(ylabel="accuracy", ylim=(0, 1.2))  # room for the legend above full bars
+    return _titled(figure, axes, "Knockout in every layer", about, columns=5)
 
 
 def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
@@ -91,7 +91,7 @@ def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "")
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
     figure.colorbar(image, ax=axes, label="performance ratio")
     axes.set(xlabel="last layer of the window, counted from 1")
-    return _titled(figure, axes, f"{knockout} windows", about, legend=False)
+    return _titled(figure, axes, f"{knockout} windows", about, columns=0)
 
 
 def _figure() -> Any:
@@ -103,10 +103,10 @@ def _figure() -> Any:
     return figure, axes
 
 
-def _titled(figure: Any, axes: Any, title: str, about: str, legend: bool = True) -> Any:
+def _titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) -> Any:
     axes.set_title(title + (f"\n{about}" if about else ""), fontsize=9)
-    if legend:
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+    if columns:
+        axes.legend(frameon=False, fontsize=8, ncols=columns)
     return figure
 
 
