@@ -25,7 +25,8 @@ def blocked(
     positions = torch.arange(layout.n_tokens)
     query = positions if query is None else query
     key = positions if key is None else key
-    cut = layout.mask(knockout.dst)[query][:, None] & layout.mask(knockout.src)[key][None]
+    dst, src = layout.mask(knockout.dst), layout.mask(knockout.src)
+    cut = dst[query][:, None] & src[key][None]
     if knockout.relation != "any":
         if layout.blend > 1:
             warnings.warn(
@@ -38,7 +39,7 @@ def blocked(
         q, k = frames[query][:, None], frames[key][None]
         same = q == k
         cut &= (q >= 0) & (k >= 0) & (same if knockout.relation == "same_frame" else ~same)
-    if knockout.keep_self:
+    if knockout.keep_self and bool((dst & src).any()):
         cut &= query[:, None] != key[None]
     return cut
 
