@@ -103,11 +103,11 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
-    told = findings(outcomes, main, run.n_layers, run.study.n_resamples, run.study.seed)
+    told = {g: findings(outcomes, g, run.n_layers, run.study.n_resamples, run.study.seed) for g in tables}
     console.print(condition_table(tables[main]))
     if len(tables) > 1:
         console.print(family_table(tables))
-    for f in told:
+    for f in told[main]:
         console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
@@ -140,7 +140,7 @@ def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, sett
 
 
 def _write_report(
-    run: Manifest, rows: Sequence[Mapping], out: Path, told: Sequence[Finding], figures: Mapping,
+    run: Manifest, rows: Sequence[Mapping], out: Path, told: Mapping[str, Sequence[Finding]], figures: Mapping,
     tables: Mapping[str, Sequence[Summary]], failures: Sequence[str], main: str,
 ) -> None:  # fmt: skip
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]

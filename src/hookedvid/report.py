@@ -36,13 +36,13 @@ class Example:
 def render(
     title: str,
     about: str,
-    findings: Sequence[Finding],
+    findings: Mapping[str, Sequence[Finding]],
     figures: Sequence["Figure"],
     tables: Mapping[str, Sequence[Summary]],
     failures: Sequence[str],
     examples: Sequence[Example],
 ) -> str:
-    """The page; text from questions and files is escaped."""
+    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
     source = importlib.resources.files("hookedvid").joinpath("report.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     return template.render(
