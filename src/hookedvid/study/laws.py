@@ -8,7 +8,7 @@ import numpy as np
 from hookedvid.study import statistics
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval
-from hookedvid.study.summary import Outcomes
+from hookedvid.study.summary import Outcomes, paired_test
 
 PLATEAU_SHARE = 0.97  # of the intact accuracy: from where on later cuts count as costing nothing
 
@@ -41,7 +41,9 @@ def findings(o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, se
     if "all layers" in by_protocol:
         found.append(_dominant(by_protocol["all layers"], accuracy, base))
     if "windows" in by_protocol:
-        found.append(_critical(by_protocol["windows"], accuracy, base))
+        intact_right = o.correct[0, columns]
+        ps = {c.label: paired_test(intact_right, o.correct[i, columns]).p for i, c in enumerate(o.conditions)}
+        found.append(_critical(by_protocol["windows"], accuracy, base, ps))
     if "random control" in by_protocol and "all layers" in by_protocol:
         found.append(_specific(by_protocol["all layers"], by_protocol["random control"], accuracy))
     return found
@@ -77,18 +79,16 @@ def _dominant(conditions: Sequence, accuracy: dict, base: np.ndarray) -> Finding
     return Finding("which flow dominates", supported, body if supported else f"not supported: {body}")
 
 
-def _critical(conditions: Sequence, accuracy: dict, base: np.ndarray) -> Finding:
-    # Bonferroni over the windows: the interval of each drop leaves out 5 % in all, not 5 % each.
-    share = 100 * 0.025 / len(conditions)
-    critical = []
-    for c in conditions:
-        drop = base - accuracy[c.label]
-        if np.nanpercentile(drop[1:], share) > 0:
-            critical.append((drop[0], f"{c.label} ({drop[0] * 100:.1f})"))
-    names = [text for _, text in sorted(critical, reverse=True)]
-    if not names:
+def _critical(conditions: Sequence, accuracy: dict, base: np.ndarray, ps: dict[str, float]) -> Finding:
+    """Windows whose exact McNemar test holds after Holm's correction over all windows; the costliest first."""
+    adjusted = statistics.holm([ps[c.label] for c in conditions])
+    drops = {c.label: statistics.interval(base - accuracy[c.label]) for c in conditions}
+    critical = [c.label for c, p in zip(conditions, adjusted, strict=True) if p < 0.05 and drops[c.label].value > 0]
+    critical.sort(key=lambda label: -drops[label].value)
+    if not critical:
         return Finding("critical windows", False, "not supported: no window costs accuracy beyond chance variation")
-    return Finding("critical windows", True, f"windows that cost accuracy (points): {', '.join(names)}")
+    body = "; ".join(f"{label} costs {_points(drops[label])}" for label in critical)
+    return Finding("critical windows", True, body)
 
 
 def _specific(real: Sequence, random: Sequence, accuracy: dict) -> Finding:

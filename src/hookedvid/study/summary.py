@@ -79,7 +79,7 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     weights = statistics.video_weights([item.video for item in items], n_resamples, seed)
     guess = float(np.mean([chance(item) for item in items]))
     base = o.correct[0, columns]
-    tests = [_paired_test(base, o.correct[i, columns]) for i in range(len(o.conditions))]
+    tests = [paired_test(base, o.correct[i, columns]) for i in range(len(o.conditions))]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     found = []
     for i, condition in enumerate(o.conditions):
@@ -112,7 +112,8 @@ def _ratios(weights: Float[np.ndarray, "resample item"], correct: np.ndarray, ba
     return statistics.ratio(above, below), statistics.ratio(above, below, floor=guess)
 
 
-def _paired_test(base: np.ndarray, correct: np.ndarray) -> McNemar:
+def paired_test(base: np.ndarray, correct: np.ndarray) -> McNemar:
+    """McNemar of two conditions' correctness [item] on the items both have a value for."""
     both = ~np.isnan(correct) & ~np.isnan(base)
     return statistics.mcnemar(base[both] == 1, correct[both] == 1)
 
