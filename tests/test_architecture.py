@@ -109,7 +109,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_every_package_imported_is_declared():
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8").lower().replace("-", "_")
-    distributions = {"PIL": "pillow", "open_clip": "open_clip_torch"}
+    distributions = {"google": "protobuf", "PIL": "pillow", "open_clip": "open_clip_torch"}
     known = {"hookedvid", *sys.stdlib_module_names}
     for module in FILES:
         for name in {n.split(".")[0] for n in imports(module)} - known:

@@ -162,14 +162,14 @@ def with_a_strange_field(folder: Path) -> None:
 
 
 BROKEN = [
-    (without_config, ConversionError, ["no model", "it is neither a folder with a config.json nor a shipped model"]),
-    (without_weights, ConversionError, ["has no model.safetensors; write one with save_pretrained"]),
-    (with_pickles, ConversionError, ["(it has pytorch_model.bin, optimizer.pt, and pickles are never loaded)"]),
-    (cut_short, ConversionError, ["model.safetensors cannot be read", "copy or write it again"]),
-    (empty, ConversionError, ["model.safetensors cannot be read", "copy or write it again"]),
-    (renamed, ConversionError, ["does not fit its config: missing ['embed.weight'], left over ['embedding.weight']"]),
-    (reshaped, ConversionError, ["does not fit its config: other shapes for ['embed.weight']"]),
-    (garbled, ConfigError, ["not JSON"]),
+    (without_config, ConversionError, ["has no config.json, so it is no checkpoint folder"]),
+    (without_weights, ConversionError, ["holds no model.safetensors and no one set of shards"]),
+    (with_pickles, ConversionError, ["pytorch_model.bin", "pickles are never loaded", "python -c"]),
+    (cut_short, ConversionError, ["model.safetensors is truncated or damaged: it should have", "copy it again"]),
+    (empty, ConversionError, ["model.safetensors is truncated or damaged"]),
+    (renamed, ConversionError, ["does not fit its config: missing 'embed.weight'; left over 'embedding.weight'"]),
+    (reshaped, ConversionError, ["does not fit its config: 'embed.weight' is [299, 64], not [300, 64]"]),
+    (garbled, ConversionError, ["config.json is no JSON"]),
     (
         with_a_strange_field,
         ConfigError,
@@ -186,8 +186,8 @@ def test_a_broken_folder_says_what_is_wrong(folder, break_it, error, said):
     assert all(s in str(e.value) for s in said), str(e.value)
 
 
-@pytest.mark.parametrize("name", ["tyni", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "", "no/such/folder"])
-def test_unknown_names_are_refused_with_what_ships(name):
+@pytest.mark.parametrize("name", ["tyni", "", "no/such/folder"])
+def test_unknown_names_are_refused_with_what_exists(name):
     with pytest.raises(ConversionError, match=rf"no model '{name}': .*'tiny'"):
         HookedVideoLLM.from_pretrained(name)
 

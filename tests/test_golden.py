@@ -1,9 +1,13 @@
 """Every stage of every family against the outputs of the original code on the same tiny weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from golden_cases import CASES, load
+from golden_cases import CASES, FOLDER, converted, load
+from hookedvid.converting import convert, export
+from hookedvid.parity import Recorded, compare, first_beyond, our_stages
 
 pytestmark = pytest.mark.skipif(not CASES, reason="golden cases are not in this checkout")
 
@@ -11,30 +15,25 @@ pytestmark = pytest.mark.skipif(not CASES, reason="golden cases are not in this 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 2e-6}
 
 
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_every_stage_equals_the_original(case, dtype):
     g = load(case, dtype)
-    inputs = g.model.inputs_from_tensors(g.ids, g.pixels)
-    with torch.no_grad():
-        logits, cache = g.model.run_with_cache(
-            inputs, names_filter=["vision.hook_out", "projector.hook_out", "hook_embed", "resid_pre"]
-        )
-        last = g.model.ln_final(g.model(inputs, stop_at_layer=g.model.cfg.n_layers))
-    tower = cache["vision.hook_out"]
-    found = {
-        "vision_tower": g.model.vision.patches(tower),
-        "vision_model": tower,
-        "projected": cache["projector.hook_out"],
-        "input_embeds": cache["hook_embed"][0],
-        "logits": logits[0],
-        **{f"hidden.{i}": cache["resid_pre", i][0] for i in range(g.model.cfg.n_layers)},
-        f"hidden.{g.model.cfg.n_layers}": last[0],
-    }
-    assert {"input_embeds", "logits"} <= g.expected.keys()
-    worst = {k: relative(found[k], v) for k, v in g.expected.items()}
-    assert max(worst.values()) <= TOLERANCE[dtype], worst
+    stages = compare(our_stages(g.model, g.model.inputs_from_tensors(g.ids, g.pixels)), g.expected)
+    assert {"hook_embed", "logits"} <= {s.name for s in stages}
+    assert len(stages) == len(g.expected)
+    assert first_beyond(stages, TOLERANCE[dtype]) is None, stages
+
+
+def files(folder: Path, *names: str) -> list[bytes]:
+    return [(folder / n).read_bytes() for n in names]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_export_gives_back_the_very_files_and_they_convert_to_the_same(case, tmp_path):
+    theirs = export(converted(case), tmp_path / "theirs", progress=False)
+    names = ("model.safetensors", "config.json")
+    assert files(theirs, *names) == files(FOLDER / case, *names)
+    overrides = Recorded.load(FOLDER / case).overrides
+    again = convert(theirs, tmp_path / "again", overrides=overrides, progress=False)
+    assert files(again, *names) == files(converted(case), *names)

@@ -1,5 +1,6 @@
 """Prompts: the exact text of every template, and which position of it is what."""
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.errors import InputError
-from hookedvid.preparing import _check_question
+from hookedvid.preparing import _check_question, prepare
 from hookedvid.tokenizer import byte_tokenizer
-from hookedvid.video.prompt import TEMPLATES, template
+from hookedvid.video.prompt import TEMPLATES, TIME_INSTRUCTIONS, named_instruction, special_strings, template
 
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog", "über-été"]
 CHOICES = "\nA. a car\nB. a dog\nC. über-été\nAnswer with the option's letter from the given choices directly."
@@ -31,8 +33,19 @@ INTERN = (
     "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的"
     "多模态大语言模型。<|im_end|>\n<|im_start|>user\n"
 )
+INTERNLM2 = (
+    "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的"
+    "人工智能助手。<|im_end|><|im_start|>user\n"
+)
 VIDEO = "<video>"
-FAMILY = {"qwen_1_5": "llava-onevision", "vicuna_v1": "llava-next-video", "internvl2_5": "internvideo2.5"}
+FAMILY = {
+    "qwen_1_5": "llava-onevision",
+    "vicuna_v1": "llava-next-video",
+    "internvl2_5": "internvideo2.5",
+    "internlm2-chat": "internvideo2.5",
+    "onevision_hf": "llava-onevision",
+    "next_video_hf": "llava-next-video",
+}
 
 
 def frames(n: int = 4) -> np.ndarray:
@@ -42,7 +55,7 @@ def frames(n: int = 4) -> np.ndarray:
 @cache
 def model(prompt: str) -> HookedVideoLLM:
     """A small model with that template and the byte tokenizer."""
-    return HookedVideoLLM.from_config(small_config(FAMILY[prompt]))
+    return HookedVideoLLM.from_config(replace(small_config(FAMILY[prompt]), prompt=prompt))
 
 
 def text_of(m: HookedVideoLLM, inputs: VideoInputs) -> str:
@@ -72,31 +85,35 @@ def segments(m: HookedVideoLLM, inputs: VideoInputs) -> list[tuple[str, int | No
 
 
 INTERN_FRAMES = "".join(f"Frame{n}: <img>{VIDEO}</img>\n" for n in (1, 2, 3, 4))
-PROMPTS = [
-    ("qwen_1_5", [], f"{QWEN[0]}{VIDEO}\n{QUESTION}{QWEN[1]}"),
-    ("qwen_1_5", OPTIONS, f"{QWEN[0]}{VIDEO}\n{QUESTION}{CHOICES}{QWEN[1]}"),
-    ("vicuna_v1", [], f"{VICUNA}{VIDEO}\n{QUESTION} ASSISTANT:"),
-    ("vicuna_v1", OPTIONS, f"{VICUNA}{VIDEO}\n{QUESTION}{CHOICES} ASSISTANT:"),
-    ("internvl2_5", [], f"{INTERN}{INTERN_FRAMES}{QUESTION}{QWEN[1]}"),
-    ("internvl2_5", OPTIONS, f"{INTERN}{INTERN_FRAMES}{QUESTION}{CHOICES}{QWEN[1]}"),
-]
+BARE_END = "<|im_end|><|im_start|>assistant\n"
+# What stands before the video, the video with what separates it from the question, and what stands at the end.
+EXPECTED = {
+    "qwen_1_5": (QWEN[0], f"{VIDEO}\n", QWEN[1]),
+    "vicuna_v1": (VICUNA, f"{VIDEO}\n", " ASSISTANT:"),
+    "internvl2_5": (INTERN, INTERN_FRAMES, QWEN[1]),
+    "internlm2-chat": (INTERNLM2, INTERN_FRAMES, BARE_END),
+    "onevision_hf": ("<|im_start|>user ", f"{VIDEO}\n", BARE_END),
+    "next_video_hf": ("USER: ", f"{VIDEO}\n", " ASSISTANT:"),
+}
 
 
-@pytest.mark.parametrize(("prompt", "options", "expected"), PROMPTS)
-def test_prompts_are_those_of_the_original_packages(prompt, options, expected):
+@pytest.mark.parametrize(("options", "choices"), [([], ""), (OPTIONS, CHOICES)])
+@pytest.mark.parametrize("prompt", EXPECTED)
+def test_prompts_are_those_of_the_original_packages(prompt, options, choices):
     m = model(prompt)
-    assert text_of(m, m.prepare(frames(), QUESTION, options, n_frames=4)) == expected
+    before, video, after = EXPECTED[prompt]
+    inputs = m.prepare(frames(), QUESTION, options, n_frames=4)
+    assert text_of(m, inputs) == f"{before}{video}{QUESTION}{choices}{after}"
 
 
-@pytest.mark.parametrize("prompt", FAMILY)
+@pytest.mark.parametrize("prompt", EXPECTED)
 def test_without_a_video_nothing_of_it_is_left(prompt):
     m = model(prompt)
-    inputs = m.prepare(None, QUESTION, OPTIONS)
-    assert inputs.pixel_values == (None,) and not inputs.has_video
-    before, after = (INTERN if prompt == "internvl2_5" else VICUNA, " ASSISTANT:")
-    if prompt != "vicuna_v1":
-        before, after = (INTERN if prompt == "internvl2_5" else QWEN[0]), QWEN[1]
-    assert text_of(m, inputs) == f"{before}{QUESTION}{CHOICES}{after}"
+    before, _, after = EXPECTED[prompt]
+    for instruction in TIME_INSTRUCTIONS:
+        inputs = m.prepare(None, QUESTION, OPTIONS, time_instruction=instruction)
+        assert inputs.pixel_values == (None,) and not inputs.has_video
+        assert text_of(m, inputs) == f"{before}{QUESTION}{CHOICES}{after}"
 
 
 def test_a_bare_decoder_asks_without_a_video():
@@ -240,3 +257,93 @@ def test_unknown_templates_are_refused_with_those_that_exist():
     with pytest.raises(InputError, match=r"no prompt template 'qwen_2_5' \(nearest: 'qwen_1_5'"):
         template("qwen_2_5")
     assert set(FAMILY) < set(TEMPLATES)
+    with pytest.raises(InputError, match=r"no time instruction 'llava' \(nearest: 'llava_video'"):
+        named_instruction("llava")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "strings"),
+    [
+        ("qwen_1_5", ("<|im_start|>", "<|im_end|>")),
+        ("onevision_hf", ("<|im_start|>", "<|im_end|>")),
+        ("vicuna_v1", ("</s>",)),
+        ("next_video_hf", ("</s>",)),
+        ("internvl2_5", ("<|im_start|>", "<|im_end|>", "<img>", "</img>")),
+        ("internlm2-chat", ("<|im_start|>", "<|im_end|>", "<img>", "</img>")),
+        ("plain", ()),
+        ("tiny", ("<bos>", "<eos>")),
+    ],
+)
+def test_special_strings_are_those_a_tokenizer_must_know(prompt, strings):
+    assert sorted(special_strings(template(prompt))) == sorted(strings)
+    assert prompt in TEMPLATES and len(TEMPLATES) == 8, "every template is listed here"
+
+
+# Nine frames at two per second, of which 0, 4 and 8 are taken. Facts: the text of LLaVA-NeXT's train.py.
+SECONDS = (
+    "The video lasts for 4.50 seconds, and 3 frames are uniformly sampled from it. "
+    "These frames are located at 0.00s,2.00s,4.00s.Please answer the following questions related to this video.\n"
+)
+LASTS = "The video lasts for 4.50 seconds, and 3 frames are uniformly sampled from it.\n"
+NINE = {"n_frames": 3, "folder_fps": 2}
+PLAIN = f"{QWEN[0]}{VIDEO}\n{QUESTION}{QWEN[1]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none", PLAIN),
+        ("llava_video", f"{QWEN[0]}{VIDEO}\n{SECONDS}{QUESTION}{QWEN[1]}"),
+        ("llava_video_demo", f"{QWEN[0]}{VIDEO}{SECONDS}{QUESTION}{QWEN[1]}"),
+        ("internvideo2_5", f"{QWEN[0]}{LASTS}{VIDEO}\n{QUESTION}{QWEN[1]}"),
+    ],
+)
+def test_time_instructions_stand_where_the_original_code_puts_them(name, expected):
+    m = model("qwen_1_5")
+    given = m.prepare(frames(9), QUESTION, time_instruction=name, **NINE)
+    assert text_of(m, given) == expected
+    told = SimpleNamespace(cfg=replace(m.cfg, time_instruction=name), tokenizer=m.tokenizer, device="cpu")
+    assert torch.equal(prepare(told, frames(9), QUESTION, **NINE).tokens, given.tokens), "the config's unless given"
+    assert text_of(m, prepare(told, frames(9), QUESTION, time_instruction="none", **NINE)) == PLAIN
+
+
+def test_a_time_instruction_is_template_after_the_video_and_system_before_it():
+    m = model("qwen_1_5")
+    after = segments(m, m.prepare(frames(9), QUESTION, time_instruction="llava_video", **NINE))
+    assert after[1:3] == [("template", None, "\n"), ("template", None, SECONDS)]
+    m = model("internvl2_5")
+    before = segments(m, m.prepare(frames(9), QUESTION, n_frames=4, folder_fps=2, time_instruction="internvideo2_5"))
+    said = LASTS.replace("3 frames", "4 frames")
+    assert before[:3] == [("system", None, INTERN), ("system", None, said), ("marker", 0, "Frame1: <img>")]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "n_frames", "times"),
+    # Every round(fps)-th frame, 0, 25 and 50, divided by the rounded rate; the same three divided by the rate.
+    [("one_fps", 8, "0.00s,1.00s,2.00s"), ("linspace", 3, "0.00s,1.02s,2.03s"), ("one_fps", 2, "0.00s,2.03s")],
+)
+def test_times_are_divided_by_the_rate_the_original_code_divides_by(sampler, n_frames, times):
+    m = model("qwen_1_5")
+    inputs = m.prepare(
+        frames(51), QUESTION, n_frames=n_frames, sampler=sampler, folder_fps=24.6, time_instruction="llava_video"
+    )
+    assert f"for 2.07 seconds, and {times.count('s')} frames" in text_of(m, inputs)
+    assert f"located at {times}.Please" in text_of(m, inputs)
+
+
+def test_a_file_tells_its_own_times(tmp_path):
+    m = model("qwen_1_5")
+    clip = write_clip(tmp_path / "two seconds.mp4", n=60)
+    text = text_of(m, m.prepare(clip, QUESTION, n_frames=3, time_instruction="llava_video"))
+    assert "lasts for 2.00 seconds, and 3 frames" in text and "located at 0.00s,0.97s,1.97s.Please" in text
+
+
+def test_a_time_that_nothing_tells_is_not_made_up():
+    m = model("qwen_1_5")
+    said = r"needs the frame rate, and this source \(array\) tells none; pass folder_fps=.*time_instruction='none'"
+    with pytest.raises(InputError, match=said):
+        m.prepare(frames(9), QUESTION, time_instruction="llava_video")
+    with pytest.raises(InputError, match=r"bound=\(0, 2\) takes a part of it, .* pass time_instruction='none'"):
+        m.prepare(frames(9), QUESTION, bound=(0, 2), time_instruction="llava_video", **NINE)
+    part = m.prepare(frames(9), QUESTION, bound=(0, 2), **NINE)
+    assert torch.equal(part.pixel_values[0], m.prepare(frames(9)[[0, 2, 4]], QUESTION, n_frames=3).pixel_values[0])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         VideoLLMConfig,
         VisionConfig,
     )
+    from hookedvid.converting import convert, export
     from hookedvid.families import small_config
     from hookedvid.inputs import VideoInputs
     from hookedvid.interventions import (
@@ -50,6 +51,7 @@ _HOMES = {
         "VideoLLMConfig",
         "VisionConfig",
     ),
+    "converting": ("convert", "export"),
     "families": ("small_config",),
     "inputs": ("VideoInputs",),
     "interventions": (
@@ -93,7 +95,9 @@ __all__ = [
     "VideoInputs",
     "VideoLLMConfig",
     "VisionConfig",
+    "convert",
     "edge_share",
+    "export",
     "patch_sweep",
     "read_frames",
     "small_config",

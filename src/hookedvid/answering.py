@@ -17,7 +17,7 @@ class Answer:
     """The chosen option and how sure the model is of each.
 
     index: 0-based option. letter: its letter in the prompt. text: the option's words. probs: each option
-    letter's probability over the whole vocabulary, so they need not sum to 1. logits: the letters' logits.
+    letter's probability over all tokens, so they need not sum to 1. logits: the letters' logits.
     """
 
     index: int
@@ -38,13 +38,27 @@ class Answer:
         return self.logits[self.index] - max(rest) if rest else float("inf")
 
 
-def score_options(logits: Float[Tensor, " d_vocab"], inputs: VideoInputs, item: int = 0) -> Answer:
-    """The answer of one item. Raises InputError without options, or when the logits are not finite."""
+def real_tokens(logits: Float[Tensor, "*batch d_vocab"], n_tokens: int | None) -> Float[Tensor, "*batch n_tokens"]:
+    """The logits of what the tokenizer knows: padding rows behind it hold untrained values and may win.
+
+    The original runtime has none (it resizes to the tokenizer's length). Ids stay as they are; None keeps all.
+    """
+    return logits[..., :n_tokens]
+
+
+def score_options(
+    logits: Float[Tensor, " d_vocab"], inputs: VideoInputs, item: int = 0, n_tokens: int | None = None
+) -> Answer:
+    """The answer of one item; `n_tokens` is the config's.
+
+    Raises InputError without options, or when the logits are not finite.
+    """
     if not inputs.option_tokens[item]:
         raise InputError(
             "this input has no options to choose from: give prepare(..., options=[...]), or use generate() for an "
             "open answer"
         )
+    logits = real_tokens(logits, n_tokens)
     if not bool(torch.isfinite(logits).all()):
         raise InputError(
             "the logits are not finite: the weights or this dtype overflow, so there is no answer to score"

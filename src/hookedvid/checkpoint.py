@@ -1,79 +1,151 @@
-"""A model's folder: config.json, model.safetensors and the tokenizer's files. Never a pickle."""
+"""A converted model's folder (config.json, safetensors, the tokenizer's files): found, read, written."""
 
+import hashlib
 import importlib.resources
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from hookedvid.config import VideoLLMConfig
-from hookedvid.errors import ConversionError, nearest
+from hookedvid.conversion.provenance import UNUSED
+from hookedvid.conversion.rules import match_names
+from hookedvid.conversion.shards import Shards, open_shards
+from hookedvid.converting import as_dtype, convert, read_config
+from hookedvid.errors import ConfigError, ConversionError
+from hookedvid.loading import empty_model, install
+from hookedvid.published import SHIPPED
+from hookedvid.sources import repo_of, source_of
+from hookedvid.tokenizer_files import load_tokenizer
+from hookedvid.values import override
 
-SHIPPED = ("tiny",)
+TOWER = "vision."  # overrides of the tower say what its tensors mean, so they are the conversion's
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The folder of a shipped model's name, or of a path. Raises ConversionError saying what exists."""
-    name_or_path = str(name_or_path)
-    if name_or_path in SHIPPED:
-        inside = Path(str(importlib.resources.files("hookedvid"))) / "weights" / name_or_path
-        beside = Path(__file__).resolve().parents[2] / "weights" / name_or_path
+def home() -> Path:
+    """Where checkpoints converted by `from_pretrained` are kept: HOOKEDVID_HOME, or hookedvid in the user's cache."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("HOOKEDVID_HOME", caches / "hookedvid"))
+
+
+def find(name: str, revision: str | None = None, tower: Mapping[str, Any] | None = None) -> Path:
+    """The converted folder of a name, made now if it is not there yet.
+
+    A shipped or published name, a hub repository, or a folder in the original layout, transformers' or ours.
+    What was converted before is used without asking the hub. Raises ConversionError saying what exists.
+    """
+    if name in SHIPPED:
+        inside = Path(str(importlib.resources.files("hookedvid"))) / "weights" / name
+        beside = Path(__file__).resolve().parents[2] / "weights" / name
         return inside if (inside / "config.json").exists() else beside
-    folder = Path(name_or_path)
-    if not (folder / "config.json").is_file():
-        raise ConversionError(
-            f"no model {name_or_path!r}: it is neither a folder with a config.json nor a shipped model "
-            f"({nearest(name_or_path, SHIPPED)})"
-        )
-    return folder
+    repo = repo_of(name)
+    if repo is None:
+        folder = source_of(name, revision).folder
+        if "architectures" not in read_config(folder):
+            if tower:
+                raise ConversionError(f"{name} is converted already; give {sorted(tower)} to its conversion instead")
+            return folder
+        kept = f"{folder.resolve().name}-{_fingerprint(folder)}"
+    else:
+        kept = repo.replace("/", "--") + (f"@{revision}" if revision else "")
+    if tower:
+        kept += "-" + hashlib.sha256(repr(sorted(tower.items())).encode()).hexdigest()[:8]
+    converted = home() / re.sub(r"[^\w.@-]", "_", kept)
+    if not converted.exists():
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home() / f".{converted.name}.waiting"):  # others wait, then find it there
+            if not converted.exists():
+                convert(name, converted, overrides=tower, revision=revision)
+    return converted
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when a folder's place or any of its checkpoint files does."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt"))
+    seen = [str(folder.resolve()), *((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
 
 
 def load(
-    cls: type, name_or_path: str | Path, *, device: Any = None, dtype: torch.dtype | str | None = None, **kwargs: Any
+    cls: type,
+    name_or_path: str | Path,
+    *,
+    device: Any = None,
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    first_n_layers: int | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    adapter: str | Path | None = None,
+    tokenizer: Any = None,
+    **kwargs: Any,
 ) -> Any:
-    """See `HookedVideoLLM.from_pretrained`. dtype: as stored unless given."""
-    folder = find(name_or_path)
-    cfg = VideoLLMConfig.from_json((folder / "config.json").read_text())
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
-        found = f" (it has {', '.join(pickles)}, and pickles are never loaded)" if pickles else ""
-        raise ConversionError(f"{folder} has no model.safetensors{found}; write one with save_pretrained")
-    target = _dtype(dtype)
-    model = cls(cfg, _tokenizer(folder), **kwargs)
-    tensors = _read(weights)
-    expected = dict(model.named_parameters())
-    if tensors.keys() != expected.keys():
-        raise ConversionError(
-            f"{weights} does not fit its config: missing {sorted(expected.keys() - tensors.keys())[:5]}, "
-            f"left over {sorted(tensors.keys() - expected.keys())[:5]}"
-        )
-    wrong = [k for k, t in tensors.items() if t.shape != expected[k].shape]
-    if wrong:
-        raise ConversionError(f"{weights} does not fit its config: other shapes for {wrong[:5]}")
-    stored = {t.dtype for t in tensors.values()}
-    model.to(target or (stored.pop() if len(stored) == 1 else torch.float32))
-    with torch.no_grad():
-        for k, p in expected.items():
-            p.copy_(tensors[k])
-    return model.to(device) if device is not None else model
+    """See `HookedVideoLLM.from_pretrained`."""
+    target = as_dtype(dtype)
+    given = dict(overrides or {})
+    folder = find(str(name_or_path), revision, {k: v for k, v in given.items() if k.startswith(TOWER)})
+    cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    cfg = override(cfg, {k: v for k, v in given.items() if not k.startswith(TOWER)}, ConfigError)
+    cfg = _named(_cut(cfg, first_n_layers), str(name_or_path))
+    model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), **kwargs)
+    shards = open_shards(folder)
+    _check(model, shards, folder, first_n_layers)
+    if target is None:
+        target = _main_dtype(shards)
+    if device_map is not None:
+        from hookedvid.placing import place
+
+        if device is not None or adapter is not None:
+            raise ConversionError("device_map places the weights: leave out device, and merge the adapter before")
+        return place(model, shards, target, device_map, max_memory)
+    install(model, shards, target, torch.device("cpu" if device is None else device))
+    if adapter is not None:
+        from hookedvid.adapters import merge
+
+        merge(model, adapter, folder)
+    return model
 
 
-def _read(weights: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(weights)
-    except SafetensorError as e:
-        raise ConversionError(f"{weights} cannot be read ({e}); copy or write it again") from e
+def _cut(cfg: VideoLLMConfig, n: int | None) -> VideoLLMConfig:
+    if n is None:
+        return cfg
+    if not 0 < n <= cfg.n_layers:
+        raise ConfigError(f"first_n_layers is {n}; this decoder has {cfg.n_layers} blocks")
+    return replace(cfg, decoder=replace(cfg.lm, n_layers=n))
 
 
-def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
-    found = getattr(torch, given, None) if isinstance(given, str) else given
-    if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ConversionError(f"dtype {given!r} is no floating-point type of torch; e.g. 'bfloat16'")
-    return found
+def _named(cfg: VideoLLMConfig, name: str) -> VideoLLMConfig:
+    known = cfg.model_name or repo_of(name) is None
+    return cfg if known else replace(cfg, model_name=name)
+
+
+def _main_dtype(shards: Shards) -> torch.dtype:
+    """The floating-point dtype most of the bytes are stored in."""
+    sizes: dict[torch.dtype, int] = {}
+    for header in shards.headers.values():
+        for e in header.entries:
+            if e.dtype.is_floating_point:
+                sizes[e.dtype] = sizes.get(e.dtype, 0) + e.size
+    return max(sizes, key=lambda d: sizes[d])
+
+
+def _check(model: Any, shards: Shards, folder: Path, first_n_layers: int | None) -> None:
+    """Raise ConversionError unless the files hold just this model's tensors."""
+    held = {k: v for k, v in shards.shapes.items() if not k.startswith(UNUSED)}
+    if first_n_layers is not None:
+        held = {k: v for k, v in held.items() if not _is_beyond(k, first_n_layers)}
+    wanted = {k: tuple(p.shape) for k, p in model.named_parameters()}
+    match_names(held, wanted, str(folder))
+
+
+def _is_beyond(name: str, n_layers: int) -> bool:
+    return name.startswith("blocks.") and int(name.split(".")[1]) >= n_layers
 
 
 def save(model: Any, folder: str | Path) -> None:
@@ -87,14 +159,6 @@ def save(model: Any, folder: str | Path) -> None:
     save_file(tensors, part)
     part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     part.rename(folder / "model.safetensors")
-    (folder / "config.json").write_text(model.cfg.to_json() + "\n")
+    (folder / "config.json").write_text(model.cfg.to_json() + "\n", encoding="utf-8")
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
-
-
-def _tokenizer(folder: Path) -> Any:
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -1,9 +1,11 @@
-"""The command line: `hookedvid study`, `plot`, `ask`, `inspect`. Verbs import what they need when they run."""
+"""The command line: `hookedvid study`, `ask`, `convert` and others. Verbs import what they need when they run."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hookedvid.errors import HookedVidError
 
@@ -65,7 +67,43 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("model", nargs="?", default="tiny")
     inspect.add_argument("--hooks", action="store_true", help="list every hook point")
     inspect.set_defaults(run=_inspect)
+    _add_weights(verbs)
     return parser
+
+
+def _add_weights(verbs: Any) -> None:
+    models = verbs.add_parser("models", help="the published models known by name")
+    models.set_defaults(run=_models)
+
+    convert = verbs.add_parser("convert", help="a checkpoint of the original packages or transformers into our layout")
+    convert.add_argument("source", help="a name (hookedvid models), a hub repository or a folder")
+    convert.add_argument("folder", type=Path, help="where to; must not exist")
+    convert.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
+    convert.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    convert.add_argument(
+        "--override", action="append", default=[], metavar="FIELD=VALUE", type=_override,
+        help="a field of our config over what the checkpoint says, e.g. vision.n_heads=4; repeatable",
+    )  # fmt: skip
+    convert.add_argument(
+        "--ignore", action="append", default=[], metavar="FIELD", help="a field of its config.json that changes nothing"
+    )
+    convert.set_defaults(run=_convert)
+
+    export = verbs.add_parser("export", help="a converted checkpoint back into the layout it came from")
+    export.add_argument("folder", type=Path, help="what hookedvid convert wrote")
+    export.add_argument("out", type=Path, help="where to; must not exist")
+    export.set_defaults(run=_export)
+
+
+def _override(text: str) -> tuple[str, Any]:
+    """`field=value` with a JSON value, or a bare word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _study(args: argparse.Namespace) -> int:
@@ -92,6 +130,24 @@ def _inspect(args: argparse.Namespace) -> int:
     from hookedvid.faces import inspect
 
     return inspect(args.model, args.hooks)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from hookedvid.faces import models
+
+    return models()
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from hookedvid.faces import convert
+
+    return convert(args.source, args.folder, args.dtype, dict(args.override), args.ignore, args.revision)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from hookedvid.faces import export
+
+    return export(args.folder, args.out)
 
 
 if __name__ == "__main__":

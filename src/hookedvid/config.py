@@ -165,8 +165,13 @@ class VideoLLMConfig:
 
     Without `vision` and `projector` the model is a plain decoder (text in); without `decoder` it is the
     tower alone. `prompt` names a template of `hookedvid.video.prompt`. `placeholder_id` is the token id
-    that marks video tokens in other people's ids; -200 always does. `n_frames` and `sampler` are what
-    `prepare` takes unless told.
+    that marks video tokens in other people's ids; -200 always does. `n_frames`, `sampler` and
+    `time_instruction` (a text of `hookedvid.video.prompt` that tells the model when its frames were taken) are
+    what `prepare` takes unless told.
+
+    `max_length` is the longest sequence the original code passes on (its `tokenizer_model_max_length`), None
+    where it names none. `n_tokens` is how many ids the tokenizer has: rows of the vocabulary from there on are
+    padding, which no answer is read from; None where every row is a token's.
 
     The properties at the end carry TransformerLens's names, so that its tools find what they read.
     """
@@ -179,6 +184,9 @@ class VideoLLMConfig:
     placeholder_id: int | None = None
     n_frames: int = 32
     sampler: str = "linspace"
+    time_instruction: str = "none"
+    max_length: int | None = None
+    n_tokens: int | None = None
     model_name: str = ""
 
     def __post_init__(self):
@@ -186,6 +194,8 @@ class VideoLLMConfig:
             raise ConfigError("a video model needs both vision and projector; a plain decoder has neither")
         if self.vision is None and self.decoder is None:
             raise ConfigError("a model needs a decoder, a vision tower or both")
+        if self.n_tokens is not None and not 0 < self.n_tokens <= self.lm.d_vocab:
+            raise ConfigError(f"n_tokens is {self.n_tokens}, but the vocabulary has {self.lm.d_vocab} rows")
         if self.vision and self.projector and self.decoder:
             fed = self.vision.d_model * self.projector.shuffle**2
             if self.projector.d_in != fed:

@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hookedvid import plots, report
+from hookedvid import converting, plots, report
+from hookedvid.checkpoint import home
+from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.shapes import held_out
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
+from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
 from hookedvid.study.manifest import Manifest
@@ -237,4 +240,53 @@ def inspect(name: str, hooks: bool) -> int:
     if hooks:
         for point in model.hook_dict:
             console.print(point, highlight=False)
+    return 0
+
+
+def models() -> int:
+    """`hookedvid models`: what `from_pretrained` knows by name."""
+    console = Console()
+    console.width = max(console.width, 134)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    words = ("name", "vision tower", "same as")
+    numbers = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
+    for column in (*words[:2], *numbers, words[2]):
+        table.add_column(column, justify="left" if column in words else "right", no_wrap=column in words)
+    for name, p in PUBLISHED.items():
+        scores = ("–" if s is None else f"{s:g}" for s in p.scores)
+        table.add_row(name, p.tower, str(p.frames), p.tokens, f"{p.size:g}", *scores, p.parity)
+    console.print(table)
+    console.print(
+        "tokens: of one frame; + 1 ends the video; + text: markers around every frame. Scores: percent as reported for the original "
+        "code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family agrees with, "
+        "stage by stage, on tiny weights.\n"
+        f"Also: {', '.join(SHIPPED)}, which ships with the package; any hub repository (owner/name); a folder in the "
+        f"original, the transformers or our layout. Converted once into {home()}.",
+        highlight=False,
+    )
+    return 0
+
+
+def convert(
+    source: str, folder: Path, dtype: str | None, overrides: Mapping, ignore: Sequence[str], revision: str | None
+) -> int:
+    """`hookedvid convert`: a checkpoint into our layout."""
+    console = Console()
+    made = converting.convert(source, folder, dtype=dtype, overrides=overrides, ignore=ignore, revision=revision)
+    origin = Provenance.load(made)
+    size = sum(p.stat().st_size for p in made.iterdir())
+    console.print(
+        f"{made}: {len(origin.tensors)} tensors, {size / 1e9:.2f} GB, from {origin.source} ({origin.architecture})",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0
+
+
+def export(folder: Path, out: Path) -> int:
+    """`hookedvid export`: a converted checkpoint back into its original layout."""
+    console = Console()
+    made = converting.export(folder, out)
+    origin = Provenance.load(folder)
+    same = "the files that were converted, byte for byte" if origin.dtype is None else f"weights as {origin.dtype}"
+    console.print(f"{made}: {len(origin.files)} file(s), {same}", highlight=False, markup=False, soft_wrap=True)
     return 0

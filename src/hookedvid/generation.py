@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from hookedvid.answering import real_tokens
 from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
 from hookedvid.nn.kv import KVCache
@@ -52,7 +53,7 @@ def generate(
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
     for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
         logits = model(batch, interventions=interventions, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
-        chosen = _choose(logits, warpers, do_sample, generator)
+        chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, do_sample, generator)
         if new:
             chosen = torch.where(done, new[-1], chosen)
         new.append(chosen)

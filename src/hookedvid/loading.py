@@ -5,13 +5,39 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from hookedvid.config import VideoLLMConfig
-from hookedvid.conversion import hf_configs, tables
+from hookedvid.conversion import layouts, tables
 from hookedvid.conversion.rules import Line, to_ours
+from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
 from hookedvid.families import CLIP_L_336
+
+
+def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, **kwargs: Any) -> Any:
+    """A model whose parameters have shapes alone: nothing is allocated, no random number is drawn."""
+    with torch.device("meta"):
+        return cls(cfg, tokenizer, **kwargs)
+
+
+def put(model: Any, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter of that name; a tied head stays the embedding's."""
+    owner, _, leaf = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=True)
+    setattr(model.get_submodule(owner), leaf, parameter)
+    if name == "embed.weight" and model.cfg.lm.tied:
+        model.unembed.weight = parameter
+
+
+def install(model: Any, shards: Shards, dtype: torch.dtype, device: torch.device) -> None:
+    """Fill an empty model from files, mapped into memory, straight to the device."""
+    wanted = {n for n, _ in model.named_parameters()}
+    for file in shards.headers:
+        with safe_open(shards.folder / file, framework="pt", device=str(device)) as f:
+            for name in wanted & set(f.keys()):
+                put(model, name, f.get_tensor(name).to(dtype))
 
 
 def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kwargs: Any) -> Any:
@@ -20,62 +46,24 @@ def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kw
 
     if tokenizer is None and cfg.decoder is not None:
         tokenizer = byte_tokenizer(cfg.decoder.d_vocab)
-    model = cls(cfg, tokenizer, **kwargs)
+    model = empty_model(cls, cfg, tokenizer, **kwargs)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1 or "token" in name or "newline" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
-            elif name.endswith("bias"):
-                p.zero_()
+    for name, p in list(model.named_parameters()):
+        if p.ndim > 1 or "token" in name or "newline" in name:
+            put(model, name, torch.randn(p.shape, generator=generator) * 0.02)
+        else:
+            put(model, name, torch.zeros(p.shape) if name.endswith("bias") else torch.ones(p.shape))
     return model
 
 
 def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, **kwargs: Any) -> Any:
     """See `HookedVideoLLM.from_transformers`."""
-    readers = {
-        "LlavaOnevisionForConditionalGeneration": _read_llava,
-        "LlavaNextVideoForConditionalGeneration": _read_llava,
-        "Qwen2ForCausalLM": _read_decoder,
-        "LlamaForCausalLM": _read_decoder,
-        "CLIPVisionModel": _read_tower,
-        "SiglipVisionModel": _read_tower,
-        "InternVLVisionModel": _read_tower,
-    }
     name = type(hf).__name__
-    if name not in readers:
-        raise ConversionError(f"cannot load a {name}; {nearest(name, readers)}. Supported: {', '.join(readers)}")
-    cfg, table = readers[name](hf)
-    model = cls(cfg, tokenizer, **kwargs)
-    return fill(model, hf.state_dict(), table, name)
-
-
-def _read_llava(hf: Any) -> tuple[VideoLLMConfig, Sequence[Line]]:
-    cfg = hf_configs.read_llava(hf.config)
-    assert cfg.decoder and cfg.vision and cfg.projector
-    projector = "model.multi_modal_projector."
-    return cfg, [
-        *tables.llama(cfg.decoder, "model.language_model."),
-        *tables.clip_like(cfg.vision, "model.vision_tower."),
-        *tables.mlp2x(
-            f"{projector}linear_1",
-            f"{projector}linear_2",
-            "model.image_newline",
-            cfg.projector.newline != "none",
-        ),
-    ]
-
-
-def _read_decoder(hf: Any) -> tuple[VideoLLMConfig, Sequence[Line]]:
-    decoder = hf_configs.read_decoder(hf.config)
-    return VideoLLMConfig(family=hf.config.model_type, decoder=decoder), tables.llama(decoder)
-
-
-def _read_tower(hf: Any) -> tuple[VideoLLMConfig, Sequence[Line]]:
-    # SigLIP's last_hidden_state is normalised, CLIP's is not.
-    vision = hf_configs.read_tower(hf.config, final_norm=hf.config.model_type == "siglip_vision_model")
-    table = tables.internvl_vision(vision) if vision.layer_scale else tables.clip_like(vision, "")
-    return VideoLLMConfig(family=hf.config.model_type, vision=vision), table
+    if name not in layouts.HF:
+        raise ConversionError(f"cannot load a {name}; {nearest(name, layouts.HF)}. Supported: {', '.join(layouts.HF)}")
+    tensors = hf.state_dict()
+    reading = layouts.read_transformers(hf.config, name, tensors)
+    return fill(empty_model(cls, reading.cfg, tokenizer, **kwargs), tensors, reading.table, name)
 
 
 def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) -> Any:
@@ -122,21 +110,19 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
         mean=tuple(map(float, images["mean"])),
         std=tuple(map(float, images["std"])),
     )
-    model = cls(VideoLLMConfig(family="open_clip", vision=vision, model_name=f"{name}/{pretrained}"), **kwargs)
+    cfg = VideoLLMConfig(family="open_clip", vision=vision, model_name=f"{name}/{pretrained}")
     tensors = {k: v for k, v in clip.state_dict().items() if k.startswith("visual.")}
-    return fill(model, tensors, tables.open_clip(vision), f"open_clip {name}")
+    return fill(empty_model(cls, cfg, **kwargs), tensors, tables.open_clip(vision), f"open_clip {name}")
 
 
 def fill(model: Any, tensors: Any, table: Sequence[Line], what: str) -> Any:
-    """Copy their tensors into a model, its dtype becoming theirs; every mismatch is reported at once."""
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    if model.cfg.decoder is not None and model.cfg.decoder.tied:
-        shapes.pop("unembed.weight")
-    ours = to_ours(tensors, table, shapes, what)
-    dtypes = {t.dtype for t in ours.values() if t.is_floating_point()}
-    if len(dtypes) == 1:
-        model.to(dtypes.pop())
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(ours[name])
+    """Copy their tensors into an empty model, in their dtype (float32 if they have several).
+
+    Every mismatch is reported at once.
+    """
+    ours = to_ours(tensors, table, {k: p.shape for k, p in model.named_parameters()}, what)
+    dtypes = {t.dtype for t in ours.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    for name, tensor in ours.items():
+        put(model, name, tensor.detach().to(dtype, copy=True).contiguous())
     return model

@@ -58,7 +58,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if cfg.projector is not None:
             self.projector = Projector(cfg.projector)
         if cfg.decoder is not None:
-            self.embed = nn.Embedding(cfg.decoder.d_vocab, cfg.decoder.d_model)
+            rows = torch.empty(cfg.decoder.d_vocab, cfg.decoder.d_model)
+            self.embed = nn.Embedding.from_pretrained(rows, freeze=False)  # no values drawn; loading sets them
             self.hook_embed = HookPoint()  # [batch, pos, d_model], text and video merged
             self.blocks = nn.ModuleList(Block(cfg.decoder) for _ in range(cfg.decoder.n_layers))
             self.ln_final = RMSNorm(cfg.decoder.d_model, cfg.decoder.eps)
@@ -103,7 +104,20 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> "HookedVideoLLM":
-        """A converted checkpoint: `tiny`, which ships with the package, or a folder `save_pretrained` wrote."""
+        """A checkpoint by published name (`hookedvid models`), `tiny`, hub repository or folder of any known layout.
+
+        What is not in our layout is downloaded, converted once into HOOKEDVID_HOME (default ~/.cache/hookedvid)
+        and loaded from there by memory map. Keyword arguments:
+
+        device, dtype: where and as what ("cuda", "bfloat16"); default the CPU and as stored.
+        overrides: config fields by dotted path, {"projector.pool": "average"}. revision: of a hub repository.
+        first_n_layers: only so many decoder blocks. tokenizer: in place of the checkpoint's.
+        adapter: a LoRA adapter (peft's files; folder or hub repository), merged into the weights.
+        device_map: "auto" spreads the decoder over all GPUs and, where they do not suffice, the CPU; max_memory as
+        in accelerate. kernel: "sdpa" or "eager".
+
+        Raises ConversionError for a name that does not exist and files that do not fit, each with what to do.
+        """
         from hookedvid.checkpoint import load
 
         return load(cls, name_or_path, **kwargs)
@@ -124,17 +138,30 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         *,
         n_frames: int | None = None,
         sampler: str | None = None,
-        **kwargs: Any,
+        bound: tuple[float | int, float | int] | None = None,
+        folder_fps: float | int | None = None,
+        time_instruction: str | None = None,
+        markers_are_language: bool = False,
     ) -> VideoInputs:
         """A video and a question as this model reads them.
 
         video: a file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL
-        images; None asks without a video. options: answers to choose from, lettered A, B, … by the template.
-        n_frames, sampler: how the video is sampled; the config's unless given.
+            images; None asks without a video. folder_fps: the frame rate of what is no file.
+        options: answers to choose from, lettered A, B, … by the template.
+        n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
+            seconds of the part to sample from.
+        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.video.prompt`;
+            the config's unless given, `none` for none.
+        markers_are_language: count the text between frames as language (it then belongs to the selector `text`).
+
+        Raises InputError where the prompt is longer than the config's max_length, saying how many frames fit.
         """
         from hookedvid.preparing import prepare
 
-        return prepare(self, video, question, options, n_frames=n_frames, sampler=sampler, **kwargs)
+        return prepare(
+            self, video, question, options, n_frames=n_frames, sampler=sampler, bound=bound, folder_fps=folder_fps,
+            time_instruction=time_instruction, markers_are_language=markers_are_language,
+        )  # fmt: skip
 
     def inputs_from_tensors(self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None) -> VideoInputs:
         """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row.
@@ -266,7 +293,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     def answers(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> list[Answer]:
         """`answer` for every item of a batch."""
         logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1)
-        return [score_options(row[-1], inputs, i) for i, row in enumerate(logits)]
+        return [score_options(row[-1], inputs, i, self.cfg.n_tokens) for i, row in enumerate(logits)]
 
     @torch.no_grad()
     def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:

@@ -1,6 +1,8 @@
 """From a video file and a question to inputs: decode, preprocess, tokenize, lay out."""
 
+import bisect
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
 from hookedvid.inputs import VIDEO, VideoInputs
 from hookedvid.layout import Segment, TokenLayout, video_segments
-from hookedvid.video.prompt import Piece, pieces, template
+from hookedvid.video.prompt import Piece, TimeInstruction, Timing, named_instruction, pieces, template
+
+Run = tuple[Segment, list[int]]
 
 
 def prepare(
@@ -21,30 +25,28 @@ def prepare(
     n_frames: int | None = None,
     sampler: str | None = None,
     bound: tuple[float | int, float | int] | None = None,
+    folder_fps: float | int | None = None,
+    time_instruction: str | None = None,
     markers_are_language: bool = False,
 ) -> VideoInputs:
-    """See `HookedVideoLLM.prepare`.
-
-    bound: (start, end) seconds of the clip to sample from. markers_are_language: count the text between
-    frames as language (it then belongs to the selector `text`).
-    """
+    """See `HookedVideoLLM.prepare`."""
     _check_question(model, video, question, options)
     cfg = model.cfg
-    pixels = None
+    instruction = named_instruction(time_instruction or cfg.time_instruction)
+    clip, timing, count = None, None, 0
     if video is not None:
-        from hookedvid.video.frames import read_frames
-        from hookedvid.video.transforms import preprocess
+        from hookedvid.video.frames import read_clip
 
-        frames = read_frames(video, cfg.n_frames if n_frames is None else n_frames, sampler or cfg.sampler, bound=bound)
-        pixels = preprocess(frames, cfg.vision)
-    count = 0 if pixels is None else len(pixels)
-    runs, ids = [], []
-    for segment, tokens in _tokenized(model, pieces(template(cfg.prompt), question, options, count), count):
-        runs.append(segment)
-        ids += tokens
-    layout = TokenLayout.of(runs, markers_are_language)
+        rule: str = sampler or cfg.sampler
+        asked: int = cfg.n_frames if n_frames is None else n_frames
+        clip = read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
+        count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
+    runs = _laid_out(model, question, options, count, timing)
+    _check_length(model, runs, question, options, count, timing)
+    layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
+    tokens = torch.tensor([[token for _, ids in runs for token in ids]])
     letters = tuple(_letter_token(model.tokenizer, LETTERS[i]) for i in range(len(options)))
-    inputs = VideoInputs(torch.tensor([ids]), (layout,), (pixels,), (tuple(options),), (letters,))
+    inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
 
 
@@ -67,10 +69,73 @@ def _check_question(model: Any, video: Any, question: str, options: Sequence[str
         raise InputError("this model takes no video; pass None")
 
 
-def _tokenized(model: Any, parts: Sequence[Piece], n_frames: int) -> list[tuple[Segment, list[int]]]:
+def _timing(
+    instruction: TimeInstruction, clip: Any, sampler: str, bound: tuple[float | int, float | int] | None
+) -> Timing | None:
+    """When the sampled frames were taken, as LLaVA-Video's code reckons it: frame numbers over the average rate."""
+    if not instruction.text:
+        return None
+    if not clip.fps:
+        raise InputError(
+            f"a time instruction needs the frame rate, and this source ({clip.source}) tells none; pass folder_fps=... "
+            "with a folder, an array or a list of images, or time_instruction='none'"
+        )
+    if bound is not None:
+        raise InputError(
+            f"a time instruction tells the whole video's length, and bound={bound} takes a part of it, for which the "
+            "original code has no rule; cut the file to that part, or pass time_instruction='none'"
+        )
+    rate = clip.fps
+    # Where every round(fps)-th frame was taken, the original divides by the rounded rate: 0.00s,1.00s at 29.97 fps.
+    if sampler == "one_fps" and all(b - a == round(rate) for a, b in pairwise(clip.indices)):
+        rate = round(rate)
+    return Timing(instruction, clip.n_total / clip.fps, tuple(i / rate for i in clip.indices))
+
+
+def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
+    if clip is None:
+        return None
+    from hookedvid.video.transforms import preprocess
+
+    return preprocess(clip.frames, cfg.vision)
+
+
+def _laid_out(model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None) -> list[Run]:
+    return _tokenized(model, pieces(template(model.cfg.prompt), question, options, n_frames, timing), n_frames)
+
+
+def _check_length(
+    model: Any, runs: Sequence[Run], question: str, options: Sequence[str], n_frames: int, timing: Timing | None
+) -> None:
+    """Raises InputError where the original code would have cut the prompt's end off."""
+    longest = model.cfg.max_length
+    length = _length(runs)
+    if longest is None or length <= longest:
+        return
+    n_video = _length([r for r in runs if r[0].role in ("video", "newline")])
+    merge = None if model.cfg.projector is None else model.cfg.projector.merge
+    step = 1 if merge is None else merge.frames_per_clip
+    # Frame numbers and times grow with the frames, so only tokenizing tells what fits.
+    fitting = step * bisect.bisect_left(
+        range(step, n_frames, step),
+        True,
+        key=lambda n: _length(_laid_out(model, question, options, n, timing)) > longest,
+    )
+    todo = f"take at most {fitting} frames (n_frames={fitting})" if fitting else "shorten the question"
+    raise InputError(
+        f"this prompt has {length} positions, {n_video} of them video, and max_length is {longest}; the original "
+        f"code would silently cut its end off, the question with it; {todo}, or override max_length in the config"
+    )
+
+
+def _length(runs: Sequence[Run]) -> int:
+    return sum(len(ids) for _, ids in runs)
+
+
+def _tokenized(model: Any, parts: Sequence[Piece], n_frames: int) -> list[Run]:
     """Segments with their ids. Text between videos is tokenized as one, as the original code does."""
     whole = video_segments(model.cfg.projector, model.cfg.vision.grid, n_frames) if n_frames else []
-    out: list[tuple[Segment, list[int]]] = []
+    out: list[Run] = []
     chunk: list[Piece] = []
     for p in [*parts, None]:
         if p is not None and p.role != "video":
@@ -83,7 +148,7 @@ def _tokenized(model: Any, parts: Sequence[Piece], n_frames: int) -> list[tuple[
     return out
 
 
-def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list[tuple[Segment, list[int]]]:
+def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list[Run]:
     """A token belongs to the piece its last character is in; special tokens put in front, to the first."""
     text, owner = "", []
     for i, p in enumerate(chunk):

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from hookedvid.errors import HookedVidError, nearest
@@ -33,6 +34,27 @@ def from_dict(cls: type[T], data: Any, error: type[HookedVidError] = HookedVidEr
     if problems:
         raise error("; ".join(problems))
     return value
+
+
+def override(value: T, changes: Mapping[str, Any], error: type[HookedVidError] = HookedVidError) -> T:
+    """A dataclass with some fields changed, each named by its dotted path (`decoder.rope.factor`).
+
+    Raises `error` for a path that does not exist or a value of the wrong type.
+    """
+    data = to_dict(value)
+    for path, new in changes.items():
+        *parents, last = path.split(".")
+        inside = data
+        for i, name in enumerate(parents):
+            if not isinstance(inside.get(name), dict):
+                raise error(
+                    f"cannot set {path!r}: there is no {'.'.join(parents[: i + 1])!r} ({nearest(name, inside)})"
+                )
+            inside = inside[name]
+        if last not in inside:
+            raise error(f"cannot set {path!r}: there is no such field ({nearest(last, inside)})")
+        inside[last] = to_dict(new)
+    return from_dict(type(value), data, error)
 
 
 def _read(hint: Any, data: Any, where: str, problems: list[str]) -> Any:

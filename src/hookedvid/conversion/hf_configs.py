@@ -3,13 +3,13 @@
 from typing import Any, Literal
 
 from hookedvid.config import (
-    Activation,
     DecoderConfig,
     ProjectorConfig,
     RopeConfig,
     VideoLLMConfig,
     VisionConfig,
 )
+from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
 from hookedvid.families import (
     CLIP_L_336,
@@ -17,13 +17,6 @@ from hookedvid.families import (
     IMAGENET_STD,
     SIGLIP_SO400M,
 )
-
-ACT: dict[str, Activation] = {
-    "silu": "silu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
 
 ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}
 
@@ -40,37 +33,16 @@ HARMLESS = {
 }  # fmt: skip
 
 
-class _Reader:
-    """Takes fields from a config and keeps what it took, so that the rest can be refused."""
+class _Reader(Fields):
+    """The fields a transformers config sets away from its class's defaults; absent ones are its defaults."""
 
     def __init__(self, config: Any):
+        super().__init__(config.to_diff_dict(), type(config).__name__)
         self.config = config
-        self.taken: set[str] = set()
-        self.problems: list[str] = []
 
     def __call__(self, name: str, default: Any = None) -> Any:
         self.taken.add(name)
         return getattr(self.config, name, default)
-
-    def only(self, name: str, *values: Any) -> None:
-        """Record a problem unless a field is absent or has one of these values."""
-        found = self(name, values[0])
-        if found not in values:
-            self.problems.append(f"{name} = {found!r} is not supported (only {', '.join(map(repr, values))})")
-
-    def close(self) -> None:
-        """Raise ConversionError for unsupported values and fields set but never read."""
-        set_fields = self.config.to_diff_dict()
-        unknown = sorted(set_fields.keys() - self.taken - HARMLESS)
-        self.problems += [f"{n} = {set_fields[n]!r} is set and nothing here reads it" for n in unknown]
-        if self.problems:
-            raise ConversionError(f"{type(self.config).__name__}: " + "; ".join(self.problems))
-
-
-def act_of(read: _Reader, name: str) -> Activation:
-    """One of our activations; an unsupported one is recorded."""
-    read.only(name, *ACT)
-    return ACT.get(read(name), "gelu")
 
 
 def read_decoder(config: Any) -> DecoderConfig:
@@ -83,7 +55,7 @@ def read_decoder(config: Any) -> DecoderConfig:
     read.only("mlp_bias", False)
     heads = read("num_attention_heads")
     bias = bool(read("attention_bias", False))
-    act = act_of(read, "hidden_act")
+    act = read.act("hidden_act")
     cfg = DecoderConfig(
         n_layers=read("num_hidden_layers"),
         d_model=read("hidden_size"),
@@ -100,7 +72,7 @@ def read_decoder(config: Any) -> DecoderConfig:
         tied=bool(config.tie_word_embeddings),
         rope=_read_rope(read),
     )
-    read.close()
+    read.close(HARMLESS)
     return cfg
 
 
@@ -134,7 +106,7 @@ def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = Fals
         read.only("use_mask_token", False)
         read.only("use_absolute_position_embeddings", True)
     total = read("num_hidden_layers")
-    act = act_of(read, "hidden_act")
+    act = read.act("hidden_act")
     cfg = VisionConfig(
         n_layers=total if n_layers is None else n_layers,
         d_model=read("hidden_size"),
@@ -154,7 +126,7 @@ def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = Fals
         mean=IMAGENET_MEAN if intern else like.mean,
         std=IMAGENET_STD if intern else like.std,
     )
-    read.close()
+    read.close(HARMLESS)
     return cfg
 
 
@@ -201,7 +173,7 @@ def read_llava(config: Any) -> VideoLLMConfig:
         newline="once" if onevision else "none",
     )
     placeholder = read("video_token_index", None) or read("video_token_id", None)
-    read.close()
+    read.close(HARMLESS)
     return VideoLLMConfig(
         family="llava-onevision" if onevision else "llava-next-video",
         vision=tower,

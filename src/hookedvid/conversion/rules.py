@@ -4,15 +4,16 @@ A line is a `Rule` (one tensor, perhaps reshaped), a `Fused` (one of theirs is s
 `Ignored` (theirs alone, with the reason). `{i}` in names stands for a layer's number.
 """
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from hookedvid.errors import ConversionError, nearest
+from hookedvid.errors import ConversionError
 
 
 @dataclass(frozen=True)
@@ -48,65 +49,131 @@ class Ignored:
 
 
 Line = Rule | Fused | Ignored
+Shapes = Mapping[str, Sequence[int]]
 
 
-def to_ours(
-    tensors: Mapping[str, Tensor], table: Sequence[Line], shapes: Mapping[str, torch.Size], what: str
-) -> dict[str, Tensor]:
-    """Our tensors from theirs.
+def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: str = "") -> dict[str, Line]:
+    """The line that reads each of their tensors, from names and shapes alone.
 
-    `shapes` are our names and shapes, all of which must be filled. Raises ConversionError listing every
-    tensor missing, left over or of the wrong shape; `what` names the source in it.
+    theirs, ours: every tensor there is on both sides, all of which must find its partner. Raises
+    ConversionError listing every tensor missing, left over or of the wrong shape; `what` names the source in
+    it, and `hint` ends it.
     """
-    ours: dict[str, Tensor] = {}
-    left, missing, wrong = dict(tensors), [], []
-    for line in _expand(table, shapes):
+    lines: dict[str, Line] = {}
+    filled: dict[str, Sequence[int]] = {}
+    missing, wrong, expected = [], [], _expand(table, ours)
+    for line in expected:
         if isinstance(line, Ignored):
-            left = {k: v for k, v in left.items() if not re.fullmatch(line.theirs, k)}
-        elif line.theirs not in tensors:
+            continue
+        if line.theirs not in theirs:
             missing.append(line.theirs)
-        elif problem := _misfit(tensors[line.theirs], line):
-            wrong.append(f"{line.theirs!r} is {list(left.pop(line.theirs).shape)}, {problem}")
-        elif isinstance(line, Rule):
-            t = left.pop(line.theirs)
-            ours[line.ours] = rearrange(t, line.pattern) if line.pattern else t
-        else:
-            ours |= dict(zip(line.ours, _unfuse(left.pop(line.theirs), line), strict=True))
-    problems = [f"missing {n!r}" for n in missing] + wrong
-    problems += [
-        f"left over {n!r} {list(t.shape)} ({nearest(n, missing)})" if missing else f"left over {n!r} {list(t.shape)}"
-        for n, t in left.items()
+            continue
+        lines[line.theirs] = line
+        t = torch.empty(tuple(theirs[line.theirs]), device="meta")
+        if problem := _misfit(t, line):
+            wrong.append(f"{line.theirs!r} is {list(t.shape)}, {problem}")
+            continue
+        filled |= {name: part.shape for name, part in apply(line, t).items()}
+    wrong += [
+        f"{name!r} should be {list(ours[name])}, got {list(shape)}"
+        for name, shape in filled.items()
+        if name in ours and tuple(shape) != tuple(ours[name])
     ]
-    problems += [f"no tensor for our {n!r}" for n in shapes if n not in ours and not missing and not wrong]
+    ignored = [line for line in table if isinstance(line, Ignored)]
+    left = []
+    for name in theirs.keys() - lines.keys():
+        line = next((i for i in ignored if re.fullmatch(i.theirs, name)), None)
+        lines |= {name: line} if line else {}
+        left += [] if line else [name]
+    absent = [] if missing or wrong else sorted(ours.keys() - filled.keys())
+    problems = [*(f"missing {n}" for n in grouped(missing)), *wrong]
+    problems += [f"left over {n} {list(theirs[f])}{_like(f, missing)}" for n, f in grouped(left).items()]
+    problems += [f"no tensor for our {n}" for n in grouped(absent)]
+    if problems:
+        raise ConversionError(f"the tensors of {what} do not fit its config: {'; '.join(problems)}{hint}")
+    return lines
+
+
+def match_names(held: Shapes, wanted: Shapes, what: str) -> None:
+    """Raise ConversionError unless both sides have the same names and shapes; `what` names where they are held."""
+    problems = [f"missing {n}" for n in grouped(wanted.keys() - held.keys())]
+    problems += [f"left over {n}" for n in grouped(held.keys() - wanted.keys())]
     problems += [
-        f"{n!r} should be {list(shapes[n])}, got {list(t.shape)}"
-        for n, t in ours.items()
-        if n in shapes and t.shape != shapes[n]
+        f"{n} is {list(held[f])}, not {list(wanted[f])}"
+        for n, f in grouped(n for n in wanted if n in held and tuple(held[n]) != tuple(wanted[n])).items()
     ]
     if problems:
-        shown = "; ".join(problems[:12]) + (f"; … {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise ConversionError(f"the tensors of {what} do not fit its config: {shown}")
-    return ours
+        raise ConversionError(f"{what} does not fit its config: {'; '.join(problems)}")
+
+
+def apply(line: Rule | Fused, tensor: Tensor) -> dict[str, Tensor]:
+    """Our tensors of one of theirs."""
+    if isinstance(line, Fused):
+        return dict(zip(line.ours, _unfuse(tensor, line), strict=True))
+    return {line.ours: rearrange(tensor, line.pattern) if line.pattern else tensor}
+
+
+def undo(line: Rule | Fused, ours: Mapping[str, Tensor]) -> Tensor:
+    """Their tensor from ours: `apply` read the other way."""
+    if isinstance(line, Fused):
+        return _fuse([ours[n] for n in line.ours], line)
+    return _reversed(ours[line.ours], line.pattern) if line.pattern else ours[line.ours]
+
+
+def names_of(line: Line) -> tuple[str, ...]:
+    """Our names of a line, in the order of `apply`; none of an ignored one."""
+    if isinstance(line, Ignored):
+        return ()
+    return line.ours if isinstance(line, Fused) else (line.ours,)
+
+
+def to_ours(tensors: Mapping[str, Tensor], table: Sequence[Line], ours: Shapes, what: str) -> dict[str, Tensor]:
+    """Our tensors from theirs; errors as `match`."""
+    lines = match({k: v.shape for k, v in tensors.items()}, table, ours, what)
+    out: dict[str, Tensor] = {}
+    for name, line in lines.items():
+        if not isinstance(line, Ignored):
+            out |= apply(line, tensors[name])
+    return out
 
 
 def to_theirs(ours: Mapping[str, Tensor], table: Sequence[Line]) -> dict[str, Tensor]:
     """Their tensors from ours: the same table read the other way. Ignored ones do not come back."""
-    theirs: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for line in _expand(table, {k: v.shape for k, v in ours.items()}):
-        if isinstance(line, Rule):
-            t = ours[line.ours]
-            used.add(line.ours)
-            theirs[line.theirs] = _reversed(t, line.pattern) if line.pattern else t
-        elif isinstance(line, Fused):
-            used.update(line.ours)
-            theirs[line.theirs] = _fuse([ours[n] for n in line.ours], line)
-    if unused := ours.keys() - used:
+    lines = [x for x in _expand(table, {k: v.shape for k, v in ours.items()}) if not isinstance(x, Ignored)]
+    if unused := ours.keys() - {n for line in lines for n in names_of(line)}:
         raise ConversionError(f"no line of the table exports {sorted(unused)}")
-    return theirs
+    return {line.theirs: undo(line, ours) for line in lines}
 
 
-def _expand(table: Sequence[Line], shapes: Mapping[str, torch.Size]) -> list[Line]:
+def grouped(names: Iterable[str]) -> dict[str, str]:
+    """Names that differ in one layer's number as one text, `layers.{0..27}.norm`; each with its first name."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\d+", "#", name, count=1), []).append(name)
+    texts = {}
+    for pattern, group in groups.items():
+        group.sort(key=_first_number)
+        numbers = [_first_number(n) for n in group]
+        if len(group) == 1:
+            texts[repr(group[0])] = group[0]
+            continue
+        runs = numbers == list(range(numbers[0], numbers[-1] + 1))
+        shown = f"{numbers[0]}..{numbers[-1]}" if runs else ",".join(map(str, numbers))
+        texts[repr(pattern.replace("#", f"{{{shown}}}"))] = group[0]
+    return dict(sorted(texts.items()))
+
+
+def _first_number(name: str) -> int:
+    found = re.search(r"\d+", name)
+    return int(found[0]) if found else -1
+
+
+def _like(name: str, missing: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, missing, n=1, cutoff=0.6)
+    return f" (is it {close[0]!r}?)" if close else ""
+
+
+def _expand(table: Sequence[Line], shapes: Shapes) -> list[Line]:
     """The lines with every `{i}` written out, for as many layers as our model has under that name."""
     lines: list[Line] = []
     for line in table:

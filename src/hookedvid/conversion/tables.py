@@ -5,6 +5,8 @@ from hookedvid.conversion.rules import Fused, Ignored, Line, Rule
 
 NORM = ("weight",)
 AFFINE = ("weight", "bias")
+# Parts of the original LLaVA packages that checkpoints may carry and these families never run.
+SKIPPED: list[Line] = [Ignored(r"model\.vision_resampler\..*", "no family here has a resampler")]
 
 
 def _many(theirs: str, ours: str, leaves: tuple[str, ...] = AFFINE) -> list[Line]:

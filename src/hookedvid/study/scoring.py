@@ -25,7 +25,7 @@ class Outcome:
     """What one item under one condition came to.
 
     chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
-    option over the whole vocabulary; margin: its logit minus the best other option's; both None for
+    option over all tokens; margin: its logit minus the best other option's; both None for
     generated text. text: what was generated.
     """
 
@@ -56,7 +56,7 @@ def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: An
 def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
     """From the logits [d_vocab] of the last position (letters, words)."""
     assert item.answer is not None
-    answer = score_options(logits, inputs)
+    answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
     others = [x for i, x in enumerate(answer.logits) if i != item.answer]
     margin = answer.logits[item.answer] - max(others)
     return Outcome("ok", answer.index, answer.index == item.answer, answer.probs[item.answer], margin)

@@ -32,6 +32,7 @@ class Study:
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
     in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
+    n_frames, sampler, time_instruction: as in `prepare`; the model's own unless given.
     """
 
     model: str = "tiny"
@@ -44,6 +45,7 @@ class Study:
     scoring: Scoring = "letters"
     n_frames: int | None = None
     sampler: str | None = None
+    time_instruction: str | None = None
     frame_order: Literal["time", "shuffled"] = "time"
     markers_are_language: bool = False
     kernel: Literal["sdpa", "eager"] = "sdpa"
@@ -108,6 +110,7 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
         "frame_order": study.frame_order if study.frame_order == "time" else f"shuffled by seed {study.seed}",
         "scoring": study.scoring if study.scoring != "generate" else scoring.EXTRACTOR,
         "prompt": cfg.prompt,
+        "time_instruction": study.time_instruction or cfg.time_instruction,
         "markers_are_language": study.markers_are_language,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "kernel": model.kernel,
@@ -128,6 +131,8 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
         raise DataError(f"{len(unusable)} items have no options or no answer to score against: {unusable[:3]}")
     conditions = study.conditions(model.cfg.n_layers)
     laid = Plan(study, items, annotations, conditions, settings_of(study, model))
+    if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
+        raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
     for item in items:
         path = video_path(item, annotations)
@@ -192,10 +197,8 @@ def _run_item(laid: Plan, model: Any, item: Item, conditions: Sequence[Condition
         return
     study = laid.study
     try:
-        inputs = scoring.prepare(
-            model, item, _video(laid, item), study.scoring, n_frames=laid.settings["n_frames"],
-            sampler=laid.settings["sampler"], markers_are_language=study.markers_are_language,
-        )  # fmt: skip
+        sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
+        inputs = scoring.prepare(model, item, _video(laid, item), study.scoring, **sampling)
         intact, streams = None, None
         if study.scoring != "generate":
             intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=1)

@@ -1,7 +1,11 @@
-"""The prompt of each family: what text stands where around the video, and what role each part has."""
+"""The prompt of each family: what text stands where around the video, and what role each part has.
 
+Which seconds a time instruction names is found in `hookedvid.preparing`; only its words are here.
+"""
+
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from hookedvid.answering import LETTERS
@@ -38,10 +42,59 @@ class Template:
     stops: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TimeInstruction:
+    """A text that tells the model when its frames were taken.
+
+    text: {duration} is the length of the video and {times} where its frames are, in seconds; {n} counts them.
+    before_video: it stands before the first frame, else between video and question. keeps_between: whether
+    what the template puts after the video stays in front of it.
+    """
+
+    text: str = ""
+    before_video: bool = False
+    keeps_between: bool = True
+
+
+class Timing(NamedTuple):
+    """A time instruction and what it has to say: the video's length and its frames' times, in seconds."""
+
+    instruction: TimeInstruction
+    duration: float
+    times: tuple[float, ...]
+
+    def said(self, n_frames: int) -> str:
+        """The text about the last `n_frames` frames, whose times are the longest to write."""
+        seconds = ",".join(f"{t:.2f}s" for t in self.times[-n_frames:])
+        return self.instruction.text.format(duration=self.duration, n=n_frames, times=seconds)
+
+
+# LLaVA-NeXT's train.py and README, lmms-eval's llava_vid.py. There is no space before "Please".
+_LLAVA_VIDEO = (
+    "The video lasts for {duration:.2f} seconds, and {n} frames are uniformly sampled from it. "
+    "These frames are located at {times}.Please answer the following questions related to this video.\n"
+)
+TIME_INSTRUCTIONS: dict[str, TimeInstruction] = {
+    "none": TimeInstruction(),
+    # <image>\n{time}\n{question}, as in training and lmms-eval.
+    "llava_video": TimeInstruction(_LLAVA_VIDEO),
+    # <image>{time}\n{question}, as in the README.
+    "llava_video_demo": TimeInstruction(_LLAVA_VIDEO, keeps_between=False),
+    # VideoChat-Flash's xtuner-train_internvideo2_5/unify_internvl2_train_r16.py; the model card's demo has none.
+    "internvideo2_5": TimeInstruction(
+        "The video lasts for {duration:.2f} seconds, and {n} frames are uniformly sampled from it.\n",
+        before_video=True,
+    ),
+}
+
 _INTERN_SYSTEM = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
-# Exact strings of the original packages (conversation templates qwen_1_5, vicuna_v1, internvl2_5).
+_INTERNLM2_SYSTEM = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+)
+# Exact strings of the original packages, under their names for them: qwen_1_5 and vicuna_v1 of llava's
+# conversation.py, internvl2_5 and internlm2-chat of internvl's, which a checkpoint's config.json names too.
 TEMPLATES: dict[str, Template] = {
     "qwen_1_5": Template(
         before="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
@@ -62,6 +115,25 @@ TEMPLATES: dict[str, Template] = {
         after="<|im_end|>\n<|im_start|>assistant\n",
         stops=("<|im_end|>",),
     ),
+    # What the separator puts after <|im_end|> is the other difference to internvl2_5: nothing.
+    "internlm2-chat": Template(
+        before=f"<|im_start|>system\n{_INTERNLM2_SYSTEM}<|im_end|><|im_start|>user\n",
+        frame_before="Frame{n}: <img>",
+        frame_after="</img>\n",
+        between="",
+        after="<|im_end|><|im_start|>assistant\n",
+        stops=("<|im_end|>",),
+    ),
+    # The chat templates that llava-hf ships, for its -hf checkpoints; neither says anything as `system`.
+    # chat_template.json of llava-onevision-qwen2-*-hf: 826 bytes, those of the template that transformers' tests of
+    # the processor quote. The first revisions (824 bytes) had "user\n" and "<|im_end|>\n".
+    "onevision_hf": Template(
+        before="<|im_start|>user ",
+        after="<|im_end|><|im_start|>assistant\n",
+        stops=("<|im_end|>",),
+    ),
+    # processor_config.json of LLaVA-NeXT-Video-7B-hf at 3378b61; transformers' docs write the same by hand.
+    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", stops=("</s>",)),
     "plain": Template(before="Video: ", after="\nAnswer:"),
     # Words are single tokens; scripts/train_tiny.py trains on exactly this form.
     "tiny": Template(
@@ -82,18 +154,30 @@ def template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def pieces(form: Template, question: str, options: Sequence[str], n_frames: int) -> list[Piece]:
+def named_instruction(name: str) -> TimeInstruction:
+    """The time instruction of a name. Raises InputError listing those that exist."""
+    if name not in TIME_INSTRUCTIONS:
+        raise InputError(f"no time instruction {name!r} ({nearest(name, TIME_INSTRUCTIONS)})")
+    return TIME_INSTRUCTIONS[name]
+
+
+def special_strings(form: Template) -> tuple[str, ...]:
+    """What a template writes as one token each, `<|im_start|>`, `<img>` or `</s>`, in order of appearance.
+
+    A tokenizer that splits any of them is not the model's.
+    """
+    texts = (getattr(form, f.name) for f in fields(form))
+    found = (m for t in texts for m in re.findall(r"<\|\w+\|>|</?\w+>", t if isinstance(t, str) else "".join(t)))
+    return tuple(dict.fromkeys(found))
+
+
+def pieces(
+    form: Template, question: str, options: Sequence[str], n_frames: int, timing: Timing | None = None
+) -> list[Piece]:
     """The prompt in order; without frames the video and what surrounds it are left out."""
     parts = [Piece("system", form.before)]
-    if n_frames and form.frame_before:
-        for f in range(n_frames):
-            parts.append(Piece("marker", form.frame_before.format(n=f + 1), frame=f))
-            parts.append(Piece("video", frame=f))
-            parts.append(Piece("marker", form.frame_after, frame=f))
-    elif n_frames:
-        parts.append(Piece("video"))
     if n_frames:
-        parts.append(Piece("template", form.between))
+        parts += _video_pieces(form, n_frames, timing)
     parts.append(Piece("question", form.question.format(question=question)))
     for i, option in enumerate(options):
         parts.append(Piece("options", form.option.format(letter=LETTERS[i], option=option), index=i))
@@ -101,3 +185,21 @@ def pieces(form: Template, question: str, options: Sequence[str], n_frames: int)
         parts.append(Piece("template", form.instruction))
     parts.append(Piece("template", form.after))
     return [p for p in parts if p.text or p.role == "video"]
+
+
+def _video_pieces(form: Template, n_frames: int, timing: Timing | None) -> list[Piece]:
+    instruction = timing.instruction if timing else TIME_INSTRUCTIONS["none"]
+    time = timing.said(n_frames) if timing else ""
+    parts = [Piece("system", time)] if instruction.before_video else []
+    if form.frame_before:
+        for f in range(n_frames):
+            parts.append(Piece("marker", form.frame_before.format(n=f + 1), frame=f))
+            parts.append(Piece("video", frame=f))
+            parts.append(Piece("marker", form.frame_after, frame=f))
+    else:
+        parts.append(Piece("video"))
+    if instruction.keeps_between:
+        parts.append(Piece("template", form.between))
+    if not instruction.before_video:
+        parts.append(Piece("template", time))
+    return parts

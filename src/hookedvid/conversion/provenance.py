@@ -1,0 +1,119 @@
+"""What a converted checkpoint was made of: enough to check it, to continue it, and to write the original again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hookedvid.conversion.rules import Ignored, Line
+from hookedvid.conversion.shards import CODES, DTYPES, Entry, Header, Shards, layout
+from hookedvid.errors import ConversionError
+from hookedvid.values import from_dict, to_dict
+
+FILE = "provenance.json"
+SOURCE_CONFIG = "source_config.json"
+UNUSED = "unused."  # before the names of tensors carried along for export alone
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of the source, in the order of its file's bytes; `dtype` by the format's own code (`BF16`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the source; `sha256` of all its bytes, empty until it has been read."""
+
+    tensors: tuple[SourceTensor, ...]
+    metadata: dict
+    sha256: str = ""
+
+    @property
+    def header(self) -> Header:
+        """The file's header, as the safetensors package would have written it."""
+        return layout([(t.name, DTYPES[t.dtype], t.shape) for t in self.tensors], self.metadata)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A conversion: from what, with which choices; hashes of what was read and of what was written.
+
+    source: as the user named it; commit: of the hub's repository. dtype: None where tensors kept theirs.
+    overrides, ignored: the user's own. tensors: sha256 of each of our tensors' bytes.
+    """
+
+    source: str
+    architecture: str
+    version: str
+    commit: str | None = None
+    dtype: str | None = None
+    overrides: dict = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: dict = field(default_factory=dict)
+    tensors: dict = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every source tensor's shape."""
+        return {t.name: t.shape for f in self.files.values() for t in f.tensors}
+
+    def plan(self) -> "Provenance":
+        """The same conversion before anything was read: what two runs must share to be one."""
+        return replace(self, files={k: replace(f, sha256="") for k, f in self.files.items()}, tensors={})
+
+    def save(self, folder: Path) -> None:
+        """Write it whole into a folder, over an older one."""
+        part = folder / f"{FILE}.part"
+        part.write_text(json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.rename(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Provenance":
+        """What `save` wrote. Raises ConversionError where there is none."""
+        path = folder / FILE
+        if not path.is_file():
+            raise ConversionError(f"{folder} has no {FILE}: it was not converted, so its original layout is unknown")
+        try:
+            data: Any = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise ConversionError(f"{path} cannot be read: {e}") from e
+        known = from_dict(cls, data, ConversionError)
+        return replace(known, files={k: from_dict(SourceFile, f, ConversionError) for k, f in known.files.items()})
+
+
+def source_files(shards: Shards) -> dict[str, SourceFile]:
+    """What the files of a checkpoint hold."""
+    return {
+        name: SourceFile(tuple(map(_tensor, header.entries)), dict(header.metadata))
+        for name, header in shards.headers.items()
+    }
+
+
+def _tensor(e: Entry) -> SourceTensor:
+    return SourceTensor(e.name, CODES[e.dtype], e.shape)
+
+
+def index_of(files: Mapping[str, Header]) -> str:
+    """model.safetensors.index.json of these files."""
+    names = {e.name: file for file, header in files.items() for e in header.entries}
+    total = sum(e.size for header in files.values() for e in header.entries)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}, indent=2) + "\n"
+
+
+def cast(header: Header, lines: Mapping[str, Line], dtype: torch.dtype | None) -> Header:
+    """A source file's header with the floating-point tensors that were converted in another dtype."""
+    if dtype is None:
+        return header
+    tensors = [
+        (e.name, dtype if e.dtype.is_floating_point and not isinstance(lines[e.name], Ignored) else e.dtype, e.shape)
+        for e in header.entries
+    ]
+    return layout(tensors, header.metadata)

@@ -1,0 +1,194 @@
+"""Stage by stage against another implementation of the same model: recorded outputs, or a transformers model."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hookedvid.errors import ConversionError
+from hookedvid.inputs import VIDEO, VideoInputs
+
+CASE, EXPECTED = "case.json", "expected.safetensors"
+# What the vision_config of a case is called in ours.
+_TOWER = {
+    "num_attention_heads": "n_heads",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "layer_norm_eps": "eps",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far one stage is off: the largest difference, as it is and relative to the largest value of theirs."""
+
+    name: str
+    absolute: float
+    relative: float
+
+
+def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Stage]:
+    """The stages both sides have, in the order of ours. Raises ConversionError for one of another shape."""
+    stages = []
+    for name in (n for n in ours if n in theirs):
+        a, b = ours[name].detach().double().cpu(), theirs[name].detach().double().cpu()
+        if name == "logits":  # layouts differ in how many padding rows their vocabulary has
+            rows = min(a.shape[-1], b.shape[-1])
+            a, b = a[..., :rows], b[..., :rows]
+        if a.numel() != b.numel() or a.shape[-1] != b.shape[-1]:
+            raise ConversionError(f"stage {name!r}: ours is {list(a.shape)}, theirs {list(b.shape)}")
+        off = (a.reshape(b.shape) - b).abs().max().item()
+        stages.append(Stage(name, off, off / max(b.abs().max().item(), 1e-300)))
+    return stages
+
+
+def first_beyond(stages: Sequence[Stage], tolerance: float) -> Stage | None:
+    """The first stage off by more than `tolerance`, relatively, or not a number at all."""
+    return next((s for s in stages if not s.relative <= tolerance), None)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Inputs and outputs of the original code, one prompt with one video.
+
+    overrides: what the case says of the model that its config.json does not, for `hookedvid.convert`.
+    tokens: ids, -200 or the placeholder where the video stands. theirs: stages by our names.
+    """
+
+    tokens: Tensor
+    pixels: Tensor
+    theirs: Mapping[str, Tensor]
+    overrides: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Recorded":
+        """A folder with `case.json` and `expected.safetensors` beside a checkpoint."""
+        from safetensors.torch import load_file
+
+        for name in (CASE, EXPECTED):
+            if not (folder / name).is_file():
+                raise ConversionError(f"{folder} has no {name}, so there is nothing recorded to compare with")
+        case = json.loads((folder / CASE).read_text(encoding="utf-8"))
+        recorded = load_file(folder / EXPECTED)
+        ids = case.get("input_ids") or [*case["prefix_ids"], VIDEO, *case["suffix_ids"]]
+        overrides: dict[str, Any] = {
+            f"vision.{_TOWER[k]}": v for k, v in case.get("vision_config", {}).items() if k in _TOWER
+        }
+        if "img_context_token_id" in case:
+            overrides["placeholder_id"] = case["img_context_token_id"]
+        pixels = recorded.pop("pixel_values")
+        return cls(torch.tensor(ids), pixels.float(), _renamed(recorded), overrides)
+
+
+def _renamed(recorded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Recorded stages by the names of our hook points."""
+    blocks = [int(k.split(".")[1]) for k in recorded if k.startswith("hidden.")]
+    names = {
+        "vision_tower": "vision patches",
+        "vision_model": "vision.hook_out",
+        "projected": "projector.hook_out",
+        "input_embeds": "hook_embed",
+        "logits": "logits",
+        **{f"hidden.{i}": f"blocks.{i}.hook_resid_pre" for i in blocks},
+    }
+    if blocks:
+        names[f"hidden.{max(blocks)}"] = "ln_final"
+    if unknown := sorted(recorded.keys() - names.keys()):
+        raise ConversionError(f"{EXPECTED} holds {unknown}, which is no stage here; known are {sorted(names)}")
+    return {names[k]: v for k, v in recorded.items()}
+
+
+@torch.no_grad()
+def our_stages(model: Any, inputs: VideoInputs) -> dict[str, Tensor]:
+    """Every stage of a run of ours, in the order they happen."""
+    wanted = re.compile(
+        r"(vision\.)?blocks\.\d+\.hook_resid_(pre|post)|vision\.hook_out|projector\.hook_(pre|out)|hook_embed"
+    )
+    if model.cfg.decoder is None:
+        features, cache = model.run_with_cache(inputs.pixel_values[0], names_filter=lambda n: bool(wanted.fullmatch(n)))
+        return {**cache, "vision.hook_out": features}
+    logits, cache = model.run_with_cache(inputs, names_filter=lambda n: bool(wanted.fullmatch(n)))
+    stages: dict[str, Tensor] = {}
+    for name, value in cache.items():
+        stages[name] = value
+        if name == "vision.hook_out":
+            stages["vision patches"] = model.vision.patches(value)
+    last = stages[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
+    return {**stages, "ln_final": model.ln_final(last), "logits": logits}
+
+
+@torch.no_grad()
+def transformers_stages(hf: Any, inputs: VideoInputs, video_token: int | None = None) -> dict[str, Tensor]:
+    """The same stages of a transformers model's run on the same inputs, by our names.
+
+    video_token: the id its prompts hold at every video position; its config's own unless given.
+    """
+    found: dict[str, Tensor] = {}
+    with _watching(hf, found):
+        if inputs.tokens.shape[1] == 0:
+            out = hf(inputs.pixel_values[0])
+            return {**found, "vision.hook_out": out.last_hidden_state}
+        given: dict[str, Any] = {"input_ids": inputs.tokens}
+        if inputs.has_video:
+            marker = video_token if video_token is not None else _video_token(hf.config)
+            given = {"input_ids": inputs.tokens.masked_fill(inputs.is_video, marker)}
+            given["pixel_values_videos"] = torch.stack([p for p in inputs.pixel_values if p is not None]).to(hf.dtype)
+        logits = hf(**given).logits
+    return {**found, "logits": logits}
+
+
+def _video_token(config: Any) -> int:
+    found = getattr(config, "video_token_index", None) or getattr(config, "video_token_id", None)
+    if found is None:
+        raise ConversionError(f"a {type(config).__name__} names no video token; pass video_token")
+    return found
+
+
+@contextmanager
+def _watching(hf: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+    """Record blocks, the projector's first layer and the merged embeddings while the body runs."""
+    handles = []
+
+    def after(name: str):
+        def keep(_module: nn.Module, _args: tuple, out: Any) -> None:
+            found[name] = out[0] if isinstance(out, tuple) else out
+
+        return keep
+
+    def before(_module: nn.Module, args: tuple, given: dict) -> None:
+        found["hook_embed"] = args[0] if args else given["hidden_states"]
+
+    for name, module in hf.named_modules():
+        if block := re.fullmatch(r"(.*\.)?layers?\.(\d+)", name):
+            in_tower = "encoder." in name
+            ours = f"{'vision.' * in_tower}blocks.{block[2]}.hook_resid_post"
+            handles.append(module.register_forward_hook(after(ours)))
+            if not in_tower and block[2] == "0":
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        elif name.endswith("multi_modal_projector.linear_1"):
+            handles.append(module.register_forward_hook(after("projector.hook_pre")))
+    try:
+        yield
+    finally:
+        for h in handles:
+            h.remove()
+
+
+def random_inputs(model: Any, n_frames: int, seed: int = 0) -> VideoInputs:
+    """A video of noise between random text ids, at the model's own sizes; for a bare tower its pixels alone."""
+    cfg, g = model.cfg, torch.Generator().manual_seed(seed)
+    pixels = None
+    if cfg.vision is not None:
+        pixels = torch.randn(n_frames, 3, cfg.vision.image_size, cfg.vision.image_size, generator=g)
+    if cfg.decoder is None:
+        return model.inputs_of(pixels)
+    text = torch.randint(0, min(cfg.n_tokens or cfg.d_vocab, cfg.d_vocab), (24,), generator=g)
+    text[text == cfg.placeholder_id] = 0
+    marker = [torch.tensor([VIDEO])] if pixels is not None else []
+    return model.inputs_from_tensors(torch.cat([text[:14], *marker, text[14:]]), pixels)
