@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     head = [
         "# Conversion against a plain copy", "",
-        f"`{' '.join(['python benchmarks/conversion.py', *args.names])}`; {about}. Synthetic checkpoints of true names, "
+        f"`python benchmarks/conversion.py {' '.join(args.names)}`; {about}. Synthetic checkpoints of true names, "
         "shapes and shard sizes; copy and conversion alternate, cold page cache, fsync. Medians; the ratio is copy "
         "time / conversion time of one round (1 = as fast as the copy), in brackets its range. Loading is "
         "`from_pretrained(folder, dtype=\"bfloat16\")` on the CPU with nothing cached, the library's import included.",

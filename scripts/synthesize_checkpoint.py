@@ -141,7 +141,7 @@ def config_json(recipe: Recipe) -> dict[str, Any]:
                "model_type": "internlm2", "tie_word_embeddings": False}  # fmt: skip
         return {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "llm_config": llm,
                 "vision_config": tower, "select_layer": -1, "ps_version": "v2", "downsample_ratio": 0.5,
-                "force_image_size": 448, "template": "internvl2_5", "torch_dtype": "bfloat16"}  # fmt: skip
+                "force_image_size": v.image_size, "template": "internvl2_5", "torch_dtype": "bfloat16"}  # fmt: skip
     qwen = recipe.family != "llava-next-video"
     return {
         "architectures": ["LlavaQwenForCausalLM" if qwen else "LlavaLlamaForCausalLM"], "model_type": "llava",
@@ -244,7 +244,7 @@ def write_holes(path: Path, header: Header) -> None:
 
 
 def tokenizer(recipe: Recipe) -> Any:
-    """Bytes under ids 0 to 255, and the family's special tokens under their own."""
+    """Bytes under ids 0 to 255, the family's special tokens under their own, or after the bytes if those do not fit."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -254,6 +254,8 @@ def tokenizer(recipe: Recipe) -> Any:
     elif recipe.family == "internvideo2.5":
         special = {"<s>": 92541, "<|im_end|>": 92542, "<|im_start|>": 92543, "<img>": 92544, "</img>": 92545,
                    "<IMG_CONTEXT>": 92546}  # fmt: skip
+    if max(special.values()) >= recipe.decoder["vocab_size"]:
+        special = {token: 256 + i for i, token in enumerate(special)}
     letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     core = Tokenizer(models.BPE(vocab={**letters, **special}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

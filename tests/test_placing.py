@@ -6,13 +6,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hookedvid import EarlyExit, HookedVideoLLM, Knockout, Patch
+from hookedvid import EarlyExit, HookedVideoLLM, Knockout, LayerRange, Patch
 from hookedvid.checkpoint import load
 from hookedvid.errors import ConversionError
-from models import VIDEO_MODELS, one_thread, perturb, random_model, rich_inputs  # noqa: F401
+from hookedvid.placing import places
+from models import VIDEO_MODELS, one_thread, random_model, rich_inputs  # noqa: F401
 
 MAP = {"": "cpu", "blocks.0": "disk", "blocks.2": "disk"}
-CUT = Knockout(src="video", dst="question", layers=range(1, 3))
+CUT = Knockout("video", "question", LayerRange(1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def test_interventions_and_generation_are_the_same(whole, spread, cut):
 
 def test_a_patchs_source_stays_where_its_owner_has_it(whole, spread):
     inputs, other = rich_inputs(whole), rich_inputs(whole, seed=5)
-    _, cache = whole.run_with_cache(other, names_filter="resid_post")
-    patch = Patch(name="resid_post", layers=[2], pos="video", source="other")
+    _, cache = whole.run_with_cache(other, names_filter="blocks.1.hook_resid_post")
+    patch = Patch("resid_post", 1, "video", "other")
     outs = [m(inputs, interventions=patch, sources={"other": cache}) for m in (whole, spread)]
     assert torch.equal(*outs) and not torch.equal(outs[0], whole(inputs))
 
@@ -140,6 +141,21 @@ def test_auto_leaves_to_the_disk_what_memory_does_not_hold(folder, whole):
                 assert torch.equal(spread(inputs), whole(inputs))
     with pytest.raises(ConversionError, match="an offloaded block take"):
         HookedVideoLLM.from_pretrained(str(folder), device_map="auto", max_memory={"cpu": rest})
+
+
+@pytest.mark.parametrize("kind", ["auto", "balanced", "sequential"])
+def test_automatic_maps_fill_gpus_before_memory_before_the_disk(kind):
+    model = random_model("llava-video", torch.float32, n_layers=8)
+    block = sum(p.nbytes for p in model.blocks[0].parameters())
+    rest = sum(p.nbytes for p in model.parameters()) - 8 * block
+    limits = {0: rest + 3 * block, 1: 2 * block, "cpu": 2 * block}
+    found = places(model, torch.float32, kind, limits)
+    blocks = [found.pop(f"blocks.{i}") for i in range(8)]
+    assert set(found.values()) == {0} and {"embed", "vision", "projector", "ln_final", "unembed"} == set(found)
+    # One block's room is kept on GPU 0 and in the CPU's memory for those that come as guests.
+    assert blocks == [0, 0, 1, 1, "cpu", "disk", "disk", "disk"]
+    roomy = places(model, torch.float32, kind, {0: rest + 9 * block, 1: rest + 9 * block})
+    assert set(roomy.values()) == ({0} if kind == "sequential" else {0, 1})
 
 
 def test_several_files_and_a_block_left_out(tmp_path, folder, whole):

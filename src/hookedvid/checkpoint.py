@@ -102,7 +102,10 @@ def load(
         from hookedvid.placing import place
 
         if device is not None or adapter is not None:
-            raise ConversionError("device_map places the weights: leave out device, and merge the adapter before")
+            raise ConversionError(
+                "device_map places the weights: leave out device; to merge an adapter, load with adapter=…, "
+                "save_pretrained, and load that folder with device_map"
+            )
         return place(model, shards, target, device_map, max_memory)
     install(model, shards, target, torch.device("cpu" if device is None else device))
     if adapter is not None:
@@ -152,6 +155,10 @@ def save(model: Any, folder: str | Path) -> None:
     """See `HookedVideoLLM.save_pretrained`. The weights are written whole before the name appears."""
     from safetensors.torch import save_file
 
+    if any(p.is_meta for p in model.parameters()):
+        raise ConversionError(
+            "this model's weights are offloaded, so there is no whole to save; the folder it was loaded from has them"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: p.detach().cpu().contiguous() for k, p in model.named_parameters()}

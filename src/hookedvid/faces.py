@@ -257,9 +257,9 @@ def models() -> int:
         table.add_row(name, p.tower, str(p.frames), p.tokens, f"{p.size:g}", *scores, p.parity)
     console.print(table)
     console.print(
-        "tokens: of one frame; + 1 ends the video; + text: markers around every frame. Scores: percent as reported for the original "
-        "code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family agrees with, "
-        "stage by stage, on tiny weights.\n"
+        "tokens: of one frame; + 1 ends the video; + text: markers around frames. Scores: percent as reported for "
+        "the original code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family "
+        "agrees with, stage by stage, on tiny weights.\n"
         f"Also: {', '.join(SHIPPED)}, which ships with the package; any hub repository (owner/name); a folder in the "
         f"original, the transformers or our layout. Converted once into {home()}.",
         highlight=False,

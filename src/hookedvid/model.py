@@ -113,8 +113,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         overrides: config fields by dotted path, {"projector.pool": "average"}. revision: of a hub repository.
         first_n_layers: only so many decoder blocks. tokenizer: in place of the checkpoint's.
         adapter: a LoRA adapter (peft's files; folder or hub repository), merged into the weights.
-        device_map: "auto" spreads the decoder over all GPUs and, where they do not suffice, the CPU; max_memory as
-        in accelerate. kernel: "sdpa" or "eager".
+        device_map: "auto" ("balanced", "sequential", or a map of modules) spreads the decoder over all GPUs and,
+        where they do not suffice, the CPU and the disk; max_memory as in accelerate. kernel: "sdpa" or "eager".
 
         Raises ConversionError for a name that does not exist and files that do not fit, each with what to do.
         """
@@ -247,19 +247,20 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     def _run_blocks(self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int) -> Tensor:
         pos = plan.pos
-        angles = self._angles(pos, plan, resid.dtype)
+        angles = self._angles(pos, plan, resid)
         for i in range(start, stop):
             if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
                 resid, pos = plan.drop(resid)
-                angles = self._angles(pos, plan, resid.dtype)
+                angles = self._angles(pos, plan, resid)
             layer_kv = None if kv_cache is None else kv_cache.layers[i]
             allowed, causal = plan.mask(i, pos, pos if layer_kv is None else layer_kv.append_positions(pos))
             resid = self.blocks[i](resid, AttnContext(*angles, allowed, causal, self.kernel), layer_kv)
         return resid
 
-    def _angles(self, pos: Tensor, plan: RunPlan, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
         lm = self.cfg.lm
-        return rope_angles(lm.rope, lm.d_head, lm.n_ctx, pos, plan.n_rope, dtype)
+        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, pos, plan.n_rope, resid.dtype)
+        return cos.to(resid.device), sin.to(resid.device)  # positions, and what follows from them, are on the CPU
 
     def _returned(
         self,

@@ -22,7 +22,11 @@ class WeightViews:
     device: torch.device
 
     def _stack(self, part: str, name: str) -> Tensor:
-        return torch.stack([getattr(getattr(b, part), name) for b in self.blocks])
+        if away := [i for i, b in enumerate(self.blocks) if b.attn.q.weight.is_meta]:
+            raise InputError(
+                f"{name}: the weights of blocks {away} are offloaded; load without device_map to read them"
+            )
+        return torch.stack([getattr(getattr(b, part), name).to(self.device) for b in self.blocks])
 
     W_E = property(lambda self: self.embed.weight)  # [d_vocab, d_model]
     W_U = property(lambda self: self.unembed.weight.T)  # [d_model, d_vocab]

@@ -7,7 +7,7 @@ from typing import Any
 from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import hf_configs, original, tables
 from hookedvid.conversion.rules import Line, Shapes
-from hookedvid.errors import ConversionError, nearest
+from hookedvid.errors import ConfigError, ConversionError, nearest
 from hookedvid.values import override
 
 
@@ -40,7 +40,7 @@ def read(
         )
     try:
         return READERS[name](config, shapes, overrides or {}, ignore)
-    except ConversionError as e:
+    except (ConversionError, ConfigError) as e:
         raise ConversionError(f"{e}{hint(name, shapes)}") from e
 
 

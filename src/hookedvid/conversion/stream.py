@@ -60,7 +60,7 @@ def convert_file(
     return whole.hexdigest(), hashes
 
 
-def _parts(piece: bytearray, entry: Entry, line: Line, dtype: torch.dtype | None) -> list[Tensor]:
+def _parts(piece: memoryview, entry: Entry, line: Line, dtype: torch.dtype | None) -> list[Tensor]:
     """Our tensors of one whole tensor of theirs, or of a stretch of one that keeps its shape."""
     flat = as_tensor(piece, entry.dtype)
     if isinstance(line, Ignored):
@@ -111,9 +111,7 @@ def export_file(
     return whole.hexdigest()
 
 
-def _theirs(
-    reader: Reader, ours: Iterator[Entry], line: Line, hashes: Mapping[str, str]
-) -> Iterator[bytearray | memoryview]:
+def _theirs(reader: Reader, ours: Iterator[Entry], line: Line, hashes: Mapping[str, str]) -> Iterator[memoryview]:
     """The bytes of one of their tensors from the next of ours."""
     if isinstance(line, Ignored) or (isinstance(line, Rule) and not line.pattern):
         entry, digest = next(ours), hashlib.sha256()
