@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from hookedvid.conversion.pickles import pickle_message
+from hookedvid.conversion.provenance import Provenance
 from hookedvid.hub import commit_of
 from hub_server import Fault, Hub, Repo, running
+from originals import original
 
 OLD, NEW = "a" * 40, "b" * 40
 MB = 1 << 20
@@ -258,3 +260,22 @@ def test_only_a_snapshot_folder_has_a_commit(tmp_path):
     assert commit_of(tmp_path / "snapshots" / OLD) == OLD
     assert commit_of(tmp_path / OLD) is None
     assert commit_of(tmp_path / "snapshots" / "main") is None
+
+
+def test_a_model_by_its_repository_is_downloaded_converted_and_then_needs_no_hub(tmp_path):
+    """The whole way of `from_pretrained("owner/name")`, and the same again with the hub gone."""
+    files = {p.name: p.read_bytes() for p in original(tmp_path / "theirs").iterdir()}
+    code = (
+        "import hashlib; from hookedvid import HookedVideoLLM\n"
+        "m = HookedVideoLLM.from_pretrained('lab/tiny-ov', overrides={'vision.n_heads': 4})\n"
+        "print(hashlib.sha256(b''.join(p.detach().float().numpy().tobytes() for p in m.parameters())).hexdigest(),"
+        " m.cfg.model_name)"
+    )
+    with running() as hub:
+        hub.repos["lab/tiny-ov"] = Repo({OLD: files}, {"main": OLD})
+        env = environment(hub, tmp_path / "hub", HOOKEDVID_HOME=str(tmp_path / "home"))
+        first = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+    again = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+    assert first == again and first.split()[1] == "lab/tiny-ov"
+    (made,) = (p for p in (tmp_path / "home").iterdir() if p.is_dir())
+    assert made.name.startswith("lab--tiny-ov") and Provenance.load(made).commit == OLD

@@ -23,13 +23,14 @@ ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "lin
 # Fields that change no forward pass of ours: training, token ids and book-keeping.
 HARMLESS = {
     "_attn_implementation", "_attn_implementation_internal", "_commit_hash", "_name_or_path", "architectures",
-    "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "head_dim", "hidden_dropout_prob",
-    "id2label", "image_grid_pinpoints", "image_seq_length", "image_token_index", "image_token_id",
-    "initializer_factor", "initializer_range", "label2id", "layer_types", "max_window_layers", "model_type",
-    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp", "projection_dim",
+    "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "head_dim",
+    "hidden_dropout_prob", "id2label", "ignore_index", "image_grid_pinpoints", "image_seq_length",
+    "image_token_id", "image_token_index", "initializer_factor", "initializer_range", "is_encoder_decoder",
+    "label2id", "layer_scale_init_value", "layer_types", "max_window_layers", "model_type", "output_attentions",
+    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "projection_dim",
     "projection_dropout", "return_dict", "sliding_window", "tie_word_embeddings", "torch_dtype",
-    "transformers_version", "use_cache", "video_seq_length", "vision_aspect_ratio", "vision_use_head",
-    "layer_scale_init_value", "chunk_size_feed_forward", "problem_type", "is_encoder_decoder",
+    "transformers_version", "use_cache", "use_image_newline_parameter", "video_seq_length",
+    "vision_aspect_ratio", "vision_use_head",
 }  # fmt: skip
 
 
