@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
     )
-    study.add_argument("--model", help="another model than the file's: a shipped name or a folder")
+    study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
     study.add_argument(
         "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
     )
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         help='"LV-K @ 4:8" or "video->question @ 2:", layers 0-based; repeatable',
     )  # fmt: skip
     ask.add_argument("--device")
+    ask.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
+    ask.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE", type=_override)
     ask.set_defaults(run=_ask)
 
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
@@ -117,7 +119,8 @@ def _study(args: argparse.Namespace) -> int:
 def _ask(args: argparse.Namespace) -> int:
     from hookedvid.faces import ask
 
-    return ask(args.model, args.video, args.question, args.options, args.knockout, args.frames, args.device)
+    given = (args.knockout, args.frames, args.device, args.dtype, dict(args.override))
+    return ask(args.model, args.video, args.question, args.options, *given)
 
 
 def _plot(args: argparse.Namespace) -> int:

@@ -45,7 +45,9 @@ def run_study(
     console.width = max(console.width, MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
-    net = HookedVideoLLM.from_pretrained(study.model, device=device, dtype=study.dtype, kernel=study.kernel)
+    net = HookedVideoLLM.from_pretrained(
+        study.model, device=device, dtype=study.dtype, kernel=study.kernel, overrides=study.overrides
+    )
     beside = file.parent if file else Path()
     annotations = beside / study.items if study.items else held_out(out / "videos")
     laid = studies.plan(study, net, annotations, limit)
@@ -212,11 +214,11 @@ def parse_knockout(text: str) -> Knockout:
 
 def ask(
     name: str, video: str, question: str, options: Sequence[str], knockouts: Sequence[str], n_frames: int | None,
-    device: str | None,
+    device: str | None, dtype: str | None, overrides: Mapping,
 ) -> int:  # fmt: skip
     """`hookedvid ask`: the answer, intact and under the knockouts."""
     console = Console()
-    model = HookedVideoLLM.from_pretrained(name, device=device)
+    model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
     cuts = [parse_knockout(k) for k in knockouts]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     console.print(str(inputs.layout), highlight=False, markup=False)

@@ -28,7 +28,8 @@ KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAY
 class Study:
     """The fields of a study file (TOML); everything that changes a number is one of them.
 
-    model: a shipped name or a folder. items: an annotation file (empty: the shapes clips, made on the spot).
+    model, overrides: as `from_pretrained` takes them. items: an annotation file (empty: the shapes clips, made
+    on the spot).
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
     in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
@@ -36,6 +37,7 @@ class Study:
     """
 
     model: str = "tiny"
+    overrides: dict = field(default_factory=dict)
     items: str = ""
     protocols: tuple[str, ...] = PROTOCOLS
     knockouts: tuple[str, ...] = ("LV-K", "VT-K", "VS-K")
