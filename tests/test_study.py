@@ -20,14 +20,15 @@ from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
-from hookedvid.errors import ConfigError, DataError, InterventionError
+from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families import small_config
 from hookedvid.interventions import LV_K, VT_K, LayerRange
 from hookedvid.masks import allowed
 from hookedvid.model import HookedVideoLLM
-from hookedvid.study import laws, protocols, scoring, summary
+from hookedvid.study import laws, protocols, running, scoring, summary
 from hookedvid.study.records import ROWS, Records, frame
-from hookedvid.study.study import Study, plan, run
+from hookedvid.study.running import run
+from hookedvid.study.study import Study, plan
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +94,46 @@ def test_rows_equal_single_answers(finished, model, folder):
     for row, (item, condition, _) in list(zip(rows, laid.tasks, strict=True))[:40]:
         inputs = model.prepare(folder / "set" / item.video, item.question, item.options)
         answer = model.answer(inputs, condition.interventions)
-        assert (row["chosen"], row["prob"]) == (answer.index, answer.probs[item.answer])
+        assert row["chosen"] == answer.index
+        assert row["prob"] == pytest.approx(answer.probs[item.answer], abs=1e-6)  # rows of a sweep round otherwise
         assert row["correct"] == (answer.index == item.answer) and row["condition"] == condition.label
+
+
+def test_sharing_work_changes_no_bit_by_layers_and_only_rounding_by_positions(model, folder, tmp_path):
+    study = Study.from_toml(folder / "study.toml")
+    rows = {}
+    for reuse in ("none", "layers", "layers+positions"):
+        laid = plan(replace(study, reuse=reuse), model, folder / study.items, limit=3)
+        rows[reuse] = run(laid, model, tmp_path / reuse)
+    for one, other, swept in zip(*rows.values(), strict=True):
+        assert one["prob"] == other["prob"] and one["margin"] == other["margin"] and one["chosen"] == other["chosen"]
+        assert one["prob"] == pytest.approx(swept["prob"], abs=1e-6)
+        assert one["chosen"] == swept["chosen"]
+        assert one["key"] != other["key"] != swept["key"]
+
+
+def test_what_is_asked_besides_moves_no_bit_of_a_row(model, folder, tmp_path):
+    """Text rows run one state at a time, so a study that goes on, or asks more, repeats its numbers."""
+    study = Study.from_toml(folder / "study.toml")
+    few = plan(replace(study, protocols=("baseline", "windows")), model, folder / study.items, limit=2)
+    more = plan(study, model, folder / study.items, limit=3)
+    apart = {r["key"]: r["prob"] for r in run(few, model, tmp_path / "few")}
+    whole = {r["key"]: r["prob"] for r in run(more, model, tmp_path / "more")}
+    assert apart.keys() < whole.keys()
+    assert all(whole[k] == p for k, p in apart.items())
+
+
+def test_one_row_in_a_hundred_is_run_again_and_a_wrong_one_stops_the_study(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "AUDITED", 1)
+    study = Study.from_toml(folder / "study.toml")
+    laid = plan(study, model, folder / study.items, limit=2)
+    audit = running.Audit()
+    run(laid, model, tmp_path / "right", audit=audit)
+    assert audit.n == len({t.key for _, _, t in laid.tasks}) and 0 < audit.largest < 1e-4
+    exact = running.sweep
+    monkeypatch.setattr(running, "sweep", lambda *a: [[x + 0.01 * x.std() for x in row] for row in exact(*a)])
+    with pytest.raises(HookedVidError, match=r"logits of the sweep are off by .* from a plain run"):
+        run(laid, model, tmp_path / "wrong")
 
 
 def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
@@ -198,7 +237,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
 
 
 def test_shuffled_frames_are_the_same_frames_in_another_order(model, folder):
-    from hookedvid.study.study import _video
+    from hookedvid.study.running import _video
     from hookedvid.video.frames import read_frames
 
     laid = plan(Study(frame_order="shuffled", protocols=()), model, folder / "set" / "items.jsonl")

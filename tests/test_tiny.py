@@ -10,7 +10,8 @@ from scipy import stats
 from hookedvid.checkpoint import find
 from hookedvid.data.shapes import held_out
 from hookedvid.model import HookedVideoLLM
-from hookedvid.study.study import Study, plan, run
+from hookedvid.study.running import run
+from hookedvid.study.study import Study, plan
 from hookedvid.study.summary import Outcomes, Summary, summarise
 
 CARD = Path(find("tiny")) / "README.md"

@@ -21,6 +21,7 @@ from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
+from hookedvid.study.running import Audit, run
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
@@ -54,11 +55,11 @@ def run_study(
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
     try:
-        _run(laid, net, out, console, shard)
+        audit = _run(laid, net, out, console, shard)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    manifest = Manifest.of(laid, net.cfg.n_layers, about)
+    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit)
     manifest.save(out)
     if shard.count > 1 and (left := manifest.missing(out)):
         console.print(f"shard {shard.index}/{shard.count} is done; {left} rows of other shards are missing in {out}")
@@ -77,7 +78,8 @@ def plot(out: Path) -> int:
     return 0
 
 
-def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard) -> None:
+def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard) -> Audit:
+    audit = Audit()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -96,9 +98,15 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             fresh += new
             progress.advance(bar)
 
-        rows = studies.run(laid, net, out, step, shard)
+        rows = run(laid, net, out, step, shard, audit)
     different = len({row["key"] for row in rows})
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False)
+    if audit.n:
+        console.print(
+            f"{audit.n} of them run again without sharing work: logits differ by {audit.largest:.1e} at most",
+            highlight=False,
+        )
+    return audit
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

@@ -3,6 +3,7 @@
 Axis words: batch query key pos head kv_head d_head d_model.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,13 +16,15 @@ from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
 
 Kernel = Literal["sdpa", "eager"]
+Probe = Callable[[Tensor, Tensor, Tensor | None, bool], None]
 
 
 class AttnContext(NamedTuple):
     """What an attention layer needs besides its input.
 
     `allowed` is True where a query may look; None means all keys up to the query's own (`causal`) or all
-    keys. `cos` and `sin` are None where positions are not rotary.
+    keys. `cos` and `sin` are None where positions are not rotary. `probe` is shown what attention is computed
+    from (rotated q and k, allowed, causal) and changes nothing.
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
@@ -29,6 +32,7 @@ class AttnContext(NamedTuple):
     allowed: Bool[Tensor, "#batch #head query key"] | None = None
     causal: bool = False
     kernel: Kernel = "sdpa"
+    probe: Probe | None = None
 
 
 def attend(
@@ -158,11 +162,14 @@ class Attention(nn.Module):
             q, k = self.hook_rot_q(rotate(q, ctx.cos, ctx.sin)), self.hook_rot_k(rotate(k, ctx.cos, ctx.sin))
         if kv is not None:
             k, v = kv.append(k, v)
+        allowed = self._mask(ctx, q, k)
+        if ctx.probe is not None:
+            ctx.probe(q, k, allowed, ctx.causal)
         z = attend(
             q,
             k,
             v,
-            self._mask(ctx, q, k),
+            allowed,
             causal=ctx.causal,
             kernel=ctx.kernel,
             on_scores=self.hook_attn_scores,
@@ -173,6 +180,16 @@ class Attention(nn.Module):
             return self.o(z.flatten(2))
         out = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O)).sum(2)
         return out if self.o.bias is None else out + self.o.bias
+
+    def keys_values(
+        self, attn_in: Float[Tensor, "batch pos d_model"], norm: RMSNorm | LayerNorm, ctx: AttnContext
+    ) -> tuple[Float[Tensor, "batch pos kv_head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+        """What `forward` would put into a key-value cache, for rows whose own output nobody needs."""
+        normalized = norm(attn_in)
+        k = self._project(self.k, self.n_kv_heads, normalized, attn_in, norm, self.hook_k_input)
+        v = self._project(self.v, self.n_kv_heads, normalized, attn_in, norm, self.hook_v_input)
+        assert ctx.cos is not None and ctx.sin is not None
+        return rotate(k, ctx.cos, ctx.sin), v
 
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
         if not listening(self.hook_mask):

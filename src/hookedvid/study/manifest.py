@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hookedvid.errors import DataError
 from hookedvid.interventions import from_json, to_json
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
+from hookedvid.study.running import Audit
 from hookedvid.study.study import Plan, Study
 from hookedvid.values import from_dict, to_dict
 
@@ -29,14 +30,18 @@ class Manifest:
     items: list[Item]
     conditions: list[Condition]
     keys: list[list[str]]  # [item][condition]
+    audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
 
     @classmethod
-    def of(cls, laid: Plan, n_layers: int, about: str) -> "Manifest":
-        """The manifest of a plan."""
+    def of(cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None) -> "Manifest":
+        """The manifest of a plan that was run."""
         n = len(laid.conditions)
         keys = [t.key for _, _, t in laid.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
-        return cls(laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows)
+        checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
+        return cls(
+            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked
+        )
 
     def save(self, folder: Path) -> None:
         """Write it into the run's folder."""
@@ -52,6 +57,7 @@ class Manifest:
                 for c in self.conditions
             ],
             "keys": self.keys,
+            "audit": dict(self.audit),
         }
         part = folder / f"{NAME}.part"
         part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
@@ -74,6 +80,7 @@ class Manifest:
             [from_dict(Item, i) for i in data["items"]],
             conditions,
             data["keys"],
+            data["audit"],
         )
 
     def missing(self, folder: Path) -> int:

@@ -2,26 +2,25 @@
 
 import importlib.metadata
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
 from hookedvid.data.item import Item, read_items, video_path
-from hookedvid.errors import ConfigError, DataError, HookedVidError, InputError, nearest
+from hookedvid.errors import ConfigError, DataError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
-from hookedvid.masks import first_layer
 from hookedvid.study import protocols, scoring
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Records, Shard, Task, digest, model_hash, video_hash
-from hookedvid.study.scoring import Outcome, Scoring
+from hookedvid.study.records import Task, digest, model_hash, video_hash
+from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
 
 PROTOCOLS = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
+
+
+Reuse = Literal["none", "layers", "layers+positions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,9 @@ class Study:
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
     in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
+    reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
+    the same bits; `layers+positions` also shares the video's rows between conditions and questions
+    (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
     n_frames, sampler, time_instruction: as in `prepare`; the model's own unless given.
     """
 
@@ -51,6 +53,7 @@ class Study:
     frame_order: Literal["time", "shuffled"] = "time"
     markers_are_language: bool = False
     kernel: Literal["sdpa", "eager"] = "sdpa"
+    reuse: Reuse = "layers+positions"
     dtype: str | None = None
     n_resamples: int = 2000
     seed: int = 0
@@ -117,6 +120,7 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "kernel": model.kernel,
         "device": model.device.type,
+        "reuse": study.reuse,
         "empty_row": "zero",
         **versions,
     }
@@ -149,90 +153,6 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
             )  # fmt: skip
             laid.tasks.append((item, c, task))
     return laid
-
-
-def run(
-    laid: Plan,
-    model: Any,
-    folder: Path,
-    on_row: Callable[[dict, bool], None] | None = None,
-    shard: Shard | None = None,
-) -> list[dict]:
-    """One row for each item and condition, in plan order; those already in the folder are not run again.
-
-    Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
-    for each. Killed at any moment, at most the row in flight is lost. With a shard, only its videos' rows.
-    """
-    shard = shard or Shard()
-    records = Records(folder, shard)
-    done = records.read()
-    rows: list[dict] = []
-    videos: dict[str, int] = {}
-    with records.writer() as writer:
-        for item, tasks in _by_item(laid):
-            if videos.setdefault(item.video, len(videos)) % shard.count != shard.index:
-                continue
-            missing = {t.key: c for c, t in tasks if t.key not in done}
-            fresh = _run_item(laid, model, item, list(missing.values()))
-            for _, task in tasks:
-                new = task.key not in done
-                if new:
-                    done[task.key] = writer.append(task, next(fresh))
-                names = {"condition": task.condition, "protocol": task.protocol, "knockout": task.knockout}
-                rows.append(done[task.key] | names | {"layer": task.layer})
-                if on_row is not None:
-                    on_row(rows[-1], new)
-    return rows
-
-
-def _by_item(laid: Plan) -> Iterator[tuple[Item, list[tuple[Condition, Task]]]]:
-    grouped: dict[str, tuple[Item, list[tuple[Condition, Task]]]] = {}
-    for item, condition, task in laid.tasks:
-        grouped.setdefault(item.id, (item, []))[1].append((condition, task))
-    yield from grouped.values()
-
-
-@torch.no_grad()
-def _run_item(laid: Plan, model: Any, item: Item, conditions: Sequence[Condition]) -> Iterator[Outcome]:
-    """Outcomes of one item: its video decoded and encoded once, each condition started at its first changed block."""
-    if not conditions:
-        return
-    study = laid.study
-    try:
-        sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
-        inputs = scoring.prepare(model, item, _video(laid, item), study.scoring, **sampling)
-        intact, streams = None, None
-        if study.scoring != "generate":
-            intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=1)
-    except HookedVidError as e:
-        yield from (Outcome("failed", reason=str(e)) for _ in conditions)
-        return
-    for c in conditions:
-        try:
-            if intact is None or streams is None:
-                yield scoring.generated(model, item, inputs, c.interventions)
-                continue
-            first, logits = first_layer(c.interventions, model.cfg.n_layers), intact
-            if first < model.cfg.n_layers:
-                logits = model(
-                    streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
-                    logits_to_keep=1,
-                )  # fmt: skip
-            yield scoring.outcome(model, item, logits[0, -1], inputs)
-        except InputError as e:
-            yield Outcome("failed", reason=str(e))
-
-
-def _video(laid: Plan, item: Item) -> Any:
-    path = video_path(item, laid.annotations)
-    if laid.study.frame_order == "time":
-        return path
-    from hookedvid.video.frames import read_frames
-
-    frames = read_frames(path, laid.settings["n_frames"], laid.settings["sampler"])
-    # A clip's own order: the same for every question on it, whatever else the study asks.
-    rng = np.random.default_rng([laid.study.seed, *item.video.encode()])
-    return frames[rng.permutation(len(frames))]
 
 
 def brief(settings: Mapping[str, Any], n: int) -> str:
