@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"# {args.name}, random weights, end to end", "",
         f"`python benchmarks/end_to_end.py {args.name}`; {os.cpu_count()} cores ({platform.machine()}), "
         f"{args.device}, {args.dtype}, sdpa, torch {torch.__version__}. mp4 of 96 frames at 640 x 360, "
-        f"{model.cfg.n_frames} sampled: {inputs.layout.n_tokens} tokens, {video_tokens} of them video. Converted from the "
-        f"original layout, loaded in {loaded:.1f} s; peak RSS {peak / 1e9:.1f} GB, everything included.", "",
+        f"{model.cfg.n_frames} sampled: {inputs.layout.n_tokens} tokens, {video_tokens} of them video. Converted from "
+        f"the original layout, loaded in {loaded:.1f} s; peak RSS {peak / 1e9:.1f} GB, everything included.", "",
         "| condition | seconds (tower included) | attention edges left, % | p(A), p(B), p(C), p(D) |",
         "|---|---|---|---|",
     ]  # fmt: skip

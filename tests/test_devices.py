@@ -32,5 +32,5 @@ def test_blocks_run_on_their_own_device(family, run):
         on_gpu = [(m if m is None else mode.from_tensor(m).to("cuda"), causal) for m, causal in masks]
         plan.mask = lambda layer, *_: on_gpu[layer]
         stream = torch.empty(*inputs.tokens.shape, model.cfg.d_model, device="cuda")
-        out = model.unembed(model.ln_final(model._run_blocks(stream, plan, None, 0, model.cfg.n_layers)))
+        out = model.unembed(model.ln_final(model._run_blocks(stream, plan, None, 0, model.cfg.n_layers, None)))
         assert out.device.type == "cuda" and out.shape[-1] == model.cfg.d_vocab

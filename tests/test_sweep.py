@@ -21,7 +21,11 @@ from hookedvid.sweep import Sweep, sweep
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 
 N = 5
-QUESTIONS = (("what is it ?", ["a", "bb"]), ("where does the thing go ?", ["left", "right", "up"]), ("why ?", ["x", "y", "z", "w"]))
+QUESTIONS = (
+    ("what is it ?", ["a", "bb"]),
+    ("where does the thing go ?", ["left", "right", "up"]),
+    ("why ?", ["x", "y", "z", "w"]),
+)
 
 
 def noise(size: int, n: int = 8) -> np.ndarray:

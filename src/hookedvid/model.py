@@ -34,6 +34,7 @@ from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
 from hookedvid.plan import RunPlan
+from hookedvid.reading import Probes, read_attention
 from hookedvid.weight_views import WeightViews
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -189,6 +190,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         kv_cache: KVCache | None = None,
         logits_to_keep: int | None = None,
         loss_per_token: bool = False,
+        probes: Probes = None,
     ) -> Any:
         """Logits [batch, pos, d_vocab], a loss, both, or nothing (`return_type=None`).
 
@@ -200,7 +202,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         stop_at_layer: return the residual stream entering that block instead; both count from the end when
             negative, and skip the work outside.
         logits_to_keep: only the last so many positions' logits. loss: mean next-token cross entropy over
-            positions whose next token is text.
+            positions whose next token is text. probes: of blocks by number, see `AttnContext`; for `attention`.
         """
         if self.cfg.decoder is None:
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
@@ -220,7 +222,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             else:
                 assert isinstance(input, Tensor)
                 resid = input.clone()  # a hook may edit it in place; the caller's stays
-            resid = self._run_blocks(resid, plan, kv_cache, start, stop)
+            resid = self._run_blocks(resid, plan, kv_cache, start, stop, probes)
             if stop_at_layer is not None:
                 return resid
             if logits_to_keep is not None:
@@ -245,7 +247,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         tokens = self.projector(self.vision.patches(self.vision(pixels, self.kernel)))
         return torch.cat([self.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
 
-    def _run_blocks(self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int) -> Tensor:
+    def _run_blocks(
+        self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
+    ) -> Tensor:
         pos = plan.pos
         angles = self._angles(pos, plan, resid)
         for i in range(start, stop):
@@ -254,7 +258,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 angles = self._angles(pos, plan, resid)
             layer_kv = None if kv_cache is None else kv_cache.layers[i]
             allowed, causal = plan.mask(i, pos, pos if layer_kv is None else layer_kv.append_positions(pos))
-            resid = self.blocks[i](resid, AttnContext(*angles, allowed, causal, self.kernel), layer_kv)
+            ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
+            resid = self.blocks[i](resid, ctx, layer_kv)
         return resid
 
     def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,6 +300,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """`answer` for every item of a batch."""
         logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1)
         return [score_options(row[-1], inputs, i, self.cfg.n_tokens) for i, row in enumerate(logits)]
+
+    attention = read_attention  # (inputs, layers, queries, reduce, heads, interventions, sources) -> AttentionMap
 
     @torch.no_grad()
     def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:

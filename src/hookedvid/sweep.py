@@ -261,7 +261,8 @@ class _Run:
             mask, columns = self._text_mask(t.question, t.cuts)
             if (t.question, t.cuts) not in shared:
                 shared[t.question, t.cuts] = _Shared(kv, columns, self.device)
-            ctx = AttnContext(*self.text_angles[t.question], mask, False, self.model.kernel)
+            cos, sin = self.text_angles[t.question]
+            ctx = AttnContext(cos, sin, mask, False, self.model.kernel)
             out.append(block(texts[t.parent], ctx, shared[t.question, t.cuts]))
         return out
 
@@ -283,7 +284,8 @@ class _Run:
     def _finish(self, node: Node, rows: Sequence[Float[Tensor, "1 _ d_model"]]) -> None:
         for t, row in zip(node.texts, rows, strict=True):
             logits = self.model.unembed(self.model.ln_final(row[:, -1:]))[0, 0]
-            self.logits |= dict.fromkeys(t.cells, logits)
+            for cell in t.cells:
+                self.logits[cell] = logits
 
 
 @torch.no_grad()

@@ -1,0 +1,330 @@
+"""Where queries look: rows of the attention pattern, and their sums by segment, frame or patch.
+
+Attention mass of a query on a set S of keys is Σ_{j∈S} softmax(qK^T/√d_head + M)_j: what attention gives when V is
+the indicator of S. So one more attention call on the layer's own q, k and M, with one indicator a column of V, gives
+the mass on d_head sets exactly, and no query x key tensor is built. Runs are read, never changed; editing is
+`run_with_hooks`, and whole patterns are `run_with_cache`.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hookedvid.config import VideoLLMConfig
+from hookedvid.errors import HookError, InputError, InterventionError, nearest
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import Intervention, as_interventions
+from hookedvid.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
+from hookedvid.nn.attention import Attention, Kernel, Probe, attend
+from hookedvid.nn.hooks import HookPoint, listening
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Probes = Mapping[int, Probe] | None
+Reduce = Literal["none", "segments", "frames", "patches"]
+REST = "rest"  # what belongs to no frame
+
+# Rows of one call whose mask is made here: at 6,387 keys 6 MiB as booleans, 25 as the floats CPU kernels make of them.
+N_ROWS = 1024
+# Of a call that makes its rows explicitly, and drops them: 28 heads and 6,387 keys are 87 MiB.
+N_EXPLICIT = 128
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """What `HookedVideoLLM.attention` read of one item.
+
+    maps: by layer (0-based) [head, query, key], [head, query, column] or [head, frame, height, width], on the
+        model's device, in float32 (float64 of a float64 model).
+    labels: the columns' names; for segments and frames each but `rest` is a selector of its positions.
+    queries: layout positions of the rows. heads: which heads, in the order of the maps.
+    logits: of the last position; bitwise those of the same run unread.
+    """
+
+    maps: dict[int, Tensor]
+    reduce: Reduce
+    layout: TokenLayout
+    labels: tuple[str, ...]
+    queries: Int[Tensor, " query"]
+    heads: tuple[int, ...]
+    logits: Float[Tensor, " d_vocab"]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers read, 0-based."""
+        return tuple(self.maps)
+
+    def __getitem__(self, layer: int) -> Tensor:
+        if layer not in self.maps:
+            raise InputError(f"layer {layer} was not read; there are {', '.join(map(str, self.maps))}")
+        return self.maps[layer]
+
+    def mean_heads(self) -> Float[Tensor, "layer query *column"]:
+        """All layers, heads averaged: [layer, query, column], [layer, frame, height, width] of patches."""
+        return torch.stack([m.mean(0) for m in self.maps.values()])
+
+    def between_frames(self) -> Float[Tensor, "layer head frame frame"]:
+        """Mass from each frame to each, the mean over the queries of a frame; rows sum to 1 less what goes elsewhere.
+
+        Raises InputError unless read by frames, with queries in every frame.
+        """
+        rows = []
+        if self.reduce == "frames":
+            # The marker before a frame has its number, and is none of its queries.
+            frames = self.layout.frames.masked_fill(~self.layout.mask("video"), -1)[self.queries]
+            rows = [(frames == f).nonzero().squeeze(-1) for f in range(self.layout.n_frames)]
+        if not rows or not all(len(r) for r in rows):
+            raise InputError('frame by frame needs queries of every frame: read with queries="video", reduce="frames"')
+        means = [[m[:, r.to(m.device), : len(rows)].mean(1) for r in rows] for m in self.maps.values()]
+        return torch.stack([torch.stack(m, 1) for m in means])
+
+    def to_frame(self) -> "DataFrame":
+        """Long form: layer, head, query (a layout position), column, mass. Raises unless by segments or frames."""
+        import pandas as pd
+
+        if self.reduce not in ("segments", "frames"):
+            raise InputError(f'{self.reduce!r} has no columns of names; read with reduce="segments" or "frames"')
+        axes = [self.layers, self.heads, self.queries.tolist(), self.labels]
+        index = pd.MultiIndex.from_product(axes, names=["layer", "head", "query", "column"])
+        mass = torch.stack(list(self.maps.values())).flatten().cpu().numpy()
+        return pd.DataFrame({"mass": mass}, index=index).reset_index()
+
+
+@torch.no_grad()
+def read_attention(
+    model: Any,
+    inputs: VideoInputs | Tensor,
+    layers: int | Iterable[int] | None = None,
+    queries: str = "last",
+    reduce: Reduce = "none",
+    heads: Sequence[int] | None = None,
+    interventions: Intervention | Iterable[Intervention] | None = None,
+    sources: Any = None,
+) -> AttentionMap:
+    """Where one item's queries look, in a run whose logits it leaves alone.
+
+    layers, heads: 0-based, layers from the end when negative; all by default. queries: a selector of the layout.
+    reduce: what is kept of each query's row of the pattern, knockouts and edits of `hook_mask` included.
+        none: the row itself, one column a layout position.
+        segments: mass on each kind of segment present: system, patches, newlines, markers, question, every option,
+            template, generated. They tile the sequence, so a row sums to 1.
+        frames: mass on each frame, the newlines inside it included, then on all the rest (the newline that ends a
+            video and the markers between frames too); a row sums to 1.
+        patches: mass on each patch, summed over the queries, on the projector's grid.
+    interventions, sources: as in `forward`. What an early exit dropped gets mass 0.
+
+    A query with no key left looks nowhere: its row is 0. In a half type masses carry its rounding.
+    Raises InputError on a batch, InterventionError for queries an early exit dropped, and HookError where
+    something listens on scores or pattern of a layer read: its edits would not be seen here.
+    """
+    if reduce not in get_args(Reduce):
+        raise InputError(f"no reduction {reduce!r} ({nearest(str(reduce), get_args(Reduce))})")
+    given = as_interventions(interventions)
+    if model.cfg.decoder is None:
+        raise InputError("this model is a vision tower alone; it has no decoder to read")
+    batch = model.inputs_of(inputs)
+    if batch.batch_size != 1:
+        raise InputError(f"attention is read of one item at a time, and this batch holds {batch.batch_size}")
+    layout = batch.layout
+    asked = _Asked.of(model, layout, queries, reduce, heads)
+    read = _layers(layers, model.cfg.n_layers)
+    held = model.rows_of(batch, given) or [torch.arange(layout.n_tokens)] * model.cfg.n_layers
+    for i in read:
+        if not bool(torch.isin(asked.queries, held[i]).all()):
+            raise InterventionError(
+                f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
+                "read earlier layers, or queries that stay"
+            )
+    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i]) for i in read}
+    logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
+    maps = {i: r.result.to(logits.device) for i, r in readers.items() if r.result is not None}
+    return AttentionMap(maps, reduce, layout, asked.labels, asked.queries, asked.heads, logits[0, -1])
+
+
+class _Asked(NamedTuple):
+    """A reading's arguments, checked against a model and a layout; positions are the layout's."""
+
+    queries: Int[Tensor, " query"]
+    heads: tuple[int, ...]
+    reduce: Reduce
+    labels: tuple[str, ...]
+    column: Int[Tensor, " pos"]  # which column a position counts in
+    grid: tuple[int, int, int]  # frames, height, width
+    kernel: Kernel
+
+    @classmethod
+    def of(cls, model: Any, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None) -> "_Asked":
+        rows = layout.positions(queries)
+        if not len(rows):
+            raise InputError(f"queries {queries!r} select nothing: this sequence has {', '.join(layout.roles)}")
+        n_heads = model.cfg.n_heads
+        chosen = tuple(range(n_heads) if heads is None else heads)
+        if not chosen or any(not 0 <= h < n_heads for h in chosen):
+            raise InputError(f"heads {list(chosen)} are not all there: this model's are numbered 0 to {n_heads - 1}")
+        grid = (0, 0, 0)
+        if reduce in ("frames", "patches"):
+            if not layout.n_frames:
+                raise InputError(f'reduce={reduce!r} needs a video; this sequence has none: use "segments"')
+            if layout.blend > 1:
+                text = f"each video token mixes {layout.blend} frames: mass on a frame is mass on its neighbours too"
+                warnings.warn(text, FrameBlendWarning, stacklevel=4)
+        if reduce == "patches":
+            grid = _grid(model.cfg, layout)
+        labels, column = _columns(layout, reduce)
+        return cls(rows, chosen, reduce, labels, column, grid, model.kernel)
+
+
+class _Reader:
+    """One layer's probe: its attention calls it with rotated q and k and the mask; the map is left in `result`.
+
+    held: the layout positions of the layer's last columns; columns before them are padding.
+    """
+
+    def __init__(self, attn: Attention, layer: int, asked: _Asked, held: Int[Tensor, " held"]):
+        self.attn, self.layer, self.asked, self.held = attn, layer, asked, held
+        self.result: Tensor | None = None
+
+    def __call__(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key kv_head d_head"],
+        allowed: Bool[Tensor, "#batch #head query key"] | None,
+        causal: bool,
+    ) -> None:
+        if listening(self.attn.hook_attn_scores, self.attn.hook_pattern):
+            raise HookError(
+                f"something listens on the scores or the pattern of layer {self.layer} (0-based), and a reading does "
+                'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
+            )
+        asked, n_pad = self.asked, k.shape[1] - len(self.held)
+        rows = torch.searchsorted(self.held, asked.queries) + n_pad
+        if len(asked.heads) < q.shape[2] or asked.heads != tuple(range(q.shape[2])):
+            index = torch.tensor(asked.heads, device=q.device)
+            k = k[:, :, index // (q.shape[2] // k.shape[2])]
+            q = q[:, :, index]
+            allowed = allowed[:, index] if allowed is not None and allowed.shape[1] > 1 else allowed
+        layer = _Layer(q, k, allowed, causal, rows)
+        precise = torch.promote_types(q.dtype, torch.float32)
+        if asked.reduce in ("segments", "frames"):
+            sets = F.one_hot(asked.column[self.held], len(asked.labels))
+            sets = F.pad(sets, (0, 0, n_pad, 0)).to(k)
+            self.result = layer.mass(sets, asked.kernel).to(precise)
+        elif asked.reduce == "none":
+            self.result = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
+        else:
+            total = sum(layer.pattern(r).to(precise).sum(1) for r in rows.split(N_EXPLICIT))
+            assert isinstance(total, Tensor)
+            on_patches = self._by_position(total[..., n_pad:])[:, (asked.column == 0).to(q.device)]
+            self.result = on_patches.unflatten(-1, asked.grid)
+
+    def _by_position(self, held: Float[Tensor, "*rows held"]) -> Float[Tensor, "*rows pos"]:
+        n = len(self.asked.column)
+        if len(self.held) == n:
+            return held
+        return held.new_zeros(*held.shape[:-1], n).index_copy_(-1, self.held.to(held.device), held)
+
+
+class _Layer(NamedTuple):
+    """What a layer attends with, and the rows (ascending columns of q, on the CPU) that are read."""
+
+    q: Float[Tensor, "1 query head d_head"]
+    k: Float[Tensor, "1 key kv_head d_head"]
+    allowed: Bool[Tensor, "1 #head query key"] | None
+    causal: bool
+    rows: Int[Tensor, " row"]
+
+    def mask(self, rows: Tensor, n_key: int) -> Tensor | None:
+        rows = rows.to(self.q.device)
+        if self.allowed is not None:
+            return self.allowed[:, :, rows]
+        if not self.causal:
+            return None
+        seen = rows + self.k.shape[1] - self.q.shape[1]  # the last query stands at the last key
+        return (torch.arange(n_key, device=rows.device) <= seen[:, None])[None, None]
+
+    def pattern(self, rows: Tensor) -> Float[Tensor, "head row key"]:
+        """The softmax of some rows, by the explicit path."""
+        seen: list[Tensor] = []
+        point = HookPoint()
+        point.add_hook(lambda tensor, hook: seen.append(tensor[0]))
+        some = self.q[:, rows.to(self.q.device)]
+        _attend(some, self.k, self.k, self.mask(rows, self.k.shape[1]), False, "eager", point)
+        return seen[0]
+
+    def mass(self, sets: Float[Tensor, "key column"], kernel: Kernel) -> Float[Tensor, "head row column"]:
+        """Mass of each row on each set of keys; d_head sets a call, since kernels want V as wide as K."""
+        parts = []
+        for some in sets.split(self.k.shape[-1], dim=1):
+            values = F.pad(some, (0, self.k.shape[-1] - some.shape[1]))
+            v = values[None, :, None].expand(1, -1, self.k.shape[2], -1)
+            parts.append(torch.cat([z[..., : some.shape[1]] for z in self._outputs(v, kernel)]))
+        return torch.cat(parts, -1).transpose(0, 1).contiguous()
+
+    def _outputs(self, v: Tensor, kernel: Kernel) -> Iterable[Float[Tensor, "row head d_head"]]:
+        stop = int(self.rows[-1]) + 1
+        if kernel == "sdpa" and self.allowed is None and self.causal and stop <= 2 * len(self.rows):
+            # Causality visits half of stop x stop pairs, a mask all of rows x stop.
+            q, k = self.q[:, :stop], self.k[:, :stop]
+            return [_attend(q, k, v[:, :stop], None, True, kernel)[0, self.rows.to(q.device)]]
+        outputs = []
+        for rows in self.rows.split(N_ROWS):
+            n_key = int(rows[-1]) + 1 if self.allowed is None and self.causal else v.shape[1]
+            q = self.q[:, rows.to(self.q.device)]
+            outputs.append(_attend(q, self.k[:, :n_key], v[:, :n_key], self.mask(rows, n_key), False, kernel)[0])
+        return outputs
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool, kernel: Kernel, seen: HookPoint | None = None
+) -> Tensor:
+    points = {"on_scores": HookPoint(), "on_pattern": seen or HookPoint()}
+    return attend(q, k, v, allowed, causal=causal, kernel=kernel, **points)
+
+
+def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[Tensor, " pos"]]:
+    """Names of the columns, and the column of every position."""
+    if reduce == "none":
+        return tuple(map(str, range(layout.n_tokens))), torch.arange(layout.n_tokens)
+    if reduce == "patches":
+        return (), (~layout.mask("patches")).long()
+    if reduce == "frames":
+        labels = (*(f"video[{f}]" for f in range(layout.n_frames)), REST)
+        names = [_frame_name(s) for s in layout.segments]
+    else:
+        names = [_kind(s) for s in layout.segments]
+        labels = tuple(dict.fromkeys(names))
+    runs = [(labels.index(n), len(s)) for n, s in zip(names, layout.segments, strict=True)]
+    return labels, torch.cat([torch.full((n,), c) for c, n in runs])
+
+
+def _frame_name(s: Segment) -> str:
+    return f"video[{s.frame}]" if s.role in ROLES_OF["video"] and s.frame is not None else REST
+
+
+def _kind(s: Segment) -> str:
+    """The selector of a segment's kind; options are told apart."""
+    if s.role == "options" and s.index is not None:
+        return f"option[{s.index}]"
+    return {"video": "patches", "newline": "newlines", "marker": "markers"}.get(s.role, s.role)
+
+
+def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
+    assert cfg.projector is not None and cfg.vision is not None
+    if cfg.projector.merge is not None:
+        raise InputError('this model merges tokens, so its patches keep no grid; read with reduce="frames"')
+    side = cfg.projector.side(cfg.vision.grid)
+    return layout.n_frames, side, side
+
+
+def _layers(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+    asked = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    if not asked or any(not -n_layers <= i < n_layers for i in asked):
+        raise InputError(f"layers {list(asked)} are not all there: this model's are numbered 0 to {n_layers - 1}")
+    return tuple(dict.fromkeys(i % n_layers for i in asked))

@@ -1,0 +1,372 @@
+"""A reading is the run's own pattern, summed, without the pattern; and the run does not notice."""
+
+import inspect
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hookedvid.config import VideoLLMConfig
+from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
+from hookedvid.families import small_config
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Patch, RandomEdges
+from hookedvid.layout import FrameBlendWarning, TokenLayout
+from hookedvid.model import HookedVideoLLM
+from hookedvid.reading import AttentionMap
+from models import (
+    MODELS,
+    UNLIKE,
+    VIDEO_MODELS,
+    apart,
+    each_position,
+    one_thread,
+    random_inputs,
+    random_model,
+    rich_inputs,
+)
+from test_memory import measure
+
+__all__ = ["one_thread"]
+
+QUERIES = ("last", "question", "patches", "text+newlines", "all")
+CUTS = {
+    "none": (),
+    "one in each layer": (LV_K.at(0), VT_K.at(1), VS_K.at(2)),
+    "no row kept": (replace(VS_K, keep_self=False), Knockout("all", "last", keep_self=False)),
+    "random, then exit": (RandomEdges(VT_K.at(0), seed=1), LV_K.at(1), EarlyExit(2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def blend_is_known():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrameBlendWarning)
+        yield
+
+
+def whole(model: HookedVideoLLM, inputs: VideoInputs, cuts=(), **kwargs) -> tuple[Tensor, list[Tensor]]:
+    """Logits of the last position and each layer's pattern [head, query, key] over all layout positions.
+
+    A layer that is listened to takes the explicit kernel, so each is listened to in a run of its own: what reaches
+    it is bitwise what reaches it unheard.
+    """
+    n, logits, patterns = inputs.layout.n_tokens, torch.empty(0), []
+    for i in range(model.cfg.n_layers):
+        logits, cache = model.run_with_cache(
+            inputs, names_filter=f"blocks.{i}.attn.hook_pattern", interventions=cuts, logits_to_keep=1, **kwargs
+        )
+        held = torch.arange(n) if cache.rows is None else cache.rows[i]
+        full = cache["pattern", i].new_zeros(model.cfg.n_heads, n, n)
+        full[:, held[:, None], held[None]] = cache["pattern", i][0]
+        patterns.append(full)
+    return logits[0, -1], patterns
+
+
+def sets(layout: TokenLayout, reduce: str) -> dict[str, Tensor]:
+    """The positions of every column, by another way than the library's: position by position."""
+    found: dict[str, list[int]] = {f"video[{f}]": [] for f in range(layout.n_frames)} if reduce == "frames" else {}
+    names = {"video": "patches", "newline": "newlines", "marker": "markers"}
+    for i, s in enumerate(each_position(layout)):
+        if reduce == "segments":
+            name = names.get(s.role, s.role) if s.index is None else f"option[{s.index}]"
+        else:
+            name = f"video[{s.frame}]" if s.role in ("video", "newline") and s.frame is not None else "rest"
+        found.setdefault(name, []).append(i)
+    return {k: torch.tensor(v) for k, v in found.items()}
+
+
+def expected(pattern: Tensor, layout: TokenLayout, queries: str, reduce: str) -> Tensor:
+    rows = pattern[:, layout.positions(queries)]
+    if reduce == "none":
+        return rows
+    if reduce == "patches":
+        patches = rows[:, :, layout.positions("patches")].sum(1)
+        side = round((patches.shape[1] // layout.n_frames) ** 0.5)
+        return patches.view(len(pattern), layout.n_frames, side, side)
+    return torch.stack([rows[:, :, p].sum(-1) for p in sets(layout, reduce).values()], -1)
+
+
+def reductions(model: HookedVideoLLM) -> list[str]:
+    if model.cfg.vision is None:
+        return ["none", "segments"]
+    return ["none", "segments", "frames", *(["patches"] if model.cfg.projector.merge is None else [])]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", VIDEO_MODELS)
+def test_a_reading_is_the_pattern_summed(name, cut):
+    model = random_model(name)
+    inputs = rich_inputs(model)
+    _, patterns = whole(model, inputs, CUTS[cut])
+    exits = [c.layer for c in CUTS[cut] if isinstance(c, EarlyExit)]
+    for reduce in reductions(model):
+        for queries in QUERIES if name == "llava-video" else ("last", "all"):
+            stay = queries in ("last", "question")
+            layers = range(exits[0] if exits and not stay else model.cfg.n_layers)
+            read = model.attention(inputs, layers, queries, reduce, interventions=CUTS[cut])
+            assert read.layers == tuple(layers)
+            for i in layers:
+                wanted = expected(patterns[i], inputs.layout, queries, reduce)
+                assert read[i].shape == wanted.shape and read[i].dtype == torch.float64
+                assert (read[i] - wanted).abs().max() <= 1e-12, (reduce, queries, i)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", UNLIKE)
+def test_float32_agrees_to_its_rounding_on_both_kernels_and_logits_stay_bitwise(name, kernel):
+    model = random_model(name, torch.float32, kernel)
+    inputs = rich_inputs(model, n_frames=8)  # nine columns of frames: more than d_head, so two calls
+    for cuts in ((), VS_K):
+        unread = model(inputs, interventions=cuts, logits_to_keep=1)[0, -1]
+        _, patterns = whole(model, inputs, cuts)
+        for reduce in reductions(model):
+            for queries in ("last", "video"):
+                read = model.attention(inputs, queries=queries, reduce=reduce, interventions=cuts)
+                assert torch.equal(read.logits, unread)
+                for i in read.layers:
+                    wanted = expected(patterns[i], inputs.layout, queries, reduce)
+                    scale = 1 if reduce != "patches" else len(read.queries)
+                    assert (read[i] - wanted).abs().max() <= 2e-6 * scale
+
+
+def test_text_alone_and_raw_tokens_are_read():
+    model = random_model("text")
+    inputs = random_inputs(model, n_text=20)
+    _, patterns = whole(model, inputs)
+    for reduce in ("none", "segments"):
+        read = model.attention(inputs.tokens, -1, "all", reduce)
+        assert read.layers == (2,)
+        assert (read[2] - expected(patterns[2], inputs.layout, "all", reduce)).abs().max() <= 1e-12
+    assert read.labels == ("question",)
+
+
+def test_many_rows_are_read_in_parts(monkeypatch):
+    monkeypatch.setattr("hookedvid.reading.N_ROWS", 7)
+    monkeypatch.setattr("hookedvid.reading.N_EXPLICIT", 5)
+    test_a_reading_is_the_pattern_summed("llava-video", "one in each layer")
+    model = random_model("llava-video", kernel="eager")
+    inputs = rich_inputs(model)
+    _, patterns = whole(model, inputs)
+    for queries in ("patches", "system+question"):
+        read = model.attention(inputs, queries=queries, reduce="segments")
+        wanted = expected(patterns[1], inputs.layout, queries, "segments")
+        assert (read[1] - wanted).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("reduce", ["none", "segments", "frames", "patches"])
+def test_chosen_heads_are_those_heads_whatever_their_order(reduce):
+    model = random_model("llava-video")
+    inputs = rich_inputs(model)
+    for cuts in ((), VS_K):
+        every = model.attention(inputs, 1, "video", reduce, interventions=cuts)
+        some = model.attention(inputs, 1, "video", reduce, heads=[6, 1, 0], interventions=cuts)
+        assert some.heads == (6, 1, 0) and every.heads == tuple(range(8))
+        assert (some[1] - every[1][[6, 1, 0]]).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_edits_of_the_mask_are_seen(per_head):
+    model = random_model("longva")
+    inputs = rich_inputs(model)
+
+    def edit(mask, hook):
+        mask = mask.expand(-1, 8, -1, -1).clone() if per_head else mask
+        mask[:, -1, -1, :20] = False
+        mask[:, :, 5] = False  # an empty row
+        mask[:, :, 6, 7] = True  # a look ahead
+        return mask
+
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_mask", edit)]):
+        logits, patterns = whole(model, inputs)
+        for reduce in reductions(model):
+            for queries in (*QUERIES[:3], "all"):
+                for heads in (None, [0, 7]):
+                    read = model.attention(inputs, [1, 2], queries, reduce, heads)
+                    for i in (1, 2):
+                        wanted = expected(patterns[i], inputs.layout, queries, reduce)
+                        wanted = wanted if heads is None else wanted[heads]
+                        assert (read[i] - wanted).abs().max() <= 1e-12
+        mass = model.attention(inputs, 1, "all", "segments")[1].sum(-1)
+    assert torch.equal(mass[:, 5], torch.zeros(8, dtype=torch.float64))
+    assert apart(read.logits, logits) < 1e-11
+    assert not any(p._forward_hooks for p in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_columns_tile_the_sequence_so_rows_sum_to_one(name):
+    model = random_model(name)
+    inputs = random_inputs(model) if name == "text" else rich_inputs(model)
+    for reduce in reductions(model)[:3]:
+        read = model.attention(inputs, queries="all", reduce=reduce, interventions=() if name == "text" else LV_K)
+        for i in read.layers:
+            assert (read[i].sum(-1) - 1).abs().max() <= 1e-12
+        if reduce == "segments":
+            found = torch.stack([inputs.layout.mask(label) for label in read.labels])
+            assert torch.equal(found.sum(0), torch.ones(inputs.layout.n_tokens, dtype=torch.long)), "labels select"
+        if reduce == "frames":
+            assert read.labels == (*(f"video[{f}]" for f in range(4)), "rest")
+            assert all(inputs.layout.mask(label).any() for label in read.labels[:-1])
+
+
+def test_a_row_without_keys_is_zero():
+    model = random_model("llava-video")
+    read = model.attention(
+        rich_inputs(model), 0, "all", "frames", interventions=Knockout("all", "last", keep_self=False)
+    )
+    assert torch.equal(read[0][:, -1], torch.zeros(8, 5, dtype=torch.float64))
+    assert (read[0][:, :-1].sum(-1) - 1).abs().max() <= 1e-12
+
+
+def test_frames_by_frames_are_means_over_a_frames_queries():
+    model = random_model("llava-next-video-qwen")
+    inputs = rich_inputs(model)
+    _, patterns = whole(model, inputs, VT_K.at(1))
+    for queries in ("video", "all"):
+        read = model.attention(inputs, queries=queries, reduce="frames", interventions=VT_K.at(1))
+        between = read.between_frames()
+        assert between.shape == (3, 8, 4, 4)
+        for f in range(4):
+            for g in range(4):
+                to, at = inputs.layout.positions(f"video[{f}]"), inputs.layout.positions(f"video[{g}]")
+                for i in range(3):
+                    wanted = patterns[i][:, to][:, :, at].sum(-1).mean(-1)
+                    assert (between[i, :, f, g] - wanted).abs().max() <= 1e-12
+        assert torch.equal(between.triu(1), torch.zeros_like(between)), "no frame sees a later one"
+        assert torch.equal(between[1].tril(-1), torch.zeros_like(between[1])), "cut by VT-K"
+
+
+def test_markers_belong_to_no_frame():
+    model = random_model("internvideo2.5")
+    inputs = rich_inputs(model)
+    assert "marker" in inputs.layout.roles
+    read = model.attention(inputs, queries="all", reduce="frames")
+    _, patterns = whole(model, inputs)
+    at = inputs.layout.positions("video[2]")
+    assert (read.between_frames()[1, :, 2, 2] - patterns[1][:, at][:, :, at].sum(-1).mean(-1)).abs().max() <= 1e-12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FrameBlendWarning, match="mixes 4 frames"):
+            model.attention(inputs, reduce="frames")
+        model.attention(inputs, reduce="segments")
+
+
+def test_a_table_has_a_row_for_every_number():
+    model = random_model("llava-onevision")
+    read = model.attention(rich_inputs(model), [2, 0], "question+last", "segments", heads=[3, 5])
+    table = read.to_frame()
+    assert list(table.columns) == ["layer", "head", "query", "column", "mass"]
+    assert len(table) == sum(m.numel() for m in read.maps.values())
+    assert set(table["layer"]) == {0, 2} and set(table["head"]) == {3, 5}
+    assert set(table["column"]) == set(read.labels) and set(table["query"]) == set(read.queries.tolist())
+    one = table[(table.layer == 2) & (table["head"] == 5) & (table["query"] == read.layout.n_tokens - 1)]
+    assert one["mass"].tolist() == read[2][1, -1].tolist()
+    assert torch.equal(read.mean_heads()[0], read[2].mean(0))
+
+
+def test_patches_move_the_reading_and_sources_are_passed_on():
+    model = random_model("llava-video")
+    inputs, other = rich_inputs(model), rich_inputs(model, seed=1)
+    _, cache = model.run_with_cache(other, names_filter="resid_post")
+    patch = Patch("resid_post", 0, "video[1]", "theirs")
+    read = model.attention(inputs, 2, reduce="frames", interventions=[patch], sources={"theirs": cache})
+    _, patterns = whole(model, inputs, patch, sources={"theirs": cache})
+    assert (read[2] - expected(patterns[2], inputs.layout, "last", "frames")).abs().max() <= 1e-12
+    whole_pattern = Patch("pattern", 1, "last", model.run_with_cache(other, names_filter="pattern")[1])
+    with pytest.raises(HookError, match="pattern of layer 1"):
+        model.attention(inputs, interventions=whole_pattern)
+    assert model.attention(inputs, [0, 2], interventions=whole_pattern).layers == (0, 2)
+
+
+def test_masses_of_a_half_type_are_those_of_its_queries_and_keys():
+    model = random_model("longva")
+    half = HookedVideoLLM.from_config(model.cfg)
+    half.load_state_dict(model.state_dict())
+    half = half.to(torch.bfloat16)
+    inputs = rich_inputs(half)
+    _, cache = half.run_with_cache(inputs, names_filter=["rot_q", "rot_k"])
+    q = cache["rot_q", 1][0].double().transpose(0, 1)
+    k = cache["rot_k", 1][0].double().repeat_interleave(4, 1).transpose(0, 1)
+    ahead = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
+    pattern = (q @ k.transpose(1, 2) * 8**-0.5).masked_fill(ahead, float("-inf")).softmax(-1)
+    read = half.attention(inputs, 1, "video", "segments")
+    assert read[1].dtype == torch.float32
+    # The eight bits of bfloat16, for weights in the kernel and for the sum. (The explicit kernel is further off:
+    # it rounds the scores too.)
+    assert (read[1] - expected(pattern, inputs.layout, "video", "segments")).abs().max() <= 2**-8
+
+
+N = 4000
+
+
+@pytest.fixture(scope="module")
+def long_case() -> tuple[HookedVideoLLM, VideoInputs]:
+    cfg = small_config("llava-video", n_layers=2)
+    decoder = replace(cfg.decoder, d_model=16, n_heads=2, n_kv_heads=1, d_mlp=16)
+    model = HookedVideoLLM.from_config(replace(cfg, decoder=decoder, projector=replace(cfg.projector, d_out=16)))
+    inputs = random_inputs(model, n_frames=8, n_text=500, n_prefix=N - 500 - 8 * cfg.tokens_per_frame)
+    assert inputs.layout.n_tokens == N
+    return model, inputs
+
+
+@pytest.mark.parametrize("reduce", ["segments", "frames"])
+def test_masses_build_nothing_of_query_times_key(long_case, reduce):
+    model, inputs = long_case
+    for queries in ("all", "last", "question"):
+        seen = measure(lambda q=queries: model.attention(inputs, queries=q, reduce=reduce))
+        assert seen.n_square == 0
+        rows = 500 if queries == "question" else 1
+        assert seen.numel <= max(2 * N * 16, rows * N), "a mask for the rows, or the residual stream and its angles"
+
+
+def test_last_rows_and_patch_maps_are_streamed(long_case):
+    model, inputs = long_case
+    assert measure(lambda: model.attention(inputs)).numel <= 2 * N * 16
+    assert measure(lambda: model.attention(inputs, queries="all", reduce="patches")).n_square == 0
+
+
+def refused(kind: type[HookedVidError], match: str, name: str = "llava-video", inputs=None, **kwargs) -> None:
+    model = random_model(name)
+    with pytest.raises(kind, match=match):
+        model.attention(inputs or rich_inputs(model), **kwargs)
+
+
+def test_errors_name_what_exists():
+    refused(InputError, r"layers \[3\] are not all there: this model's are numbered 0 to 2", layers=3)
+    refused(InputError, r"layers \[\]", layers=[])
+    refused(InputError, r"heads \[0, 8\] .* numbered 0 to 7", heads=[0, 8])
+    refused(InputError, r"heads \[\]", heads=[])
+    refused(SelectorError, "nearest: 'question'", queries="qestion")
+    refused(InputError, "'generated' select nothing: this sequence has system, video", queries="generated")
+    refused(InputError, "keep no grid", "internvideo2.5", reduce="patches")
+    refused(InputError, "needs a video", "text", random_inputs(random_model("text")), reduce="frames")
+    refused(InterventionError, r"at layer 2 \(0-based\).*an early exit", queries="video", interventions=EarlyExit(2))
+    tower = HookedVideoLLM.from_config(VideoLLMConfig(family="tower", vision=small_config("longva").vision))
+    with pytest.raises(InputError, match="vision tower alone"):
+        tower.attention(torch.zeros(2, 3, 70, 70))
+    one = rich_inputs(random_model("llava-video"))
+    refused(InputError, "this batch holds 2", inputs=VideoInputs.stack([one, one]))
+    with pytest.raises(InputError, match=r"no reduction 'frame' .*'frames'"):
+        # Without the type checks that only tests turn on, and that would refuse it first.
+        inspect.unwrap(HookedVideoLLM.attention)(random_model("llava-video"), one, reduce="frame")
+    read = random_model("llava-video").attention(one, [0, 2])
+    assert isinstance(read, AttentionMap)
+    with pytest.raises(InputError, match="layer 1 was not read; there are 0, 2"):
+        read[1]
+    with pytest.raises(InputError, match='reduce="segments" or "frames"'):
+        read.to_frame()
+    with pytest.raises(InputError, match='queries="video", reduce="frames"'):
+        read.between_frames()
+
+
+def test_listening_on_a_layer_that_is_read_is_refused_and_leaves_nothing_behind():
+    model = random_model("llava-video")
+    inputs = rich_inputs(model)
+    for point in ("attn_scores", "pattern"):
+        with model.hooks(fwd_hooks=[(f"blocks.1.attn.hook_{point}", lambda x, hook: x)]):
+            with pytest.raises(HookError, match=r"layer 1 \(0-based\).*run_with_cache"):
+                model.attention(inputs)
+            assert model.attention(inputs, 0).layers == (0,)
+    assert not any(p._forward_hooks for p in model.hook_dict.values())
