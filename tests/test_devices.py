@@ -29,7 +29,7 @@ def test_blocks_run_on_their_own_device(family, run):
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         for name, p in list(model.named_parameters()):
             put(model, name, mode.from_tensor(p.detach()).to("cuda"))
-        on_gpu = [(m if m is None else mode.from_tensor(m).to("cuda"), causal) for m, causal in masks]
+        on_gpu = [(m if m is None else m.to(torch.device("cuda")), causal) for m, causal in masks]
         plan.mask = lambda layer, *_: on_gpu[layer]
         stream = torch.empty(*inputs.tokens.shape, model.cfg.d_model, device="cuda")
         out = model.unembed(model.ln_final(model._run_blocks(stream, plan, None, 0, model.cfg.n_layers, None)))

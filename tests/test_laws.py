@@ -71,7 +71,7 @@ def test_a_knockout_is_a_hand_written_edit_of_the_mask(name, knockout, layer):
         return mask
 
     by_hand = model.run_with_hooks(inputs, fwd_hooks=[(f"blocks.{layer}.attn.hook_mask", cut)])
-    assert torch.equal(model(inputs, interventions=knockout.at(layer)), by_hand)
+    assert apart(model(inputs, interventions=knockout.at(layer)), by_hand) <= ROUNDING  # kernel calls against a mask
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False)
     if audit.n:
         console.print(
-            f"{audit.n} rows run again without sharing work: logits differ by {audit.largest:.1e} at most",
+            f"{audit.n} rows run again in full: logits differ by {audit.largest:.1e} at most",
             highlight=False,
         )
     return audit

@@ -12,13 +12,15 @@ from hookedvid.inputs import PAD, VideoInputs
 from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
 from hookedvid.masks import active, allowed, kept_positions
 from hookedvid.nn.kv import KVCache
+from hookedvid.nn.structured import Structure, structure
 
 
 class RunPlan:
     """Interventions resolved on one batch; raises InterventionError where they do not fit it.
 
     `pos` holds the layout positions of the columns this forward computes, on the CPU; the rest is in the
-    key-value cache. One mask is made for each distinct set of knockouts, not for each layer.
+    key-value cache. One mask, or list of kernel calls, is made for each distinct set of knockouts, not for each
+    layer.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class RunPlan:
         self.exits = bool(exits)
         self.exit_layer = exits[0].layer if exits else lm.n_layers
         self._kept = [_kept(layout, exits[0], lm.n_layers) for layout in inputs.layouts] if exits else []
-        self._masks: dict[tuple[tuple[Knockout | RandomEdges, ...], int, int], tuple[Tensor | None, bool]] = {}
+        self._masks: dict[
+            tuple[tuple[Knockout | RandomEdges, ...], int, int], tuple[Tensor | Structure | None, bool]
+        ] = {}
 
     def drop(self, resid: Float[Tensor, "batch pos d_model"]) -> tuple[Tensor, Tensor]:
         """The stream and its positions without what exits, items of unequal length padded on the left."""
@@ -56,8 +60,8 @@ class RunPlan:
 
     def mask(
         self, layer: int, query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"]
-    ) -> tuple[Bool[Tensor, "batch 1 query key"] | None, bool]:
-        """(mask or None, causal) of a block; without knockouts and padding the kernel's own causality does."""
+    ) -> tuple[Bool[Tensor, "batch 1 query key"] | Structure | None, bool]:
+        """(mask, causal) of a block: nothing where the kernel's own causality does, kernel calls where they do."""
         memo = (self.active[layer], query.shape[1], key.shape[1])
         if memo not in self._masks:
             self._masks[memo] = self._make_mask(self.active[layer], query, key)
@@ -65,12 +69,14 @@ class RunPlan:
 
     def _make_mask(
         self, knockouts: tuple[Knockout | RandomEdges, ...], query: Tensor, key: Tensor
-    ) -> tuple[Tensor | None, bool]:
+    ) -> tuple[Tensor | Structure | None, bool]:
         if not knockouts and not bool((key == PAD).any()):
             if query.shape[1] == key.shape[1]:
                 return None, True
             if query.shape[1] == 1:
                 return None, False
+        if len(self.layouts) == 1 and (calls := structure(self.layouts[0], knockouts, query[0], key[0])) is not None:
+            return calls.to(self.device), False
         items = [allowed(x, knockouts, q, k) for x, q, k in zip(self.layouts, query, key, strict=True)]
         return torch.stack(items)[:, None].to(self.device), False
 

@@ -26,6 +26,7 @@ from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
+from hookedvid.nn.structured import Structure, structure
 
 Cuts = tuple[tuple[Knockout | RandomEdges, int], ...]  # knockouts, each with the question whose layout draws it
 Cell = tuple[int, int]  # question, condition
@@ -211,7 +212,7 @@ class _Run:
         ]
         self.stream_angles = tuple(x[:, :n].to(self.device) for x in angles[0])
         self.text_angles = [tuple(x[:, n:].to(self.device) for x in pair) for pair in angles]
-        self._stream_masks: dict[Cuts, Tensor | None] = {}
+        self._stream_masks: dict[Cuts, Tensor | Structure] = {}
         self._text_masks: dict[tuple[int, Cuts], tuple[Tensor, Tensor | None]] = {}
         self.logits: dict[Cell, Tensor] = {}
 
@@ -240,13 +241,15 @@ class _Run:
         mask = self._stream_mask(node.cuts)
         return block(resid, AttnContext(cos, sin, mask, mask is None, self.model.kernel), kv)
 
-    def _stream_mask(self, cuts: Cuts) -> Tensor | None:
+    def _stream_mask(self, cuts: Cuts) -> Tensor | Structure | None:
         if not cuts:
             return None
         if cuts not in self._stream_masks:
-            rows = torch.arange(self.sweep.n_stream)
-            layout = self.sweep.layouts[cuts[0][1]]
-            self._stream_masks[cuts] = allowed(layout, [k for k, _ in cuts], rows, rows)[None, None].to(self.device)
+            rows, layout = torch.arange(self.sweep.n_stream), self.sweep.layouts[cuts[0][1]]
+            knockouts = [k for k, _ in cuts]
+            calls = structure(layout, knockouts, rows, rows)
+            mask = allowed(layout, knockouts, rows, rows)[None, None] if calls is None else calls
+            self._stream_masks[cuts] = mask.to(self.device)
         return self._stream_masks[cuts]
 
     def _text_step(self, node: Node, texts: Sequence[Tensor], kv: LayerKV) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hookedvid.nn.hooks import HookPoint, branch, listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
+from hookedvid.nn.structured import Structure
 
 Kernel = Literal["sdpa", "eager"]
 Probe = Callable[[Tensor, Tensor, Tensor | None, bool], None]
@@ -22,14 +23,15 @@ Probe = Callable[[Tensor, Tensor, Tensor | None, bool], None]
 class AttnContext(NamedTuple):
     """What an attention layer needs besides its input.
 
-    `allowed` is True where a query may look; None means all keys up to the query's own (`causal`) or all
-    keys. `cos` and `sin` are None where positions are not rotary. `probe` is shown what attention is computed
-    from (rotated q and k, allowed, causal) and changes nothing.
+    `allowed` is True where a query may look, or the kernel calls that amount to such a mask (taken where nothing
+    needs the mask itself); None means all keys up to the query's own (`causal`) or all keys. `cos` and `sin` are
+    None where positions are not rotary. `probe` is shown what attention is computed from (rotated q and k, allowed,
+    causal) and changes nothing.
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
     sin: Float[Tensor, "#batch pos d_head"] | None = None
-    allowed: Bool[Tensor, "#batch #head query key"] | None = None
+    allowed: Bool[Tensor, "#batch #head query key"] | Structure | None = None
     causal: bool = False
     kernel: Kernel = "sdpa"
     probe: Probe | None = None
@@ -162,24 +164,22 @@ class Attention(nn.Module):
             q, k = self.hook_rot_q(rotate(q, ctx.cos, ctx.sin)), self.hook_rot_k(rotate(k, ctx.cos, ctx.sin))
         if kv is not None:
             k, v = kv.append(k, v)
-        allowed = self._mask(ctx, q, k)
-        if ctx.probe is not None:
-            ctx.probe(q, k, allowed, ctx.causal)
-        z = attend(
-            q,
-            k,
-            v,
-            allowed,
-            causal=ctx.causal,
-            kernel=ctx.kernel,
-            on_scores=self.hook_attn_scores,
-            on_pattern=self.hook_pattern,
-        )
-        z = self.hook_z(z)
+        z = self.hook_z(self._attend(q, k, v, ctx))
         if not listening(self.hook_result):
             return self.o(z.flatten(2))
         out = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O)).sum(2)
         return out if self.o.bias is None else out + self.o.bias
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext) -> Float[Tensor, "batch query head d_head"]:
+        listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
+        calls = ctx.allowed if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened else None
+        allowed = self._mask(ctx, q, k) if calls is None or ctx.probe is not None else None
+        if ctx.probe is not None:
+            ctx.probe(q, k, allowed, ctx.causal)
+        if calls is not None:
+            return calls.attend(q, k, v)
+        points = {"on_scores": self.hook_attn_scores, "on_pattern": self.hook_pattern}
+        return attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, **points)
 
     def keys_values(
         self, attn_in: Float[Tensor, "batch pos d_model"], norm: RMSNorm | LayerNorm, ctx: AttnContext
@@ -192,9 +192,11 @@ class Attention(nn.Module):
         return rotate(k, ctx.cos, ctx.sin), v
 
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
-        if not listening(self.hook_mask):
-            return ctx.allowed
         mask = ctx.allowed
+        if isinstance(mask, Structure):
+            mask = mask.dense()[None, None].to(q.device)
+        if not listening(self.hook_mask):
+            return mask
         if mask is None and ctx.causal:
             mask = causal_mask(q.shape[1], k.shape[1], q.device)
         if mask is None:

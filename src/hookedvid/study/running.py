@@ -130,9 +130,7 @@ def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
     return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, **sampling)
 
 
-def _swept(
-    model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked]], audit: Audit
-) -> dict[str, Tensor]:
+def _swept(model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked]], audit: Audit) -> dict[str, Tensor]:
     """Last-position logits by row, of all that one or several sweeps can share; what fails there is left out."""
     groups: dict[Any, list[tuple[VideoInputs, Asked]]] = {}
     for inputs, conditions in asked:

@@ -1,0 +1,397 @@
+"""Attention under knockouts without a query x key mask: who sees whom, as a short list of kernel calls.
+
+Queries are grouped by what knockouts let them see (a frame, the text), and each group calls the kernel with its own
+keys. What leaving keys out cannot say, causality inside a group and a token's view of itself, takes a mask of the
+group's rows. `masks` defines what is allowed; hook points, and which path a layer takes, are in `nn.attention`.
+
+Axis words: batch state query own key run head kv_head d_head.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hookedvid.interventions import Knockout, RandomEdges
+from hookedvid.layout import TokenLayout
+from hookedvid.masks import allowed, blocked
+
+# Rows of one masked call. Longer ones would compute more pairs after the query, shorter ones fill the kernel less
+# (512 rows with a mask cost 1.2 of a causal call, performance facts, section 4).
+ROWS = 512
+# Pairs a call may compute in vain before it is cut in two: the triangle over the diagonal of ROWS rows.
+WASTE = ROWS * ROWS // 2
+# Groups of one shape share a call while their gathered keys stay within this many copies of all keys.
+COPIES = 4
+# Numbers of a score matrix made at once where no kernel gives the normaliser.
+SCORES = 1 << 25
+
+Places = slice | Tensor  # one run of places, or any
+# Queries' and keys' places, how many keys are open, who sees the others, whether the kernel's causality does.
+_Block = tuple[np.ndarray, np.ndarray, int, np.ndarray | None, bool]
+
+
+class Call(NamedTuple):
+    """Kernel calls of one shape: `n` groups of queries, each with its own keys, the same mask for all.
+
+    The first `n_open` keys of a group are seen by all its rows; `local` says who sees the others (None: all).
+    `causal` is the kernel's own causality: as many keys as rows, the i-th row sees the first i. No key: zeros.
+    """
+
+    n: int
+    rows: Places
+    keys: Places
+    n_rows: int
+    n_keys: int
+    n_open: int
+    local: Bool[Tensor, "row local"] | None
+    causal: bool
+
+    def mask(self) -> Bool[Tensor, "row key"] | None:
+        """Who sees which of the group's keys; None where the kernel needs no mask."""
+        return None if self.local is None else F.pad(self.local, (self.n_open, 0), value=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Attention of `n_query` queries to `n_key` keys as kernel calls; `edges` counts the pairs allowed.
+
+    `order` puts the calls' rows, one after the other, in the queries' order.
+    """
+
+    n_query: int
+    n_key: int
+    edges: int
+    calls: tuple[Call, ...]
+    order: Places
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Structure":
+        """The same with its indices and masks on a device; by this signature accelerate moves it too."""
+        device = torch.device(device)
+        calls = (Call(*[_on(device, x) for x in call]) for call in self.calls)
+        return replace(self, calls=tuple(calls), order=_on(device, self.order))
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key kv_head d_head"],
+        v: Float[Tensor, "batch key kv_head d_head"],
+    ) -> Float[Tensor, "batch query head d_head"]:
+        """What `nn.attention.attend` gives with the dense mask, sums in another order; empty rows are zero.
+
+        Without knockouts it is the same call, bit for bit. Tensors lie on the structure's device.
+        """
+        z = [_attend(call, q, k, v) for call in self.calls]
+        return _take(z[0] if len(z) == 1 else torch.cat(z, 1), self.order)
+
+    def dense(self) -> Bool[Tensor, "query key"]:
+        """The mask these calls amount to: the oracle's form, and what a hook on the mask is shown."""
+        may = torch.zeros(self.n_query, self.n_key, dtype=torch.bool)
+        for call in self.calls:
+            mask = call.mask()
+            mask = torch.ones(call.n_rows, call.n_keys, dtype=torch.bool) if mask is None else mask.cpu()
+            mask = mask.tril() if call.causal else mask
+            rows, keys = _index(call.rows).view(call.n, -1), _index(call.keys).view(call.n, -1)
+            for r, c in zip(rows, keys, strict=True):
+                may[r[:, None], c[None]] = mask
+        return may
+
+
+def structure(
+    layout: TokenLayout,
+    knockouts: Sequence[Knockout | RandomEdges] = (),
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> Structure | None:
+    """The calls that give attention under `knockouts`; `query` and `key` are layout positions (default: all).
+
+    None where only a dense mask will do: random edges, padding (-1), positions that do not ascend, no position.
+    """
+    query = torch.arange(layout.n_tokens) if query is None else query
+    key = torch.arange(layout.n_tokens) if key is None else key
+    if not _regular(knockouts, query, key):
+        return None
+    kinds = _kinds(layout, knockouts, query, key)
+    rows_of = np.split(kinds.of_query.argsort(kind="stable"), np.bincount(kinds.of_query).cumsum()[:-1])
+    edges, blocks, empty = 0, [], []
+    for kind, rows in enumerate(rows_of):
+        group = _group(kinds, kind, rows, query.numpy()[rows], key.numpy())
+        edges += int(group.n_seen.sum() + (group.own >= 0).sum())
+        alive = (group.n_seen > 0) | (group.own >= 0)
+        empty.append(rows[~alive])
+        if alive.any():
+            blocks += _blocks(group.only(alive), key.numpy())
+    if any(map(len, empty)):
+        blocks.append((np.concatenate(empty), empty[0][:0], 0, None, False))
+    calls = sorted(_calls(blocks, len(key)), key=lambda c: int(_index(c.rows)[0]))
+    order = _places(torch.cat([_index(c.rows) for c in calls]).argsort().numpy())
+    return Structure(len(query), len(key), edges, tuple(calls), order)
+
+
+# Down to the calls in numpy: many small steps, of which each costs torch several times as much.
+
+
+class _Kinds(NamedTuple):
+    """A number for what knockouts say of each query and key; for each pair of numbers, who sees whom and itself."""
+
+    of_query: np.ndarray
+    of_key: np.ndarray
+    sees: np.ndarray
+    sees_self: np.ndarray
+
+
+def _kinds(layout: TokenLayout, knockouts: Sequence, query: Tensor, key: Tensor) -> _Kinds:
+    related = [k for k in knockouts if k.relation != "any"]
+    frames = layout.frames.numpy() + 1 if related else np.zeros(0)
+    for k in related if layout.blend > 1 else ():
+        blocked(layout, k, query[:0], key[:0])  # no pair; it warns that frames are blended
+    # 0 = not selected, else a number that knockouts between frames compare.
+    marks = [[layout.mask(s).numpy() * (frames if k in related else 1) for s in (k.dst, k.src)] for k in knockouts]
+    of_query, some_query = _numbered([dst[query.numpy()] for dst, _ in marks], len(query))
+    of_key, some_key = _numbered([src[key.numpy()] for _, src in marks], len(key))
+    sees = np.ones((len(some_query), len(some_key)), dtype=bool)
+    sees_self = sees.copy()
+    for k, (dst, src) in zip(knockouts, marks, strict=True):
+        a, b = dst[query.numpy()[some_query]][:, None], src[key.numpy()[some_key]][None]
+        cut = (a > 0) & (b > 0)
+        if k.relation != "any":
+            cut &= (a == b) if k.relation == "same_frame" else (a != b)
+        sees &= ~cut
+        sees_self &= ~cut | k.keep_self
+    return _Kinds(of_query, of_key, sees, sees_self)
+
+
+def _numbered(marks: Sequence[np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A number for each of `n` places, alike where all marks are, and one place of each number."""
+    number, place = np.zeros(n, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    for m in marks:
+        _, place, number = np.unique(number * (int(m.max()) + 1) + m, return_index=True, return_inverse=True)
+    return number, place
+
+
+class _Group(NamedTuple):
+    """Queries of one kind: the keys their kind sees; the queries' places, positions, how many of those keys are not
+    after each; and the place of its own key where it sees itself but not its kind, else -1.
+    """  # noqa: D205
+
+    seen: np.ndarray
+    rows: np.ndarray
+    pos: np.ndarray
+    n_seen: np.ndarray
+    own: np.ndarray
+
+    def only(self, which: np.ndarray | slice) -> "_Group":
+        return _Group(self.seen, self.rows[which], self.pos[which], self.n_seen[which], self.own[which])
+
+
+def _group(kinds: _Kinds, kind: int, rows: np.ndarray, pos: np.ndarray, key: np.ndarray) -> _Group:
+    visible = kinds.sees[kind][kinds.of_key]
+    seen = visible.nonzero()[0]
+    own = key.searchsorted(pos).clip(max=len(key) - 1)
+    self_only = (key[own] == pos) & ~visible[own] & kinds.sees_self[kind][kinds.of_key[own]]
+    return _Group(seen, rows, pos, key[seen].searchsorted(pos, side="right"), np.where(self_only, own, -1))
+
+
+def _blocks(group: _Group, key: np.ndarray) -> Iterator[_Block]:
+    n = min(len(group.rows), len(group.seen))
+    # Rows whose own position is the last key they see need no mask: the kernel's causality cuts the triangle.
+    differs = group.pos[:n] != key[group.seen[:n]]
+    at = int(differs.argmax()) if differs.any() else n
+    if at:
+        yield group.rows[:at], group.seen[:at], 0, None, True
+    while at < len(group.rows):
+        n_seen = group.n_seen[at : at + ROWS]
+        waste = np.arange(1, len(n_seen) + 1) * n_seen - n_seen.cumsum()
+        stop = at + int((waste <= WASTE).sum())
+        yield _masked_block(group.only(slice(at, stop)), key)
+        at = stop
+
+
+def _masked_block(group: _Group, key: np.ndarray) -> _Block:
+    extra = group.own[group.own >= 0]
+    # Where no row has itself alone, one open key stays with the masked ones, so that none of their rows is empty.
+    first, last = int(group.n_seen[0]) - (len(extra) == 0), int(group.n_seen[-1])
+    local_keys = np.concatenate([group.seen[first:last], extra])
+    by_place = local_keys.argsort()
+    local_keys, pos = local_keys[by_place], group.pos[:, None]
+    local = key[local_keys][None] <= pos
+    if len(extra):
+        local &= (by_place < last - first)[None] | (key[local_keys][None] == pos)
+    keys = np.concatenate([group.seen[:first], local_keys])
+    return (group.rows, keys, len(keys), None, False) if local.all() else (group.rows, keys, first, local, False)
+
+
+def _calls(blocks: Sequence[_Block], n_key: int) -> Iterator[Call]:
+    alike: dict[tuple, list[_Block]] = {}
+    for b in blocks:
+        rows, keys, n_open, local, causal = b
+        shape = (len(rows), len(keys), n_open, b"" if local is None else local.tobytes(), causal)
+        alike.setdefault(shape, []).append(b)
+    for same in alike.values():
+        rows, keys, n_open, local, causal = same[0]
+        mask = None if local is None else torch.from_numpy(local)
+        most = max(1, COPIES * n_key // max(1, len(keys)))
+        for some in (same[i : i + most] for i in range(0, len(same), most)):
+            at, to = _places(np.concatenate([b[0] for b in some])), _places(np.concatenate([b[1] for b in some]))
+            yield Call(len(some), at, to, len(rows), len(keys), n_open, mask, causal)
+
+
+def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = _take(q, call.rows), _take(k, call.keys), _take(v, call.keys)
+    if not call.n_keys:
+        return torch.zeros_like(q)
+    if call.n == 1 and call.local is None and (call.causal or call.n_rows == 1):
+        # The very call of a run without knockouts.
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        causal = call.causal and call.n_rows > 1
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+        return z.transpose(1, 2)
+    batch, n_kv = len(q), k.shape[2]
+    # Each kv_head's group of heads becomes the kernel's head axis, over which keys are repeated without a copy.
+    q = q.unflatten(1, (call.n, -1)).unflatten(3, (n_kv, -1)).permute(0, 1, 3, 4, 2, 5).flatten(0, 2)
+    k, v = (x.unflatten(1, (call.n, -1)).transpose(2, 3).flatten(0, 2)[:, None] for x in (k, v))
+    if call.n_open > call.n_keys // 2 and _gives_lse(q, k, v):
+        z = _merged(q, k, v, call.n_open, call.local)
+    else:
+        k, v = (x.expand(-1, q.shape[1], -1, -1) for x in (k, v))
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=call.mask(), is_causal=call.causal)
+    z = z.unflatten(0, (batch, call.n, n_kv)).permute(0, 1, 4, 2, 3, 5)
+    return z.reshape(batch, call.n * call.n_rows, -1, z.shape[-1])
+
+
+def _merged(q: Tensor, k: Tensor, v: Tensor, n_open: int, local: Tensor | None) -> Tensor:
+    """Open keys without a mask and all heads of a kv_head in one row axis, the others apart, then both together."""
+    heads = q.shape[1]
+    z, lse = _with_lse(q.flatten(1, 2)[:, None], k[:, :, :n_open], v[:, :, :n_open])
+    z, lse = z[:, 0].unflatten(1, (heads, -1)), lse[:, 0].unflatten(1, (heads, -1))
+    if local is None:
+        return z
+    k, v = (x[:, :, n_open:].expand(-1, heads, -1, -1) for x in (k, v))
+    return _merge(z, lse, *_with_lse(q, k, v, local))
+
+
+def _merge(z_a: Tensor, lse_a: Tensor, z_b: Tensor, lse_b: Tensor) -> Tensor:
+    """Attention to the keys of a and b together, from outputs and log-sum-exps of each; zero where both are empty."""
+    top = torch.maximum(lse_a, lse_b).detach()
+    a, b = ((x - top.masked_fill(top == float("-inf"), 0.0)).exp()[..., None] for x in (lse_a, lse_b))
+    return ((z_a * a + z_b * b) / (a + b).masked_fill(a + b == 0, 1.0)).to(z_a.dtype)
+
+
+def _gives_lse(*tensors: Tensor) -> bool:
+    """Whether the kernel's own log-sum-exp is at hand: on CPUs, where no gradient is asked of it.
+
+    A private op of torch, so its absence is allowed for: then a mask or explicit scores do.
+    """
+    graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    on_cpu = all(t.device.type == "cpu" for t in tensors)
+    return on_cpu and not graph and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+
+
+def _with_lse(q: Tensor, k: Tensor, v: Tensor, may: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention [batch head query d_head] and the log-sum-exp of its scores [batch head query], -inf if empty."""
+    if _gives_lse(q, k, v) and (may is None or bool(may.any(-1).all())):
+        bias = None if may is None else torch.zeros_like(may, dtype=q.dtype).masked_fill_(~may, float("-inf"))
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias)
+    step = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    parts = []
+    for i in range(0, q.shape[2], step):
+        scores = q[:, :, i : i + step] @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if may is not None:
+            scores = scores.masked_fill(~may[..., i : i + step, :], float("-inf"))
+        empty = (scores == float("-inf")).all(-1, keepdim=True)
+        scores = scores.masked_fill(empty, 0.0)
+        pattern = scores.softmax(-1).masked_fill(empty, 0.0).to(v.dtype)
+        parts.append((pattern @ v, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf"))))
+    return torch.cat([z for z, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+
+
+class SharedView(NamedTuple):
+    """What rows of several states see of shared keys, by runs of `runs` keys each, and of their own keys."""
+
+    runs: tuple[int, ...]
+    shared: Bool[Tensor, "state query run"]
+    own: Bool[Tensor, "state query own"]
+
+
+def shared_view(
+    layout: TokenLayout,
+    states: Sequence[Sequence[Knockout | RandomEdges]],
+    query: Int[Tensor, " query"],
+    key: Int[Tensor, " key"],
+    own: Int[Tensor, " own"],
+) -> SharedView | None:
+    """What `query` sees of the shared `key` and of `own` under each state's knockouts; all are layout positions.
+
+    Shared keys lie before every query. None where `structure` gives none.
+    """
+    if not _regular([k for s in states for k in s], query, key, own) or key[-1] >= query[0]:
+        return None
+    kinds = {tuple(s): _kinds(layout, s, query, key) for s in states}
+    starts = np.flatnonzero(np.any([np.diff(k.of_key, prepend=-1) != 0 for k in kinds.values()], axis=0))
+    shared = {s: torch.from_numpy(k.sees[k.of_query][:, k.of_key[starts]]) for s, k in kinds.items()}
+    own_keys = {s: allowed(layout, s, query, own) for s in kinds}
+    runs = tuple(np.diff(np.append(starts, len(key))).tolist())
+    return SharedView(runs, *(torch.stack([x[tuple(s)] for s in states]) for x in (shared, own_keys)))
+
+
+def attend_shared(
+    q: Float[Tensor, "state query head d_head"],
+    k_shared: Float[Tensor, "key kv_head d_head"],
+    v_shared: Float[Tensor, "key kv_head d_head"],
+    k_own: Float[Tensor, "state own kv_head d_head"],
+    v_own: Float[Tensor, "state own kv_head d_head"],
+    view: SharedView,
+) -> Float[Tensor, "state query head d_head"]:
+    """Rows of many states against keys that all of them share and keys of their own, in one softmax.
+
+    Rows that see the same shared keys, of whatever state, go to the kernel together; nothing is copied for each
+    state. Empty rows are zero. A ragged set of own keys is padded, the padding False in `view.own`.
+    """
+    n_state, n_query, _, d_head = q.shape
+    n_kv = k_shared.shape[1]
+    rows = q.reshape(n_state * n_query, n_kv, -1, d_head)
+    z = torch.zeros_like(rows)
+    lse = torch.full(rows.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    seen, which = torch.unique(view.shared.cpu().reshape(len(rows), -1), dim=0, return_inverse=True)
+    for i, runs in enumerate(seen):
+        keys = runs.repeat_interleave(torch.tensor(view.runs)).nonzero().flatten()
+        if not len(keys):
+            continue
+        at, keys = (which == i).nonzero().flatten().to(q.device), _on(q.device, _places(keys.numpy()))
+        k, v = (_take(x[None], keys)[0].transpose(0, 1)[:, None] for x in (k_shared, v_shared))
+        found = _with_lse(rows[at].transpose(0, 1).reshape(n_kv, 1, -1, d_head), k, v)
+        for whole, part in zip((z, lse), found, strict=True):
+            whole[at] = part[:, 0].unflatten(1, (len(at), -1)).transpose(0, 1).to(whole.dtype)
+    # [state kv_head, group of heads, query or own, d_head]
+    own_q = rows.view(n_state, n_query, n_kv, -1, d_head).permute(0, 2, 3, 1, 4).flatten(0, 1)
+    k, v = (x.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, own_q.shape[1], -1, -1) for x in (k_own, v_own))
+    may = view.own.to(q.device).repeat_interleave(n_kv, 0)[:, None]
+    z_own, lse_own = (x.unflatten(0, (n_state, n_kv)).movedim(3, 1) for x in _with_lse(own_q, k, v, may))
+    return _merge(z, lse, z_own.reshape(z.shape), lse_own.reshape(lse.shape)).reshape(q.shape)
+
+
+def _regular(knockouts: Sequence, *positions: Tensor) -> bool:
+    ascend = all(len(p) and int(p[0]) >= 0 and bool((p.diff() > 0).all()) for p in positions)
+    return ascend and not any(isinstance(k, RandomEdges) for k in knockouts)
+
+
+def _places(at: np.ndarray) -> Places:
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) and (np.diff(at) == 1).all() else torch.from_numpy(at)
+
+
+def _on(device: torch.device, x: Any) -> Any:
+    return x.to(device) if isinstance(x, Tensor) else x
+
+
+def _index(places: Places) -> Tensor:
+    return torch.arange(places.start, places.stop) if isinstance(places, slice) else places.cpu()
+
+
+def _take(x: Tensor, places: Places) -> Tensor:
+    return x[:, places] if isinstance(places, slice) else x.index_select(1, places)
