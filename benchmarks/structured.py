@@ -23,7 +23,7 @@ from hookedvid.layout import Segment, TokenLayout
 from hookedvid.masks import allowed
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
-from hookedvid.nn.structured import attend_shared, shared_view, structure
+from hookedvid.nn.structured import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = HookPoint()
@@ -38,10 +38,9 @@ class Shape(NamedTuple):
     kv_heads: int
     d_head: int
     rounds: int
-    states: int
 
 
-SHAPES = (Shape("14/2 heads of 64", 64, 14, 2, 64, 7, 16), Shape("28/4 heads of 128", 196, 28, 4, 128, 1, 8))
+SHAPES = (Shape("14/2 heads of 64", 64, 14, 2, 64, 7), Shape("28/4 heads of 128", 196, 28, 4, 128, 1))
 
 
 class Row(NamedTuple):
@@ -98,30 +97,6 @@ def one_layer(shape: Shape, layout: TokenLayout, knockout: Knockout | None, text
     )
 
 
-def states(shape: Shape, layout: TokenLayout) -> Row:
-    """Text rows of several states, half of them under LV-K: one call each on joined keys, or all on shared ones."""
-    n, stream = layout.n_tokens, layout.n_tokens - 100
-    text, key = torch.arange(stream, n), torch.arange(stream)
-    conditions = [[LV_K] if i % 2 else [] for i in range(shape.states)]
-    q, k, v = random_qkv(shape, 100, n)
-    q, ks, vs = (x[:, -100:].expand(shape.states, -1, -1, -1).contiguous() for x in (q, k, v))
-    k, v = k[0, :stream], v[0, :stream]
-
-    def each(masks: list[Tensor]) -> Tensor:
-        joined = [(torch.cat([k, ks[i]])[None], torch.cat([v, vs[i]])[None]) for i in range(shape.states)]
-        return torch.cat([masked(q[i][None], *kv, masks[i]) for i, kv in enumerate(joined)])
-
-    return paired(
-        f"text rows of {shape.states} states, half LV-K",
-        max(1, shape.rounds // 2),
-        (lambda: [allowed(layout, c, text, torch.arange(n))[None, None] for c in conditions], each),
-        (
-            lambda: shared_view(layout, conditions, text, key, text),
-            lambda view: attend_shared(q, k, v, ks, vs, view),
-        ),
-    )
-
-
 def random_qkv(shape: Shape, n_query: int, n_key: int) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     sizes = ((n_query, shape.heads), (n_key, shape.kv_heads), (n_key, shape.kv_heads))
@@ -133,7 +108,6 @@ def lines(shape: Shape) -> list[str]:
     layout = layout_of(shape)
     rows = [one_layer(shape, layout, k, False) for k in (VT_K, VS_K, LV_K)]
     rows += [one_layer(shape, layout, k, True) for k in (None, LV_K)]
-    rows.append(states(shape, layout))
     table = []
     for r in rows:
         ratios = [b / a for a, b in zip(r.dense, r.fast, strict=True)]

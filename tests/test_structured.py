@@ -18,7 +18,7 @@ from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout, video_segm
 from hookedvid.masks import allowed
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
-from hookedvid.nn.structured import Structure, attend_shared, shared_view, structure
+from hookedvid.nn.structured import Structure, structure
 from models import LAW, apart, blended_layout, layouts
 from models import one_thread as one_thread
 from test_memory import measure
@@ -197,9 +197,6 @@ def test_what_has_no_structure_says_so():
     for wrong in (torch.tensor([-1, 0, 1]), torch.tensor([1, 0]), torch.tensor([1, 1]), some[:0]):
         assert structure(layout, [VT_K], wrong, some) is None
         assert structure(layout, [VT_K], some, wrong) is None
-    stream, text = torch.arange(8), torch.arange(11, 20)
-    assert shared_view(layout, [[RandomEdges(VT_K)]], text, stream, text) is None
-    assert shared_view(layout, [[VT_K]], text, torch.arange(12), text) is None
 
 
 def test_blended_frames_warn_as_the_mask_does_and_are_cut_as_it_cuts():
@@ -210,33 +207,3 @@ def test_blended_frames_warn_as_the_mask_does_and_are_cut_as_it_cuts():
         assert len(caught) == 1
     with pytest.warns(FrameBlendWarning):
         assert torch.equal(built(layout, [VS_K]).dense(), allowed(layout, [VS_K]))
-
-
-@LAW
-@given(layouts(), st.lists(KNOCKOUTS, min_size=1, max_size=4), LSE, st.data(), st.sampled_from([4, 2, 1]))
-def test_states_on_shared_keys_are_each_state_alone(layout, states, lse, data, n_kv):
-    states = [usable(layout, knockouts) for knockouts in states]
-    first = int(layout.mask("question").nonzero()[0])
-    key, own = torch.arange(first), torch.arange(first, layout.n_tokens)
-    query = own[data.draw(st.integers(0, len(own) - 1)) :]
-    view = shared_view(layout, states, query, key, own)
-    assert view is not None and sum(view.runs) == first
-    q, k_own, v_own = qkv(layout.n_tokens, len(own), 4, n_kv, seed=first, batch=len(states))
-    q = q[:, -len(query) :]
-    k, v = (x[0] for x in qkv(1, first, 4, n_kv, seed=first + 1, batch=1)[1:])
-    inputs = [x.requires_grad_() for x in (q, k, v, k_own, v_own)]
-    with patch.multiple(structured, **lse), torch.set_grad_enabled(lse is NO_LSE):
-        z = attend_shared(*inputs, view)
-    masks = [allowed(layout, s, query, torch.cat([key, own])) for s in states]
-    wanted = torch.cat(
-        [
-            dense(q[i : i + 1], torch.cat([k, k_own[i]])[None], torch.cat([v, v_own[i]])[None], may)
-            for i, may in enumerate(masks)
-        ]
-    )
-    assert (z - wanted).abs().max() <= 1e-12
-    assert not any(z[i, ~may.any(-1)].any() for i, may in enumerate(masks))
-    if z.requires_grad:
-        # Where no state sees the video, its keys have no gradient; with the mask it is zero.
-        found, right = (torch.autograd.grad(x.square().sum(), inputs, materialize_grads=True) for x in (z, wanted))
-        assert all((a - b).abs().max() <= 1e-11 for a, b in zip(found, right, strict=True))

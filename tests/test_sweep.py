@@ -75,6 +75,8 @@ def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence
 OTHERS: list[tuple[Intervention, ...]] = [
     (EarlyExit(0),),
     (EarlyExit(2),),
+    (EarlyExit(2, "video[1:3]"),),
+    (EarlyExit(1, "patches"), LV_K.at(LayerRange(3))),
     (EarlyExit(3), VT_K.at(LayerRange(0, 2))),
     (RandomEdges(LV_K),),
     (RandomEdges(VT_K.at(LayerRange(1, 3)), 3), LV_K.at(LayerRange(2))),

@@ -154,13 +154,6 @@ class Sweep:
         rows = [layout.n_tokens - self.n_stream for layout in self.layouts]
         return Counts(len(nodes) - last, last, len(texts), sum(rows[t.question] for t in texts))
 
-    @property
-    def forwards(self) -> float:
-        """Rows evaluated, in whole forwards of the first question."""
-        c = self.counts
-        rows = c.stream * self.n_stream + c.text_rows
-        return rows / (self.n_layers * self.layouts[0].n_tokens)
-
 
 def stream_length(layout: TokenLayout) -> int:
     """Positions up to the last of the video, which no text after it can change; 0 without a video."""
@@ -168,8 +161,13 @@ def stream_length(layout: TokenLayout) -> int:
 
 
 def _as_knockout(i: Intervention, layout: TokenLayout) -> Knockout | RandomEdges:
-    """An exit as what it takes from the rows that stay; those that leave are read by nobody, whatever they do."""
+    """An exit as what it takes from the rows that stay; those that leave are read by nobody, whatever they do.
+
+    Where all of the video leaves, only text and markers stay behind it, and its own rows may go on as they were.
+    """
     if isinstance(i, EarlyExit):
+        if i.drop != "video":
+            return i.as_knockout()
         stay = "text+markers" if "marker" in layout.roles else "text"
         return Knockout(i.drop, stay, LayerRange(i.layer))
     assert isinstance(i, Knockout | RandomEdges)

@@ -4,7 +4,7 @@ Queries are grouped by what knockouts let them see (a frame, the text), and each
 keys. What leaving keys out cannot say, causality inside a group and a token's view of itself, takes a mask of the
 group's rows. `masks` defines what is allowed; hook points, and which path a layer takes, are in `nn.attention`.
 
-Axis words: batch state query own key run head kv_head d_head.
+Axis words: batch query key head kv_head d_head.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hookedvid.interventions import Knockout, RandomEdges
 from hookedvid.layout import TokenLayout
-from hookedvid.masks import allowed, blocked
+from hookedvid.masks import blocked
 
 # Rows of one masked call. Longer ones would compute more pairs after the query, shorter ones fill the kernel less
 # (512 rows with a mask cost 1.2 of a causal call, performance facts, section 4).
@@ -309,71 +309,6 @@ def _with_lse(q: Tensor, k: Tensor, v: Tensor, may: Tensor | None = None) -> tup
         pattern = scores.softmax(-1).masked_fill(empty, 0.0).to(v.dtype)
         parts.append((pattern @ v, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf"))))
     return torch.cat([z for z, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
-
-
-class SharedView(NamedTuple):
-    """What rows of several states see of shared keys, by runs of `runs` keys each, and of their own keys."""
-
-    runs: tuple[int, ...]
-    shared: Bool[Tensor, "state query run"]
-    own: Bool[Tensor, "state query own"]
-
-
-def shared_view(
-    layout: TokenLayout,
-    states: Sequence[Sequence[Knockout | RandomEdges]],
-    query: Int[Tensor, " query"],
-    key: Int[Tensor, " key"],
-    own: Int[Tensor, " own"],
-) -> SharedView | None:
-    """What `query` sees of the shared `key` and of `own` under each state's knockouts; all are layout positions.
-
-    Shared keys lie before every query. None where `structure` gives none.
-    """
-    if not _regular([k for s in states for k in s], query, key, own) or key[-1] >= query[0]:
-        return None
-    kinds = {tuple(s): _kinds(layout, s, query, key) for s in states}
-    starts = np.flatnonzero(np.any([np.diff(k.of_key, prepend=-1) != 0 for k in kinds.values()], axis=0))
-    shared = {s: torch.from_numpy(k.sees[k.of_query][:, k.of_key[starts]]) for s, k in kinds.items()}
-    own_keys = {s: allowed(layout, s, query, own) for s in kinds}
-    runs = tuple(np.diff(np.append(starts, len(key))).tolist())
-    return SharedView(runs, *(torch.stack([x[tuple(s)] for s in states]) for x in (shared, own_keys)))
-
-
-def attend_shared(
-    q: Float[Tensor, "state query head d_head"],
-    k_shared: Float[Tensor, "key kv_head d_head"],
-    v_shared: Float[Tensor, "key kv_head d_head"],
-    k_own: Float[Tensor, "state own kv_head d_head"],
-    v_own: Float[Tensor, "state own kv_head d_head"],
-    view: SharedView,
-) -> Float[Tensor, "state query head d_head"]:
-    """Rows of many states against keys that all of them share and keys of their own, in one softmax.
-
-    Rows that see the same shared keys, of whatever state, go to the kernel together; nothing is copied for each
-    state. Empty rows are zero. A ragged set of own keys is padded, the padding False in `view.own`.
-    """
-    n_state, n_query, _, d_head = q.shape
-    n_kv = k_shared.shape[1]
-    rows = q.reshape(n_state * n_query, n_kv, -1, d_head)
-    z = torch.zeros_like(rows)
-    lse = torch.full(rows.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-    seen, which = torch.unique(view.shared.cpu().reshape(len(rows), -1), dim=0, return_inverse=True)
-    for i, runs in enumerate(seen):
-        keys = runs.repeat_interleave(torch.tensor(view.runs)).nonzero().flatten()
-        if not len(keys):
-            continue
-        at, keys = (which == i).nonzero().flatten().to(q.device), _on(q.device, _places(keys.numpy()))
-        k, v = (_take(x[None], keys)[0].transpose(0, 1)[:, None] for x in (k_shared, v_shared))
-        found = _with_lse(rows[at].transpose(0, 1).reshape(n_kv, 1, -1, d_head), k, v)
-        for whole, part in zip((z, lse), found, strict=True):
-            whole[at] = part[:, 0].unflatten(1, (len(at), -1)).transpose(0, 1).to(whole.dtype)
-    # [state kv_head, group of heads, query or own, d_head]
-    own_q = rows.view(n_state, n_query, n_kv, -1, d_head).permute(0, 2, 3, 1, 4).flatten(0, 1)
-    k, v = (x.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, own_q.shape[1], -1, -1) for x in (k_own, v_own))
-    may = view.own.to(q.device).repeat_interleave(n_kv, 0)[:, None]
-    z_own, lse_own = (x.unflatten(0, (n_state, n_kv)).movedim(3, 1) for x in _with_lse(own_q, k, v, may))
-    return _merge(z, lse, z_own.reshape(z.shape), lse_own.reshape(lse.shape)).reshape(q.shape)
 
 
 def _regular(knockouts: Sequence, *positions: Tensor) -> bool:
