@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"`python benchmarks/sweep.py`; {os.cpu_count()} cores ({platform.machine()}), {args.threads} thread, float32, "
         f"torch {torch.__version__}, transformers {transformers.__version__}. Process CPU time of one forward a "
         "condition / of the sweep (medians, range in brackets): how many times as fast the sweep is. Forwards are "
-        "sampled, one condition of each kind, and scaled by their number.", "",
+        "sampled, one condition of each kind, and scaled by their number. Other work ran on the second core.", "",
     ]  # fmt: skip
     args.out.write_text("\n".join([*head, *body]), encoding="utf-8")
 
