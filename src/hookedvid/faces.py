@@ -100,11 +100,12 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
 
         rows = run(laid, net, out, step, shard, audit)
     different = len({row["key"] for row in rows})
-    console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False)
+    console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False, soft_wrap=True)
     if audit.n:
         console.print(
             f"{audit.n} rows run again in full: logits differ by {audit.largest:.1e} at most",
             highlight=False,
+            soft_wrap=True,
         )
     return audit
 
