@@ -41,11 +41,11 @@ PUBLISHED: dict[str, Published] = {
     "internvideo2.5-8b": Published(
         "OpenGVLab/InternVideo2_5_Chat_8B", INTERNVIT, 32, "16 + text", 16.8, (65.1, 75.7, None), _ORIGINAL
     ),
-    # Trained with bilinear pooling (210 tokens a frame); its authors' evaluation command pools by average (182):
-    # overrides={"projector.pool": "average"}.
+    # Its config.json's own pool mode holds, bilinear where it names none (210 tokens a frame, as in training); its
+    # authors' evaluation command pools by average (182): overrides={"projector.pool": "average"}.
     "llava-video-7b": Published(
         "lmms-lab/LLaVA-Video-7B-Qwen2", SIGLIP, 64, "210", 16.1, (63.3, 58.6, 57.3), _ORIGINAL,
-        {"projector.pool": "bilinear", "n_frames": 64},
+        {"n_frames": 64},
     ),
     "llava-onevision-7b": Published(
         "lmms-lab/llava-onevision-qwen2-7b-ov", SIGLIP, 32, "196 + 1", 16.1, (58.2, 56.7, 60.1), _BOTH
