@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from hookedvid import EarlyExit, HookedVideoLLM, Knockout, LayerRange, Patch
 from hookedvid.checkpoint import load
-from hookedvid.errors import ConversionError
+from hookedvid.errors import ConversionError, InputError
 from hookedvid.placing import places
+from hookedvid.sweep import sweep
 from models import VIDEO_MODELS, one_thread, random_model, rich_inputs  # noqa: F401
 
 MAP = {"": "cpu", "blocks.0": "disk", "blocks.2": "disk"}
@@ -116,6 +117,11 @@ def test_an_error_within_an_offloaded_block_changes_no_later_run(whole, spread):
     with torch.no_grad():
         assert torch.equal(spread(inputs), whole(inputs))
     assert on_meta(spread) == {"blocks.0", "blocks.2"}
+
+
+def test_a_sweep_which_reads_weights_outside_their_block_is_refused(whole, spread):
+    with pytest.raises(InputError, match="needs one device: load without device_map"):
+        sweep(spread, [rich_inputs(whole)], [()])
 
 
 def test_weights_come_in_the_dtype_asked_for(folder):

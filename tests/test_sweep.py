@@ -21,6 +21,8 @@ from hookedvid.sweep import Sweep, sweep
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 
 N = 5
+EXACT = 1e-12  # float64: the same sums in another order, of logits of order 1
+ROUNDED = 2e-5  # float32: two plain kernels of attention already differ by 1e-5 on such logits
 QUESTIONS = (
     ("what is it ?", ["a", "bb"]),
     ("where does the thing go ?", ["left", "right", "up"]),
@@ -89,18 +91,18 @@ OTHERS: list[tuple[Intervention, ...]] = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_study_and_odd_conditions_equal_plain_forwards(family):
-    assert worst(model(family), asked(family), [*full_study(N, 2), *OTHERS]) <= 1e-12
+    assert worst(model(family), asked(family), [*full_study(N, 2), *OTHERS]) <= EXACT
 
 
 def test_markers_that_are_language_change_the_stream_and_are_told_apart():
     inputs = asked("internvideo2.5", markers=True)
-    assert worst(model("internvideo2.5"), inputs, [*full_study(N, 2), *OTHERS]) <= 1e-12
+    assert worst(model("internvideo2.5"), inputs, [*full_study(N, 2), *OTHERS]) <= EXACT
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_float32_differs_by_rounding(kernel):
     m = model("llava-video", torch.float32, kernel=kernel)
-    assert worst(m, asked("llava-video", torch.float32), full_study(N, 2)) <= 2e-5
+    assert worst(m, asked("llava-video", torch.float32), full_study(N, 2)) <= ROUNDED
 
 
 SELECTORS = ("video", "video[0]", "video[2:5]", "system", "question", "text", "last", "all", "template", "patches")
@@ -126,7 +128,7 @@ mixes = st.lists(st.lists(st.one_of(known, knockouts), max_size=3).map(tuple), m
 def test_random_mixes_of_knockouts_equal_plain_forwards(family, conditions):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert worst(model(family), asked(family)[:2], conditions) <= 1e-12
+        assert worst(model(family), asked(family)[:2], conditions) <= EXACT
 
 
 # ---- what it evaluates -----------------------------------------------------------------------------------------

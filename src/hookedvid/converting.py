@@ -113,7 +113,7 @@ def _with_tokenizer(cfg: VideoLLMConfig, tokenizer: Any, folder: Path, overrides
         )
     known: dict[str, Any] = {"n_tokens": min(1 + max(tokenizer.get_vocab().values()), cfg.decoder.d_vocab)}
     if cfg.family == "internvideo2.5":
-        known["placeholder_id"] = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        known["placeholder_id"] = tokenizer.get_vocab().get("<IMG_CONTEXT>")
     return replace(cfg, **{k: v for k, v in known.items() if k not in overrides})
 
 

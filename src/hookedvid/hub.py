@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.errors import ConversionError, nearest
+from hookedvid.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -25,13 +26,7 @@ NEEDED = (
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
+    *TOKENIZER_FILES,
     "chat_template.json",
     "chat_template.jinja",
     "adapter_config.json",

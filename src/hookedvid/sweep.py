@@ -306,6 +306,8 @@ def sweep(
         raise InputError(
             f"a sweep runs rows apart, so hooks would see parts of them: {hooked[:3]}; remove them, or run forwards"
         )
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        raise InputError("a sweep reads weights outside their block, so it needs one device: load without device_map")
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
     run = _Run(model, plan, [x.to(model.device) for x in inputs], progress)
     stream = [run.stream]

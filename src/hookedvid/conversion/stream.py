@@ -66,8 +66,8 @@ def _parts(piece: memoryview, entry: Entry, line: Line, dtype: torch.dtype | Non
     if isinstance(line, Ignored):
         return [flat]
     _check_finite(flat, entry, "")
-    shaped = line if isinstance(line, Rule) and not line.pattern else None
-    parts = [flat] if shaped else list(apply(line, flat.view(entry.shape)).values())
+    keeps = isinstance(line, Rule) and not line.pattern
+    parts = [flat] if keeps else list(apply(line, flat.view(entry.shape)).values())
     if dtype is None or dtype == entry.dtype or not entry.dtype.is_floating_point:
         return parts
     cast = [t.to(dtype) for t in parts]
