@@ -1,4 +1,4 @@
-"""Masks against files a person can check, the laws they obey, and the paper's table of attention left."""
+"""Masks against files a person can check, and the laws they obey."""
 
 import warnings
 from dataclasses import replace
@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookedvid.config import ProjectorConfig
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange
-from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
-from hookedvid.masks import active, allowed, blocked, edge_share, kept_positions
+from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout
+from hookedvid.masks import active, allowed, blocked, kept_positions
 from models import LAW, blended_layout, each_position, layouts
 from models import one_thread as one_thread
 
@@ -155,33 +154,6 @@ def test_language_stays_cut_off_however_much_is_generated(layout, n):
     rows = allowed(longer, [LV_K])[layout.n_tokens :]
     assert not rows[:, longer.mask("video")].any()
     assert rows[:, longer.mask("question")].all()
-
-
-@LAW
-@given(layouts(), st.lists(KNOCKOUTS, max_size=2), st.none() | st.integers(0, 3))
-def test_the_edge_share_is_what_counting_every_pair_gives(layout, knockouts, exit_layer):
-    n_layers, n = 3, layout.n_tokens
-    exits = [] if exit_layer is None else [EarlyExit(exit_layer)]
-    video = layout.mask("video").tolist()
-    cuts = {k: blocked(layout, k).tolist() for k in knockouts}
-    left = 0
-    for layer in range(n_layers):
-        here = [cuts[k] for k in knockouts if layer in k.layers.layers(n_layers)]
-        gone = video if exits and layer >= exit_layer else [False] * n
-        left += sum(not (gone[i] or gone[j] or any(cut[i][j] for cut in here)) for i in range(n) for j in range(i + 1))
-    assert edge_share(layout, [*knockouts, *exits], n_layers) == left / (n_layers * n * (n + 1) / 2)
-
-
-@pytest.mark.parametrize(
-    ("newline", "side", "both"), [("once", 14, 37.52), ("row", 13, 37.59)], ids=["LLaVA-OneVision", "LLaVA-Video"]
-)
-def test_exit_and_window_leave_the_papers_share_of_attention(newline, side, both):
-    # 14 tokens of system, 32 frames, 90 of text, 28 layers; the table prints one decimal, the facts two.
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, 32)
-    layout = TokenLayout.of([Segment("system", 0, 14), *video, Segment("question", 0, 90)])
-    leave, window = EarlyExit(18), VT_K.at(LayerRange(0, 8))
-    assert round(100 * edge_share(layout, [leave], 28), 1) == 64.3
-    assert round(100 * edge_share(layout, [leave, window], 28), 2) == both
 
 
 def test_each_block_has_the_knockouts_of_its_layer():

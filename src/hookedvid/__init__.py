@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from hookedvid.converting import convert, export
     from hookedvid.families import small_config
+    from hookedvid.flops import Flops, edge_share
     from hookedvid.inputs import VideoInputs
     from hookedvid.interventions import (
         LV_K,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         RandomEdges,
     )
     from hookedvid.layout import Segment, TokenLayout
-    from hookedvid.masks import edge_share
     from hookedvid.model import HookedVideoLLM
     from hookedvid.patching import patch_sweep
     from hookedvid.video.frames import read_frames
@@ -53,6 +53,7 @@ _HOMES = {
     ),
     "converting": ("convert", "export"),
     "families": ("small_config",),
+    "flops": ("Flops", "edge_share"),
     "inputs": ("VideoInputs",),
     "interventions": (
         "EarlyExit",
@@ -66,7 +67,6 @@ _HOMES = {
         "VT_K",
     ),
     "layout": ("Segment", "TokenLayout"),
-    "masks": ("edge_share",),
     "model": ("HookedVideoLLM",),
     "patching": ("patch_sweep",),
     "video.frames": ("read_frames",),
@@ -81,6 +81,7 @@ __all__ = [
     "Answer",
     "DecoderConfig",
     "EarlyExit",
+    "Flops",
     "HookedVideoLLM",
     "Knockout",
     "LayerRange",

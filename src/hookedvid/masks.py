@@ -1,4 +1,4 @@
-"""From interventions to boolean attention masks (True = may look), and the share of attention they leave.
+"""From interventions to boolean attention masks (True = may look).
 
 M in the paper's softmax(QK^T / sqrt(d_k) + M)V is 0 where a mask here is True and -inf where it is False.
 """
@@ -100,23 +100,3 @@ def kept_positions(layout: TokenLayout, exit: EarlyExit | None) -> Int[Tensor, "
     """Positions left after an exit, ascending; all of them without one."""
     gone = layout.mask(exit.drop) if exit else torch.zeros(layout.n_tokens, dtype=torch.bool)
     return (~gone).nonzero().squeeze(-1)
-
-
-def edge_share(layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int) -> float:
-    """Allowed (query, key) pairs summed over layers, as a share of the intact model's: Tab. 1's FLOPs column.
-
-    Counts QK^T and AV pairs of one head under causality. Patches leave attention whole and count nothing.
-    """
-    exits = [i for i in interventions if isinstance(i, EarlyExit)]
-    exit = exits[0] if exits else None
-    rest = kept_positions(layout, exit)
-    counts: dict[tuple, int] = {}
-    total = 0
-    for layer, knockouts in enumerate(active(interventions, n_layers)):
-        gone = exit is not None and layer >= exit.layer
-        if (gone, knockouts) not in counts:
-            rows = rest if gone else None
-            counts[gone, knockouts] = int(allowed(layout, knockouts, rows, rows).sum())
-        total += counts[gone, knockouts]
-    n = layout.n_tokens
-    return total / (n_layers * n * (n + 1) // 2)

@@ -1,0 +1,190 @@
+"""What a run costs in floating-point operations, counted from config, layout and interventions alone.
+
+A multiply-add is 2 operations. Counted are the matrix products: q, k, v, o and MLP of every row, the unembedding of
+the positions kept, QK^T and AV of every allowed (query, key) pair, and those of tower and projector. Left out are
+norms, activations, softmax, rotary angles, pooling and the similarities of token merging, together well below 1 % at
+the sizes of published models. Pairs are those that interventions allow, as the paper counts them: a kernel with a
+dense mask computes more, one for each structure (`nn.structured`) nearly these.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
+from hookedvid.interventions import EarlyExit, Intervention, Knockout, LayerRange, RandomEdges
+from hookedvid.layout import TokenLayout
+from hookedvid.masks import active, allowed, kept_positions
+from hookedvid.nn.structured import structure
+
+Cuts = Sequence[Knockout | RandomEdges]
+
+
+class Shares(NamedTuple):
+    """What is left of the intact model's operations, 0 to 1; `attention` is Tab. 1's column, `edge_share`."""
+
+    linear: float
+    attention: float
+    decoder: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one run. linear, attention: the decoder's; tower, projector: of all frames, 0 without a video."""
+
+    linear: int = 0
+    attention: int = 0
+    tower: int = 0
+    projector: int = 0
+
+    @classmethod
+    def of(cls, cfg: VideoLLMConfig, layout: TokenLayout, interventions: Sequence[Intervention] = ()) -> "Flops":
+        """Of one forward that keeps the last position's logits."""
+        return Costs(cfg, layout).of(interventions)
+
+    @property
+    def decoder(self) -> int:
+        """Linear and attention."""
+        return self.linear + self.attention
+
+    @property
+    def total(self) -> int:
+        """Everything from the pixels on."""
+        return self.decoder + self.tower + self.projector
+
+    def shares(self, intact: "Flops") -> Shares:
+        """Part by part, against the intact model's."""
+        parts = ((getattr(self, p), getattr(intact, p)) for p in Shares._fields)
+        return Shares(*(mine / theirs for mine, theirs in parts))
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(
+            self.linear + other.linear,
+            self.attention + other.attention,
+            self.tower + other.tower,
+            self.projector + other.projector,
+        )
+
+
+class Costs:
+    """Operations of runs on one layout under any interventions; pairs are counted once for each distinct set."""
+
+    def __init__(self, cfg: VideoLLMConfig, layout: TokenLayout):
+        self.cfg, self.layout = cfg, layout
+        self._pairs: _Memo = {}
+
+    def of(self, interventions: Sequence[Intervention] = (), start_at_layer: int = 0, logits_to_keep: int = 1) -> Flops:
+        """Of a forward with these arguments; one that starts at a later block runs no tower."""
+        lm = self.cfg.lm
+        blocks = _blocks(self.layout, interventions, lm.n_layers, self._pairs)[start_at_layer:]
+        linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * logits_to_keep
+        attention = pair(lm) * sum(pairs for _, pairs in blocks)
+        return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout.n_frames))
+
+    def shares(self, interventions: Sequence[Intervention]) -> Shares:
+        """What interventions leave of the intact forward."""
+        return self.of(interventions).shares(self.of())
+
+
+def edge_share(layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int) -> float:
+    """Allowed (query, key) pairs summed over layers, as a share of the intact model's: Tab. 1's FLOPs column.
+
+    Counts QK^T and AV pairs of one head under causality. Patches leave attention whole and count nothing.
+    """
+    n = layout.n_tokens
+    return sum(pairs for _, pairs in _blocks(layout, interventions, n_layers, {})) / (n_layers * n * (n + 1) // 2)
+
+
+def n_pairs(
+    layout: TokenLayout,
+    knockouts: Cuts = (),
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> int:
+    """Allowed (query, key) pairs under causality and knockouts, of these positions (default: all).
+
+    Counted without a query x key mask, but for random edges among part of the positions or with other knockouts.
+    """
+    calls = structure(layout, knockouts, query, key)
+    if calls is not None:
+        return calls.edges
+    if len(knockouts) == 1 and query is None and key is None and isinstance(control := knockouts[0], RandomEdges):
+        # As many as its knockout cuts in the prompt, where there are so many to draw from.
+        n, prompt = layout.n_prompt, torch.arange(layout.n_prompt)
+        cut = n * (n + 1) // 2 - n_pairs(layout, (control.like,), prompt, prompt)
+        if cut <= n * (n - 1) // 2:
+            return layout.n_tokens * (layout.n_tokens + 1) // 2 - cut
+    return int(allowed(layout, knockouts, query, key).sum())
+
+
+_Memo = dict[tuple[str, tuple[Knockout | RandomEdges, ...]], tuple[int, int]]
+
+
+def _blocks(
+    layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, memo: _Memo
+) -> list[tuple[int, int]]:
+    """Rows and allowed pairs in each block; `memo` holds them by what is dropped and cut."""
+    exit = next((i for i in interventions if isinstance(i, EarlyExit)), None)
+    found = []
+    for layer, knockouts in enumerate(active(interventions, n_layers)):
+        gone = exit if exit is not None and layer >= exit.layer else None
+        what = (gone.drop if gone else "", tuple(k.at(LayerRange()) for k in knockouts))
+        if what not in memo:
+            rest = kept_positions(layout, gone) if gone else None
+            n_rows = layout.n_tokens if rest is None else len(rest)
+            memo[what] = n_rows, n_pairs(layout, what[1], rest, rest)
+        found.append(memo[what])
+    return found
+
+
+# Operations of one row, one pair, one frame.
+
+
+def block_linear(lm: DecoderConfig) -> int:
+    """q, k, v, o and the gated MLP, of one row of one block."""
+    return 2 * lm.d_model * (2 * lm.n_heads * lm.d_head + 3 * lm.d_mlp) + keys_values(lm)
+
+
+def keys_values(lm: DecoderConfig) -> int:
+    """Keys and values alone, of one row of one block."""
+    return 2 * lm.d_model * 2 * lm.n_kv_heads * lm.d_head
+
+
+def pair(lm: DecoderConfig) -> int:
+    """QK^T and AV of one (query, key) pair in one block, all heads."""
+    return 2 * 2 * lm.n_heads * lm.d_head
+
+
+def unembedding(lm: DecoderConfig) -> int:
+    """The logits of one position."""
+    return 2 * lm.d_model * lm.d_vocab
+
+
+def video(cfg: VideoLLMConfig, n_frames: int) -> Flops:
+    """Tower and projector on so many frames."""
+    if not n_frames or cfg.vision is None or cfg.projector is None:
+        return Flops()
+    return Flops(
+        tower=n_frames * _tower_frame(cfg.vision), projector=n_frames * _projector_frame(cfg.projector, cfg.vision.grid)
+    )
+
+
+def _tower_frame(v: VisionConfig) -> int:
+    rows = v.n_patches + v.cls_token
+    patches = 2 * v.n_patches * 3 * v.patch_size**2 * v.d_model
+    block = rows * 2 * v.d_model * (4 * v.d_model + 2 * v.d_mlp) + 2 * 2 * rows**2 * v.d_model
+    return patches + v.n_layers * block
+
+
+def _projector_frame(p: ProjectorConfig, grid: int) -> int:
+    """The two-layer MLP, on the tokens that shuffling, merging and pooling before it leave."""
+    if p.merge is not None:
+        rows = p.merge.tokens_per_frame
+    else:
+        rows = (p.side(grid) if p.shuffle > 1 or p.pool_before else grid) ** 2
+    return rows * 2 * p.d_out * (p.d_in + p.d_out)
