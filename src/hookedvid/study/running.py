@@ -1,6 +1,7 @@
 """Running a study's tasks: video by video, each row stored as soon as its video is done."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError, InputError
+from hookedvid.flops import Costs
 from hookedvid.inputs import VideoInputs
 from hookedvid.masks import first_layer
 from hookedvid.study import scoring
@@ -118,11 +120,11 @@ def _run_video(
             continue
         left = [one for one in asked if one[1].key not in logits]
         alone = iter(_alone(laid, model, item, inputs, [c for c, _ in left]))
+        costs = Costs(model.cfg, inputs.layout)
         for one in asked:
-            if one[1].key in logits:
-                yield one, _outcome(model, item, logits[one[1].key], inputs)
-            else:
-                yield one, next(alone)
+            swept = one[1].key in logits
+            found = _outcome(model, item, logits[one[1].key], inputs) if swept else next(alone)
+            yield one, _priced(found, costs, one[0])
 
 
 def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
@@ -188,6 +190,14 @@ def _outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Out
         return scoring.outcome(model, item, logits, inputs)
     except InputError as e:
         return Outcome("failed", reason=str(e))
+
+
+def _priced(outcome: Outcome, costs: Costs, condition: Condition) -> Outcome:
+    """The outcome with what its prompt's run costs, as shares of the intact one."""
+    if outcome.status == "failed":
+        return outcome
+    shares = costs.shares(condition.interventions)
+    return replace(outcome, attention_share=shares.attention, decoder_share=shares.decoder)
 
 
 def _video(laid: Plan, item: Item) -> Any:

@@ -26,7 +26,8 @@ class Outcome:
 
     chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
     option over all tokens; margin: its logit minus the best other option's; both None for
-    generated text. text: what was generated.
+    generated text. text: what was generated. attention_share, decoder_share: of the intact model's operations,
+    0 to 1 (`hookedvid.flops`); None where nothing ran.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -36,6 +37,8 @@ class Outcome:
     margin: float | None = None
     text: str = ""
     reason: str = ""
+    attention_share: float | None = None
+    decoder_share: float | None = None
 
 
 def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: Any) -> VideoInputs:

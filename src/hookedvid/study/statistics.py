@@ -41,6 +41,12 @@ def mean(weights: Float[np.ndarray, "resample item"], values: Float[np.ndarray, 
     return interval(resampled_mean(weights, values))
 
 
+def known_mean(values: Float[np.ndarray, " item"]) -> float:
+    """The mean of the values that are not NaN; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def resampled_mean(
     weights: Float[np.ndarray, "resample item"], values: Float[np.ndarray, " item"]
 ) -> Float[np.ndarray, " resample"]:

@@ -25,7 +25,8 @@ class Summary:
     group: `all`, `video` (all but the language-only control) or a family. n: items answered; failed and
     unparsed ones take no part in the rest. prob, margin: of the right option. ratio: accuracy over the
     baseline's on the same items, the paper's performance ratio; corrected: the same above chance.
-    mcnemar: against the baseline; p_holm: its p, adjusted for all conditions of the group.
+    mcnemar: against the baseline; p_holm: its p, adjusted for all conditions of the group. attention_share,
+    decoder_share: of the intact model's operations, mean over the items; NaN where rows do not tell.
     """
 
     condition: Condition
@@ -41,6 +42,8 @@ class Summary:
     mcnemar: McNemar
     p_holm: float
     chance: float
+    attention_share: float
+    decoder_share: float
 
 
 class Outcomes:
@@ -52,12 +55,15 @@ class Outcomes:
         line = {c.label: i for i, c in enumerate(conditions)}
         shape = (len(conditions), len(items))
         self.correct, self.prob, self.margin = (np.full(shape, np.nan) for _ in range(3))
+        self.attention_share, self.decoder_share = (np.full(shape, np.nan) for _ in range(2))
         self.status = np.full(shape, "missing", dtype=object)
         for row in rows:
             at = line[row["condition"]], column[row["item"]]
             self.status[at] = row["status"]
             for values, name in ((self.correct, "correct"), (self.prob, "prob"), (self.margin, "margin")):
                 values[at] = np.nan if row[name] is None else float(row[name])
+            for values, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
+                values[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
 
     def groups(self) -> dict[str, np.ndarray]:
         """Columns of each group, by name."""
@@ -100,6 +106,8 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
                 mcnemar=tests[i],
                 p_holm=float(adjusted[i]),
                 chance=guess,
+                attention_share=statistics.known_mean(o.attention_share[i, columns]),
+                decoder_share=statistics.known_mean(o.decoder_share[i, columns]),
             )
         )
     return found
@@ -136,7 +144,8 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
         for name in ("accuracy", "prob", "margin", "ratio", "corrected"):
             value: Interval = getattr(s, name)
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        lines.append(line | {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm})
+        line |= {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm}
+        lines.append(line | {"attention_share": s.attention_share, "decoder_share": s.decoder_share})
     with path.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(lines[0]))
         writer.writeheader()
