@@ -7,7 +7,8 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
-from models import MODELS, ROUNDING, UNLIKE, apart, random_inputs, random_model, rich_inputs
+from hookedvid.nn.kv import KVCache
+from models import MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
 from models import one_thread as one_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
@@ -73,6 +74,33 @@ def test_generated_tokens_stay_cut_off_from_the_video(name):
         assert [tuple(p.shape[2:]) for p in patterns] == [(n, n), (1, n + 1), (1, n + 2), (1, n + 3)]
         on_video = [float(p[:, :, -1, :n][..., video].sum(-1).max()) for p in patterns]
         assert all(m == 0 for m in on_video) if layer == 1 else all(m > 0.01 for m in on_video), (layer, on_video)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [[], [VT_K.at(LayerRange(0, 2))]], ids=["exit", "exit, window"])
+@pytest.mark.parametrize("name", VIDEO_MODELS)
+def test_generation_after_an_exit_is_generation_under_its_knockout(name, window):
+    model, inputs = case(name)
+    leave = EarlyExit(2)
+    left, logits = steps(model, inputs, [leave, *window])
+    cut, masked = steps(model, inputs, [leave.as_knockout(), *window])
+    assert torch.equal(left, cut) and apart(logits, masked) < ROUNDING
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VIDEO_MODELS)
+def test_after_an_exit_no_layer_holds_keys_of_the_video(name):
+    model, inputs = case(name)
+    ids, _ = steps(model, inputs, [EarlyExit(2)], n=3)
+    cache = KVCache(model.cfg.n_layers)
+    for t in range(3):
+        model(inputs.extend(ids[:, :t]) if t else inputs, interventions=[EarlyExit(2)], kv_cache=cache)
+    everything = torch.arange(inputs.layout.n_tokens + 2)
+    video = inputs.layout.extend(2).mask("video")
+    for i, layer in enumerate(cache.layers):
+        rows = everything if i < 2 else everything[~video]
+        assert layer.pos[0].tolist() == rows.tolist()
+        assert layer.k.shape[1] == layer.v.shape[1] == len(rows)
 
 
 @torch.no_grad()

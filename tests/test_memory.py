@@ -83,6 +83,16 @@ def test_a_knockout_builds_no_mask_of_all_pairs(long_case, knockout):
     assert seen.numel < N * N / 8
 
 
+def test_exit_and_window_build_no_mask_of_all_pairs_in_an_answer_or_a_text(long_case):
+    model, inputs = long_case
+    given = [EarlyExit(1), VT_K.at(0)]
+    asked = replace(inputs, options=(("a", "b"),), option_tokens=((5, 6),))
+    seen = measure(lambda: model.answer(asked, given))
+    assert seen.n_square == 0 and seen.numel < N * N / 8
+    seen = measure(lambda: model.generate(inputs, given, max_new_tokens=2, return_type="tokens", stop_at_eos=False))
+    assert seen.n_square == 0 and seen.numel < N * N / 8
+
+
 def test_a_step_of_generation_reads_what_is_cached_and_builds_one_row(long_case):
     model, inputs = long_case
     cache = KVCache(2)
