@@ -17,8 +17,9 @@ from hookedvid.errors import InterventionError, nearest
 from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
 from hookedvid.published import PUBLISHED, SHIPPED
+from hookedvid.study import efficiency
 from hookedvid.study import study as studies
-from hookedvid.study.laws import Finding, findings
+from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
 from hookedvid.study.running import Audit, run
@@ -117,8 +118,17 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
-    told = {g: findings(outcomes, g, run.n_layers, run.study.n_resamples, run.study.seed) for g in tables}
-    console.print(condition_table(tables[main]))
+    asked = (run.study.n_resamples, run.study.seed, run.study.keep)
+    told = {g: findings(outcomes, g, run.n_layers, *asked) for g in tables}
+    looked = [g for g in tables if any(f.law == CHEAPEST for f in told[g])]
+    searches = {g: efficiency.search(outcomes, g, run.study.keep, *asked[:2]) for g in looked}
+    protocols = {c.protocol for c in run.conditions}
+    if protocols != {"baseline", efficiency.PROTOCOL}:
+        console.print(condition_table(tables[main]))
+    if efficiency.PROTOCOL in protocols:
+        console.print(cost_table(tables[main]))
+        if len(searches) > 1:
+            console.print(choice_table(searches))
     if len(tables) > 1:
         console.print(family_table(tables))
     for f in told[main]:
@@ -129,6 +139,9 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
     write_csv(summaries, out / "summary.csv")
     frame(rows).to_parquet(out / "rows.parquet")
     figures = draw(tables, main, run.n_layers, run.settings)
+    if efficiency.PROTOCOL in protocols:
+        chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
+        figures |= draw_pareto(tables, main, chosen, run)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")
     _write_report(run, rows, out, told, figures, tables, failures, main)
@@ -153,6 +166,17 @@ def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, sett
     return found
 
 
+def draw_pareto(tables: Mapping[str, Sequence[Summary]], main: str, chosen: Mapping[str, str], run: Manifest) -> dict:
+    """The figures of the search for cheaper inference, by file name; chosen: labels by group."""
+    about = studies.brief(run.settings, tables[main][0].n)
+    figures = {"pareto": plots.pareto(tables[main], run.study.keep, chosen.get(main, ""), about)}
+    if len(tables) > 1:
+        families = [s for g, group in tables.items() if g not in ("all", "video") for s in group]
+        about = studies.brief(run.settings, sum(s.n for s in families if s.condition.protocol == "baseline"))
+        figures["pareto-by-family"] = plots.pareto_by_group(families, chosen, about)
+    return figures
+
+
 def _write_report(
     run: Manifest, rows: Sequence[Mapping], out: Path, told: Mapping[str, Sequence[Finding]], figures: Mapping,
     tables: Mapping[str, Sequence[Summary]], failures: Sequence[str], main: str,
@@ -165,7 +189,7 @@ def _write_report(
 
 
 def condition_table(summaries: Sequence[Summary]) -> Table:
-    """Every condition of one group; layers counted from 1."""
+    """Every condition of one group but exits and windows, which have `cost_table`; layers counted from 1."""
     title = f"{summaries[0].group} questions; layers from 1; % [95 % interval]; * p < 0.05 (Holm)"
     table = _table(title)
     table.add_column("condition", no_wrap=True)
@@ -173,6 +197,8 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     last = ""
     for s in summaries:
+        if s.condition.protocol == efficiency.PROTOCOL:
+            continue
         if s.condition.protocol != last:
             last = s.condition.protocol
             table.add_section()
@@ -181,6 +207,37 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
         table.add_row(
             s.condition.label, str(s.n), lost, _short(s.accuracy) + star, _short(s.ratio), f"{s.prob.value:.3f}"
         )
+    return table
+
+
+def cost_table(summaries: Sequence[Summary]) -> Table:
+    """Exits and windows of one group that no other beats at its cost, cheapest first, and the intact model."""
+    tried = [s for s in summaries if s.condition.protocol == efficiency.PROTOCOL]
+    best = efficiency.front([s.decoder_share for s in tried], [s.accuracy.value for s in tried])
+    table = _table(f"% of operations left: {len(best)} of {len(tried)} exits and windows, which no other beats")
+    table.add_column("condition", no_wrap=True)
+    for column in ("decoder", "attention", "accuracy", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for s in (*(tried[i] for i in best), summaries[0]):
+        shares = (f"{100 * share:.1f}" for share in (s.decoder_share, s.attention_share))
+        star = "*" if s.p_holm < 0.05 else " "
+        table.add_row(s.condition.label, *shares, _short(s.accuracy) + star, f"{100 * s.ratio.value:.1f}")
+    return table
+
+
+def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
+    """The cheapest exit and window of each group, and what it keeps on the videos it was not chosen on."""
+    table = _table("cheapest by group; % of operations left, and of accuracy kept on other videos")
+    table.add_column("group", no_wrap=True)
+    table.add_column("condition", no_wrap=True)
+    for column in ("decoder", "attention", "kept"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for group, found in searches.items():
+        if (c := found.choice) is None:
+            table.add_row(group, "none keeps enough")
+            continue
+        shares = (f"{100 * share:.1f}" for share in (c.decoder_share, c.attention_share))
+        table.add_row(group, c.condition.label, *shares, _short(c.held_out))
     return table
 
 

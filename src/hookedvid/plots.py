@@ -1,8 +1,9 @@
 """Figures of a study: each function takes its table and returns a matplotlib Figure, and reads nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hookedvid.study.efficiency import PROTOCOL, front
 from hookedvid.study.summary import Summary
 
 if TYPE_CHECKING:
@@ -94,13 +95,70 @@ def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "")
     return _titled(figure, axes, f"{knockout} windows", about, columns=0)
 
 
-def _figure() -> Any:
+def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: str = "") -> "Figure":
+    """What exits and windows of one group cost and keep: accuracy against operations left, decoder and attention.
+
+    The line joins what no other condition beats on these items; a star marks the one `chosen` (its label) by the
+    search, the dashed line what it has to keep. Colours: layers that see the video.
+    """
+    figure, panels = _figure(2)
+    points = [s for s in summaries if s.condition.protocol in ("baseline", PROTOCOL)]
+    base = points[0]
+    values = [s.accuracy.value for s in points]
+    depths = [float("nan"), *(float(s.condition.layer or 0) for s in points[1:])]
+    image = None
+    for axes, part in zip(panels, ("decoder", "attention"), strict=True):
+        costs = [100 * getattr(s, f"{part}_share") for s in points]
+        best = front(costs, values)
+        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color="0.5", lw=1, zorder=1)
+        image = axes.scatter(costs[1:], values[1:], c=depths[1:], cmap="viridis", s=16, zorder=2)
+        axes.errorbar(
+            [costs[i] for i in best], [values[i] for i in best], yerr=_error(points[i].accuracy for i in best),
+            fmt="none", ecolor="0.6", capsize=2, lw=0.8, zorder=1,
+        )  # fmt: skip
+        axes.plot(costs[0], values[0], "ks", ms=5, label="intact")
+        for i, s in enumerate(points):
+            if s.condition.label == chosen:
+                axes.plot(costs[i], values[i], "*", ms=15, mfc="none", mec="#c1432e", mew=1.3, label=chosen)
+        axes.axhline(keep * base.accuracy.value, color="0.4", lw=1, ls="--", label=f"{keep:.0%} of intact")
+        axes.axhline(base.chance, color="k", lw=1, ls=":", label="chance")
+        axes.set(xlabel=f"{part} operations left, %", ylim=(0, 1.05), xlim=(0, 104))
+    panels[0].set(ylabel="accuracy")
+    figure.colorbar(image, ax=list(panels), label="layers that see the video", pad=0.01)
+    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
+    figure.suptitle(f"Exits and windows, {base.group} questions" + (f"\n{about}" if about else ""), fontsize=9)
+    return figure
+
+
+def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], about: str = "") -> "Figure":
+    """The front of each group, as in `pareto`: performance ratio against decoder operations left, choices starred."""
+    figure, axes = _figure()
+    for colour, (group, points) in zip(GROUPS, _grouped(summaries, PROTOCOL).items(), strict=False):
+        points = [_baseline(summaries, group), *points]
+        costs, values = [100 * s.decoder_share for s in points], [s.ratio.value for s in points]
+        best = front(costs, values)
+        axes.plot([costs[i] for i in best], [values[i] for i in best], "o", ms=4, color=colour)
+        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, label=group)
+        star = [i for i, s in enumerate(points) if s.condition.label == chosen.get(group)]
+        axes.plot([costs[i] for i in star], [values[i] for i in star], "*", ms=15, mfc="none", mec=colour, mew=1.3)
+    axes.axhline(1.0, color="0.5", lw=1)
+    axes.set(xlabel="decoder operations left, %", ylabel="performance ratio", ylim=(0, None), xlim=(0, 104))
+    return _titled(figure, axes, "Exits and windows that no other beats, by group", about)
+
+
+def _steps(axes: Any, costs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """What can be had at each cost up to the intact model's: nothing in between two points is better than the left."""
+    axes.step([*costs, 100], [*values, values[-1]] if values else [float("nan")], where="post", **style)
+
+
+def _figure(n_panels: int = 1) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6, 4.2), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure = Figure(figsize=(6.6 if n_panels == 1 else 10.0, 4.2), dpi=150, layout="constrained")
+    panels = figure.subplots(1, n_panels, sharey=True)
+    for axes in [panels] if n_panels == 1 else panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) -> Any:

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hookedvid.study import statistics
+from hookedvid.study import efficiency, statistics
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import Outcomes, paired_test
 
+CHEAPEST = "cheapest inference"
 PLATEAU_SHARE = 0.97  # of the intact accuracy: from where on later cuts count as costing nothing
 
 
@@ -21,8 +22,10 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def findings(o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0) -> list[Finding]:
-    """The laws whose protocols were run, on one group of items; layers counted from 1."""
+def findings(
+    o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0, keep: float = 0.97
+) -> list[Finding]:
+    """The laws whose protocols were run, on one group of items; layers counted from 1. keep: as in a Study."""
     columns = o.groups()[group]
     items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
     weights = statistics.video_weights([item.video for item in items], n_resamples, seed)
@@ -46,6 +49,8 @@ def findings(o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, se
         found.append(_critical(by_protocol["windows"], accuracy, base, ps))
     if "random control" in by_protocol and "all layers" in by_protocol:
         found.append(_specific(by_protocol["all layers"], by_protocol["random control"], accuracy))
+    if "efficiency" in by_protocol:
+        found.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
     return found
 
 
@@ -101,6 +106,23 @@ def _specific(real: Sequence, random: Sequence, accuracy: dict) -> Finding:
             supported &= more.low > 0 or more.high < 0
     body = "; ".join(parts)
     return Finding("these edges or fewer edges", supported, body if supported else f"not told apart for all: {body}")
+
+
+def _cheapest(found: efficiency.Search, keep: float) -> Finding:
+    choice = found.choice
+    if choice is None:
+        body = (
+            f"none of {found.n_tried} exits and windows keeps {keep:.0%} of the accuracy on {found.n_chosen_on} videos"
+        )
+        return Finding(CHEAPEST, False, f"not supported: {body}")
+    body = (
+        f"{choice.condition.label} takes {choice.decoder_share:.1%} of the decoder's operations "
+        f"({choice.attention_share:.1%} of attention) and keeps {_percent(choice.held_out)} of the accuracy on "
+        f"{found.n_held_out} other videos ({choice.accuracy.value:.1%} there; {choice.chosen_on.value:.1%} kept on the "
+        f"{found.n_chosen_on} it was chosen on, to keep {keep:.0%})"
+    )
+    supported = choice.held_out.low >= keep
+    return Finding(CHEAPEST, supported, body if supported else f"not supported: {body}")
 
 
 def _percent(i: Interval) -> str:

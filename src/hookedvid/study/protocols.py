@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import Intervention, Knockout, LayerRange, RandomEdges, label
+from hookedvid.interventions import VT_K, EarlyExit, Intervention, Knockout, LayerRange, RandomEdges, label
 
 
 @dataclass(frozen=True)
 class Condition:
     """Interventions under a name.
 
-    protocol: `baseline`, `cumulative`, `all layers`, `windows` or the user's own. layer: where the condition
-    stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 = none), if it has one.
+    protocol: `baseline`, `cumulative`, `all layers`, `windows`, `efficiency` or the user's own. layer: where the
+    condition stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 = none; efficiency:
+    layers that see the video), if it has one.
     """
 
     label: str
@@ -70,3 +71,23 @@ def random_control(knockouts: Sequence[Knockout], seed: int = 0) -> list[Conditi
     """In every layer, as many random edges cut as each knockout cuts: does it matter which edges go?"""
     controls = [RandomEdges(k.at(LayerRange()), seed) for k in knockouts]
     return [Condition(c.label(), (c,), "random control", c.like.name or label((c.like,))) for c in controls]
+
+
+def efficiency(n_layers: int, step: int = 0) -> list[Condition]:
+    """Every exit after i layers with frames apart in the first w <= i: the paper's way to cheaper inference, as a grid.
+
+    i and w are multiples of `step` (0: an eighth of the depth, which makes 43 conditions at most); in the last of them
+    the video stays. The paper's choice of 28 layers, i = 18 and w = 8, is on the grid of step 2.
+    """
+    if step < 0:
+        raise InterventionError(f"step is {step}; count layers by 1 or more, or 0 for an eighth of the depth")
+    step = step or -(-n_layers // 8)
+    found = []
+    for i in [*range(step, n_layers, step), n_layers]:
+        leave = (EarlyExit(i),) if i < n_layers else ()
+        for w in range(0, i + 1, step):
+            what: tuple[Intervention, ...] = (*leave, VT_K.at(LayerRange(0, w))) if w else leave
+            if what:
+                cut = what[-1].label() if w else ""
+                found.append(Condition(label(what), what, "efficiency", cut, i))
+    return found

@@ -16,7 +16,8 @@ from hookedvid.study.records import Task, digest, model_hash, video_hash
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
 
-PROTOCOLS = ("baseline", "cumulative", "all-layers", "windows", "random-control")
+WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
+PROTOCOLS = (*WHOLE, "efficiency")
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
 
@@ -30,8 +31,10 @@ class Study:
     model, overrides: as `from_pretrained` takes them. items: an annotation file (empty: the shapes clips, made
     on the spot).
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
-    width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
-    in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
+    width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). grid: layers between the exits, and
+    the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
+    cheapest has to keep. custom: lists of interventions in their JSON form, one condition each.
+    frame_order: `shuffled` permutes the sampled frames of every clip.
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
     (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
@@ -41,10 +44,12 @@ class Study:
     model: str = "tiny"
     overrides: dict = field(default_factory=dict)
     items: str = ""
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: tuple[str, ...] = WHOLE
     knockouts: tuple[str, ...] = ("LV-K", "VT-K", "VS-K")
     step: int = 1
     width: int = 0
+    grid: int = 0
+    keep: float = 0.97
     custom: tuple[tuple[dict, ...], ...] = ()
     scoring: Scoring = "letters"
     n_frames: int | None = None
@@ -65,6 +70,8 @@ class Study:
                     raise ConfigError(f"no {what} {name!r} ({nearest(name, known)})")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -76,7 +83,10 @@ class Study:
         return from_dict(cls, data, ConfigError)
 
     def conditions(self, n_layers: int) -> list[Condition]:
-        """Every condition for a model of that depth; the baseline first, whether it is asked for or not."""
+        """Every condition for a model of that depth; the baseline first, whether it is asked for or not.
+
+        A custom condition that is one of the others is left out. Raises ConfigError for two that go by one name.
+        """
         cuts = [KNOCKOUTS[k] for k in self.knockouts]
         width = self.width or protocols.window_width(n_layers)
         found = [protocols.BASELINE]
@@ -88,7 +98,14 @@ class Study:
             found += [c for k in cuts for c in protocols.windows(k, n_layers, width)]
         if "random-control" in self.protocols:
             found += protocols.random_control(cuts, self.seed)
-        return found + protocols.custom([from_json(c) for c in self.custom])
+        if "efficiency" in self.protocols:
+            found += protocols.efficiency(n_layers, self.grid)
+        named = {c.label: c.interventions for c in found}
+        for c in protocols.custom([from_json(c) for c in self.custom]):
+            if named.setdefault(c.label, c.interventions) != c.interventions:
+                raise ConfigError(f"two conditions are called {c.label!r}; give a knockout of one another name")
+            found += [c] * (c.label not in {f.label for f in found})
+        return found
 
 
 @dataclass(frozen=True)
