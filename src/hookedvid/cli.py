@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--limit", type=int, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
+    study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
     study.set_defaults(run=_study)
 
     ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
@@ -113,7 +114,7 @@ def _study(args: argparse.Namespace) -> int:
     from hookedvid.study.records import Shard
 
     shard = Shard.parse(args.shard)
-    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard)
+    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan)
 
 
 def _ask(args: argparse.Namespace) -> int:

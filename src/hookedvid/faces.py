@@ -19,6 +19,7 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
+from hookedvid.study.estimate import estimate
 from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
@@ -38,10 +39,11 @@ def run_study(
     only: Sequence[str],
     model: str | None,
     shard: Shard,
+    plan_only: bool = False,
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    A shard prints the table only when all the others' rows are there.
+    A shard prints the table only when all the others' rows are there. plan_only: print what it will take, no more.
     """
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
@@ -55,6 +57,9 @@ def run_study(
     laid = studies.plan(study, net, annotations, limit)
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
+    console.print(str(estimate(laid, net, out)), highlight=False, markup=False, soft_wrap=True)
+    if plan_only:
+        return 0
     try:
         audit = _run(laid, net, out, console, shard)
     except KeyboardInterrupt:

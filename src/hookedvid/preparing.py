@@ -41,13 +41,41 @@ def prepare(
         asked: int = cfg.n_frames if n_frames is None else n_frames
         clip = read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
-    runs = _laid_out(model, question, options, count, timing)
-    _check_length(model, runs, question, options, count, timing)
-    layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
-    tokens = torch.tensor([[token for _, ids in runs for token in ids]])
+    tokens, layout = _checked(model, question, options, count, timing, markers_are_language)
     letters = tuple(_letter_token(model.tokenizer, LETTERS[i]) for i in range(len(options)))
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
+
+
+def expected(
+    model: Any,
+    question: str,
+    options: Sequence[str] = (),
+    *,
+    n_frames: int,
+    time_instruction: str,
+    markers_are_language: bool = False,
+) -> VideoInputs:
+    """Tokens and layout that `prepare` gives for a video of that many frames, which nobody opens: its pixels are empty.
+
+    A short clip may have fewer frames under some samplers. A time instruction is written as for a minute of video.
+    """
+    _check_question(model, "expected", question, options)
+    instruction = named_instruction(time_instruction)
+    times = tuple(60.0 * i / n_frames for i in range(n_frames))
+    timing = Timing(instruction, 60.0, times) if instruction.text else None
+    tokens, layout = _checked(model, question, options, n_frames, timing, markers_are_language)
+    return VideoInputs(tokens, (layout,), (torch.empty(n_frames, 3, 0, 0),), (tuple(options),))
+
+
+def _checked(
+    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, markers_are_language: bool
+) -> tuple[torch.Tensor, TokenLayout]:
+    """Ids [1, pos] and their layout; raises InputError for a prompt that is too long."""
+    runs = _laid_out(model, question, options, n_frames, timing)
+    _check_length(model, runs, question, options, n_frames, timing)
+    layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
+    return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
 
 def _check_question(model: Any, video: Any, question: str, options: Sequence[str]) -> None:

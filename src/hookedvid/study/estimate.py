@@ -1,0 +1,272 @@
+"""What is left of a study to run, before it runs: operations, forwards' worth and memory, by grade of reuse.
+
+No video is opened: prompts are laid out for as many frames as are asked for (a short clip may have fewer). Of many
+videos some are looked at and stand for the others. Memory is the largest tensors alive at once, beside the weights;
+b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
+
+* A forward of N rows: b N (3 d + 3 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
+  keys and values. `layers` also keeps the stream before every block: b N d n_layers.
+* A sweep: a stream [video and before, d] for each branching of the tree above a block, the text states of every block
+  on the way there, and what a forward of the stream, or of one text, has inside a block.
+* The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hookedvid.config import DecoderConfig, VideoLLMConfig
+from hookedvid.data.item import Item
+from hookedvid.errors import HookedVidError
+from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import EarlyExit, Intervention, LayerRange, Patch, RandomEdges
+from hookedvid.layout import TokenLayout
+from hookedvid.masks import active, first_layer
+from hookedvid.preparing import expected
+from hookedvid.study.records import Records
+from hookedvid.study.study import Plan, Reuse
+from hookedvid.sweep import Node, Sweep, shareable, stream_length
+
+LOOKED_AT = 16  # videos; prompts differ by their questions alone
+
+Given = tuple[Intervention, ...]
+Asked = list[tuple[VideoInputs, list[Given]]]  # of one video: its questions, and what each is asked under
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one grade of reuse takes: operations, and bytes at the peak beside the weights."""
+
+    reuse: Reuse
+    flops: float | int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A study's size and what is left of it to run. n_left: videos with rows to run, n_looked_at: laid out of them.
+
+    n_distinct: conditions that do different things. forward: operations of an intact forward from the pixels, mean
+    of the prompts laid out; tokens: the shortest and the longest of them. works: none where nothing is left, or no
+    prompt can be laid out. Generated text is not in it, only its prompts.
+    """
+
+    reuse: Reuse
+    n_conditions: int
+    n_distinct: int
+    n_questions: int
+    n_videos: int
+    n_rows: int
+    n_done: int
+    n_left: int
+    n_looked_at: int
+    n_frames: int
+    tokens: tuple[int, int]
+    forward: Flops
+    weights: int
+    works: tuple[Work, ...]
+
+    def __str__(self) -> str:
+        distinct = f" ({self.n_distinct} distinct)" if self.n_distinct < self.n_conditions else ""
+        lines = [
+            f"{self.n_conditions} conditions{distinct} x {self.n_questions} questions on {self.n_videos} videos: "
+            f"{self.n_rows:,} rows, {self.n_done:,} of them done"
+        ]
+        if not self.works:
+            return "\n".join([*lines, "nothing left that could be run"])
+        f, (short, long) = self.forward, self.tokens
+        parts = ", ".join(f"{p} {getattr(f, p) / f.total:.0%}" for p in ("linear", "attention", "tower", "projector"))
+        tokens = f"{short:,}" if short == long else f"{short:,}–{long:,}"
+        lines.append(f"{tokens} tokens, {self.n_frames} frames: {_si(f.total)}FLOP a forward ({parts})")
+        for w in self.works:
+            mark = "  <- this study" if w.reuse == self.reuse and len(self.works) > 1 else ""
+            lines.append(
+                f"reuse {w.reuse:<16} {w.flops / f.total:>11,.0f} forwards {_si(w.flops):>7}FLOP "
+                f"{_si(w.memory + self.weights):>7}B with weights{mark}"
+            )
+        if self.n_looked_at < self.n_left:
+            lines.append(f"reckoned from {self.n_looked_at} of {self.n_left} videos")
+        return "\n".join(lines)
+
+
+def estimate(laid: Plan, model: Any, folder: Path | None = None) -> Estimate:
+    """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
+    done = Records(folder).read().keys() if folder is not None else set()
+    keys = {t.key for _, _, t in laid.tasks}
+    cfg = model.cfg
+    asked, n_left, share = _laid_out(laid, model, done)
+    layouts = [inputs.layout for questions in asked for inputs, _ in questions]
+    intact = [Costs(cfg, layout).of() for layout in layouts]
+    works = _works(laid, cfg, asked, share, next(model.parameters()).dtype.itemsize) if layouts else ()
+    lengths = [layout.n_tokens for layout in layouts]
+    return Estimate(
+        laid.study.reuse,
+        len(laid.conditions),
+        len({_does(c.interventions, cfg.n_layers) for c in laid.conditions}),
+        len(laid.items),
+        len({i.video for i in laid.items}),
+        len(keys),
+        len(keys & done),
+        n_left,
+        len(asked),
+        laid.settings["n_frames"],
+        (min(lengths, default=0), max(lengths, default=0)),
+        _mean(intact),
+        sum(p.numel() * p.dtype.itemsize for p in model.parameters()),
+        works,
+    )
+
+
+def _does(interventions: Given, n_layers: int) -> tuple:
+    cuts = tuple(frozenset(k.at(LayerRange()) for k in layer) for layer in active(interventions, n_layers))
+    return cuts, tuple(i for i in interventions if isinstance(i, EarlyExit | Patch))
+
+
+def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked], int, float]:
+    """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
+    left: dict[str, dict[str, tuple[Item, dict[str, Given]]]] = {}
+    for item, condition, task in laid.tasks:
+        if task.key not in done:
+            asked = left.setdefault(item.video, {}).setdefault(item.id, (item, {}))[1]
+            asked[task.key] = condition.interventions
+    names = list(left)
+    some = [names[i] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names))).astype(int)]
+    settings = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
+    found: list[Asked] = []
+    for name in some:
+        questions: Asked = []
+        for item, asked in left[name].values():
+            try:
+                options = item.options if laid.study.scoring != "words" else ()
+                questions.append((expected(model, item.question, options, **settings), list(asked.values())))
+            except HookedVidError:  # a failed row, which the run will tell of
+                continue
+        found.append(questions)
+    rows = sum(len(asked) for video in left.values() for _, asked in video.values())
+    looked_at = sum(len(given) for questions in found for _, given in questions)
+    return found, len(left), rows / max(1, looked_at)
+
+
+def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:
+    everything = [one for questions in asked for one in questions]
+    n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
+    tower = _tower_memory(cfg, laid.settings["n_frames"], size)
+    whole = _forward_memory(lm, n, size)
+    naive = sum(Costs(cfg, x.layout).of(c).total for x, given in everything for c in given)
+    works = [Work("none", naive * share, max(tower, whole))]
+    if laid.study.scoring == "generate":
+        return tuple(works)
+    by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
+    works.append(Work("layers", share * sum(_by_layers(cfg, x.layout, given) for x, given in everything), by_layers))
+    flops, memory = 0, tower
+    for questions in asked:
+        swept, peak = _swept(cfg, questions, size)
+        alone = [(x, [c for c in given if not shareable(c)]) for x, given in questions]
+        flops += swept + sum(_by_layers(cfg, x.layout, given) for x, given in alone if given)
+        memory = max([memory, peak, *(by_layers for _, given in alone if given)])
+    works.append(Work("layers+positions", share * flops, memory))
+    return tuple(works)
+
+
+def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Given]) -> int:
+    """The intact forward, and of each condition the blocks from its first changed one on."""
+    costs = Costs(cfg, layout)
+    firsts = [(c, first_layer(c, cfg.n_layers)) for c in conditions]
+    return costs.of().total + sum(costs.of(c, i).decoder for c, i in firsts if i < cfg.n_layers)
+
+
+def _swept(cfg: VideoLLMConfig, questions: Asked, size: int) -> tuple[int, int]:
+    """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
+    groups: dict[tuple[Given, ...], list[VideoInputs]] = {}
+    for inputs, given in questions:
+        shared = tuple(c for c in given if shareable(c))
+        if shared and stream_length(inputs.layout):
+            groups.setdefault(shared, []).append(inputs)
+    flops, memory = 0, 0
+    for conditions, inputs in groups.items():
+        plan = Sweep(cfg.n_layers, inputs, conditions)
+        flops += sweep_flops(cfg, plan).total
+        memory = max(memory, sweep_memory(cfg.lm, plan, size))
+    return flops, memory
+
+
+def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
+    """Operations of a sweep: of its tower once, its stream blocks and its text states.
+
+    Random edges take a mask over all pairs and save none.
+    """
+    lm, n, last = cfg.lm, plan.n_stream, cfg.lm.n_layers - 1
+    stream = torch.arange(n)
+    texts = [torch.arange(n, layout.n_tokens) for layout in plan.layouts]
+    counted: dict[tuple, int] = {}
+
+    def pairs(question: int, cuts: Sequence, rows: torch.Tensor) -> int:
+        knockouts = tuple(k for k, _ in cuts if not isinstance(k, RandomEdges))
+        what = (question, knockouts, len(rows))
+        if what not in counted:
+            counted[what] = n_pairs(plan.layouts[question], knockouts, rows)
+        return counted[what]
+
+    linear, attention = 0, 0
+    for node in plan.nodes():
+        if node.layer == last:
+            linear += n * keys_values(lm)
+        else:
+            linear += n * block_linear(lm)
+            attention += pairs(0, node.cuts, stream)
+        for t in node.texts:
+            linear += len(texts[t.question]) * block_linear(lm) + (node.layer == last) * unembedding(lm)
+            attention += pairs(t.question, t.cuts, texts[t.question])
+    return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0].n_frames)
+
+
+def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
+    """Bytes at the peak of a sweep's walk, its weights apart; see the module."""
+    row, n = size * lm.d_model, plan.n_stream
+    texts = [layout.n_tokens - n for layout in plan.layouts]
+    keys = size * n * 2 * lm.n_kv_heads * lm.d_head
+    inside = _forward_memory(lm, max(texts), size)
+
+    def walk(nodes: Sequence[Node], held: int, states: int) -> int:
+        peak = 0
+        for i, node in enumerate(nodes):
+            kept = held + (i < len(nodes) - 1) * n * row
+            made = sum(texts[t.question] for t in node.texts) * row
+            on_stream = held + states + (_forward_memory(lm, n, size) if node.children else n * row + keys)
+            on_texts = kept + n * row + keys + states + made + inside
+            peak = max(peak, on_stream, on_texts, walk(node.children, kept, states + made))
+        return peak
+
+    return walk(plan.tree, 0, sum(texts) * row)
+
+
+def _forward_memory(lm: DecoderConfig, n: int, size: int) -> int:
+    return size * n * (3 * lm.d_model + 3 * lm.d_mlp + 2 * lm.n_kv_heads * lm.d_head)
+
+
+def _tower_memory(cfg: VideoLLMConfig, n_frames: int, size: int) -> int:
+    v = cfg.vision
+    if v is None:
+        return 0
+    inside = (v.n_patches + v.cls_token) * (3 * v.d_model + 2 * v.d_mlp)
+    return size * n_frames * (inside + 2 * 3 * v.image_size**2)
+
+
+def _mean(several: Sequence[Flops]) -> Flops:
+    n = max(1, len(several))
+    parts = ("linear", "attention", "tower", "projector")
+    return Flops(*(sum(getattr(f, p) for f in several) // n for p in parts))
+
+
+def _si(x: float | int) -> str:
+    """`91.6 T`: three figures with a prefix."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if x < 999.5 or prefix == "E":
+            return f"{x:.3g} {prefix}"
+        x /= 1000
+    raise AssertionError
