@@ -23,7 +23,7 @@ from hookedvid.errors import InputError, InterventionError
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
 from hookedvid.inputs import PAD, VideoInputs, from_tokens
-from hookedvid.interventions import EarlyExit, Intervention, Patch, as_interventions
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Patch, as_interventions
 from hookedvid.masks import kept_positions
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
@@ -197,7 +197,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         input: prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
             `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
             those of `inputs` (plain text when not given).
-        interventions: knockouts, patches, an early exit (which leaves fewer positions); `sources` names the
+        interventions: knockouts, patches, edits, an early exit (which leaves fewer positions); `sources` names the
             caches of patches whose source is a string.
         stop_at_layer: return the residual stream entering that block instead; both count from the end when
             negative, and skip the work outside.
@@ -213,8 +213,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
-        patches = [g for g in given if isinstance(g, Patch)] if plan.is_prefill else []
-        hooks = patch_hooks(self, patches, sources, batch, self.rows_of(batch, given)) if patches else []
+        writes = [g for g in given if isinstance(g, Patch | Edit)] if plan.is_prefill else []
+        hooks = patch_hooks(self, writes, sources, batch, self.rows_of(batch, given)) if writes else []
         start, stop = self._layers(start_at_layer, stop_at_layer)
         with self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
