@@ -19,6 +19,7 @@ from hookedvid.answering import Answer, score_options
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
+from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
@@ -240,12 +241,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             resid = resid.masked_scatter(is_video[..., None], self.encode_video(inputs).to(resid.dtype))
         return self.hook_embed(resid)
 
-    def encode_video(self, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
-        """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once."""
-        videos = [p for p in inputs.pixel_values if p is not None]
-        pixels = torch.cat(videos).to(self.vision.pos_embed.dtype)
-        tokens = self.projector(self.vision.patches(self.vision(pixels, self.kernel)))
-        return torch.cat([self.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
+    encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order
+    encoded = encoded  # (inputs) -> inputs whose videos need no tower again
 
     def _run_blocks(
         self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
@@ -349,7 +346,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """Whether a hook point fires in a call of `forward`."""
         if self.cfg.decoder is None:
             return lambda name: True
-        has_video = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).has_video
+        encodes = bool(self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).to_encode)
         start, stop = self._layers(start_at_layer, stop_at_layer)
 
         def can(name: str) -> bool:
@@ -357,7 +354,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 return start <= int(name.split(".")[1]) < stop
             if name.startswith("ln_final"):
                 return stop_at_layer is None and return_type is not None
-            return start_at_layer is None and (name == "hook_embed" or has_video)
+            return start_at_layer is None and (name == "hook_embed" or encodes)
 
         return can
 
