@@ -17,12 +17,13 @@ from hookedvid.inputs import VIDEO, VideoInputs
 from hookedvid.interventions import LV_K, VS_K, VT_K
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import expected
+from hookedvid.sharing import Sweep
 from hookedvid.study import protocols
 from hookedvid.study.estimate import Estimate, estimate, sweep_flops, sweep_memory
 from hookedvid.study.records import Records
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
-from hookedvid.sweep import Sweep, sweep
+from hookedvid.sweep import sweep
 from models import one_thread as one_thread
 from test_flops import SEVEN_B, laid_out
 from test_sweep import asked, full_study

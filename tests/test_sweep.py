@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hookedvid import LV_K, VS_K, VT_K, EarlyExit, HookedVideoLLM, LayerRange, Patch, small_config
+from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families import FAMILIES
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdges
+from hookedvid.session import Session
 from hookedvid.study import protocols
 from hookedvid.sweep import Sweep, sweep
 
@@ -105,6 +106,24 @@ def test_float32_differs_by_rounding(kernel):
     assert worst(m, asked("llava-video", torch.float32), full_study(N, 2)) <= ROUNDED
 
 
+def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are():
+    """Rows apart and merged parts of attention may not cost precision; 1.1 for the luck of the draw."""
+    exact = model("llava-video", torch.float32)
+    half = HookedVideoLLM.from_config(exact.cfg, tokenizer=exact.tokenizer)
+    half.load_state_dict(exact.state_dict())
+    half = half.to(torch.bfloat16)
+    conditions, x = full_study(N, 2), asked("llava-video", torch.float32)[:2]
+    errors: dict[str, list[torch.Tensor]] = {"sweep": [], "plain": []}
+    for q, row in zip(x, sweep(half, x, conditions), strict=True):
+        for c, logits in zip(conditions, row, strict=True):
+            true = exact(q, interventions=c, logits_to_keep=1)[0, -1]
+            plain = half(q, interventions=c, logits_to_keep=1)[0, -1]
+            errors["sweep"].append((logits.float() - true).square().mean())
+            errors["plain"].append((plain.float() - true).square().mean())
+    rms = {k: torch.stack(v).mean().sqrt().item() for k, v in errors.items()}
+    assert 0 < rms["sweep"] <= 1.1 * rms["plain"], rms
+
+
 SELECTORS = ("video", "video[0]", "video[2:5]", "system", "question", "text", "last", "all", "template", "patches")
 knockouts = st.builds(
     lambda src, dst, start, length, relation, keep: Knockout(
@@ -129,6 +148,111 @@ def test_random_mixes_of_knockouts_equal_plain_forwards(family, conditions):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert worst(model(family), asked(family)[:2], conditions) <= EXACT
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x * 0.5
+
+
+def averaged(x: torch.Tensor) -> torch.Tensor:
+    """Mixes the rows it is given, as the mean over a frame does."""
+    return x.mean(1, keepdim=True).expand_as(x)
+
+
+# Writes to the stream, to the text, before and after an exit, at every kind of hook point, in the last block too.
+EDITS: list[tuple[Intervention, ...]] = [
+    (Edit("resid_post", 0, halved, "video[2]"),),
+    (Edit("resid_post", 0, halved, "video[2]"), VT_K.at(LayerRange(0, 2))),
+    (Edit("resid_pre", N - 1, averaged, "video[1:4]"),),
+    (Edit("v", N - 1, halved, "video"), LV_K.at(LayerRange(0, 2))),
+    (Edit("rot_k", 2, averaged, "video[0]"), VS_K.at(LayerRange(1, 4))),
+    (Edit("z", 1, averaged, "question"), Edit("mlp_out", 3, halved, "last")),
+    (Edit("mlp.hook_post", 2, halved, "patches"), EarlyExit(4)),
+    (EarlyExit(2), Edit("resid_mid", 3, averaged, "text")),
+    (Edit("ln1.hook_normalized", 1, halved, "system"),),
+    (Edit("q_input", 2, halved, "video[3]"), Edit("result", 2, halved, "last")),
+]
+
+
+@pytest.mark.parametrize("family", ["longva", "llava-video", "internvideo2.5"])
+def test_edits_part_the_stream_where_they_write_to_it(family):
+    m, x = model(family), asked(family)
+    conditions = [*EDITS, (), (LV_K,), (VT_K.at(LayerRange(0, 2)),)]
+    assert worst(m, x, conditions) <= EXACT
+    edited, intact = sweep(m, x[:1], [EDITS[0], ()])[0]
+    assert (edited - intact).abs().max() > 1e-6
+
+
+def test_one_edit_in_two_conditions_is_one_divergence_and_two_edits_are_two():
+    x, same = asked("longva")[:1], Edit("resid_post", 1, halved, "video[2]")
+    again = Edit("resid_post", 1, halved, "video[2]")
+    one = Sweep(N, x, [(), (same,), (same, LV_K.at(LayerRange(3)))]).counts
+    two = Sweep(N, x, [(), (same,), (again, LV_K.at(LayerRange(3)))]).counts
+    assert (one.stream, two.stream) == (N - 1 + N - 2, N - 1 + 2 * (N - 2))
+
+
+def test_patches_from_another_run_equal_plain_forwards():
+    m, x = model("llava-video"), asked("llava-video")[:1]
+    assert m.cfg.vision is not None
+    other = m.prepare(noise(m.cfg.vision.image_size, 8)[::-1].copy(), *QUESTIONS[0], n_frames=8)
+    _, cache = m.run_with_cache(other, names_filter=["resid_post", "k"])
+    conditions = [
+        (Patch("resid_post", 1, "video[2]", cache),),
+        (Patch("k", N - 1, "video", "theirs"), LV_K.at(LayerRange(0, 2))),
+        (Patch("resid_post", 2, "last", cache), VT_K),
+    ]
+    found = sweep(m, x, conditions, sources={"theirs": cache})[0]
+    for condition, logits in zip(conditions, found, strict=True):
+        whole = m(x[0], interventions=condition, sources={"theirs": cache}, logits_to_keep=1)[0, -1]
+        assert (whole - logits).abs().max() <= EXACT
+
+
+# ---- a session -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llava-onevision", "internvideo2.5"])
+def test_a_session_equals_plain_forwards_and_its_memory_changes_no_bit(family):
+    m, x = model(family), asked(family)[0]
+    whole = Session(m, x)
+    assert whole.kept.residuals == dict.fromkeys(range(1, N), "device")
+    size = whole.kept.device_bytes
+    scarce = [
+        Session(m, x, device_memory=0),
+        Session(m, x, device_memory=size // 2),
+        Session(m, x, device_memory=size // 8, cpu_memory=size // 3),
+        Session(m, x, device_memory=0, cpu_memory=None),
+    ]
+    assert scarce[0].kept.device_bytes == scarce[0].kept.cpu_bytes == 0
+    assert {p for s in scarce for p in s.kept.keys_values.values()} == {"device", "cpu"}
+    for s in scarce:
+        assert s.kept.device_bytes <= size and set(s.kept.residuals) <= set(range(1, N))
+    for condition in [*full_study(N, 2), *OTHERS, *EDITS]:
+        logits = whole.logits(condition)
+        plain = m(x, interventions=condition, logits_to_keep=1)[0, -1]
+        assert (plain - logits).abs().max() <= EXACT
+        for s in scarce:
+            assert torch.equal(s.logits(condition), logits)
+    assert whole.answer([LV_K]).probs == pytest.approx(m.answer(x, [LV_K]).probs, rel=1e-9)
+
+
+def test_a_session_runs_the_stream_only_where_it_changes(monkeypatch):
+    m, x = model("llava-video"), asked("llava-video")[0]
+    kept, scarce = Session(m, x), Session(m, x, device_memory=0)
+    ran = []
+    whole = type(m.blocks[0]).forward
+    monkeypatch.setattr(type(m.blocks[0]), "forward", lambda self, r, *a: ran.append(r.shape[1]) or whole(self, r, *a))
+    n = Sweep(N, [x], [()]).n_stream
+    kept.logits([LV_K.at(LayerRange(3))])
+    assert n not in ran and len(ran) == N - 3
+    ran.clear()
+    kept.logits([VT_K.at(LayerRange(3, 4))])
+    assert ran.count(n) == 1
+    ran.clear()
+    scarce.logits([VT_K.at(LayerRange(3, 4))])
+    assert ran.count(n) == 4  # up to the changed block; of the last one keys and values alone
+    ran.clear()
+    scarce.logits([LV_K])
+    assert ran.count(n) == N - 1
 
 
 # ---- what it evaluates -----------------------------------------------------------------------------------------
@@ -182,8 +306,14 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
 
 def test_what_cannot_be_shared_is_refused():
     m, x = model("longva"), asked("longva")
-    with pytest.raises(InterventionError, match="cannot share patches of activations"):
+    with pytest.raises(InterventionError, match=r"cannot share .* it writes to an attention map"):
+        sweep(m, x, [(Edit("pattern", 1, torch.zeros_like, "last"),)])
+    with pytest.raises(InterventionError, match="it writes to the video and to the text after it"):
+        sweep(m, x, [(Edit("resid_post", 1, torch.zeros_like),)])
+    with pytest.raises(InterventionError, match="takes its activation from 'other'"):
         sweep(m, x, [(Patch("resid_post", 1, "last", "other"),)])
+    with pytest.raises(InterventionError, match="left the sequence by an early exit"):
+        sweep(m, x, [(EarlyExit(1), Edit("z", 2, torch.zeros_like, "video[0]"))])
     other = m.prepare(noise(70, 4), "what is it ?", n_frames=4)
     with pytest.raises(InputError, match="must share their video and everything before it"):
         sweep(m, [x[0], other], [()])

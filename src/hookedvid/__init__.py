@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         VS_K,
         VT_K,
         EarlyExit,
+        Edit,
         Knockout,
         LayerRange,
         Patch,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hookedvid.layout import Segment, TokenLayout
     from hookedvid.model import HookedVideoLLM
     from hookedvid.patching import patch_sweep
+    from hookedvid.session import Session
     from hookedvid.video.frames import read_frames
 
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ _HOMES = {
     "inputs": ("VideoInputs",),
     "interventions": (
         "EarlyExit",
+        "Edit",
         "Knockout",
         "LV_K",
         "LayerRange",
@@ -69,6 +72,7 @@ _HOMES = {
     "layout": ("Segment", "TokenLayout"),
     "model": ("HookedVideoLLM",),
     "patching": ("patch_sweep",),
+    "session": ("Session",),
     "video.frames": ("read_frames",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -81,6 +85,7 @@ __all__ = [
     "Answer",
     "DecoderConfig",
     "EarlyExit",
+    "Edit",
     "Flops",
     "HookedVideoLLM",
     "Knockout",
@@ -91,6 +96,7 @@ __all__ = [
     "RandomEdges",
     "RopeConfig",
     "Segment",
+    "Session",
     "TokenLayout",
     "VideoCache",
     "VideoInputs",

@@ -23,6 +23,8 @@ class VideoInputs:
     layouts: one per item, positions counted without the padding.
     pixel_values: one per item, float32 [frame, 3, height, width], None without a video.
     options: the option texts of each item; `option_tokens` the ids whose logits are compared.
+    features: one per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all are
+    encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -30,6 +32,7 @@ class VideoInputs:
     pixel_values: tuple[Float[Tensor, "_frame 3 height width"] | None, ...]  # _: items differ in frames
     options: tuple[tuple[str, ...], ...] = ()
     option_tokens: tuple[tuple[int, ...], ...] = ()
+    features: tuple[Float[Tensor, "_video_pos _d_model"] | None, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -65,10 +68,18 @@ class VideoInputs:
         """Whether any item has a video."""
         return any(p is not None for p in self.pixel_values)
 
+    @property
+    def to_encode(self) -> tuple[Float[Tensor, "_frame 3 height width"], ...]:
+        """Pixels of the items whose features are not given, in order."""
+        given = self.features or (None,) * self.batch_size
+        return tuple(p for p, f in zip(self.pixel_values, given, strict=True) if p is not None and f is None)
+
     def to(self, device: torch.device | str) -> "VideoInputs":
         """The same batch on another device."""
-        pixels = tuple(None if p is None else p.to(device) for p in self.pixel_values)
-        return replace(self, tokens=self.tokens.to(device), pixel_values=pixels)
+        pixels, features = (
+            tuple(None if x is None else x.to(device) for x in xs) for xs in (self.pixel_values, self.features)
+        )
+        return replace(self, tokens=self.tokens.to(device), pixel_values=pixels, features=features)
 
     def extend(self, tokens: Int[Tensor, "batch new"]) -> "VideoInputs":
         """The batch with generated tokens at the end of every item."""
@@ -90,11 +101,10 @@ class VideoInputs:
         if not items:
             raise InputError("no inputs to stack; give at least one")
         longest = max(i.tokens.shape[1] for i in items)
+        features = tuple(f for i in items for f in i.features or (None,) * i.batch_size)
         tokens = [torch.nn.functional.pad(i.tokens, (longest - i.tokens.shape[1], 0), value=PAD) for i in items]
-        return VideoInputs(
-            torch.cat(tokens),
-            *(tuple(x for i in items for x in getattr(i, f)) for f in _PER_ITEM),
-        )
+        per_item = {f: tuple(x for i in items for x in getattr(i, f)) for f in _PER_ITEM}
+        return VideoInputs(torch.cat(tokens), **per_item, features=features if any(i.features for i in items) else ())
 
 
 _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")

@@ -1,10 +1,10 @@
-"""What is done to a run, as frozen values: knockouts, patches and early exit, on a range of layers.
+"""What is done to a run, as frozen values: knockouts, patches, edits and early exit, on a range of layers.
 
 A value gives the mask, the label, the record and the share of attention left; callbacks are the escape
-hatch (`run_with_hooks`), never the carrier of a study.
+hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of a study.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -175,6 +175,31 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """The activation at `hook` of block `layer` is replaced at positions `at` by `fn` of itself.
+
+    For what no other value says: scaling, means, noise, steering. `fn` takes one item's rows [1, chosen, …] (for
+    attention maps [1, head, chosen, key]), in the order of their positions, and returns as many. It acts on the
+    prompt, and as a Python function has no JSON form. `name` is for tables; equal edits have the same function.
+    """
+
+    hook: str
+    layer: int
+    fn: Callable[[Any], Any]
+    at: str = "all"
+    name: str = field(default="edit", compare=False)
+
+    def __post_init__(self):
+        parse_selector(self.at)
+        if not callable(self.fn):
+            raise InterventionError(f"Edit of {self.hook!r}: fn is {self.fn!r}; give a function of the activation")
+
+    def label(self) -> str:
+        """For tables and plots; the layer counted from 1."""
+        return f"{self.name} {self.hook} layer {self.layer + 1} at {self.at}"
+
+
+@dataclass(frozen=True)
 class EarlyExit:
     """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
 
@@ -199,7 +224,7 @@ class EarlyExit:
         return f"exit after layer {self.layer}"
 
 
-Intervention = Knockout | RandomEdges | Patch | EarlyExit
+Intervention = Knockout | RandomEdges | Patch | Edit | EarlyExit
 _KINDS: dict[str, type] = {
     "knockout": Knockout,
     "random_edges": RandomEdges,
@@ -233,7 +258,9 @@ def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> t
     several = (given,) if isinstance(given, Intervention) else tuple(given)
     for g in several:
         if not isinstance(g, Intervention):
-            raise InterventionError(f"{g!r} is no intervention; give Knockout, RandomEdges, Patch or EarlyExit values")
+            raise InterventionError(
+                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit or EarlyExit values"
+            )
     if sum(isinstance(g, EarlyExit) for g in several) > 1:
         raise InterventionError("one run can exit once; give a single EarlyExit")
     return several
@@ -245,8 +272,10 @@ def label(interventions: Sequence[Intervention]) -> str:
 
 
 def to_json(interventions: Sequence[Intervention]) -> list[dict]:
-    """JSON objects, `kind` first. Raises on a Patch whose source is a cache in memory."""
+    """JSON objects, `kind` first. Raises on an Edit, and on a Patch whose source is a cache in memory."""
     kinds = {cls: kind for kind, cls in _KINDS.items()}
+    if edits := [i.label() for i in interventions if isinstance(i, Edit)]:
+        raise InterventionError(f"{edits[0]}: an edit is a Python function, which no file can hold; run it from Python")
     return [{"kind": kinds[type(i)], **to_dict(i)} for i in interventions]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import EarlyExit, Intervention, Knockout, Patch, RandomEdges
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, Patch, RandomEdges
 from hookedvid.layout import FrameBlendWarning, TokenLayout
 
 
@@ -92,7 +92,7 @@ def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[K
 def first_layer(interventions: Sequence[Intervention], n_layers: int) -> int:
     """The first block an intervention changes: all before it compute what the intact model does. n_layers if none."""
     touched = [i for i, knockouts in enumerate(active(interventions, n_layers)) if knockouts]
-    touched += [i.layer for i in interventions if isinstance(i, EarlyExit | Patch)]
+    touched += [i.layer for i in interventions if isinstance(i, EarlyExit | Patch | Edit)]
     return min(touched, default=n_layers)
 
 

@@ -19,11 +19,12 @@ from hookedvid.answering import Answer, score_options
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
+from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
 from hookedvid.inputs import PAD, VideoInputs, from_tokens
-from hookedvid.interventions import EarlyExit, Intervention, Patch, as_interventions
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Patch, as_interventions
 from hookedvid.masks import kept_positions
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
@@ -197,7 +198,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         input: prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
             `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
             those of `inputs` (plain text when not given).
-        interventions: knockouts, patches, an early exit (which leaves fewer positions); `sources` names the
+        interventions: knockouts, patches, edits, an early exit (which leaves fewer positions); `sources` names the
             caches of patches whose source is a string.
         stop_at_layer: return the residual stream entering that block instead; both count from the end when
             negative, and skip the work outside.
@@ -213,8 +214,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
-        patches = [g for g in given if isinstance(g, Patch)] if plan.is_prefill else []
-        hooks = patch_hooks(self, patches, sources, batch, self.rows_of(batch, given)) if patches else []
+        writes = [g for g in given if isinstance(g, Patch | Edit)] if plan.is_prefill else []
+        hooks = patch_hooks(self, writes, sources, batch, self.rows_of(batch, given)) if writes else []
         start, stop = self._layers(start_at_layer, stop_at_layer)
         with self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
@@ -240,12 +241,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             resid = resid.masked_scatter(is_video[..., None], self.encode_video(inputs).to(resid.dtype))
         return self.hook_embed(resid)
 
-    def encode_video(self, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
-        """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once."""
-        videos = [p for p in inputs.pixel_values if p is not None]
-        pixels = torch.cat(videos).to(self.vision.pos_embed.dtype)
-        tokens = self.projector(self.vision.patches(self.vision(pixels, self.kernel)))
-        return torch.cat([self.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
+    encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order
+    encoded = encoded  # (inputs) -> inputs whose videos need no tower again
 
     def _run_blocks(
         self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
@@ -349,7 +346,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """Whether a hook point fires in a call of `forward`."""
         if self.cfg.decoder is None:
             return lambda name: True
-        has_video = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).has_video
+        encodes = bool(self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).to_encode)
         start, stop = self._layers(start_at_layer, stop_at_layer)
 
         def can(name: str) -> bool:
@@ -357,7 +354,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 return start <= int(name.split(".")[1]) < stop
             if name.startswith("ln_final"):
                 return stop_at_layer is None and return_type is not None
-            return start_at_layer is None and (name == "hook_embed" or has_video)
+            return start_at_layer is None and (name == "hook_embed" or encodes)
 
         return can
 

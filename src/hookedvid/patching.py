@@ -1,85 +1,136 @@
-"""Activation patching by frame and segment; TransformerLens's own `patching` works through `model.bind`."""
+"""Patches and edits of activations by frame and segment; TransformerLens's own works through `model.bind`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Patch
+from hookedvid.interventions import Edit, Patch
 
 
-def hook_of(model: Any, patch: Patch) -> str:
-    """The full name of the hook point a patch writes. Raises InterventionError with the nearest ones."""
-    if not 0 <= patch.layer < model.cfg.n_layers:
-        raise InterventionError(f"{patch.label()}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
-    inside = [n for n in model.hook_dict if n.startswith(f"blocks.{patch.layer}.")]
-    found = [n for n in inside if n.endswith(f".hook_{patch.hook}") or n == f"blocks.{patch.layer}.{patch.hook}"]
+class Write(NamedTuple):
+    """A patch or an edit of one item: the rows of a hook point that hold `positions` become `value` of themselves.
+
+    `value` takes and gives [1, chosen, …], or [1, head, chosen, key], the rows in the positions' order.
+    """
+
+    name: str
+    axis: int
+    positions: Int[Tensor, " chosen"]
+    value: Callable[[Tensor], Tensor]
+
+    def into(self, act: Tensor, rows: Int[Tensor, " chosen"]) -> None:
+        """Write into one item's activation [1, …], whose `rows` hold the positions."""
+        rows = rows.to(act.device)
+        act.index_copy_(self.axis, rows, self.value(act.index_select(self.axis, rows)).to(act))
+
+
+def hook_of(model: Any, change: Patch | Edit) -> str:
+    """The full name of the hook point a patch or an edit writes. Raises InterventionError with the nearest ones."""
+    if not 0 <= change.layer < model.cfg.n_layers:
+        raise InterventionError(f"{change.label()}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
+    inside = [n for n in model.hook_dict if n.startswith(f"blocks.{change.layer}.")]
+    found = [n for n in inside if n.endswith(f".hook_{change.hook}") or n == f"blocks.{change.layer}.{change.hook}"]
     if len(found) != 1:
         shorts = sorted({n.split(".hook_")[-1] for n in inside})
-        what = f"is several: {found}" if found else f"does not exist ({nearest(patch.hook, shorts)})"
-        raise InterventionError(f"{patch.label()}: hook {patch.hook!r} {what}")
+        what = f"is several: {found}" if found else f"does not exist ({nearest(change.hook, shorts)})"
+        raise InterventionError(f"{change.label()}: hook {change.hook!r} {what}")
     return found[0]
 
 
 def patch_hooks(
-    model: Any, patches: Sequence[Patch], sources: Mapping[str, Any] | None, inputs: VideoInputs, rows: Any
+    model: Any,
+    changes: Sequence[Patch | Edit],
+    sources: Mapping[str, Any] | None,
+    inputs: VideoInputs,
+    rows: Sequence[Tensor] | None,
 ) -> list[tuple[str, Callable]]:
-    """Forward hooks that write the patches. Raises InterventionError when one does not fit."""
+    """Forward hooks that write patches and edits; `rows` as `model.rows_of` gives them.
+
+    Raises InterventionError when one does not fit.
+    """
     hooks = []
-    for patch in patches:
-        name = hook_of(model, patch)
-        source = patch.source
-        if isinstance(source, str):
-            if not sources or source not in sources:
-                raise InterventionError(
-                    f"{patch.label()} takes its activation from {source!r}; pass sources={{{source!r}: cache}} "
-                    f"(given: {sorted(sources or ())})"
-                )
-            source = sources[source]
-        hooks.append((name, _writer(model, patch, name, source, inputs, rows)))
+    for change in changes:
+        items = []
+        for i in range(inputs.batch_size):
+            write, at = write_of(model, change, sources, inputs, i), inputs.pads[i]
+            to = write.positions + at
+            if rows is not None:
+                to = held_rows(change, write.positions, rows)
+            items.append((write, to))
+        hooks.append((items[0][0].name, _writer(items)))
     return hooks
 
 
-def _writer(model: Any, patch: Patch, name: str, source: Any, inputs: VideoInputs, rows: Any) -> Callable:
-    axis = pos_axis(name)
+def held_rows(change: Patch | Edit, positions: Tensor, rows: Sequence[Tensor]) -> Int[Tensor, " chosen"]:
+    """Where a block holds positions, some of them gone by an early exit. Raises InterventionError if these are."""
+    held = rows[change.layer]
+    if not bool(torch.isin(positions, held).all()):
+        raise InterventionError(f"{change.label()}: these positions left the sequence by an early exit before it")
+    return torch.searchsorted(held, positions)
+
+
+def write_of(
+    model: Any, change: Patch | Edit, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
+) -> Write:
+    """What a patch or an edit does to one item of a batch. Raises InterventionError when it does not fit."""
+    name = hook_of(model, change)
+    axis, to = pos_axis(name), inputs.layouts[item].positions(change.at)
+    if isinstance(change, Edit):
+        return Write(name, axis, to, _checked(change))
+    source = _source(change, sources)
     if isinstance(source, VideoCache) and source.sliced:
-        raise InterventionError(f"{patch.label()}: its source was cut by pos_slice; cache the source without it")
+        raise InterventionError(f"{change.label()}: its source was cut by pos_slice; cache the source without it")
     theirs = source[name]
     if isinstance(source, VideoCache) and not source.has_batch_dim:
         theirs = theirs[None]
     if len(theirs) != inputs.batch_size:
-        raise InterventionError(f"{patch.label()}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
-    pairs = []
-    for i, layout in enumerate(inputs.layouts):
-        to = layout.positions(patch.at)
-        their_layout = source.layouts[i] if isinstance(source, VideoCache) else layout
-        take = their_layout.positions(patch.at)
-        if len(to) != len(take):
-            raise InterventionError(
-                f"{patch.label()}: {len(to)} positions here, {len(take)} in the source; both must be equally many"
-            )
-        pad, their_pad = inputs.pads[i], theirs.shape[axis] - their_layout.n_tokens
-        if rows is not None:
-            held = rows[patch.layer]
-            if not bool(torch.isin(to, held).all()):
-                raise InterventionError(
-                    f"{patch.label()}: these positions left the sequence by an early exit before it"
-                )
-            to, pad = torch.searchsorted(held, to), 0
-        if isinstance(source, VideoCache) and source.rows is not None:
-            take, their_pad = source.row_of(patch.layer, take), 0
-        pairs.append((to + pad, take + their_pad))
+        raise InterventionError(f"{change.label()}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
+    their_layout = source.layouts[item] if isinstance(source, VideoCache) else inputs.layouts[item]
+    take = their_layout.positions(change.at)
+    if len(to) != len(take):
+        raise InterventionError(
+            f"{change.label()}: {len(to)} positions here, {len(take)} in the source; both must be equally many"
+        )
+    if isinstance(source, VideoCache) and source.rows is not None:
+        take = source.row_of(change.layer, take)
+    else:
+        take = take + theirs.shape[axis] - their_layout.n_tokens
+    return Write(name, axis, to, lambda act: theirs[item : item + 1].index_select(axis, take.to(theirs.device)).to(act))
 
+
+def _source(patch: Patch, sources: Mapping[str, Any] | None) -> Any:
+    if not isinstance(patch.source, str):
+        return patch.source
+    if not sources or patch.source not in sources:
+        raise InterventionError(
+            f"{patch.label()} takes its activation from {patch.source!r}; pass sources={{{patch.source!r}: cache}} "
+            f"(given: {sorted(sources or ())})"
+        )
+    return sources[patch.source]
+
+
+def _checked(edit: Edit) -> Callable[[Tensor], Tensor]:
+    def value(act: Tensor) -> Tensor:
+        out = edit.fn(act)
+        if not isinstance(out, Tensor) or out.shape != act.shape:
+            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise InterventionError(f"{edit.label()}: fn gave {given} for {tuple(act.shape)}; return the same shape")
+        return out
+
+    return value
+
+
+def _writer(items: Sequence[tuple[Write, Tensor]]) -> Callable:
     def write(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
-        for i, (to, take) in enumerate(pairs):
-            piece = theirs[i].to(act).index_select(axis - 1, take.to(act.device))
-            act[i].index_copy_(axis - 1, to.to(act.device), piece)
+        for i, (one, rows) in enumerate(items):
+            one.into(act[i : i + 1], rows)
         return act
 
     return write

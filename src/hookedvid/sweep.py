@@ -1,292 +1,205 @@
 """Many interventions on one video at a fraction of the forwards, exactly: what they share is computed once.
 
-* By causality, rows of the video and of what stands before it never read the text after it. So this stream, its
-  keys and values, and the vision tower serve every question and every intervention that touches text rows alone.
-* Conditions that have done the same to the stream so far are on one path. The paths form a tree over the layers,
-  walked depth first with the untouched path last: one residual stream a branching is alive, no cache is kept.
-* Text rows of every question and condition ride on their path, against the path's shared keys and values.
-
-What can be shared is read from the interventions, which are values; nothing is kept by hand.
+* Conditions that have done the same to the stream so far are on one path. The paths form a tree over the layers
+  (`sharing`), walked depth first with the untouched path last: one residual stream a branching is alive, no cache
+  is kept.
+* Text rows of every question and condition ride on their path, batched, against the path's shared keys and values.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-from hookedvid.errors import InputError, InterventionError
+from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import EarlyExit, Intervention, Knockout, LayerRange, Patch, RandomEdges
-from hookedvid.layout import TokenLayout
-from hookedvid.masks import active, allowed
+from hookedvid.interventions import Intervention
+from hookedvid.masks import allowed
 from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
+from hookedvid.nn.shared import SharedStream, View
 from hookedvid.nn.structured import Structure, structure
+from hookedvid.patching import Write, write_of
+from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
 
-Cuts = tuple[tuple[Knockout | RandomEdges, int], ...]  # knockouts, each with the question whose layout draws it
-Cell = tuple[int, int]  # question, condition
+__all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
-
-def shareable(interventions: Sequence[Intervention]) -> bool:
-    """Whether a sweep can place a condition: knockouts and exits it can, patches of activations it cannot."""
-    return not any(isinstance(i, Patch) for i in interventions)
+Sources = Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class TextStep:
-    """Text rows of one question in one layer: from which state above, under which cuts, for which cells."""
+class Rows:
+    """The rows of questions on one video, stream and text apart, and how a block computes either.
 
-    parent: int
-    question: int
-    cuts: Cuts
-    cells: tuple[Cell, ...]
-
-
-@dataclass
-class Node:
-    """One evaluation of the stream in one layer (in the last, of its keys and values alone), and what rides on it."""
-
-    layer: int
-    cuts: Cuts
-    texts: list[TextStep] = field(default_factory=list)
-    children: list["Node"] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a sweep evaluates: stream blocks, last blocks' keys and values, text states, and text rows in all."""
-
-    stream: int
-    keys_values: int
-    text_states: int
-    text_rows: int
-
-
-class Sweep:
-    """Questions on one video, each under every condition.
-
-    inputs: one item each, all with the same video behind the same tokens. conditions: interventions that are
-    `shareable`. Raises InputError or InterventionError for what cannot be swept together.
+    The stream is [1, n_stream, d_model]. Text states are [state, n_text, d_model]: as long as the longest question,
+    shorter ones padded behind their end, where nothing of theirs looks.
     """
 
-    def __init__(self, n_layers: int, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]):
-        self.n_layers = n_layers
-        self.layouts = [x.layout for x in inputs]
-        self.conditions = [tuple(c) for c in conditions]
-        for c in self.conditions:
-            if not shareable(c):
-                raise InterventionError("a sweep cannot share patches of activations; run such conditions alone")
-        self.n_stream = stream_length(self.layouts[0])
-        self._check_shared(inputs)
-        self._active = [active([_as_knockout(i, self.layouts[0]) for i in c], n_layers) for c in self.conditions]
-        self._effects: dict[tuple[Any, int, bool], bool] = {}
-        states = [(q, tuple((q, c) for c in range(len(self.conditions)))) for q in range(len(inputs))]
-        self.tree = self._grow(0, states)
-
-    def _check_shared(self, inputs: Sequence[VideoInputs]) -> None:
-        first, n = inputs[0], self.n_stream
-        if not 0 < n < first.layout.n_tokens:
-            raise InputError("a sweep needs a video with a question after it")
-        for x in inputs[1:]:
-            same = stream_length(x.layout) == n and torch.equal(x.tokens[:, :n], first.tokens[:, :n])
-            mine, theirs = x.pixel_values[0], first.pixel_values[0]
-            if not (same and mine is not None and theirs is not None and torch.equal(mine, theirs)):
-                raise InputError("questions of one sweep must share their video and everything before it")
-
-    def _grow(self, layer: int, states: Sequence[tuple[int, Sequence[Cell]]]) -> list[Node]:
-        """The nodes of a layer below one path; the untouched one last."""
-        groups: dict[Cuts, dict[tuple[int, Cuts], list[Cell]]] = {}
-        last = layer == self.n_layers - 1  # where no row of the stream is read any more
-        for i, (_, cells) in enumerate(states):
-            for cell in cells:
-                stream = () if last else self._cuts(cell, layer, text=False)
-                text = self._cuts(cell, layer, text=True)
-                groups.setdefault(stream, {}).setdefault((i, text), []).append(cell)
-        nodes = []
-        for stream, texts in sorted(groups.items(), key=lambda g: g[0] == ()):
-            node = Node(layer, stream)
-            node.texts = [TextStep(i, states[i][0], cuts, tuple(cells)) for (i, cuts), cells in texts.items()]
-            if not last:
-                node.children = self._grow(layer + 1, [(t.question, t.cells) for t in node.texts])
-            nodes.append(node)
-        return nodes
-
-    def _cuts(self, cell: Cell, layer: int, text: bool) -> Cuts:
-        """The knockouts of a layer that change stream rows, or text rows."""
-        question, condition = cell
-        found = []
-        for k in self._active[condition][layer]:
-            memo = (k, question, text)
-            if memo not in self._effects:
-                self._effects[memo] = self._touches(k, question, text)
-            if self._effects[memo]:
-                drawn = question if text or isinstance(k, RandomEdges) else 0
-                found.append((k.at(LayerRange()), drawn))
-        return tuple(found)
-
-    def _touches(self, k: Knockout | RandomEdges, question: int, text: bool) -> bool:
-        if isinstance(k, RandomEdges):
-            return True
-        layout = self.layouts[question]
-        dst, src = layout.positions(k.dst), layout.positions(k.src)
-        rows = dst[dst >= self.n_stream] if text else dst[dst < self.n_stream]
-        return bool(len(rows) and len(src) and src[0] <= rows[-1])
-
-    def nodes(self) -> Iterator[Node]:
-        """Every node, as they are evaluated."""
-        stack = list(reversed(self.tree))
-        while stack:
-            node = stack.pop()
-            yield node
-            stack += reversed(node.children)
-
-    @property
-    def counts(self) -> Counts:
-        """What will be evaluated."""
-        nodes = list(self.nodes())
-        last = sum(n.layer == self.n_layers - 1 for n in nodes)
-        texts = [t for n in nodes for t in n.texts]
-        rows = [layout.n_tokens - self.n_stream for layout in self.layouts]
-        return Counts(len(nodes) - last, last, len(texts), sum(rows[t.question] for t in texts))
-
-
-def stream_length(layout: TokenLayout) -> int:
-    """Positions up to the last of the video, which no text after it can change; 0 without a video."""
-    return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
-
-
-def _as_knockout(i: Intervention, layout: TokenLayout) -> Knockout | RandomEdges:
-    """An exit as what it takes from the rows that stay; those that leave are read by nobody, whatever they do.
-
-    Where all of the video leaves, only text and markers stay behind it, and its own rows may go on as they were.
-    """
-    if isinstance(i, EarlyExit):
-        if i.drop != "video":
-            return i.as_knockout()
-        stay = "text+markers" if "marker" in layout.roles else "text"
-        return Knockout(i.drop, stay, LayerRange(i.layer))
-    assert isinstance(i, Knockout | RandomEdges)
-    return i
-
-
-class _Shared(LayerKV):
-    """A path's keys and values in front of a text state's own; only the columns some row may look at."""
-
-    def __init__(self, stream: LayerKV, columns: Tensor | None, device: torch.device):
-        super().__init__()
-        assert stream.k is not None and stream.v is not None
-        self.shared = [x if columns is None else x[:, columns.to(device)] for x in (stream.k, stream.v)]
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The path's keys and values, then the text's own; each [1, key, kv_head, d_head]."""
-        return torch.cat([self.shared[0], k], 1), torch.cat([self.shared[1], v], 1)
-
-
-class _Run:
-    """One walk over a sweep's tree; `logits` fills as paths end."""
-
-    def __init__(
-        self, model: Any, sweep: Sweep, inputs: Sequence[VideoInputs], progress: Callable[[int], object] | None
-    ):
-        self.model, self.sweep, self.progress = model, sweep, progress
-        n, lm = sweep.n_stream, model.cfg.lm
+    def __init__(self, model: Any, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
+        self.model, self.plan, self.inputs, self.sources = model, plan, inputs, sources
+        n, lm = plan.n_stream, model.cfg.lm
         whole = model.embed_inputs(inputs[0])
         self.dtype, self.device = whole.dtype, whole.device
-        lengths = [layout.n_tokens for layout in sweep.layouts]
+        lengths = [layout.n_tokens for layout in plan.layouts]
         if lm.rope.scaling == "dynamic" and len({max(x, lm.n_ctx) for x in lengths}) > 1:
             raise InputError(f"{lengths} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
+        longest = max(lengths)
+        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
+        self.angles = cos.to(self.device), sin.to(self.device)
+        self.n_text = longest - n
+        texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
+        self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts])
         self.stream = whole[:, :n].clone()
-        self.texts = [
-            whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)
-        ]
-        angles = [
-            rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(length)[None], (length,), self.dtype)
-            for length in lengths
-        ]
-        self.stream_angles = tuple(x[:, :n].to(self.device) for x in angles[0])
-        self.text_angles = [tuple(x[:, n:].to(self.device) for x in pair) for pair in angles]
-        self._stream_masks: dict[Cuts, Tensor | Structure] = {}
-        self._text_masks: dict[tuple[int, Cuts], tuple[Tensor, Tensor | None]] = {}
-        self.logits: dict[Cell, Tensor] = {}
+        self._forget()
 
-    def walk(self, nodes: Sequence[Node], stream: list[Tensor], texts: list[Tensor]) -> None:
-        """Evaluate a layer's nodes; `stream` holds one tensor, given up for the last of them."""
-        for node in nodes:
-            resid = stream.pop() if node is nodes[-1] else stream[0]
-            kv = LayerKV()
-            below = [self._stream_step(node, resid, kv)]
-            del resid
-            rows = self._text_step(node, texts, kv)
-            del kv
-            if node.children:
-                self.walk(node.children, below, rows)
-            else:
-                self._finish(node, rows)
-            if self.progress is not None:
-                self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
+    def _forget(self) -> None:
+        self._stream_masks: dict[Changes, Tensor | Structure] = {}
+        self._views: dict[tuple[int, Changes], tuple[Tensor | None, Tensor | None, Tensor]] = {}
+        self._writes: dict[tuple[Placed, int], Write] = {}
 
-    def _stream_step(self, node: Node, resid: Tensor, kv: LayerKV) -> Tensor:
-        """The stream after a block, whose keys and values stay in `kv`."""
-        block, (cos, sin) = self.model.blocks[node.layer], self.stream_angles
-        if not node.children:
+    def under(self, plan: Sweep, sources: Sources) -> "Rows":
+        """The same rows under another plan for the same questions; nothing is encoded again."""
+        other = copy.copy(self)
+        other.plan, other.sources = plan, sources
+        other._forget()
+        return other
+
+    # ---- the stream ----------------------------------------------------------------------------------------
+
+    def stream_step(self, layer: int, changes: Changes, resid: Tensor, kv: LayerKV) -> Tensor:
+        """The stream after a block, whose keys and values stay in `kv`; the last block makes only these."""
+        n = self.plan.n_stream
+        block = self.model.blocks[layer]
+        cos, sin = (x[:, :n] for x in self.angles)
+        placed = [(0, one) for one in changes if isinstance(one[0], Placed)]
+        if layer == self.plan.n_layers - 1 and not placed:
             kv.append(*block.attn.keys_values(resid, block.ln1, AttnContext(cos, sin)))
             return resid
-        mask = self._stream_mask(node.cuts)
-        return block(resid, AttnContext(cos, sin, mask, mask is None, self.model.kernel), kv)
+        mask = self._stream_mask(tuple(one for one in changes if not isinstance(one[0], Placed)))
+        with self.model.hooks(self._hooks(placed, 0)):
+            return block(resid, AttnContext(cos, sin, mask, mask is None, self.model.kernel), kv)
 
-    def _stream_mask(self, cuts: Cuts) -> Tensor | Structure | None:
+    def _stream_mask(self, cuts: Changes) -> Tensor | Structure | None:
         if not cuts:
             return None
         if cuts not in self._stream_masks:
-            rows, layout = torch.arange(self.sweep.n_stream), self.sweep.layouts[cuts[0][1]]
-            knockouts = [k for k, _ in cuts]
+            rows, layout = torch.arange(self.plan.n_stream), self.plan.layouts[cuts[0][1]]
+            knockouts = [k for k, _ in cuts if not isinstance(k, Placed)]
             calls = structure(layout, knockouts, rows, rows)
             mask = allowed(layout, knockouts, rows, rows)[None, None] if calls is None else calls
             self._stream_masks[cuts] = mask.to(self.device)
         return self._stream_masks[cuts]
 
-    def _text_step(self, node: Node, texts: Sequence[Tensor], kv: LayerKV) -> list[Tensor]:
-        """Every text state after a block.
+    # ---- the text ------------------------------------------------------------------------------------------
 
-        One at a time: rows batched with others would round by what else is asked, and a study that goes on
-        would not repeat its numbers.
-        """
-        block, out = self.model.blocks[node.layer], []
-        shared: dict[tuple[int, Cuts], _Shared] = {}
-        for t in node.texts:
-            mask, columns = self._text_mask(t.question, t.cuts)
-            if (t.question, t.cuts) not in shared:
-                shared[t.question, t.cuts] = _Shared(kv, columns, self.device)
-            cos, sin = self.text_angles[t.question]
-            ctx = AttnContext(cos, sin, mask, False, self.model.kernel)
-            out.append(block(texts[t.parent], ctx, shared[t.question, t.cuts]))
-        return out
+    def text_step(self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV) -> Tensor:
+        """Every state [state, n_text, d_model] after a block; at most about as many rows at once as the stream has."""
+        block, n = self.model.blocks[layer], self.plan.n_stream
+        cos, sin = (x[:, n:] for x in self.angles)
+        together = max(1, n // self.n_text)
+        out = []
+        for some in (steps[i : i + together] for i in range(0, len(steps), together)):
+            placed = [(i, one) for i, t in enumerate(some) for one in t.changes if isinstance(one[0], Placed)]
+            ctx = AttnContext(cos, sin, self._shared(some, kv), False, self.model.kernel)
+            with self.model.hooks(self._hooks(placed, n)):
+                out.append(block(texts[[t.parent for t in some]], ctx))
+        return torch.cat(out)
 
-    def _text_mask(
-        self, question: int, cuts: Cuts
-    ) -> tuple[Bool[Tensor, "1 1 text key"], Int[Tensor, " column"] | None]:
-        """What text rows may look at, and which columns of the stream that leaves (None: all)."""
-        if (question, cuts) not in self._text_masks:
-            layout, n = self.sweep.layouts[question], self.sweep.n_stream
+    def logits(self, question: int, text: Float[Tensor, "n_text d_model"]) -> Float[Tensor, " d_vocab"]:
+        """From a question's rows after the last block, its last position's logits."""
+        at = self.plan.layouts[question].n_tokens - self.plan.n_stream - 1
+        return self.model.unembed(self.model.ln_final(text[None, at : at + 1]))[0, 0]
+
+    def _shared(self, steps: Sequence[TextStep], kv: LayerKV) -> SharedStream:
+        alike: dict[tuple, list[int]] = {}
+        for i, t in enumerate(steps):
+            columns, may, _ = self._view(t)
+            alike.setdefault((id(columns), id(may)), []).append(i)
+        views = []
+        for same in alike.values():
+            columns, may, _ = self._view(steps[same[0]])
+            views.append(View(torch.tensor(same, device=self.device), columns, may))
+        own = torch.stack([self._view(t)[2] for t in steps])
+        assert kv.k is not None and kv.v is not None
+        return SharedStream(kv.k, kv.v, tuple(views), own, explicit=self.model.kernel == "eager")
+
+    def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other."""
+        cuts = tuple(one for one in step.changes if not isinstance(one[0], Placed))
+        if (step.question, cuts) not in self._views:
+            layout, n = self.plan.layouts[step.question], self.plan.n_stream
             rows = torch.arange(n, layout.n_tokens)
-            mask = allowed(layout, [k for k, _ in cuts], rows, torch.arange(layout.n_tokens))
+            mask = allowed(layout, [k for k, _ in cuts if not isinstance(k, Placed)], rows, torch.arange(len(rows) + n))
+            own = torch.eye(self.n_text, dtype=torch.bool)
+            own[: len(rows), : len(rows)] = mask[:, n:]
             seen = mask[:, :n].any(0)
             columns = None if bool(seen.all()) else seen.nonzero().squeeze(-1)
-            if columns is not None:
-                mask = torch.cat([mask[:, columns], mask[:, n:]], 1)
-            self._text_masks[question, cuts] = mask[None, None].to(self.device), columns
-        return self._text_masks[question, cuts]
+            may = mask[:, :n] if columns is None else mask[:, columns]
+            may = None if bool(may.all()) else pad(may, (0, 0, 0, self.n_text - len(rows)), value=True)
+            # Equal views are one object: states that look alike then share a call.
+            columns, may = (self._once(x) for x in (columns, may))
+            self._views[step.question, cuts] = columns, may, own.to(self.device)
+        return self._views[step.question, cuts]
 
-    def _finish(self, node: Node, rows: Sequence[Float[Tensor, "1 _ d_model"]]) -> None:
-        for t, row in zip(node.texts, rows, strict=True):
-            logits = self.model.unembed(self.model.ln_final(row[:, -1:]))[0, 0]
-            for cell in t.cells:
-                self.logits[cell] = logits
+    def _once(self, x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        x = x.to(self.device)
+        known = (y for view in self._views.values() for y in view[:2] if y is not None)
+        return next((y for y in known if y.dtype == x.dtype and torch.equal(x, y)), x)
+
+    # ---- patches and edits ---------------------------------------------------------------------------------
+
+    def _hooks(self, placed: Sequence[tuple[int, tuple[Any, int]]], first: int) -> list[tuple[str, Callable]]:
+        """Forward hooks that write changes into states' rows, the first of which holds position `first`."""
+        hooks = []
+        for state, (change, question) in placed:
+            if (change, question) not in self._writes:
+                self._writes[change, question] = write_of(
+                    self.model, change.change, self.sources, self.inputs[question]
+                )
+            write = self._writes[change, question]
+            hooks.append((write.name, _into(write, state, write.positions - first)))
+        return hooks
+
+
+def _into(write: Write, state: int, rows: Tensor) -> Callable:
+    def hook(act: Tensor, hook: Any) -> Tensor:
+        act = act.clone()
+        write.into(act[state : state + 1], rows)
+        return act
+
+    return hook
+
+
+class _Walk:
+    """One walk over a sweep's tree; `logits` fills as paths end."""
+
+    def __init__(self, rows: Rows, progress: Callable[[int], object] | None):
+        self.rows, self.progress = rows, progress
+        self.logits: dict[Cell, Tensor] = {}
+
+    def down(self, nodes: Sequence[Node], stream: list[Tensor], texts: Tensor) -> None:
+        """Evaluate a layer's nodes; `stream` holds one tensor, given up for the last of them."""
+        for node in nodes:
+            resid = stream.pop() if node is nodes[-1] else stream[0]
+            kv = LayerKV()
+            below = [self.rows.stream_step(node.layer, node.changes, resid, kv)]
+            del resid
+            states = self.rows.text_step(node.layer, node.texts, texts, kv)
+            del kv
+            if node.children:
+                self.down(node.children, below, states)
+            else:
+                for t, text in zip(node.texts, states, strict=True):
+                    self.logits.update(dict.fromkeys(t.cells, self.rows.logits(t.question, text)))
+            if self.progress is not None:
+                self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
 
 
 @torch.no_grad()
@@ -295,22 +208,30 @@ def sweep(
     inputs: Sequence[VideoInputs],
     conditions: Sequence[Sequence[Intervention]],
     progress: Callable[[int], object] | None = None,
+    sources: Sources = None,
 ) -> list[list[Float[Tensor, " d_vocab"]]]:
     """Logits of the last position, for each question under each condition.
 
-    Equal to `model(x, interventions=c)` up to rounding. inputs: questions on one video. progress: told how
-    many cells are done.
+    Equal to `model(x, interventions=c, sources=sources)` up to rounding, which depends on what is asked together.
+    inputs: questions on one video. progress: told how many cells are done.
     """
+    check_sweepable(model)
+    plan = Sweep(model.cfg.n_layers, inputs, conditions)
+    rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
+    walk = _Walk(rows, progress)
+    stream = [rows.stream]
+    del rows.stream
+    walk.down(plan.tree, stream, rows.texts)
+    return [[walk.logits[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
+
+
+def check_sweepable(model: Any) -> None:
+    """Raise InputError for a model whose rows cannot be run apart: hooks on it, or several devices."""
     hooked = [n for n, p in model.hook_dict.items() if listening(p)]
     if hooked:
         raise InputError(
-            f"a sweep runs rows apart, so hooks would see parts of them: {hooked[:3]}; remove them, or run forwards"
+            f"a sweep runs rows apart, so hooks would see parts of them: {hooked[:3]}; give Edit values, which say "
+            "what rows they write, or run forwards"
         )
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         raise InputError("a sweep reads weights outside their block, so it needs one device: load without device_map")
-    plan = Sweep(model.cfg.n_layers, inputs, conditions)
-    run = _Run(model, plan, [x.to(model.device) for x in inputs], progress)
-    stream = [run.stream]
-    del run.stream
-    run.walk(plan.tree, stream, run.texts)
-    return [[run.logits[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hookedvid.nn.hooks import HookPoint, branch, listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
+from hookedvid.nn.shared import SharedStream
 from hookedvid.nn.structured import Structure
 
 Kernel = Literal["sdpa", "eager"]
@@ -24,14 +25,14 @@ class AttnContext(NamedTuple):
     """What an attention layer needs besides its input.
 
     `allowed` is True where a query may look, or the kernel calls that amount to such a mask (taken where nothing
-    needs the mask itself); None means all keys up to the query's own (`causal`) or all keys. `cos` and `sin` are
-    None where positions are not rotary. `probe` is shown what attention is computed from (rotated q and k, allowed,
-    causal) and changes nothing.
+    needs the mask itself), or the stream that the batch's items all attend to besides themselves; None means all keys
+    up to the query's own (`causal`) or all keys. `cos` and `sin` are None where positions are not rotary. `probe` is
+    shown what attention is computed from (rotated q and k, allowed, causal) and changes nothing.
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
     sin: Float[Tensor, "#batch pos d_head"] | None = None
-    allowed: Bool[Tensor, "#batch #head query key"] | Structure | None = None
+    allowed: Bool[Tensor, "#batch #head query key"] | Structure | SharedStream | None = None
     causal: bool = False
     kernel: Kernel = "sdpa"
     probe: Probe | None = None
@@ -171,6 +172,8 @@ class Attention(nn.Module):
         return out if self.o.bias is None else out + self.o.bias
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext) -> Float[Tensor, "batch query head d_head"]:
+        if isinstance(ctx.allowed, SharedStream):
+            return ctx.allowed.attend(q, k, v)
         listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
         calls = ctx.allowed if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened else None
         allowed = self._mask(ctx, q, k) if calls is None or ctx.probe is not None else None
@@ -193,6 +196,7 @@ class Attention(nn.Module):
 
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
         mask = ctx.allowed
+        assert not isinstance(mask, SharedStream)
         if isinstance(mask, Structure):
             mask = mask.dense()[None, None].to(q.device)
         if not listening(self.hook_mask):

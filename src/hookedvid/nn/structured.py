@@ -267,15 +267,15 @@ def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _merged(q: Tensor, k: Tensor, v: Tensor, n_open: int, local: Tensor | None) -> Tensor:
     """Open keys without a mask and all heads of a kv_head in one row axis, the others apart, then both together."""
     heads = q.shape[1]
-    z, lse = _with_lse(q.flatten(1, 2)[:, None], k[:, :, :n_open], v[:, :, :n_open])
+    z, lse = with_lse(q.flatten(1, 2)[:, None], k[:, :, :n_open], v[:, :, :n_open])
     z, lse = z[:, 0].unflatten(1, (heads, -1)), lse[:, 0].unflatten(1, (heads, -1))
     if local is None:
         return z
     k, v = (x[:, :, n_open:].expand(-1, heads, -1, -1) for x in (k, v))
-    return _merge(z, lse, *_with_lse(q, k, v, local))
+    return merge(z, lse, *with_lse(q, k, v, local))
 
 
-def _merge(z_a: Tensor, lse_a: Tensor, z_b: Tensor, lse_b: Tensor) -> Tensor:
+def merge(z_a: Tensor, lse_a: Tensor, z_b: Tensor, lse_b: Tensor) -> Tensor:
     """Attention to the keys of a and b together, from outputs and log-sum-exps of each; zero where both are empty."""
     top = torch.maximum(lse_a, lse_b).detach()
     a, b = ((x - top.masked_fill(top == float("-inf"), 0.0)).exp()[..., None] for x in (lse_a, lse_b))
@@ -292,9 +292,14 @@ def _gives_lse(*tensors: Tensor) -> bool:
     return on_cpu and not graph and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
 
 
-def _with_lse(q: Tensor, k: Tensor, v: Tensor, may: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attention [batch head query d_head] and the log-sum-exp of its scores [batch head query], -inf if empty."""
-    if _gives_lse(q, k, v) and (may is None or bool(may.any(-1).all())):
+def with_lse(
+    q: Tensor, k: Tensor, v: Tensor, may: Tensor | None = None, explicit: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attention [batch head query d_head] and the log-sum-exp of its scores [batch head query], -inf if empty.
+
+    explicit: by scores even where the kernel gives the log-sum-exp.
+    """
+    if not explicit and _gives_lse(q, k, v) and (may is None or bool(may.any(-1).all())):
         bias = None if may is None else torch.zeros_like(may, dtype=q.dtype).masked_fill_(~may, float("-inf"))
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias)
     step = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))

@@ -7,7 +7,7 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 * A forward of N rows: b N (3 d + 3 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
   keys and values. `layers` also keeps the stream before every block: b N d n_layers.
 * A sweep: a stream [video and before, d] for each branching of the tree above a block, the text states of every block
-  on the way there, and what a forward of the stream, or of one text, has inside a block.
+  on the way there, and what a forward of the stream, or of the texts run at once, has inside a block.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -24,13 +24,13 @@ from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError
 from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import EarlyExit, Intervention, LayerRange, Patch, RandomEdges
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
 from hookedvid.layout import TokenLayout
 from hookedvid.masks import active, first_layer
 from hookedvid.preparing import expected
+from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
 from hookedvid.study.records import Records
 from hookedvid.study.study import Plan, Reuse
-from hookedvid.sweep import Node, Sweep, shareable, stream_length
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -124,7 +124,7 @@ def estimate(laid: Plan, model: Any, folder: Path | None = None) -> Estimate:
 
 def _does(interventions: Given, n_layers: int) -> tuple:
     cuts = tuple(frozenset(k.at(LayerRange()) for k in layer) for layer in active(interventions, n_layers))
-    return cuts, tuple(i for i in interventions if isinstance(i, EarlyExit | Patch))
+    return cuts, tuple(i for i in interventions if isinstance(i, EarlyExit | Patch | Edit))
 
 
 def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked], int, float]:
@@ -166,7 +166,7 @@ def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float
     flops, memory = 0, tower
     for questions in asked:
         swept, peak = _swept(cfg, questions, size)
-        alone = [(x, [c for c in given if not shareable(c)]) for x, given in questions]
+        alone = [(x, [c for c in given if not shareable(c, x.layout)]) for x, given in questions]
         flops += swept + sum(_by_layers(cfg, x.layout, given) for x, given in alone if given)
         memory = max([memory, peak, *(by_layers for _, given in alone if given)])
     works.append(Work("layers+positions", share * flops, memory))
@@ -184,7 +184,7 @@ def _swept(cfg: VideoLLMConfig, questions: Asked, size: int) -> tuple[int, int]:
     """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
     groups: dict[tuple[Given, ...], list[VideoInputs]] = {}
     for inputs, given in questions:
-        shared = tuple(c for c in given if shareable(c))
+        shared = tuple(c for c in given if shareable(c, inputs.layout))
         if shared and stream_length(inputs.layout):
             groups.setdefault(shared, []).append(inputs)
     flops, memory = 0, 0
@@ -196,17 +196,16 @@ def _swept(cfg: VideoLLMConfig, questions: Asked, size: int) -> tuple[int, int]:
 
 
 def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
-    """Operations of a sweep: of its tower once, its stream blocks and its text states.
+    """Operations of a sweep: of its tower once, its stream blocks and its text states, all as long as the longest.
 
     Random edges take a mask over all pairs and save none.
     """
-    lm, n, last = cfg.lm, plan.n_stream, cfg.lm.n_layers - 1
-    stream = torch.arange(n)
-    texts = [torch.arange(n, layout.n_tokens) for layout in plan.layouts]
+    lm, n, last = cfg.lm, plan.n_stream, plan.n_layers - 1
+    stream, n_text = torch.arange(n), _text_rows(plan)
     counted: dict[tuple, int] = {}
 
-    def pairs(question: int, cuts: Sequence, rows: torch.Tensor) -> int:
-        knockouts = tuple(k for k, _ in cuts if not isinstance(k, RandomEdges))
+    def pairs(question: int, changes: Changes, rows: torch.Tensor) -> int:
+        knockouts = tuple(k for k, _ in changes if isinstance(k, Knockout))
         what = (question, knockouts, len(rows))
         if what not in counted:
             counted[what] = n_pairs(plan.layouts[question], knockouts, rows)
@@ -214,35 +213,39 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
 
     linear, attention = 0, 0
     for node in plan.nodes():
-        if node.layer == last:
+        if node.layer == last and not any(isinstance(k, Placed) for k, _ in node.changes):
             linear += n * keys_values(lm)
         else:
             linear += n * block_linear(lm)
-            attention += pairs(0, node.cuts, stream)
+            attention += pairs(0, node.changes, stream)
         for t in node.texts:
-            linear += len(texts[t.question]) * block_linear(lm) + (node.layer == last) * unembedding(lm)
-            attention += pairs(t.question, t.cuts, texts[t.question])
+            linear += n_text * block_linear(lm) + (node.layer == last) * unembedding(lm)
+            attention += pairs(t.question, t.changes, torch.arange(n, plan.layouts[t.question].n_tokens))
     return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0].n_frames)
 
 
 def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     """Bytes at the peak of a sweep's walk, its weights apart; see the module."""
-    row, n = size * lm.d_model, plan.n_stream
-    texts = [layout.n_tokens - n for layout in plan.layouts]
+    row, n, n_text = size * lm.d_model, plan.n_stream, _text_rows(plan)
     keys = size * n * 2 * lm.n_kv_heads * lm.d_head
-    inside = _forward_memory(lm, max(texts), size)
+    at_once = max(1, n // n_text)
 
     def walk(nodes: Sequence[Node], held: int, states: int) -> int:
         peak = 0
         for i, node in enumerate(nodes):
             kept = held + (i < len(nodes) - 1) * n * row
-            made = sum(texts[t.question] for t in node.texts) * row
+            made = len(node.texts) * n_text * row
             on_stream = held + states + (_forward_memory(lm, n, size) if node.children else n * row + keys)
+            inside = _forward_memory(lm, min(at_once, len(node.texts)) * n_text, size)
             on_texts = kept + n * row + keys + states + made + inside
             peak = max(peak, on_stream, on_texts, walk(node.children, kept, states + made))
         return peak
 
-    return walk(plan.tree, 0, sum(texts) * row)
+    return walk(plan.tree, 0, len(plan.layouts) * n_text * row)
+
+
+def _text_rows(plan: Sweep) -> int:
+    return max(layout.n_tokens for layout in plan.layouts) - plan.n_stream
 
 
 def _forward_memory(lm: DecoderConfig, n: int, size: int) -> int:

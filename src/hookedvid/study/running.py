@@ -14,12 +14,13 @@ from hookedvid.errors import HookedVidError, InputError
 from hookedvid.flops import Costs
 from hookedvid.inputs import VideoInputs
 from hookedvid.masks import first_layer
+from hookedvid.sharing import shareable, stream_length
 from hookedvid.study import scoring
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard, Task
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan
-from hookedvid.sweep import shareable, stream_length, sweep
+from hookedvid.sweep import sweep
 
 # A row whose key falls on a multiple of this is run once more from the pixels.
 AUDITED = 100
@@ -136,8 +137,10 @@ def _swept(model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked
     """Last-position logits by row, of all that one or several sweeps can share; what fails there is left out."""
     groups: dict[Any, list[tuple[VideoInputs, Asked]]] = {}
     for inputs, conditions in asked:
-        shared = [one for one in conditions if shareable(one[0].interventions)]
-        if isinstance(inputs, VideoInputs) and shared and (n := stream_length(inputs.layout)):
+        if not isinstance(inputs, VideoInputs) or not (n := stream_length(inputs.layout)):
+            continue
+        shared = [one for one in conditions if shareable(one[0].interventions, inputs.layout)]
+        if shared:
             # Questions asked under the same conditions, behind the same tokens.
             alike = (tuple(inputs.tokens[0, :n].tolist()), tuple(c.interventions for c, _ in shared))
             groups.setdefault(alike, []).append((inputs, shared))

@@ -1,0 +1,202 @@
+"""What many runs on one video share, read from their interventions: a tree of the work that differs.
+
+By causality, rows of the video and of what stands before it, the stream, never read the text after it. So the stream
+serves every question, and every condition that has done the same to it so far. Nothing runs here: `sweep` walks the
+tree, `session` goes down one path of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hookedvid.cache import BY_QUERY
+from hookedvid.errors import InputError, InterventionError
+from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
+from hookedvid.layout import TokenLayout
+from hookedvid.masks import active
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A patch or an edit; two of them are the same change only if they are one object."""
+
+    change: Patch | Edit
+
+
+# What is done to some rows of a layer, each with the question whose layout places it.
+Changes = tuple[tuple[Knockout | RandomEdges | Placed, int], ...]
+Cell = tuple[int, int]  # question, condition
+
+
+def shareable(interventions: Sequence[Intervention], layout: TokenLayout) -> bool:
+    """Whether a sweep can place a condition.
+
+    It cannot where a patch or an edit writes to attention maps, which the sweep makes in parts, or to positions of
+    the stream and of the text at once, which it computes apart.
+    """
+    return not any(isinstance(i, Patch | Edit) and _refusal(i, layout) for i in interventions)
+
+
+def _refusal(change: Patch | Edit, layout: TokenLayout) -> str:
+    if f"hook_{change.hook.removeprefix('hook_').rsplit('.hook_', 1)[-1]}" in BY_QUERY:
+        return "it writes to an attention map, which is computed in parts"
+    at, n = layout.positions(change.at), stream_length(layout)
+    return "it writes to the video and to the text after it" if bool((at < n).any() and (at >= n).any()) else ""
+
+
+@dataclass(frozen=True)
+class TextStep:
+    """Text rows of one question in one layer: from which state above, under which changes, for which cells."""
+
+    parent: int
+    question: int
+    changes: Changes
+    cells: tuple[Cell, ...]
+
+
+@dataclass
+class Node:
+    """One evaluation of the stream in one layer (in the last, of its keys and values alone), and what rides on it."""
+
+    layer: int
+    changes: Changes
+    texts: list[TextStep] = field(default_factory=list)
+    children: list["Node"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a sweep evaluates: stream blocks, last blocks' keys and values, text states, and text rows in all."""
+
+    stream: int
+    keys_values: int
+    text_states: int
+    text_rows: int
+
+
+class Sweep:
+    """Questions on one video, each under every condition.
+
+    inputs: one item each, all with the same video behind the same tokens. conditions: interventions that are
+    `shareable`. Raises InputError or InterventionError for what cannot be swept together.
+    """
+
+    def __init__(self, n_layers: int, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]):
+        self.n_layers = n_layers
+        self.layouts = [x.layout for x in inputs]
+        self.conditions = [tuple(c) for c in conditions]
+        self.n_stream = stream_length(self.layouts[0])
+        self._check_shared(inputs)
+        for layout in self.layouts:
+            for c in self.conditions:
+                _check_condition(c, layout)
+        self._active = [active([_as_knockout(i, self.layouts[0]) for i in c], n_layers) for c in self.conditions]
+        placed: dict[int, Placed] = {}
+        self._placed: list[list[Placed]] = [
+            [placed.setdefault(id(i), Placed(i)) for i in c if isinstance(i, Patch | Edit)] for c in self.conditions
+        ]
+        self._effects: dict[tuple[Any, int, bool], bool] = {}
+        states = [(q, tuple((q, c) for c in range(len(self.conditions)))) for q in range(len(inputs))]
+        self.tree = self._grow(0, states)
+
+    def _check_shared(self, inputs: Sequence[VideoInputs]) -> None:
+        first, n = inputs[0], self.n_stream
+        if not 0 < n < first.layout.n_tokens:
+            raise InputError("a sweep needs a video with a question after it")
+        for x in inputs[1:]:
+            same = stream_length(x.layout) == n and torch.equal(x.tokens[:, :n], first.tokens[:, :n])
+            mine, theirs = x.pixel_values[0], first.pixel_values[0]
+            if not (same and mine is not None and theirs is not None and torch.equal(mine, theirs)):
+                raise InputError("questions of one sweep must share their video and everything before it")
+
+    def _grow(self, layer: int, states: Sequence[tuple[int, Sequence[Cell]]]) -> list[Node]:
+        """The nodes of a layer below one path; the untouched one last."""
+        groups: dict[Changes, dict[tuple[int, Changes], list[Cell]]] = {}
+        for i, (_, cells) in enumerate(states):
+            for cell in cells:
+                stream, text = (self.changes(cell, layer, text=t) for t in (False, True))
+                groups.setdefault(stream, {}).setdefault((i, text), []).append(cell)
+        nodes = []
+        for stream, texts in sorted(groups.items(), key=lambda g: g[0] == ()):
+            node = Node(layer, stream)
+            node.texts = [TextStep(i, states[i][0], text, tuple(cells)) for (i, text), cells in texts.items()]
+            if layer < self.n_layers - 1:
+                node.children = self._grow(layer + 1, [(t.question, t.cells) for t in node.texts])
+            nodes.append(node)
+        return nodes
+
+    def changes(self, cell: Cell, layer: int, text: bool) -> Changes:
+        """What a cell's condition does to text rows of a layer, or to stream rows."""
+        question, condition = cell
+        here = [p for p in self._placed[condition] if p.change.layer == layer]
+        if text or layer < self.n_layers - 1:  # in the last layer no row of the stream is read, only keys and values
+            here = [*self._active[condition][layer], *here]
+        found = []
+        for k in here:
+            memo = (k, question, text)
+            if memo not in self._effects:
+                self._effects[memo] = self._touches(k, question, text)
+            if self._effects[memo]:
+                drawn = question if text or isinstance(k, RandomEdges) else 0
+                found.append((k if isinstance(k, Placed) else k.at(LayerRange()), drawn))
+        return tuple(found)
+
+    def _touches(self, k: Knockout | RandomEdges | Placed, question: int, text: bool) -> bool:
+        if isinstance(k, RandomEdges):
+            return True
+        layout = self.layouts[question]
+        dst = layout.positions(k.change.at if isinstance(k, Placed) else k.dst)
+        rows = dst[dst >= self.n_stream] if text else dst[dst < self.n_stream]
+        if isinstance(k, Placed):
+            return len(rows) > 0
+        src = layout.positions(k.src)
+        return bool(len(rows) and len(src) and src[0] <= rows[-1])
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node, as they are evaluated."""
+        stack = list(reversed(self.tree))
+        while stack:
+            node = stack.pop()
+            yield node
+            stack += reversed(node.children)
+
+    @property
+    def counts(self) -> Counts:
+        """What will be evaluated."""
+        nodes = list(self.nodes())
+        last = sum(n.layer == self.n_layers - 1 for n in nodes)
+        texts = [t for n in nodes for t in n.texts]
+        rows = [layout.n_tokens - self.n_stream for layout in self.layouts]
+        return Counts(len(nodes) - last, last, len(texts), sum(rows[t.question] for t in texts))
+
+
+def stream_length(layout: TokenLayout) -> int:
+    """Positions up to the last of the video, which no text after it can change; 0 without a video."""
+    return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
+
+
+def _check_condition(condition: Sequence[Intervention], layout: TokenLayout) -> None:
+    exits = [i for i in condition if isinstance(i, EarlyExit)]
+    for i in condition:
+        if not isinstance(i, Patch | Edit):
+            continue
+        if why := _refusal(i, layout):
+            raise InterventionError(f"a sweep cannot share {i.label()}: {why}; run this condition alone")
+        if exits and i.layer >= exits[0].layer and bool((layout.mask(exits[0].drop) & layout.mask(i.at)).any()):
+            raise InterventionError(f"{i.label()}: these positions left the sequence by an early exit before it")
+
+
+def _as_knockout(i: Intervention, layout: TokenLayout) -> Intervention:
+    """An exit as what it takes from the rows that stay; those that leave are read by nobody, whatever they do.
+
+    Where all of the video leaves, only text and markers stay behind it, and its own rows may go on as they were.
+    """
+    if not isinstance(i, EarlyExit):
+        return i
+    if i.drop != "video":
+        return i.as_knockout()
+    stay = "text+markers" if "marker" in layout.roles else "text"
+    return Knockout(i.drop, stay, LayerRange(i.layer))
