@@ -1,9 +1,11 @@
 """Where queries look: rows of the attention pattern, and their sums by segment, frame or patch.
 
-Attention mass of a query on a set S of keys is Σ_{j∈S} softmax(qK^T/√d_head + M)_j: what attention gives when V is
-the indicator of S. So one more attention call on the layer's own q, k and M, with one indicator a column of V, gives
-the mass on d_head sets exactly, and no query x key tensor is built. Runs are read, never changed; editing is
-`run_with_hooks`, and whole patterns are `run_with_cache`.
+Attention mass of a query on a set S of keys is Σ_{j∈S} exp(s_j - L), with s = qK^T/√d_head + M and L its log-sum-exp.
+Where the layer's own kernel call tells L, and one set holds most keys, the mass on the other keys takes only their
+scores, and that set has what is left of 1. Else: the mass is what attention gives when V is the indicator of S, so one
+more attention call on the layer's own q, k and M, with one indicator a column of V, gives the mass on d_head sets.
+No query x key tensor is built. Runs are read, never changed; editing is `run_with_hooks`, and whole patterns are
+`run_with_cache`.
 """
 
 import warnings
@@ -19,10 +21,12 @@ from torch import Tensor
 from hookedvid.config import VideoLLMConfig
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Intervention, as_interventions
+from hookedvid.interventions import Intervention, Knockout, RandomEdges, as_interventions
 from hookedvid.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
+from hookedvid.masks import active, allowed
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
 from hookedvid.nn.hooks import HookPoint, listening
+from hookedvid.nn.structured import Structure, structure
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,10 +35,12 @@ Probes = Mapping[int, Probe] | None
 Reduce = Literal["none", "segments", "frames", "patches"]
 REST = "rest"  # what belongs to no frame
 
-# Rows of one call whose mask is made here: at 6,387 keys 6 MiB as booleans, 25 as the floats CPU kernels make of them.
+# Rows of one call with a dense mask: at 6,387 keys 6 MiB as booleans, 25 as the floats CPU kernels make of them.
 N_ROWS = 1024
 # Of a call that makes its rows explicitly, and drops them: 28 heads and 6,387 keys are 87 MiB.
 N_EXPLICIT = 128
+# Scores made at once beside a known log-sum-exp: 16 MiB in float32.
+N_SCORES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +126,8 @@ def read_attention(
         patches: mass on each patch, summed over the queries, on the projector's grid.
     interventions, sources: as in `forward`. What an early exit dropped gets mass 0.
 
-    A query with no key left looks nowhere: its row is 0. In a half type masses carry its rounding.
+    A query with no key left looks nowhere: its row is 0. Masses carry an absolute error, of the model's type (in
+    float32 some 1e-6), so the smallest are known only as small.
     Raises InputError on a batch, InterventionError for queries an early exit dropped, and HookError where
     something listens on scores or pattern of a layer read: its edits would not be seen here.
     """
@@ -142,7 +149,8 @@ def read_attention(
                 f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
                 "read earlier layers, or queries that stay"
             )
-    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i]) for i in read}
+    cuts = active(given, model.cfg.n_layers)
+    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], cuts[i]) for i in read}
     logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
     maps = {i: r.result.to(logits.device) for i, r in readers.items() if r.result is not None}
     return AttentionMap(maps, reduce, layout, asked.labels, asked.queries, asked.heads, logits[0, -1])
@@ -151,6 +159,7 @@ def read_attention(
 class _Asked(NamedTuple):
     """A reading's arguments, checked against a model and a layout; positions are the layout's."""
 
+    layout: TokenLayout
     queries: Int[Tensor, " query"]
     heads: tuple[int, ...]
     reduce: Reduce
@@ -178,25 +187,32 @@ class _Asked(NamedTuple):
         if reduce == "patches":
             grid = _grid(model.cfg, layout)
         labels, column = _columns(layout, reduce)
-        return cls(rows, chosen, reduce, labels, column, grid, model.kernel)
+        return cls(layout, rows, chosen, reduce, labels, column, grid, model.kernel)
 
 
 class _Reader:
-    """One layer's probe: its attention calls it with rotated q and k and the mask; the map is left in `result`.
+    """One layer's probe: its attention shows it rotated q and k and the mask; the map is left in `result`.
 
-    held: the layout positions of the layer's last columns; columns before them are padding.
+    held: the layout positions of the layer's last columns; columns before them are padding. cut: what is knocked out.
     """
 
-    def __init__(self, attn: Attention, layer: int, asked: _Asked, held: Int[Tensor, " held"]):
-        self.attn, self.layer, self.asked, self.held = attn, layer, asked, held
+    def __init__(
+        self,
+        attn: Attention,
+        layer: int,
+        asked: _Asked,
+        held: Int[Tensor, " held"],
+        cut: Sequence[Knockout | RandomEdges],
+    ):
+        self.attn, self.layer, self.asked, self.held, self.cut = attn, layer, asked, held, cut
         self.result: Tensor | None = None
 
     def __call__(
         self,
         q: Float[Tensor, "batch query head d_head"],
         k: Float[Tensor, "batch key kv_head d_head"],
-        allowed: Bool[Tensor, "#batch #head query key"] | None,
-        causal: bool,
+        may: Bool[Tensor, "#batch #head query key"] | Structure | None,
+        lse: Float[Tensor, "batch head query"] | None,
     ) -> None:
         if listening(self.attn.hook_attn_scores, self.attn.hook_pattern):
             raise HookError(
@@ -204,18 +220,19 @@ class _Reader:
                 'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
             )
         asked, n_pad = self.asked, k.shape[1] - len(self.held)
-        rows = torch.searchsorted(self.held, asked.queries) + n_pad
+        dense = may if isinstance(may, Tensor) else None
         if len(asked.heads) < q.shape[2] or asked.heads != tuple(range(q.shape[2])):
             index = torch.tensor(asked.heads, device=q.device)
             k = k[:, :, index // (q.shape[2] // k.shape[2])]
             q = q[:, :, index]
-            allowed = allowed[:, index] if allowed is not None and allowed.shape[1] > 1 else allowed
-        layer = _Layer(q, k, allowed, causal, rows)
+            dense = dense[:, index] if dense is not None and dense.shape[1] > 1 else dense
+            lse = None if lse is None else lse[:, index]
+        rows = torch.searchsorted(self.held, asked.queries) + n_pad
+        layer = _Layer(q, k, rows, dense, asked.layout, self.held, self.cut)
         precise = torch.promote_types(q.dtype, torch.float32)
         if asked.reduce in ("segments", "frames"):
-            sets = F.one_hot(asked.column[self.held], len(asked.labels))
-            sets = F.pad(sets, (0, 0, n_pad, 0)).to(k)
-            self.result = layer.mass(sets, asked.kernel).to(precise)
+            sets = F.one_hot(asked.column[self.held], len(asked.labels)).to(q.device, precise)
+            self.result = layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel)
         elif asked.reduce == "none":
             self.result = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
         else:
@@ -232,60 +249,83 @@ class _Reader:
 
 
 class _Layer(NamedTuple):
-    """What a layer attends with, and the rows (ascending columns of q, on the CPU) that are read."""
+    """What a layer attends with, and the rows (ascending columns of q, on the CPU) that are read.
+
+    Without a `dense` mask, whose columns may be padding, it is that of the columns' positions `held` under `cut`.
+    """
 
     q: Float[Tensor, "1 query head d_head"]
     k: Float[Tensor, "1 key kv_head d_head"]
-    allowed: Bool[Tensor, "1 #head query key"] | None
-    causal: bool
     rows: Int[Tensor, " row"]
+    dense: Bool[Tensor, "1 #head query key"] | None
+    layout: TokenLayout
+    held: Int[Tensor, " held"]
+    cut: Sequence[Knockout | RandomEdges]
 
-    def mask(self, rows: Tensor, n_key: int) -> Tensor | None:
-        rows = rows.to(self.q.device)
-        if self.allowed is not None:
-            return self.allowed[:, :, rows]
-        if not self.causal:
-            return None
-        seen = rows + self.k.shape[1] - self.q.shape[1]  # the last query stands at the last key
-        return (torch.arange(n_key, device=rows.device) <= seen[:, None])[None, None]
+    def mask(self, rows: Tensor, keys: Tensor | slice = slice(None)) -> Bool[Tensor, "#head row key"]:
+        if self.dense is not None:
+            return self.dense[0, :, rows.to(self.q.device)][..., keys]
+        return allowed(self.layout, self.cut, self.held[rows], self.held[keys])[None].to(self.q.device)
 
     def pattern(self, rows: Tensor) -> Float[Tensor, "head row key"]:
         """The softmax of some rows, by the explicit path."""
         seen: list[Tensor] = []
         point = HookPoint()
         point.add_hook(lambda tensor, hook: seen.append(tensor[0]))
-        some = self.q[:, rows.to(self.q.device)]
-        _attend(some, self.k, self.k, self.mask(rows, self.k.shape[1]), False, "eager", point)
+        _attend(self.q[:, rows.to(self.q.device)], self.k, self.k, self.mask(rows), "eager", point)
         return seen[0]
 
-    def mass(self, sets: Float[Tensor, "key column"], kernel: Kernel) -> Float[Tensor, "head row column"]:
-        """Mass of each row on each set of keys; d_head sets a call, since kernels want V as wide as K."""
+    def mass(
+        self, sets: Float[Tensor, "key column"], lse: Float[Tensor, "1 head query"] | None, kernel: Kernel
+    ) -> Float[Tensor, "head row column"]:
+        """Mass of each row on each set of keys."""
+        if lse is not None and 2 * int(sets.sum(0).max()) > len(sets):
+            return self._shares(sets, lse[0])
         parts = []
-        for some in sets.split(self.k.shape[-1], dim=1):
+        for some in sets.to(self.k).split(self.k.shape[-1], dim=1):  # kernels want V as wide as K
             values = F.pad(some, (0, self.k.shape[-1] - some.shape[1]))
-            v = values[None, :, None].expand(1, -1, self.k.shape[2], -1)
-            parts.append(torch.cat([z[..., : some.shape[1]] for z in self._outputs(v, kernel)]))
-        return torch.cat(parts, -1).transpose(0, 1).contiguous()
+            z = self._outputs(values[None, :, None].expand(1, -1, self.k.shape[2], -1), kernel)
+            parts.append(z[..., : some.shape[1]])
+        return torch.cat(parts, -1).transpose(0, 1).to(sets.dtype, memory_format=torch.contiguous_format)
 
-    def _outputs(self, v: Tensor, kernel: Kernel) -> Iterable[Float[Tensor, "row head d_head"]]:
-        stop = int(self.rows[-1]) + 1
-        if kernel == "sdpa" and self.allowed is None and self.causal and stop <= 2 * len(self.rows):
-            # Causality visits half of stop x stop pairs, a mask all of rows x stop.
-            q, k = self.q[:, :stop], self.k[:, :stop]
-            return [_attend(q, k, v[:, :stop], None, True, kernel)[0, self.rows.to(q.device)]]
-        outputs = []
-        for rows in self.rows.split(N_ROWS):
-            n_key = int(rows[-1]) + 1 if self.allowed is None and self.causal else v.shape[1]
-            q = self.q[:, rows.to(self.q.device)]
-            outputs.append(_attend(q, self.k[:, :n_key], v[:, :n_key], self.mask(rows, n_key), False, kernel)[0])
-        return outputs
+    def _shares(self, sets: Tensor, lse: Float[Tensor, "head query"]) -> Float[Tensor, "head row column"]:
+        """By exp(score - log-sum-exp) of all keys but those of the largest set, which has the rest of 1."""
+        largest = int(sets.sum(0).argmax())
+        within = (sets[:, largest] > 0).cpu()
+        others, most = (~within).nonzero()[:, 0], within.nonzero()[:, 0]
+        most = most if self.dense is not None else most[:1]  # under causality alone, who sees any sees the first
+        parts = []
+        for rows in self.rows.split(max(1, min(N_ROWS, N_SCORES // max(1, len(lse) * len(others))))):
+            few = others if self.dense is not None else others[others <= rows[-1]]
+            at, to = rows.to(sets.device), few.to(sets.device)
+            q, k = self.q[0, at].to(sets.dtype).transpose(0, 1), self.k[0, to].to(sets.dtype).permute(1, 2, 0)
+            # Heads of one kv_head beside each other in one row axis, over which its keys need no copies.
+            scores = q.unflatten(0, (len(k), -1)).flatten(1, 2) @ k * q.shape[-1] ** -0.5
+            shares = scores.view(len(lse), len(rows), len(few)).sub_(lse[:, at, None]).exp_()
+            mass = shares.masked_fill_(~self.mask(rows, few), 0.0) @ sets[to]
+            rest = (1 - mass.sum(-1)).clamp(min=0.0)
+            mass[..., largest] = rest.masked_fill(~self.mask(rows, most).any(-1), 0.0)
+            parts.append(mass)
+        return torch.cat(parts, 1)
+
+    def _outputs(self, v: Tensor, kernel: Kernel) -> Float[Tensor, "row head d_head"]:
+        if self.dense is None and kernel == "sdpa":
+            # Of most rows, all: those that begin where keys do need no masks.
+            rows = self.rows if 2 * len(self.rows) < self.q.shape[1] else torch.arange(self.q.shape[1])
+            calls = structure(self.layout, self.cut, self.held[rows], self.held)
+            assert calls is not None
+            q = self.q if len(rows) == self.q.shape[1] else self.q[:, rows.to(v.device)]
+            z = calls.to(v.device).attend(q, self.k, v)[0]
+            return z if len(rows) == len(self.rows) else z[self.rows.to(v.device)]
+        parts = self.rows.split(N_ROWS)
+        return torch.cat([_attend(self.q[:, r.to(v.device)], self.k, v, self.mask(r), kernel)[0] for r in parts])
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool, kernel: Kernel, seen: HookPoint | None = None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, may: Tensor, kernel: Kernel, seen: HookPoint | None = None
+) -> Float[Tensor, "1 query head d_head"]:
     points = {"on_scores": HookPoint(), "on_pattern": seen or HookPoint()}
-    return attend(q, k, v, allowed, causal=causal, kernel=kernel, **points)
+    return attend(q, k, v, may[None], causal=False, kernel=kernel, **points)
 
 
 def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[Tensor, " pos"]]:

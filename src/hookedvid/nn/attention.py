@@ -4,12 +4,14 @@ Axis words: batch query key pos head kv_head d_head d_model.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookedvid.nn.hooks import HookPoint, branch, listening
 from hookedvid.nn.kv import LayerKV
@@ -18,7 +20,9 @@ from hookedvid.nn.shared import SharedStream
 from hookedvid.nn.structured import Structure
 
 Kernel = Literal["sdpa", "eager"]
-Probe = Callable[[Tensor, Tensor, Tensor | None, bool], None]
+Probe = Callable[[Tensor, Tensor, Tensor | Structure | None, Tensor | None], None]
+# Gives (output, log-sum-exp [batch, head, query]); F.scaled_dot_product_attention hands on the first alone.
+TELLS_LSE = "aten._scaled_dot_product_flash_attention_for_cpu.default"
 
 
 class AttnContext(NamedTuple):
@@ -27,7 +31,8 @@ class AttnContext(NamedTuple):
     `allowed` is True where a query may look, or the kernel calls that amount to such a mask (taken where nothing
     needs the mask itself), or the stream that the batch's items all attend to besides themselves; None means all keys
     up to the query's own (`causal`) or all keys. `cos` and `sin` are None where positions are not rotary. `probe` is
-    shown what attention is computed from (rotated q and k, allowed, causal) and changes nothing.
+    shown what attention was computed from and changes nothing: rotated q and k, allowed, and the log-sum-exp of each
+    row's scores [batch, head, query] where the kernel knew it. (A row with no key left has that of all keys.)
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
@@ -108,6 +113,22 @@ def causal_mask(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, 
     return (torch.arange(n_key, device=device)[None] <= query[:, None])[None, None]
 
 
+class _Overhear(TorchDispatchMode):
+    """Keeps the log-sum-exp that a kernel called within computes; the call is the same, bit for bit."""
+
+    lse: Tensor | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first use imports torch's compiler: a second, and 139 MiB that stay
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if str(func) == TELLS_LSE:
+            self.lse = out[1]
+        return out
+
+
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values.
 
@@ -175,14 +196,17 @@ class Attention(nn.Module):
         if isinstance(ctx.allowed, SharedStream):
             return ctx.allowed.attend(q, k, v)
         listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
-        calls = ctx.allowed if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened else None
-        allowed = self._mask(ctx, q, k) if calls is None or ctx.probe is not None else None
+        if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened:
+            z, allowed, lse = ctx.allowed.attend(q, k, v), ctx.allowed, None
+        else:
+            allowed = self._mask(ctx, q, k)
+            points = {"on_scores": self.hook_attn_scores, "on_pattern": self.hook_pattern}
+            with nullcontext() if ctx.probe is None else _Overhear() as heard:
+                z = attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, **points)
+            lse = None if heard is None else heard.lse
         if ctx.probe is not None:
-            ctx.probe(q, k, allowed, ctx.causal)
-        if calls is not None:
-            return calls.attend(q, k, v)
-        points = {"on_scores": self.hook_attn_scores, "on_pattern": self.hook_pattern}
-        return attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, **points)
+            ctx.probe(q, k, allowed, lse)
+        return z
 
     def keys_values(
         self, attn_in: Float[Tensor, "batch pos d_model"], norm: RMSNorm | LayerNorm, ctx: AttnContext

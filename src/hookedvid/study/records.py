@@ -100,6 +100,11 @@ class Records:
                 rows.setdefault(row["key"], row)
         return rows
 
+    def last_video(self) -> str | None:
+        """The video of this shard's last whole row: the one in flight, if the run that wrote it was killed."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        return json.loads(lines[-1])["video"] if lines else None
+
     @contextmanager
     def writer(self) -> Iterator["Writer"]:
         """Append rows; raises DataError while another process does."""

@@ -65,7 +65,7 @@ def run(
     """
     shard, audit = shard or Shard(), audit or Audit()
     records = Records(folder, shard)
-    done = records.read()
+    done, cut_short = records.read(), records.last_video()
     found: dict[str, dict] = {}
     mine: set[str] = set()
     with records.writer() as writer:
@@ -73,10 +73,13 @@ def run(
             if number % shard.count != shard.index:
                 continue
             mine.add(video)
-            missing = [(item, [(c, t) for c, t in _distinct(asked) if t.key not in done]) for item, asked in items]
-            fresh = _run_video(laid, model, [(i, a) for i, a in missing if a], audit)
-            for (_, task), outcome in fresh:
-                found[task.key] = done[task.key] = writer.append(task, outcome)
+            distinct = [(item, _distinct(asked)) for item, asked in items]
+            missing = [(item, [(c, t) for c, t in asked if t.key not in done]) for item, asked in distinct]
+            # Rows computed together share their rounding: of a video cut short, all are computed once more.
+            work = distinct if video == cut_short and any(asked for _, asked in missing) else missing
+            for (_, task), outcome in _run_video(laid, model, [(i, a) for i, a in work if a], audit):
+                if task.key not in done:
+                    found[task.key] = done[task.key] = writer.append(task, outcome)
             for _, asked in items:
                 for _, task in asked:
                     if on_row is not None:
