@@ -79,7 +79,10 @@ def examples(
         if len(found) == N_EXAMPLES:
             break
         try:
-            frames = read_frames(video_path(item, annotations), sampling["n_frames"], sampling["sampler"])
+            frames = read_frames(
+                video_path(item, annotations), sampling["n_frames"], sampling["sampler"], bound=item.bound,
+                folder_fps=item.folder_fps,
+            )  # fmt: skip
         except VideoError:
             continue
         said = [_said(item, label, answers[item.id][label]) for label in shown]

@@ -27,8 +27,8 @@ class Item:
     `video` is a path, absolute or relative to the annotation file (`video_path` joins them), or a member of a
     zip file, `archive.zip::member`; `subtitles` likewise, if there are any. `bound` is the part of the video that
     is asked about, (start, end) in seconds; `folder_fps` the frame rate where the video is a folder of images.
-    `options` may be none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index of the
-    right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
+    `options` may be none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index
+    of the right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
     accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
     """
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from hookedvid.errors import VideoError
 
@@ -120,7 +120,7 @@ class Member:
         """What its name ends in, with the dot."""
         return PurePosixPath(self._info.filename).suffix
 
-    def open(self, mode: str = "rb") -> io.RawIOBase:
+    def open(self, mode: str = "rb") -> io.BufferedReader:
         """Its bytes from the start, seekable, until the archive is closed; checked when first opened.
 
         Raises VideoError where they are not what the archive says.
@@ -128,7 +128,7 @@ class Member:
         assert mode == "rb"
         if self._bytes is None:
             self._bytes = self._archive.window(self._info)
-        return _Stream(self._bytes, self.name)
+        return io.BufferedReader(_Stream(self._bytes, self.name))
 
     def __str__(self) -> str:
         return f"{self._archive.path}{MARK}{self._info.filename}"
@@ -217,7 +217,7 @@ class _Stream(io.RawIOBase):
         self._at = max(0, offset + (0, self._at, self._window.size)[whence])
         return self._at
 
-    def readinto(self, buffer) -> int:  # noqa: ANN001  # any writable buffer
+    def readinto(self, buffer: Any) -> int:
         file, start, size = self._window
         file.seek(start + self._at)
         data = file.read(max(0, min(len(buffer), size - self._at)))
