@@ -93,7 +93,7 @@ def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, 
 def check_data(name: str, folder: Path) -> int:
     """`hookedvid check-data`: what a folder holds of a dataset; status 1 unless all that can be asked is there."""
     console = Console()
-    console.width = max(console.width, MIN_WIDTH)
+    console.width = max(console.width, 110)
     dataset = read_dataset(name, folder)
     console.print(f"{dataset.name} in {dataset.folder}", highlight=False, markup=False, soft_wrap=True)
     console.print(table(dataset))

@@ -124,7 +124,9 @@ def _read(row: Row, id: str, task: str, roots: list[str], folder: Folder) -> Ent
         row.wrong(f"the part from {bound[0]} to {bound[1]} s is empty")
     if not (video and answer in options) or (bound and not bound[0] < bound[1]):
         return None
-    tops = [folders.main, folders.video] if whole else [*roots, folders.video, folders.main]
+    # Branch `video` holds mp4 alone, and parts that need no cutting.
+    of_main = whole or not video.endswith(".mp4")
+    tops = [folders.main, folders.video] if of_main else [*roots, folders.video, folders.main]
     usual = f"{PLACES[0]}{tops[0]}/{video}"
     found = folder.find(_candidates(tops, video))
     name = found.name if found else usual

@@ -147,12 +147,11 @@ def plan(
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
-    Raises DataError for items that have no options or no known answer.
+    Raises DataError for items that have no options.
     """
     items = list(read_items(annotations) if items is None else items)[:limit]
-    unusable = [i.id for i in items if len(i.options) < 2 or i.answer is None]
-    if unusable:
-        raise DataError(f"{len(unusable)} items have no options or no answer to score against: {unusable[:3]}")
+    if unusable := [i.id for i in items if len(i.options) < 2]:
+        raise DataError(f"{len(unusable)} items have no options to choose from: {unusable[:3]}")
     conditions = study.conditions(model.cfg.n_layers)
     laid = Plan(study, items, annotations, conditions, settings_of(study, model), left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
