@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 import miniatures
-from clips import numbers
+from clips import numbers, write_clip
 from hookedvid.data.dataset import read_dataset
 from hookedvid.errors import VideoError
 from hookedvid.study.records import video_hash
@@ -172,3 +172,11 @@ def test_two_archives_that_disagree_on_a_video_are_trouble(tmp_path):
     assert read_dataset("videomme", folder).complete
     written(folder / "videos_chunked_03.zip", ("data/-Abc_123xyz.mp4", CLIP + b"0"))
     assert "another content" in read_dataset("videomme", folder).missing["001-1"]
+
+
+def test_tags_that_are_not_utf8(tmp_path):
+    """Where PyAV has to be asked twice, the member is read from its start again."""
+    plain = write_clip(tmp_path / "tags.mkv", n=3, title="Caféé")
+    data = plain.read_bytes().replace("Caféé".encode(), b"Caf\xe9\xe9\xe9\xe9")
+    path = written(tmp_path / "a.zip", ("tags.mkv", data))
+    assert numbers(read_clip(f"{path}::tags.mkv", 3).frames) == [0, 1, 2]

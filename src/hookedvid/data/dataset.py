@@ -9,8 +9,6 @@ from hookedvid.data.folder import Folder, Found
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, nearest
 
-NAMES = ("videomme", "mvbench", "egoschema")
-
 
 @dataclass(frozen=True)
 class Entry:

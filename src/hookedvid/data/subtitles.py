@@ -41,7 +41,7 @@ def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
                 data = f.read(LARGEST + 1)
     except (OSError, VideoError) as e:
         raise DataError(f"cannot read subtitles {str(source)!r}: {e}") from e
-    if data is None or len(data) > LARGEST:
+    if len(data) > LARGEST:
         raise DataError(f"{source} is larger than {LARGEST >> 20} MB, and no subtitles; download it again")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -277,13 +277,13 @@ def _opened(path: Source, options: dict[str, str] | None = None) -> Iterator[tup
     if isinstance(path, Path) and not os.path.isfile(path):
         raise refusal(path, "there is no such file", "check the path")
     # Absolute, because FFmpeg takes what stands before a colon for a protocol.
-    url = os.path.abspath(path) if isinstance(path, Path) else path.open()
+    url = os.path.abspath(path) if isinstance(path, Path) else None
     try:
         try:
-            container = av.open(url, options=options or {})
+            container = av.open(url or path.open("rb"), options=options or {})
         except UnicodeDecodeError:
             # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
-            container = av.open(url, options=options or {}, metadata_errors="replace")
+            container = av.open(url or path.open("rb"), options=options or {}, metadata_errors="replace")
     except (FFmpegError, OSError) as e:
         raise refusal(path, f"it cannot be opened as a video: {_reason(e)}, {_head(path)}", _AGAIN) from e
     with container:
