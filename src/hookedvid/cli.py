@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument(
         "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
     )
+    study.add_argument("--dataset", help="ask videomme, mvbench or egoschema (parts after colons: videomme:long)")
+    study.add_argument("--data", type=Path, help="the folder that the dataset was downloaded to")
     study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
     study.add_argument(
         "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
@@ -70,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("model", nargs="?", default="tiny")
     inspect.add_argument("--hooks", action="store_true", help="list every hook point")
     inspect.set_defaults(run=_inspect)
+
+    check = verbs.add_parser("check-data", help="what is there of a downloaded dataset, what is missing or left out")
+    check.add_argument("name", help="videomme, mvbench or egoschema; parts after colons: videomme:long:subtitles")
+    check.add_argument("folder", type=Path, help="where it was downloaded to")
+    check.set_defaults(run=_check_data)
     _add_weights(verbs)
     return parser
 
@@ -114,7 +121,14 @@ def _study(args: argparse.Namespace) -> int:
     from hookedvid.study.records import Shard
 
     shard = Shard.parse(args.shard)
-    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan)
+    data = (args.dataset, args.data)
+    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data)
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from hookedvid.faces import check_data
+
+    return check_data(args.name, args.folder)
 
 
 def _ask(args: argparse.Namespace) -> int:

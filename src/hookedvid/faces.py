@@ -12,8 +12,10 @@ from rich.table import Table
 from hookedvid import converting, plots, report
 from hookedvid.checkpoint import home
 from hookedvid.conversion.provenance import Provenance
+from hookedvid.data.check import reasons, table
+from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes import held_out
-from hookedvid.errors import InterventionError, nearest
+from hookedvid.errors import ConfigError, InterventionError, nearest
 from hookedvid.interventions import Knockout, LayerRange
 from hookedvid.model import HookedVideoLLM
 from hookedvid.published import PUBLISHED, SHIPPED
@@ -40,21 +42,28 @@ def run_study(
     model: str | None,
     shard: Shard,
     plan_only: bool = False,
+    data: tuple[str | None, Path | None] = (None, None),
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    A shard prints the table only when all the others' rows are there. plan_only: print what it will take, no more.
+    plan_only: print what it will take, no more. `data` is a dataset's name and folder, instead of what the file
+    says. A shard prints the table only when all the others' rows are there.
     """
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
+    beside = file.parent if file else Path()
+    dataset = _dataset(study, beside, *data, console)
+    if dataset is not None:
+        study = replace(study, items="", dataset=dataset.name, data=str(dataset.folder))
     net = HookedVideoLLM.from_pretrained(
         study.model, device=device, dtype=study.dtype, kernel=study.kernel, overrides=study.overrides
     )
-    beside = file.parent if file else Path()
-    annotations = beside / study.items if study.items else held_out(out / "videos")
-    laid = studies.plan(study, net, annotations, limit)
+    if dataset is not None:
+        laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out)
+    else:
+        laid = studies.plan(study, net, beside / study.items if study.items else held_out(out / "videos"), limit)
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
     console.print(str(estimate(laid, net, out)), highlight=False, markup=False, soft_wrap=True)
@@ -72,6 +81,32 @@ def run_study(
         return 0
     _present(manifest, manifest.rows(out), out, console)
     return 0
+
+
+def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, console: Console) -> Dataset | None:
+    """The published dataset that a study asks, if it does; says what of it cannot be asked."""
+    name, folder = name or study.dataset, folder or (beside / study.data if study.data else None)
+    if not name and folder is None:
+        return None
+    if not name or folder is None:
+        raise ConfigError("a dataset needs its name and its folder: --dataset mvbench --data DIR, or both in the file")
+    dataset = read_dataset(name, folder)
+    for line in reasons(dataset):
+        console.print(line, style="yellow", highlight=False, markup=False)
+    return dataset
+
+
+def check_data(name: str, folder: Path) -> int:
+    """`hookedvid check-data`: what a folder holds of a dataset; status 1 unless all that can be asked is there."""
+    console = Console()
+    console.width = max(console.width, 110)
+    dataset = read_dataset(name, folder)
+    console.print(f"{dataset.name} in {dataset.folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(table(dataset))
+    for line in reasons(dataset):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print("complete" if dataset.complete else "not complete", highlight=False)
+    return 0 if dataset.complete else 1
 
 
 def plot(out: Path) -> int:

@@ -79,7 +79,10 @@ def examples(
         if len(found) == N_EXAMPLES:
             break
         try:
-            frames = read_frames(video_path(item, annotations), sampling["n_frames"], sampling["sampler"])
+            frames = read_frames(
+                video_path(item, annotations), sampling["n_frames"], sampling["sampler"], bound=item.bound,
+                folder_fps=item.folder_fps,
+            )  # fmt: skip
         except VideoError:
             continue
         said = [_said(item, label, answers[item.id][label]) for label in shown]
@@ -103,7 +106,8 @@ def _varied(items: Sequence[Item]) -> list[Item]:
 def _said(item: Item, label: str, row: Mapping) -> dict[str, str]:
     if row["chosen"] is None:
         return {"label": label, "mark": "wrong", "said": row["text"] or row["status"]}
-    return {"label": label, "mark": "right" if row["correct"] else "wrong", "said": item.options[row["chosen"]]}
+    mark = {True: "right", False: "wrong", None: ""}[row["correct"]]
+    return {"label": label, "mark": mark, "said": item.options[row["chosen"]]}
 
 
 def _strip(frames: Any) -> str:

@@ -5,6 +5,7 @@ Nothing here opens a video: whether the clips exist is for the datasets and for 
 
 import dataclasses
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,15 +17,18 @@ from hookedvid.errors import DataError
 from hookedvid.values import from_dict, to_dict
 
 MetaValue = str | int | float
+SELDOM = ("bound", "folder_fps", "subtitles")  # fields that are written only where they say something
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """A question about a video, with its options where it is multiple choice.
 
-    `video` is a path, absolute or relative to the annotation file (`video_path` joins them). `options` may be
-    none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index of the
-    right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
+    `video` is a path, absolute or relative to the annotation file (`video_path` joins them), or a member of a
+    zip file, `archive.zip::member`; `subtitles` likewise, if there are any. `bound` is the part of the video that
+    is asked about, (start, end) in seconds; `folder_fps` the frame rate where the video is a folder of images.
+    `options` may be none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index
+    of the right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
     accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
     """
 
@@ -34,6 +38,9 @@ class Item:
     options: tuple[str, ...] = ()
     answer: int | None = None
     family: str = ""
+    bound: tuple[float, float] | None = None
+    folder_fps: float | None = None
+    subtitles: str = ""
     meta: Mapping[str, MetaValue] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -42,6 +49,10 @@ class Item:
         if self.answer is not None and not 0 <= self.answer < len(self.options):
             # A 1-based answer is the usual cause: say the base.
             problems.append(f"answer {self.answer} names none of the {len(self.options)} options (counted from 0)")
+        if self.bound is not None and not (len(self.bound) == 2 and 0 <= self.bound[0] < self.bound[1] < math.inf):
+            problems.append(f"bound {self.bound} is no (start, end) in seconds")
+        if self.folder_fps is not None and not 0 < self.folder_fps < math.inf:
+            problems.append(f"folder_fps {self.folder_fps} is no number of frames per second")
         problems += _meta_problems(self.meta)
         if problems:
             raise DataError(f"item {self.id!r}: " + "; ".join(problems))
@@ -100,8 +111,17 @@ def write_items(items: Iterable[Item], path: str | os.PathLike[str]) -> None:
 
 
 def video_path(item: Item, annotations: str | os.PathLike[str]) -> Path:
-    """Where an item's video lies, given the annotation file that the item was read from."""
-    return Path(annotations).parent / item.video
+    """Where an item's video lies, given the annotation file that the item was read from, or the dataset's folder."""
+    return _beside(annotations) / item.video
+
+
+def subtitles_path(item: Item, annotations: str | os.PathLike[str]) -> Path | None:
+    """Where an item's subtitles lie, if it has any; as `video_path`."""
+    return _beside(annotations) / item.subtitles if item.subtitles else None
+
+
+def _beside(annotations: str | os.PathLike[str]) -> Path:
+    return Path(annotations) if os.path.isdir(annotations) else Path(annotations).parent
 
 
 def _parse(line: str) -> Item:
@@ -132,6 +152,7 @@ def _refuse_constant(name: str) -> None:
 
 def _row(item: Item) -> dict[str, Any]:
     row = {f.name: to_dict(getattr(item, f.name)) for f in dataclasses.fields(item) if f.name != "meta"}
+    row = {name: value for name, value in row.items() if value or name not in SELDOM}
     return {**row, "meta": dict(item.meta)}
 
 

@@ -31,6 +31,7 @@ class Manifest:
     conditions: list[Condition]
     keys: list[list[str]]  # [item][condition]
     audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
+    left_out: Mapping[str, str] = field(default_factory=dict)  # reasons by id of what was not asked
 
     @classmethod
     def of(cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None) -> "Manifest":
@@ -40,8 +41,9 @@ class Manifest:
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
         checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
         return cls(
-            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked
-        )
+            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked,
+            laid.left_out,
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write it into the run's folder."""
@@ -58,6 +60,7 @@ class Manifest:
             ],
             "keys": self.keys,
             "audit": dict(self.audit),
+            "left_out": dict(self.left_out),
         }
         part = folder / f"{NAME}.part"
         part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
@@ -81,6 +84,7 @@ class Manifest:
             conditions,
             data["keys"],
             data["audit"],
+            data["left_out"],
         )
 
     def missing(self, folder: Path) -> int:

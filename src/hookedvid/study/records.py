@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hookedvid.errors import DataError
+from hookedvid.errors import DataError, VideoError
 from hookedvid.study.scoring import Outcome
+from hookedvid.video.archive import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,16 +160,26 @@ def model_hash(model: Any) -> str:
 
 
 def video_hash(path: Path) -> str:
-    """Hash of a file's content, or of a folder's files with their names; empty if there is nothing there."""
+    """Hash of a file's content, or of a folder's files with their names; empty if there is nothing to be read.
+
+    The same whether they lie in a zip file or beside it.
+    """
     h = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
-        for p in files:
-            h.update(p.name.encode())
-            with p.open("rb") as f:
-                while chunk := f.read(1 << 20):
-                    h.update(chunk)
-    except OSError:
+        with opened(path) as found:
+            if isinstance(found, list):
+                found.sort(key=lambda member: member.name)
+                files: list = found
+            elif isinstance(found, Path) and found.is_dir():
+                files = sorted(p for p in found.rglob("*") if p.is_file())
+            else:
+                files = [found]
+            for p in files:
+                h.update(p.name.encode())
+                with p.open("rb") as f:
+                    while chunk := f.read(1 << 20):
+                        h.update(chunk)
+    except (OSError, VideoError):
         return ""
     return h.hexdigest()[:16]
 

@@ -133,6 +133,8 @@ def _run_video(
 
 def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
     sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
+    if laid.study.frame_order == "time":  # shuffled frames come sampled
+        sampling |= {"bound": item.bound, "folder_fps": item.folder_fps}
     return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, **sampling)
 
 
@@ -212,7 +214,8 @@ def _video(laid: Plan, item: Item) -> Any:
         return path
     from hookedvid.video.frames import read_frames
 
-    frames = read_frames(path, laid.settings["n_frames"], laid.settings["sampler"])
+    part = {"bound": item.bound, "folder_fps": item.folder_fps}
+    frames = read_frames(path, laid.settings["n_frames"], laid.settings["sampler"], **part)
     # A clip's own order: the same for every question on it, whatever else the study asks.
     rng = np.random.default_rng([laid.study.seed, *item.video.encode()])
     return frames[rng.permutation(len(frames))]

@@ -26,8 +26,8 @@ class Outcome:
 
     chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
     option over all tokens; margin: its logit minus the best other option's; both None for
-    generated text. text: what was generated. attention_share, decoder_share: of the intact model's operations,
-    0 to 1 (`hookedvid.flops`); None where nothing ran.
+    generated text. All three are None where the answer is hidden. text: what was generated. attention_share,
+    decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing ran.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -58,8 +58,9 @@ def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: An
 
 def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
     """From the logits [d_vocab] of the last position (letters, words)."""
-    assert item.answer is not None
     answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
+    if item.answer is None:
+        return Outcome("ok", answer.index)
     others = [x for i, x in enumerate(answer.logits) if i != item.answer]
     margin = answer.logits[item.answer] - max(others)
     return Outcome("ok", answer.index, answer.index == item.answer, answer.probs[item.answer], margin)
@@ -72,7 +73,7 @@ def generated(model: Any, item: Item, inputs: VideoInputs, interventions: Any) -
     chosen = extract(text, len(item.options))
     if chosen is None:
         return Outcome("unparsed", text=text)
-    return Outcome("ok", chosen, chosen == item.answer, text=text)
+    return Outcome("ok", chosen, None if item.answer is None else chosen == item.answer, text=text)
 
 
 def extract(text: str, n_options: int) -> int | None:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +28,9 @@ Reuse = Literal["none", "layers", "layers+positions"]
 class Study:
     """The fields of a study file (TOML); everything that changes a number is one of them.
 
-    model, overrides: as `from_pretrained` takes them. items: an annotation file (empty: the shapes clips, made
-    on the spot).
+    model, overrides: as `from_pretrained` takes them. items: an annotation file; or dataset, data: the name of a
+    published dataset, as `read_dataset` takes it, and the folder it was downloaded to (neither: the shapes clips,
+    made on the spot). Paths are relative to the study file.
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). grid: layers between the exits, and
     the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
@@ -44,6 +45,8 @@ class Study:
     model: str = "tiny"
     overrides: dict = field(default_factory=dict)
     items: str = ""
+    dataset: str = ""
+    data: str = ""
     protocols: tuple[str, ...] = WHOLE
     knockouts: tuple[str, ...] = ("LV-K", "VT-K", "VS-K")
     step: int = 1
@@ -68,6 +71,8 @@ class Study:
             for name in given:
                 if name not in known:
                     raise ConfigError(f"no {what} {name!r} ({nearest(name, known)})")
+        if self.items and (self.dataset or self.data):
+            raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
         if not 0 < self.keep <= 1:
@@ -110,7 +115,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study laid out: every task with its key, in running order."""
+    """A study laid out: every task with its key, in running order.
+
+    annotations: the file or the dataset's folder that the items' paths are relative to. left_out: reasons by id
+    of what the dataset asks and this study cannot.
+    """
 
     study: Study
     items: list[Item]
@@ -118,6 +127,7 @@ class Plan:
     conditions: list[Condition]
     settings: dict[str, Any]
     tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_of(study: Study, model: Any) -> dict[str, Any]:
@@ -143,17 +153,24 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
     }
 
 
-def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) -> Plan:
+def plan(
+    study: Study,
+    model: Any,
+    annotations: Path,
+    limit: int | None = None,
+    items: Sequence[Item] | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> Plan:
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
-    Raises DataError for items that have no options or no known answer.
+    `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
+    Raises DataError for items that have no options.
     """
-    items = read_items(annotations)[:limit]
-    unusable = [i.id for i in items if len(i.options) < 2 or i.answer is None]
-    if unusable:
-        raise DataError(f"{len(unusable)} items have no options or no answer to score against: {unusable[:3]}")
+    items = list(read_items(annotations) if items is None else items)[:limit]
+    if unusable := [i.id for i in items if len(i.options) < 2]:
+        raise DataError(f"{len(unusable)} items have no options to choose from: {unusable[:3]}")
     conditions = study.conditions(model.cfg.n_layers)
-    laid = Plan(study, items, annotations, conditions, settings_of(study, model))
+    laid = Plan(study, items, annotations, conditions, settings_of(study, model), left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
@@ -161,7 +178,8 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        content = digest(repr((item.question, item.options, item.answer)).encode())
+        part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
+        content = digest(repr((item.question, item.options, item.answer, *part)).encode())
         for c in conditions:
             settings = {**laid.settings, "video": hashes[path], "question": content}
             task = Task(

@@ -27,11 +27,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hookedvid.errors import VideoError
+from hookedvid.video.archive import Member
 
 # Stop at the first damaged slice: FFmpeg's default fills it from other frames and marks nothing.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 _AGAIN = "download it again, or check that this is the right file"
+
+
+Source = Path | Member  # a file, on its own or in an archive
 
 
 class Track(NamedTuple):
@@ -96,7 +100,7 @@ def _size(picture: np.ndarray) -> str:
     return f"{picture.shape[1]}x{picture.shape[0]}"
 
 
-def decode(path: Path, track: Track, indices: list[int]) -> UInt8[np.ndarray, "frame height width 3"]:
+def decode(path: Source, track: Track, indices: list[int]) -> UInt8[np.ndarray, "frame height width 3"]:
     """The RGB frames with these numbers (0-based, ascending, repeats allowed), rotation applied.
 
     Raises VideoError where they cannot be had exactly, or differ in size.
@@ -112,7 +116,7 @@ def decode(path: Path, track: Track, indices: list[int]) -> UInt8[np.ndarray, "f
         raise refusal(path, str(e), todo) from e
 
 
-def read_track(path: Path) -> Track:
+def read_track(path: Source) -> Track:
     """Lists the packets. Raises VideoError unless the file is a whole video of at least one frame."""
     from av.error import FFmpegError
 
@@ -168,7 +172,7 @@ def _hidden(stream: Any, packet: Any) -> bool:
     return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
 
 
-def _missing(container: Any, stream: Any, path: Path, n_packets: int, end: float) -> str | None:
+def _missing(container: Any, stream: Any, path: Source, n_packets: int, end: float) -> str | None:
     """What the header announces and the file lacks, or None. `end` is the last moment seen, in seconds."""
     name, announced = container.format.name, stream.frames
     if "mp4" in name and announced:
@@ -185,7 +189,7 @@ def _missing(container: Any, stream: Any, path: Path, n_packets: int, end: float
     return None
 
 
-def _decode(path: Path, track: Track, indices: list[int], *, seek: bool) -> np.ndarray:
+def _decode(path: Source, track: Track, indices: list[int], *, seek: bool) -> np.ndarray:
     from av.error import FFmpegError
 
     with _opened(path) as (container, stream):
@@ -265,28 +269,28 @@ def _rgb(frame: Any) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Source, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
     """The open container and its video stream. Raises VideoError for whatever is no video."""
     import av
     from av.error import FFmpegError
 
-    if not os.path.isfile(path):
+    if isinstance(path, Path) and not os.path.isfile(path):
         raise refusal(path, "there is no such file", "check the path")
     # Absolute, because FFmpeg takes what stands before a colon for a protocol.
-    url = os.path.abspath(path)
+    url = os.path.abspath(path) if isinstance(path, Path) else None
     try:
         try:
-            container = av.open(url, options=options or {})
+            container = av.open(url or path.open("rb"), options=options or {})
         except UnicodeDecodeError:
             # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
-            container = av.open(url, options=options or {}, metadata_errors="replace")
+            container = av.open(url or path.open("rb"), options=options or {}, metadata_errors="replace")
     except (FFmpegError, OSError) as e:
         raise refusal(path, f"it cannot be opened as a video: {_reason(e)}, {_head(path)}", _AGAIN) from e
     with container:
         yield container, _video_stream(container, path)
 
 
-def _video_stream(container: Any, path: Path) -> Any:
+def _video_stream(container: Any, path: Source) -> Any:
     from av.stream import Disposition
 
     name = container.format.name
@@ -308,12 +312,11 @@ def _reason(e: Exception) -> str:
     return getattr(e, "strerror", None) or str(e) or type(e).__name__
 
 
-def _head(path: Path) -> str:
+def _head(path: Source) -> str:
     """What the file's first bytes tell a person who has to find out why it is no video."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            start, size = file.read(16), file.seek(0, os.SEEK_END)
     except OSError as e:
         return _reason(e)
     if start[4:8] == b"ftyp":

@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from hookedvid.errors import InputError
-from hookedvid.video.decode import decode, fill, read_track, refusal
+from hookedvid.video.archive import opened
+from hookedvid.video.decode import Source, decode, fill, read_track, refusal
 from hookedvid.video.samplers import sample_indices
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -68,10 +69,11 @@ def read_clip(
     """RGB frames of a video with their numbers and times.
 
     `video` is a path to a video file; a folder of jpg, png, webp or bmp frames, in natural order (`frame_2`
-    before `frame_10`; names that start with a dot are ignored, anything else that is no image is refused); a
-    uint8 array or tensor [frame, height, width, 3] or [frame, 3, height, width]; or a list of PIL images of
-    one size. `n_frames`, `sampler` and `bound` (seconds) are those of `sample_indices`. `folder_fps` is the
-    rate of whatever is not a file (MVBench's TVQA folders: 3); files tell their own.
+    before `frame_10`; names that start with a dot are ignored, anything else that is no image is refused); either
+    of them inside a zip file, as `archive.zip::member`; a uint8 array or tensor [frame, height, width, 3] or
+    [frame, 3, height, width]; or a list of PIL images of one size. `n_frames`, `sampler` and `bound` (seconds)
+    are those of `sample_indices`. `folder_fps` is the rate of whatever is not a file (MVBench's TVQA folders: 3);
+    files tell their own.
 
     Rotation by multiples of 90 degrees is applied and other display transforms are not, as decord does.
     Memory is one array for the result and what the decoder holds.
@@ -84,8 +86,7 @@ def read_clip(
     choose = partial(sample_indices, sampler, n_frames=n_frames, bound=bound)
     fps = None if folder_fps is None else float(folder_fps)
     if isinstance(video, (str, os.PathLike)):
-        path = Path(video)
-        return _from_folder(path, choose, fps) if os.path.isdir(path) else _from_file(path, choose)
+        return _from_path(video, choose, fps)
     if isinstance(video, (np.ndarray, Tensor)):
         return _from_array(video, choose, fps)
     if isinstance(video, Sequence):
@@ -93,7 +94,16 @@ def read_clip(
     raise refusal(f"a {type(video).__name__}", "it is no video", "give a path, an array or a list of PIL images")
 
 
-def _from_file(path: Path, choose: Chooser) -> Clip:
+def _from_path(video: str | os.PathLike, choose: Chooser, fps: float | None) -> Clip:
+    with opened(video) as found:
+        if isinstance(found, list):
+            return _from_folder(str(video), found, choose, fps)
+        if isinstance(found, Path) and os.path.isdir(found):
+            return _from_folder(str(found), _listed(found), choose, fps)
+        return _from_file(found, choose)
+
+
+def _from_file(path: Source, choose: Chooser) -> Clip:
     track = read_track(path)
     indices = choose(n_total=track.n_total, fps=track.fps)
     frames = decode(path, track, indices)
@@ -101,11 +111,15 @@ def _from_file(path: Path, choose: Chooser) -> Clip:
     return Clip(frames, tuple(indices), times, track.fps, track.n_total, track.duration, str(path))
 
 
-def _from_folder(path: Path, choose: Chooser, fps: float | None) -> Clip:
+def _listed(path: Path) -> list[Path]:
     try:
-        files = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
+        return list(path.iterdir())
     except OSError as e:
         raise refusal(path, f"the folder cannot be listed ({e.strerror})", "check its permissions") from e
+
+
+def _from_folder(path: str, entries: Sequence[Source], choose: Chooser, fps: float | None) -> Clip:
+    files = sorted((p for p in entries if not p.name.startswith(".")), key=_natural)
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if not images:
@@ -116,20 +130,20 @@ def _from_folder(path: Path, choose: Chooser, fps: float | None) -> Clip:
         raise refusal(path, found, f"move them out, or convert them to {', '.join(IMAGE_SUFFIXES)}")
     indices = choose(n_total=len(images), fps=fps)
     frames = fill(((i, _read_image(images[i])) for i in sorted(set(indices))), indices, path)
-    return _even_clip(frames, indices, len(images), fps, str(path))
+    return _even_clip(frames, indices, len(images), fps, path)
 
 
-def _natural(path: Path) -> list[Any]:
+def _natural(path: Source) -> list[Any]:
     """Sort key under which digits count as numbers: even places of the split are text, odd ones digits."""
     parts = re.split(r"([0-9]+)", path.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+def _read_image(path: Source) -> UInt8[np.ndarray, "height width 3"]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise refusal(path, f"the image cannot be read ({e})", "extract the frame again") from e

@@ -1,0 +1,109 @@
+"""A published dataset read from the folder it was downloaded to: its items, and which of them can be asked."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hookedvid.data.folder import Folder, Found
+from hookedvid.data.item import Item
+from hookedvid.errors import DataError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A question, and whether its video is there; `reason` says why not.
+
+    missing: it should be there, and the question is asked all the same, to fail. left out: nobody finds it in the
+    published download, and the question is not asked.
+    """
+
+    item: Item
+    status: Literal["there", "missing", "left out"] = "there"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a folder holds of a dataset; `name` as it was asked for.
+
+    published: how many questions each group has in the published set, by axis (`task` is the item's family, any
+    other a key of its meta) and group, in the order to print; `{"": {"": n}}` where there are no groups. notes: what
+    else is wrong with the folder. wants_subtitles: whether an item without them lacks something.
+    """
+
+    name: str
+    folder: Path
+    entries: tuple[Entry, ...]
+    published: Mapping[str, Mapping[str, int]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def items(self) -> list[Item]:
+        """The questions to ask, those whose video is missing among them."""
+        return [e.item for e in self.entries if e.status != "left out"]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Reasons by id of the questions that will fail."""
+        return {e.item.id: e.reason for e in self.entries if e.status == "missing"}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Reasons by id of the questions that are not asked."""
+        return {e.item.id: e.reason for e in self.entries if e.status == "left out"}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question that can be asked has its video, and nothing else is wrong."""
+        return not self.missing and not self.notes
+
+
+def read_dataset(name: str, folder: str | Path) -> Dataset:
+    """The dataset of that name in a folder: `videomme`, `mvbench` or `egoschema`, with options after colons.
+
+    videomme: `short`, `medium`, `long` keep these videos, `subtitles` gives items their subtitles. mvbench: the
+    tasks to keep. egoschema: `subset` (unless told) is the 500 with public answers, `full` all 5,031, no answers.
+
+    Raises DataError for an unknown name or option, for annotations that are not what was published, listing every
+    problem, and for links that lead out of the folder. Missing videos raise nothing.
+    """
+    from hookedvid.data import egoschema, mvbench, videomme
+
+    readers: dict[str, Callable[[Path, tuple[str, ...]], Dataset]]
+    readers = {"videomme": videomme.read, "mvbench": mvbench.read, "egoschema": egoschema.read}
+    base, *options = name.split(":")
+    if base not in readers:
+        raise DataError(f"no dataset {base!r} ({nearest(base, readers)}); your own questions go into a JSONL file")
+    return readers[base](Path(folder), tuple(options))
+
+
+def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raises DataError for an option that the dataset does not have."""
+    known = list(known)
+    for option in options:
+        if option not in known:
+            raise DataError(f"{name} has no part {option!r} ({nearest(option, known)}); write {name}:{known[0]}")
+
+
+def placed(found: Found | None, usual: str) -> tuple[str, Literal["there", "missing"], str]:
+    """An item's video, its status and the reason; `usual` is where a video that was not found should be."""
+    if found is None:
+        return usual, "missing", f"there is no {usual}"
+    return found.where, "missing" if found.trouble else "there", found.trouble and f"{found.where}: {found.trouble}"
+
+
+def finished(
+    name: str,
+    options: tuple[str, ...],
+    folder: Folder,
+    entries: list[Entry],
+    published: Mapping,
+    notes: Iterable[str] = (),
+) -> Dataset:
+    """The dataset, once everything was looked for. Raises DataError if it is empty or leads out of its folder."""
+    folder.check()
+    whole = ":".join((name, *options))
+    if not entries:
+        raise DataError(f"{folder.path} holds no questions of {whole}")
+    return Dataset(whole, folder.path, tuple(entries), published, (*notes, *folder.notes))

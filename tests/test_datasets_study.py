@@ -1,0 +1,122 @@
+"""Studies of published datasets from the command line: flags, study files, what is missing, left out, hidden or cut."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import miniatures
+from hookedvid.cli import main
+from hookedvid.data.dataset import read_dataset
+from hookedvid.data.item import video_path
+from hookedvid.data.mvbench import WHY_NOT
+from hookedvid.errors import ConfigError, DataError
+from hookedvid.model import HookedVideoLLM
+from hookedvid.study.manifest import Manifest
+from hookedvid.study.running import run
+from hookedvid.study.study import Study, plan
+from miniatures import BOUND
+
+STUDY = 'protocols = ["baseline"]\nn_resamples = 50\n'
+
+
+@pytest.fixture(scope="module")
+def model():
+    return HookedVideoLLM.from_pretrained("tiny")
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "n"),
+    [
+        (miniatures.videomme, {"layout": "zip"}, 9),
+        (miniatures.videomme, {"layout": "flat"}, 9),
+        (miniatures.mvbench, {}, 38),
+        (miniatures.mvbench, {"branch": "video", "layout": "test.json"}, 40),
+        (miniatures.egoschema, {"route": "hub"}, 2),
+        (miniatures.egoschema, {"route": "authors", "layout": "extracted"}, 2),
+    ],
+)
+def test_every_dataset_runs_from_a_study_file(tmp_path, make, options, n):
+    make(tmp_path / "set", **options)
+    (tmp_path / "study.toml").write_text(f'{STUDY}dataset = "{make.__name__}"\ndata = "set"\n')
+    assert main(["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out")]) == 0
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == n and {r["status"] for r in rows} == {"ok"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_is_missing_fails_and_what_nobody_has_is_left_out(tmp_path, capsys):
+    folder, out = miniatures.mvbench(tmp_path / "set", layout="extracted"), tmp_path / "out"
+    miniatures.without(folder, "video/ssv2_video/action_antonym0.webm")
+    (tmp_path / "study.toml").write_text(STUDY)
+    command = ["study", str(tmp_path / "study.toml"), "--dataset", "mvbench", "--data", str(folder), "--out", str(out)]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "missing: 1 videos of 1 questions, which will fail: there is no video/ssv2_video/action_antonym0.webm"
+        in printed
+    )
+    assert f"left out: 2 questions: {WHY_NOT}" in printed
+    failed = [r for r in rows_of(out) if r["status"] != "ok"]
+    assert [r["item"] for r in failed] == ["action_antonym-0"] and "there is no such file" in failed[0]["reason"]
+    kept = Manifest.load(out)
+    assert kept.left_out == dict.fromkeys(["fine_grained_pose-0", "fine_grained_pose-1"], WHY_NOT)
+    assert (kept.study.dataset, kept.study.data) == ("mvbench", str(folder))
+    assert main(["plot", str(out)]) == 0
+
+
+def test_hidden_answers_are_asked_and_not_scored(tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "study.toml").write_text(f'{STUDY}dataset = "egoschema:full"\ndata = "set"\n')
+    miniatures.egoschema(tmp_path / "set")
+    assert main(["study", str(tmp_path / "study.toml"), "--out", str(out)]) == 0
+    assert all(r["chosen"] in range(5) and r["correct"] is r["prob"] is None for r in rows_of(out))
+
+
+def test_bounds_and_rates_reach_the_model_and_the_key(model, tmp_path):
+    dataset = read_dataset("mvbench:action_sequence:episodic_reasoning", miniatures.mvbench(tmp_path / "set"))
+    study = Study(protocols=("baseline",), reuse="none")  # the same bits as the model alone
+    laid = plan(study, model, dataset.folder, items=dataset.items)
+    rows = {r["item"]: r for r in run(laid, model, tmp_path / "out")}
+    for item in dataset.items:
+        inputs = model.prepare(
+            video_path(item, dataset.folder), item.question, item.options, bound=BOUND, folder_fps=item.folder_fps
+        )
+        assert rows[item.id]["prob"] == model.answer(inputs).probs[item.answer]
+    whole = [replace(i, bound=None, folder_fps=None) for i in dataset.items]
+    other = plan(study, model, dataset.folder, items=whole)
+    assert not {t.key for _, _, t in laid.tasks} & {t.key for _, _, t in other.tasks}
+    again = {r["item"]: r["prob"] for r in run(other, model, tmp_path / "out")}
+    assert again["action_sequence-0"] != rows["action_sequence-0"]["prob"]
+
+
+def test_extracting_the_archives_repeats_no_row(model, tmp_path):
+    keys = []
+    for layout in ("zip", "data"):
+        dataset = read_dataset("videomme", miniatures.videomme(tmp_path / layout, layout))
+        laid = plan(Study(protocols=("baseline",)), model, dataset.folder, items=dataset.items)
+        keys.append([t.key for _, _, t in laid.tasks])
+    assert keys[0] == keys[1]
+
+
+def test_shuffled_frames_come_from_the_part_that_is_asked_about(model, tmp_path):
+    dataset = read_dataset("mvbench:action_sequence:episodic_reasoning", miniatures.mvbench(tmp_path / "set"))
+    study = Study(protocols=("baseline",), frame_order="shuffled")
+    laid = plan(study, model, dataset.folder, items=dataset.items)
+    assert {r["status"] for r in run(laid, model, tmp_path / "out")} == {"ok"}
+
+
+def test_half_a_dataset_or_two_are_refused(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="either its items or a dataset"):
+        Study(items="a.jsonl", dataset="mvbench")
+    assert main(["study", "--dataset", "mvbench"]) == 2
+    assert "needs its name and its folder" in capsys.readouterr().err
+    assert main(["study", "--dataset", "mvbench", "--data", str(tmp_path)]) == 2
+    assert "has no annotations of MVBench" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no options to choose from"):
+        item = read_dataset("egoschema", miniatures.egoschema(tmp_path)).items[0]
+        plan(Study(), HookedVideoLLM.from_pretrained("tiny"), tmp_path, items=[replace(item, options=(), answer=None)])
