@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hookedvid import converting, plots, report
+from hookedvid import converting, plots, report, scores
 from hookedvid.checkpoint import home
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.shapes import held_out
@@ -111,23 +111,30 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
-    outcomes = Outcomes(run.items, run.conditions, rows)
+    outcomes = Outcomes(run.items, run.conditions, rows, run.convention)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
-    told = {g: findings(outcomes, g, run.n_layers, run.study.n_resamples, run.study.seed) for g in tables}
-    console.print(condition_table(tables[main]))
-    if len(tables) > 1:
-        console.print(family_table(tables))
-    for f in told[main]:
-        console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
+    write_csv(summaries, out / "summary.csv")
+    frame(rows).to_parquet(out / "rows.parquet")
+    generated = run.settings["scoring"] == "generate"
+    console.width = max(console.width, scores.MIN_WIDTH if generated else MIN_WIDTH)
+    console.print(scores.text_table(tables[main], run.convention) if generated else condition_table(tables[main]))
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
         console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
-    write_csv(summaries, out / "summary.csv")
-    frame(rows).to_parquet(out / "rows.parquet")
+    scored = tables["all"][0].n > 0
+    if scored and 1 < len(tables) <= scores.MANY:
+        console.print(family_table(tables))
+    scores.present(run, rows, outcomes, out, console)
+    if not scored:  # every answer is hidden, or every row failed
+        console.print(f"nothing to score; what was answered is in [bold]{out / 'rows.parquet'}[/]", soft_wrap=True)
+        return
+    told = {g: findings(outcomes, g, run.n_layers, run.study.n_resamples, run.study.seed) for g in tables}
+    for f in told[main]:
+        console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
     figures = draw(tables, main, run.n_layers, run.settings)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")

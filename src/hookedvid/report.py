@@ -103,7 +103,11 @@ def _varied(items: Sequence[Item]) -> list[Item]:
 def _said(item: Item, label: str, row: Mapping) -> dict[str, str]:
     if row["chosen"] is None:
         return {"label": label, "mark": "wrong", "said": row["text"] or row["status"]}
-    return {"label": label, "mark": "right" if row["correct"] else "wrong", "said": item.options[row["chosen"]]}
+    return {
+        "label": label,
+        "mark": {True: "right", False: "wrong", None: ""}[row["correct"]],
+        "said": item.options[row["chosen"]],
+    }
 
 
 def _strip(frames: Any) -> str:

@@ -127,7 +127,8 @@ def _run_video(
 
 def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
     sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
-    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, **sampling)
+    form = laid.convention.form_for(model.cfg.family) if laid.convention else None
+    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, form, **sampling)
 
 
 def _swept(model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked]], audit: Audit) -> dict[str, Tensor]:
@@ -166,7 +167,7 @@ def _alone(
     for c in conditions:
         try:
             if generates:
-                yield scoring.generated(model, item, inputs, c.interventions)
+                yield scoring.generated(model, item, inputs, c.interventions, laid.convention)
                 continue
             first = first_layer(c.interventions, model.cfg.n_layers)
             if streams is None or intact is None:
