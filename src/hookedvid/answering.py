@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hookedvid.errors import InputError
+from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -60,7 +60,7 @@ def score_options(
         )
     logits = real_tokens(logits, n_tokens)
     if not bool(torch.isfinite(logits).all()):
-        raise InputError(
+        raise NonFiniteError(
             "the logits are not finite: the weights or this dtype overflow, so there is no answer to score"
         )
     chosen = torch.tensor(inputs.option_tokens[item], device=logits.device)

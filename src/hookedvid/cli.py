@@ -77,8 +77,26 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("name", help="videomme, mvbench or egoschema; parts after colons: videomme:long:subtitles")
     check.add_argument("folder", type=Path, help="where it was downloaded to")
     check.set_defaults(run=_check_data)
+    _add_scores(verbs)
     _add_weights(verbs)
     return parser
+
+
+def _add_scores(verbs: Any) -> None:
+    rescore = verbs.add_parser("rescore", help="read a finished study's generated texts by another rule, without model")
+    rescore.add_argument("folder", type=Path, help="the study's --out folder")
+    rescore.add_argument(
+        "--extractor",
+        required=True,
+        metavar="NAME",
+        help="lmms-eval@2026-04, official, leading-letter@1, …",
+    )
+    rescore.set_defaults(run=_rescore)
+
+    submission = verbs.add_parser("submission", help="EgoSchema's submission file of a finished study")
+    submission.add_argument("folder", type=Path, help="the study's --out folder")
+    submission.add_argument("--condition", default="baseline", help='whose answers, e.g. "LV-K all layers"')
+    submission.set_defaults(run=_submission)
 
 
 def _add_weights(verbs: Any) -> None:
@@ -142,6 +160,18 @@ def _plot(args: argparse.Namespace) -> int:
     from hookedvid.faces import plot
 
     return plot(args.folder)
+
+
+def _rescore(args: argparse.Namespace) -> int:
+    from hookedvid.scores import rescore
+
+    return rescore(args.folder, args.extractor)
+
+
+def _submission(args: argparse.Namespace) -> int:
+    from hookedvid.scores import submit
+
+    return submit(args.folder, args.condition)
 
 
 def _inspect(args: argparse.Namespace) -> int:

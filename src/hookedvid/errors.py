@@ -36,6 +36,10 @@ class InputError(HookedVidError):
     """Tokens, pixels or a question that the model cannot take."""
 
 
+class NonFiniteError(InputError):
+    """Logits that are not finite, from which nothing can be chosen."""
+
+
 class VideoError(HookedVidError):
     """A video that cannot be decoded exactly; nothing is repeated, skipped or concealed."""
 

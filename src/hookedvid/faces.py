@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hookedvid import converting, plots, report
+from hookedvid import converting, plots, report, scores
 from hookedvid.checkpoint import home
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
@@ -152,32 +152,40 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
-    outcomes = Outcomes(run.items, run.conditions, rows)
+    outcomes = Outcomes(run.items, run.conditions, rows, run.convention)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
+    protocols = {c.protocol for c in run.conditions}
+    write_csv(summaries, out / "summary.csv")
+    frame(rows).to_parquet(out / "rows.parquet")
+    generated = run.settings["scoring"] == "generate"
+    console.width = max(console.width, scores.MIN_WIDTH if generated else MIN_WIDTH)
+    if protocols != {"baseline", efficiency.PROTOCOL}:
+        shown = scores.text_table(tables[main], run.convention) if generated else condition_table(tables[main])
+        console.print(shown)
+    if efficiency.PROTOCOL in protocols:
+        console.print(cost_table(tables[main]))
+    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
+    for reason in failures[:5]:
+        console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
+    scored = tables["all"][0].n > 0
+    if scored and 1 < len(tables) <= scores.MANY:
+        console.print(family_table(tables))
+    scores.present(run, rows, outcomes, out, console)
+    if not scored:  # every answer is hidden, or every row failed
+        console.print(f"nothing to score; what was answered is in [bold]{out / 'rows.parquet'}[/]", soft_wrap=True)
+        return
     asked = (run.study.n_resamples, run.study.seed, run.study.keep)
     told = {g: findings(outcomes, g, run.n_layers, *asked) for g in tables}
     looked = [g for g in tables if any(f.law == CHEAPEST for f in told[g])]
     searches = {g: efficiency.search(outcomes, g, run.study.keep, *asked[:2]) for g in looked}
-    protocols = {c.protocol for c in run.conditions}
-    if protocols != {"baseline", efficiency.PROTOCOL}:
-        console.print(condition_table(tables[main]))
-    if efficiency.PROTOCOL in protocols:
-        console.print(cost_table(tables[main]))
-        if len(searches) > 1:
-            console.print(choice_table(searches))
-    if len(tables) > 1:
-        console.print(family_table(tables))
+    if len(searches) > 1:
+        console.print(choice_table(searches))
     for f in told[main]:
         console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
-    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
-    for reason in failures[:5]:
-        console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
-    write_csv(summaries, out / "summary.csv")
-    frame(rows).to_parquet(out / "rows.parquet")
     figures = draw(tables, main, run.n_layers, run.settings)
     if efficiency.PROTOCOL in protocols:
         chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}

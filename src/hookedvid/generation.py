@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hookedvid.answering import real_tokens
-from hookedvid.errors import InputError
+from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
 from hookedvid.nn.kv import KVCache
 
@@ -108,7 +108,9 @@ def _warpers(temperature: float, top_k: int | None, top_p: float | None) -> list
 
 def _choose(logits: Tensor, warpers: list, do_sample: bool, generator: torch.Generator | None) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the logits are not finite: the weights or this dtype overflow, so nothing can be generated")
+        raise NonFiniteError(
+            "the logits are not finite: the weights or this dtype overflow, so nothing can be generated"
+        )
     if not do_sample:
         return logits.argmax(-1)
     for warp in warpers:

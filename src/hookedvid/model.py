@@ -36,6 +36,7 @@ from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
 from hookedvid.plan import RunPlan
 from hookedvid.reading import Probes, read_attention
+from hookedvid.video.prompt import QuestionForm
 from hookedvid.weight_views import WeightViews
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -144,6 +145,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         folder_fps: float | int | None = None,
         time_instruction: str | None = None,
         markers_are_language: bool = False,
+        form: QuestionForm | None = None,
     ) -> VideoInputs:
         """A video and a question as this model reads them.
 
@@ -155,6 +157,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.video.prompt`;
             the config's unless given, `none` for none.
         markers_are_language: count the text between frames as language (it then belongs to the selector `text`).
+        form: how question and options are put (`hookedvid.video.prompt.QuestionForm`); the template's unless given.
 
         Raises InputError where the prompt is longer than the config's max_length, saying how many frames fit.
         """
@@ -162,7 +165,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         return prepare(
             self, video, question, options, n_frames=n_frames, sampler=sampler, bound=bound, folder_fps=folder_fps,
-            time_instruction=time_instruction, markers_are_language=markers_are_language,
+            time_instruction=time_instruction, markers_are_language=markers_are_language, form=form,
         )  # fmt: skip
 
     def inputs_from_tensors(self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None) -> VideoInputs:

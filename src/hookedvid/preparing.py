@@ -11,7 +11,15 @@ from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
 from hookedvid.inputs import VIDEO, VideoInputs
 from hookedvid.layout import Segment, TokenLayout, video_segments
-from hookedvid.video.prompt import Piece, TimeInstruction, Timing, named_instruction, pieces, template
+from hookedvid.video.prompt import (
+    Piece,
+    QuestionForm,
+    TimeInstruction,
+    Timing,
+    named_instruction,
+    pieces,
+    template,
+)
 
 Run = tuple[Segment, list[int]]
 
@@ -28,6 +36,7 @@ def prepare(
     folder_fps: float | int | None = None,
     time_instruction: str | None = None,
     markers_are_language: bool = False,
+    form: QuestionForm | None = None,
 ) -> VideoInputs:
     """See `HookedVideoLLM.prepare`."""
     _check_question(model, video, question, options)
@@ -41,8 +50,9 @@ def prepare(
         asked: int = cfg.n_frames if n_frames is None else n_frames
         clip = read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
-    tokens, layout = _checked(model, question, options, count, timing, markers_are_language)
-    letters = tuple(_letter_token(model.tokenizer, LETTERS[i]) for i in range(len(options)))
+    form = form or template(cfg.prompt).form
+    tokens, layout = _checked(model, question, options, count, timing, markers_are_language, form)
+    letters = tuple(_letter_token(model.tokenizer, LETTERS[i], form.prefill) for i in range(len(options)))
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
 
@@ -55,6 +65,7 @@ def expected(
     n_frames: int,
     time_instruction: str,
     markers_are_language: bool = False,
+    form: QuestionForm | None = None,
 ) -> VideoInputs:
     """Tokens and layout that `prepare` gives for a video of that many frames, which nobody opens: its pixels are empty.
 
@@ -64,16 +75,18 @@ def expected(
     instruction = named_instruction(time_instruction)
     times = tuple(60.0 * i / n_frames for i in range(n_frames))
     timing = Timing(instruction, 60.0, times) if instruction.text else None
-    tokens, layout = _checked(model, question, options, n_frames, timing, markers_are_language)
+    form = form or template(model.cfg.prompt).form
+    tokens, layout = _checked(model, question, options, n_frames, timing, markers_are_language, form)
     return VideoInputs(tokens, (layout,), (torch.empty(n_frames, 3, 0, 0),), (tuple(options),))
 
 
 def _checked(
-    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, markers_are_language: bool
-) -> tuple[torch.Tensor, TokenLayout]:
+    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None,
+    markers_are_language: bool, form: QuestionForm,
+) -> tuple[torch.Tensor, TokenLayout]:  # fmt: skip
     """Ids [1, pos] and their layout; raises InputError for a prompt that is too long."""
-    runs = _laid_out(model, question, options, n_frames, timing)
-    _check_length(model, runs, question, options, n_frames, timing)
+    runs = _laid_out(model, question, options, n_frames, timing, form)
+    _check_length(model, runs, question, options, n_frames, timing, form)
     layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
     return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
@@ -128,13 +141,17 @@ def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
     return preprocess(clip.frames, cfg.vision)
 
 
-def _laid_out(model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None) -> list[Run]:
-    return _tokenized(model, pieces(template(model.cfg.prompt), question, options, n_frames, timing), n_frames)
+def _laid_out(
+    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm
+) -> list[Run]:
+    parts = pieces(template(model.cfg.prompt), question, options, n_frames, timing, form)
+    return _tokenized(model, parts, n_frames)
 
 
 def _check_length(
-    model: Any, runs: Sequence[Run], question: str, options: Sequence[str], n_frames: int, timing: Timing | None
-) -> None:
+    model: Any, runs: Sequence[Run], question: str, options: Sequence[str], n_frames: int, timing: Timing | None,
+    form: QuestionForm,
+) -> None:  # fmt: skip
     """Raises InputError where the original code would have cut the prompt's end off."""
     longest = model.cfg.max_length
     length = _length(runs)
@@ -147,7 +164,7 @@ def _check_length(
     fitting = step * bisect.bisect_left(
         range(step, n_frames, step),
         True,
-        key=lambda n: _length(_laid_out(model, question, options, n, timing)) > longest,
+        key=lambda n: _length(_laid_out(model, question, options, n, timing, form)) > longest,
     )
     todo = f"take at most {fitting} frames (n_frames={fitting})" if fitting else "shorten the question"
     raise InputError(
@@ -201,8 +218,12 @@ def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list
     ]
 
 
-def _letter_token(tokenizer: Any, letter: str) -> int:
+def _letter_token(tokenizer: Any, letter: str, prefill: str) -> int:
+    """The token a letter is as an answer's first word, or directly behind what the answer is made to begin with."""
     ids = tokenizer(letter, add_special_tokens=False)["input_ids"]
+    if prefill:
+        begun, whole = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prefill, prefill + letter))
+        ids = whole[-1:] if whole[:-1] == begun else ids  # where the two do not run together
     if len(ids) != 1:
         raise InputError(f"the option letter {letter!r} is {len(ids)} tokens in this tokenizer; it must be one")
     return ids[0]

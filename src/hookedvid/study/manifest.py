@@ -9,6 +9,8 @@ from typing import Any
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError
 from hookedvid.interventions import from_json, to_json
+from hookedvid.study import conventions
+from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
 from hookedvid.study.running import Audit
@@ -86,6 +88,17 @@ class Manifest:
             data["audit"],
             data["left_out"],
         )
+
+    @property
+    def convention(self) -> Convention | None:
+        """The convention that the generated texts were read by."""
+        name = self.settings["convention"] if self.settings["scoring"] == "generate" else ""
+        return conventions.convention(name, self.items, self.dataset) if name else None
+
+    @property
+    def dataset(self) -> str:
+        """The published dataset that was asked, as the convention's full name tells it; empty without one."""
+        return self.settings["convention"].partition("/")[0]
 
     def missing(self, folder: Path) -> int:
         """How many different rows are not in the folder yet."""

@@ -18,7 +18,7 @@ from hookedvid.video.archive import opened
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1  # of the key: raised whenever what enters it changes
+SCHEMA = 2  # of the key: raised whenever what enters it changes
 ROWS = "rows.jsonl"
 
 
@@ -51,7 +51,7 @@ class Shard:
 class Task:
     """One item under one condition, before it runs: what its row will say, and the key that says it all.
 
-    settings: model and video hashes, sampling, dtype, kernel, scoring, versions; see `study.settings`.
+    settings: model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings`.
     """
 
     item: str

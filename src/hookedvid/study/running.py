@@ -135,7 +135,8 @@ def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
     sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
     if laid.study.frame_order == "time":  # shuffled frames come sampled
         sampling |= {"bound": item.bound, "folder_fps": item.folder_fps}
-    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, **sampling)
+    form = laid.convention.form_for(model.cfg.family) if laid.convention else None
+    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, form, **sampling)
 
 
 def _swept(model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked]], audit: Audit) -> dict[str, Tensor]:
@@ -176,7 +177,7 @@ def _alone(
     for c in conditions:
         try:
             if generates:
-                yield scoring.generated(model, item, inputs, c.interventions)
+                yield scoring.generated(model, item, inputs, c.interventions, laid.convention)
                 continue
             first = first_layer(c.interventions, model.cfg.n_layers)
             if streams is None or intact is None:

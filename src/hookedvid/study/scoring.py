@@ -8,26 +8,31 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hookedvid.answering import LETTERS, score_options
+from hookedvid.answering import score_options
 from hookedvid.data.item import Item
-from hookedvid.errors import InputError
+from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
+from hookedvid.study.conventions import Convention
+from hookedvid.study.extractors import OURS, Extractor, extractor
+from hookedvid.video.prompt import QuestionForm
 
 Scoring = Literal["letters", "words", "generate"]
 SCORINGS: tuple[Scoring, ...] = ("letters", "words", "generate")
-# The extraction rule of `generate`; its name goes into every record, so a new rule gets a new one.
-EXTRACTOR = "leading-letter@1"
-_LEADING = re.compile(r"\s*\(?([A-Z])(?![A-Za-z])")
+MAX_NEW_TOKENS = 16  # of a generated answer, the field's count
+# Eight characters and half of the text, said four times or more in a row.
+_REPEATED = re.compile(r"(.{1,24}?)\1{3,}", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one item under one condition came to.
 
-    chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
-    option over all tokens; margin: its logit minus the best other option's; both None for
-    generated text. All three are None where the answer is hidden. text: what was generated. attention_share,
-    decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing ran.
+    chosen: 0-based option, None if generated text named none (`unparsed`). correct: None where nothing was chosen, or
+    the item's answer is not known. prob: probability of the right option over all tokens; margin: its logit minus
+    the best other option's; both None for generated text. text: what was generated, as it was. flag: what is wrong
+    with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
+    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
+    ran.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -39,16 +44,29 @@ class Outcome:
     reason: str = ""
     attention_share: float | None = None
     decoder_share: float | None = None
+    flag: Literal["", "empty", "degenerate", "non-finite"] = ""
 
 
-def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: Any) -> VideoInputs:
+def prepare(
+    model: Any,
+    item: Item,
+    video: Any,
+    scoring: Scoring,
+    form: QuestionForm | None = None,
+    subtitles: str | None = None,
+    **sampling: Any,
+) -> VideoInputs:
     """An item's inputs as a scoring reads them.
 
-    letters, generate: options lettered in the prompt. words: the question alone, the options' own words
-    (one token each) compared at the last position.
+    letters, generate: options lettered in the prompt, by the model's template or `form`, whose `subtitles` are given.
+    words: the question alone, the options' own words (one token each) compared at the last position.
     """
     if scoring != "words":
-        return model.prepare(video, item.question, item.options, **sampling)
+        options = item.options
+        if form is not None:
+            form, options = _asked(form, item)
+            form = replace(form, subtitles=subtitles)
+        return model.prepare(video, item.question, options, form=form, **sampling)
     inputs = model.prepare(video, item.question, **sampling)
     tokens = tuple(_word_token(model, o) for o in item.options)
     if len(set(tokens)) < len(tokens):
@@ -56,9 +74,20 @@ def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: An
     return replace(inputs, options=(tuple(item.options),), option_tokens=(tokens,))
 
 
+def _asked(form: QuestionForm, item: Item) -> tuple[QuestionForm, tuple[str, ...]]:
+    """Form and options; an item's meta may keep the options' lines as its source has them, to be printed so."""
+    lines = str(item.meta.get("options", "")).split("\n")
+    if "{lettered}" not in form.option or len(lines) != len(item.options):
+        return form, item.options
+    return replace(form, option=form.option.replace("{lettered}", "{option}")), tuple(lines)
+
+
 def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
     """From the logits [d_vocab] of the last position (letters, words)."""
-    answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
+    try:
+        answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
+    except NonFiniteError as e:
+        return Outcome("failed", reason=str(e), flag="non-finite")
     if item.answer is None:
         return Outcome("ok", answer.index)
     others = [x for i, x in enumerate(answer.logits) if i != item.answer]
@@ -67,20 +96,33 @@ def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outc
 
 
 @torch.no_grad()
-def generated(model: Any, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
-    """From 16 greedily generated tokens, the field's count."""
-    text = model.generate(inputs, interventions, max_new_tokens=16, return_type="text")
-    chosen = extract(text, len(item.options))
+def generated(
+    model: Any, item: Item, inputs: VideoInputs, interventions: Any, convention: Convention | None = None
+) -> Outcome:
+    """From greedily generated tokens, read as a convention reads them, or by our own extractor."""
+    longest = convention.max_new_tokens if convention else MAX_NEW_TOKENS
+    try:
+        text = model.generate(inputs, interventions, max_new_tokens=longest, return_type="text")
+    except NonFiniteError as e:
+        return Outcome("failed", reason=str(e), flag="non-finite")
+    return read(item, text, convention or extractor(OURS))
+
+
+def read(item: Item, text: str, by: Convention | Extractor) -> Outcome:
+    """The outcome of a generated text."""
+    heard, rule = (by.heard(text), by.rule) if isinstance(by, Convention) else (text, by)
+    chosen = rule.read(heard, item.options)
+    flag = "empty" if not text.strip() else "degenerate" if is_degenerate(text) else ""
     if chosen is None:
-        return Outcome("unparsed", text=text)
-    return Outcome("ok", chosen, None if item.answer is None else chosen == item.answer, text=text)
+        return Outcome("unparsed", text=text, flag=flag)
+    correct = None if item.answer is None else chosen == item.answer
+    return Outcome("ok", chosen, correct, text=text, flag=flag)
 
 
-def extract(text: str, n_options: int) -> int | None:
-    """The option a text begins with, as `B`, `B.`, `(B)`; None if it does not begin with one that exists."""
-    match = _LEADING.match(text)
-    index = LETTERS.index(match[1]) if match else n_options
-    return index if index < n_options else None
+def is_degenerate(text: str) -> bool:
+    """Whether most of a text is one thing said over and over, `!!!!!!!!` or `the the the the the`."""
+    least = max(8, len(text) / 2)
+    return any(len(m[0]) >= least for m in _REPEATED.finditer(text))
 
 
 def chance(item: Item) -> float:

@@ -10,11 +10,14 @@ from typing import Any, Literal
 from hookedvid.data.item import Item, read_items, video_path
 from hookedvid.errors import ConfigError, DataError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
-from hookedvid.study import protocols, scoring
+from hookedvid.study import conventions, protocols, scoring
+from hookedvid.study.conventions import Convention
+from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Task, digest, model_hash, video_hash
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
+from hookedvid.video.prompt import template
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 PROTOCOLS = (*WHOLE, "efficiency")
@@ -39,7 +42,9 @@ class Study:
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
     (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
-    n_frames, sampler, time_instruction: as in `prepare`; the model's own unless given.
+    convention: an evaluator's way to ask and score, by its name in `hookedvid.study.conventions` (empty: the model's
+    template, and with `generate` our own extractor). n_frames, sampler, time_instruction: as in `prepare`; the
+    convention's or else the model's own unless given.
     """
 
     model: str = "tiny"
@@ -55,6 +60,7 @@ class Study:
     keep: float = 0.97
     custom: tuple[tuple[dict, ...], ...] = ()
     scoring: Scoring = "letters"
+    convention: str = ""
     n_frames: int | None = None
     sampler: str | None = None
     time_instruction: str | None = None
@@ -77,6 +83,10 @@ class Study:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
+        if self.convention:
+            conventions.known(self.convention)
+            if self.scoring == "words":
+                raise ConfigError('conventions letter the options; score "generate" or "letters", not "words"')
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -126,22 +136,28 @@ class Plan:
     annotations: Path
     conditions: list[Condition]
     settings: dict[str, Any]
+    convention: Convention | None = None
     tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def settings_of(study: Study, model: Any) -> dict[str, Any]:
+def settings_of(study: Study, model: Any, convention: Convention | None = None) -> dict[str, Any]:
     """What fixes every number besides item, video and interventions, as it stands in each row."""
     cfg = model.cfg
+    form = convention.form_for(cfg.family) if convention else template(cfg.prompt).form
+    sampler = study.sampler or (convention.sampler_for(cfg.family) if convention else None)
+    n_frames = convention.n_frames if study.n_frames is None and convention else study.n_frames
     versions = {p: importlib.metadata.version(p) for p in ("hookedvid", "torch", "av")}
     return {
         "model": model_hash(model),
         "model_name": cfg.model_name or cfg.family,
-        "n_frames": cfg.n_frames if study.n_frames is None else study.n_frames,
-        "sampler": study.sampler or cfg.sampler,
+        "n_frames": cfg.n_frames if n_frames is None else n_frames,
+        "sampler": sampler or cfg.sampler,
         "frame_order": study.frame_order if study.frame_order == "time" else f"shuffled by seed {study.seed}",
-        "scoring": study.scoring if study.scoring != "generate" else scoring.EXTRACTOR,
+        "scoring": study.scoring,
+        "convention": convention.full_name if convention else "",
         "prompt": cfg.prompt,
+        "form": digest(repr(form).encode()),
         "time_instruction": study.time_instruction or cfg.time_instruction,
         "markers_are_language": study.markers_are_language,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -149,7 +165,15 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
         "device": model.device.type,
         "reuse": study.reuse,
         "empty_row": "zero",
+        **(_generation(convention) if study.scoring == "generate" else {}),
         **versions,
+    }
+
+
+def _generation(convention: Convention | None) -> dict[str, Any]:
+    return {
+        "extractor": convention.extractor if convention else OURS,
+        "max_new_tokens": convention.max_new_tokens if convention else scoring.MAX_NEW_TOKENS,
     }
 
 
@@ -164,13 +188,15 @@ def plan(
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
-    Raises DataError for items that have no options.
+    Raises DataError for items that have no options; those whose answer is hidden are asked and not scored.
     """
     items = list(read_items(annotations) if items is None else items)[:limit]
     if unusable := [i.id for i in items if len(i.options) < 2]:
         raise DataError(f"{len(unusable)} items have no options to choose from: {unusable[:3]}")
     conditions = study.conditions(model.cfg.n_layers)
-    laid = Plan(study, items, annotations, conditions, settings_of(study, model), left_out=left_out or {})
+    convention = conventions.convention(study.convention, items) if study.convention else None
+    settings = settings_of(study, model, convention)
+    laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
@@ -199,5 +225,7 @@ def describe(settings: Mapping[str, Any]) -> str:
     """The settings a figure must name, in one line."""
     return (
         f"{settings['model_name']} ({settings['model']}), {settings['n_frames']} frames {settings['sampler']}, "
-        f"{settings['dtype']}, {settings['kernel']}, scored by {settings['scoring']}"
+        f"{settings['dtype']}, {settings['kernel']}, "
+        + (f"asked as {settings['convention']}, " if settings["convention"] else "")
+        + f"scored by {settings.get('extractor', settings['scoring'])}"
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from hookedvid.data.item import Item
 from hookedvid.study import statistics
+from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval, McNemar
@@ -22,19 +23,28 @@ LANGUAGE_ONLY = ("language",)
 class Summary:
     """One condition on one group of items.
 
-    group: `all`, `video` (all but the language-only control) or a family. n: items answered; failed and
-    unparsed ones take no part in the rest. prob, margin: of the right option. ratio: accuracy over the
-    baseline's on the same items, the paper's performance ratio; corrected: the same above chance.
-    mcnemar: against the baseline; p_holm: its p, adjusted for all conditions of the group. attention_share,
-    decoder_share: of the intact model's operations, mean over the items; NaN where rows do not tell.
+    group: `all`, `video` (all but the language-only control) or a family. answered: items with an outcome, failed
+    ones not among them; n: those of them whose right answer is known, which alone are scored. accuracy: unparsed
+    answers are wrong; of_parsed: they are left out; as_printed: as the study's convention counts, NaN without one.
+    parsed: share of the answers that named an option; empty, degenerate (non-finite logits too): how many are flagged
+    so. prob, margin: of the right option. ratio: accuracy over the baseline's on the same items, the paper's
+    performance ratio; corrected: the same above chance. mcnemar: against the baseline; p_holm: its p, adjusted for
+    all conditions of the group. attention_share, decoder_share: of the intact model's operations, mean over the
+    items; NaN where rows do not tell.
     """
 
     condition: Condition
     group: str
     n: int
+    answered: int
     failed: int
     unparsed: int
+    parsed: float
+    empty: int
+    degenerate: int
     accuracy: Interval
+    of_parsed: Interval
+    as_printed: Interval
     prob: Interval
     margin: Interval
     ratio: Interval
@@ -47,23 +57,42 @@ class Summary:
 
 
 class Outcomes:
-    """Rows as arrays [condition, item], NaN where there is no value."""
+    """Rows as arrays [condition, item], NaN where there is no value; answers that are not known count nowhere."""
 
-    def __init__(self, items: Sequence[Item], conditions: Sequence[Condition], rows: Sequence[Mapping]):
+    def __init__(
+        self,
+        items: Sequence[Item],
+        conditions: Sequence[Condition],
+        rows: Sequence[Mapping],
+        convention: Convention | None = None,
+    ):
         self.items, self.conditions = list(items), list(conditions)
         column = {item.id: i for i, item in enumerate(items)}
         line = {c.label: i for i, c in enumerate(conditions)}
         shape = (len(conditions), len(items))
-        self.correct, self.prob, self.margin = (np.full(shape, np.nan) for _ in range(3))
+        self.correct, self.prob, self.margin, self.counted = (np.full(shape, np.nan) for _ in range(4))
         self.attention_share, self.decoder_share = (np.full(shape, np.nan) for _ in range(2))
         self.status = np.full(shape, "missing", dtype=object)
+        self.flag = np.full(shape, "", dtype=object)
         for row in rows:
             at = line[row["condition"]], column[row["item"]]
-            self.status[at] = row["status"]
+            item = self.items[at[1]]
+            self.status[at], self.flag[at] = row["status"], row.get("flag", "")
             for values, name in ((self.correct, "correct"), (self.prob, "prob"), (self.margin, "margin")):
                 values[at] = np.nan if row[name] is None else float(row[name])
             for values, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
                 values[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
+            if item.answer is None or row["status"] == "failed":
+                continue
+            if row["status"] == "unparsed":
+                self.correct[at] = 0.0
+            if convention is not None and (counted := convention.counted(item, row["text"], row["chosen"])) is not None:
+                self.counted[at] = counted
+
+    @property
+    def of_parsed(self) -> Float[np.ndarray, "condition item"]:
+        """Correctness of what was parsed."""
+        return np.where(self.status == "unparsed", np.nan, self.correct)
 
     def groups(self) -> dict[str, np.ndarray]:
         """Columns of each group, by name."""
@@ -89,16 +118,23 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     found = []
     for i, condition in enumerate(o.conditions):
-        correct, status = o.correct[i, columns], o.status[i, columns]
+        correct, status, flag = o.correct[i, columns], o.status[i, columns], o.flag[i, columns]
+        answered = int((status != "failed").sum())
         ratio, corrected = _ratios(weights, correct, base, guess)
         found.append(
             Summary(
                 condition,
                 name,
                 n=int((~np.isnan(correct)).sum()),
+                answered=answered,
                 failed=int((status == "failed").sum()),
                 unparsed=int((status == "unparsed").sum()),
+                parsed=float((status == "ok").sum() / answered) if answered else np.nan,
+                empty=int((flag == "empty").sum()),
+                degenerate=int(np.isin(flag, ("degenerate", "non-finite")).sum()),
                 accuracy=statistics.mean(weights, correct),
+                of_parsed=statistics.mean(weights, o.of_parsed[i, columns]),
+                as_printed=statistics.mean(weights, o.counted[i, columns]),
                 prob=statistics.mean(weights, o.prob[i, columns]),
                 margin=statistics.mean(weights, o.margin[i, columns]),
                 ratio=ratio,
@@ -137,11 +173,15 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
             "knockout": s.condition.knockout,
             "layer": s.condition.layer,
             "n": s.n,
+            "answered": s.answered,
             "failed": s.failed,
             "unparsed": s.unparsed,
+            "parsed": s.parsed,
+            "empty": s.empty,
+            "degenerate": s.degenerate,
             "chance": s.chance,
         }
-        for name in ("accuracy", "prob", "margin", "ratio", "corrected"):
+        for name in ("accuracy", "of_parsed", "as_printed", "prob", "margin", "ratio", "corrected"):
             value: Interval = getattr(s, name)
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         line |= {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm}

@@ -12,6 +12,8 @@ from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError, nearest
 from hookedvid.layout import Role
 
+NO_SUBTITLES = "No subtitles available"  # as lmms-eval says it
+
 
 class Piece(NamedTuple):
     """A stretch of prompt text with one role; `video` pieces stand for a frame, or the whole video (None)."""
@@ -23,21 +25,43 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
+class QuestionForm:
+    """How a question and its options are put.
+
+    system: ahead of the video, behind the template's own system text. before: between video and question; it says
+    {subtitles} where those are wanted. question, option: {question}; {letter} and {option}, or {lettered}, which
+    is both with `. ` between them unless the options come with their letters. instruction: after the options.
+    prefill: how the answer begins, behind the assistant's header. subtitles: their text, None until known.
+    """
+
+    question: str = "{question}"
+    option: str = "\n{letter}. {option}"
+    instruction: str = "\nAnswer with the option's letter from the given choices directly."
+    system: str = ""
+    before: str = ""
+    prefill: str = ""
+    subtitles: str | None = None
+
+    @property
+    def wants_subtitles(self) -> bool:
+        """Whether the prompt holds the video's subtitles."""
+        return "{subtitles}" in self.before
+
+
+@dataclass(frozen=True)
 class Template:
     """Texts around a video and a question.
 
     before: system prompt and user header. frame_before, frame_after: around every frame ({n} counts from 1);
-    without them the video is one run. between: after the video. question, option, instruction: forms of
-    each; after: the assistant's header. stops: tokens that end an answer.
+    without them the video is one run. between: after the video. form: of the question, unless another is asked
+    for. after: the assistant's header. stops: tokens that end an answer.
     """
 
     before: str
     between: str = "\n"
     frame_before: str = ""
     frame_after: str = ""
-    question: str = "{question}"
-    option: str = "\n{letter}. {option}"
-    instruction: str = "\nAnswer with the option's letter from the given choices directly."
+    form: QuestionForm = QuestionForm()
     after: str = ""
     stops: tuple[str, ...] = ()
 
@@ -139,9 +163,7 @@ TEMPLATES: dict[str, Template] = {
     "tiny": Template(
         before="<bos> video",
         between="",
-        question=" question {question}",
-        option=" {letter} {option}",
-        instruction=" answer",
+        form=QuestionForm(question=" question {question}", option=" {letter} {option}", instruction=" answer"),
         stops=("<eos>",),
     ),
 }
@@ -161,29 +183,49 @@ def named_instruction(name: str) -> TimeInstruction:
     return TIME_INSTRUCTIONS[name]
 
 
+def lettered(options: Sequence[str]) -> tuple[str, ...]:
+    """Options with their letters in front, `A. Apples`; left as they are where all of them come lettered."""
+    if all(o.startswith(f"{letter}.") for letter, o in zip(LETTERS, options, strict=False)):
+        return tuple(options)
+    return tuple(f"{letter}. {o}" for letter, o in zip(LETTERS, options, strict=False))
+
+
 def special_strings(form: Template) -> tuple[str, ...]:
     """What a template writes as one token each, `<|im_start|>`, `<img>` or `</s>`, in order of appearance.
 
     A tokenizer that splits any of them is not the model's.
     """
-    texts = (getattr(form, f.name) for f in fields(form))
+    texts = (getattr(form, f.name) for f in fields(form) if f.name != "form")
     found = (m for t in texts for m in re.findall(r"<\|\w+\|>|</?\w+>", t if isinstance(t, str) else "".join(t)))
     return tuple(dict.fromkeys(found))
 
 
 def pieces(
-    form: Template, question: str, options: Sequence[str], n_frames: int, timing: Timing | None = None
+    around: Template,
+    question: str,
+    options: Sequence[str],
+    n_frames: int,
+    timing: Timing | None = None,
+    form: QuestionForm | None = None,
 ) -> list[Piece]:
-    """The prompt in order; without frames the video and what surrounds it are left out."""
-    parts = [Piece("system", form.before)]
+    """The prompt in order; without frames the video and what surrounds it are left out.
+
+    Raises InputError for a form that wants subtitles and has none.
+    """
+    form = form or around.form
+    if form.wants_subtitles and form.subtitles is None:
+        raise InputError('this form of prompt holds subtitles: give them, replace(form, subtitles="…"), "" for none')
+    parts = [Piece("system", around.before), Piece("system", form.system)]
     if n_frames:
-        parts += _video_pieces(form, n_frames, timing)
+        parts += _video_pieces(around, n_frames, timing)
+    parts.append(Piece("template", form.before.format(subtitles=form.subtitles or NO_SUBTITLES)))
     parts.append(Piece("question", form.question.format(question=question)))
-    for i, option in enumerate(options):
-        parts.append(Piece("options", form.option.format(letter=LETTERS[i], option=option), index=i))
+    for i, (option, line) in enumerate(zip(options, lettered(options), strict=True)):
+        said = form.option.format(letter=LETTERS[i], option=option, lettered=line)
+        parts.append(Piece("options", said, index=i))
     if options:
         parts.append(Piece("template", form.instruction))
-    parts.append(Piece("template", form.after))
+    parts += [Piece("template", around.after), Piece("template", form.prefill)]
     return [p for p in parts if p.text or p.role == "video"]
 
 

@@ -1,0 +1,40 @@
+"""Reading a finished study's texts once more by another rule, without its model; stored rows stay as they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hookedvid.data.item import Item
+from hookedvid.errors import DataError
+from hookedvid.study.conventions import Convention
+from hookedvid.study.extractors import Extractor
+from hookedvid.study.scoring import read
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Rows as the other rule reads them; how many there are with a text, how many of these it reads otherwise."""
+
+    rows: list[dict]
+    n: int
+    changed: int
+
+
+def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Extractor) -> Rescored:
+    """Rows with status, chosen, correct and flag anew, what is stored of these beside them; failed ones as they were.
+
+    Raises DataError for rows of a study that generated nothing.
+    """
+    if any(row["settings"]["scoring"] != "generate" for row in rows):
+        raise DataError('this study kept no texts: only those with scoring = "generate" can be read once more')
+    item_of = {item.id: item for item in items}
+    found, n, changed = [], 0, 0
+    for row in rows:
+        stored = {f"stored_{name}": row[name] for name in ("status", "chosen", "correct")}
+        if row["status"] == "failed":
+            found.append({**row, **stored})
+            continue
+        new = read(item_of[row["item"]], row["text"], by)
+        anew = {name: getattr(new, name) for name in ("status", "chosen", "correct", "flag")}
+        found.append({**row, **anew, **stored})
+        n, changed = n + 1, changed + (new.chosen != row["chosen"])
+    return Rescored(found, n, changed)
