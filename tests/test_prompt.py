@@ -16,7 +16,14 @@ from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.errors import InputError
 from hookedvid.preparing import _check_question, prepare
 from hookedvid.tokenizer import byte_tokenizer
-from hookedvid.video.prompt import TEMPLATES, TIME_INSTRUCTIONS, named_instruction, special_strings, template
+from hookedvid.video.prompt import (
+    TEMPLATES,
+    TIME_INSTRUCTIONS,
+    QuestionForm,
+    named_instruction,
+    special_strings,
+    template,
+)
 
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog", "über-été"]
 CHOICES = "\nA. a car\nB. a dog\nC. über-été\nAnswer with the option's letter from the given choices directly."
@@ -208,6 +215,20 @@ def test_a_token_across_two_parts_belongs_to_where_it_ends():
     parts = {(s.role, s.index): inputs.tokens[0][s.start : s.stop] for s in inputs.layout.segments}
     assert m.tokenizer.convert_ids_to_tokens(parts["question", None].tolist())[-1] == "s"
     assert m.tokenizer.convert_ids_to_tokens(parts["options", 0].tolist())[0] == "?Ċ"
+
+
+@pytest.mark.parametrize(
+    ("merges", "prepend"),
+    # Tokenizers that put a blank in front, as sentencepiece does; that join "(A", which then is no answer to "(".
+    [([], ""), ([], "_"), ([("(", "A"), ("(", "B"), ("(", "C")], "")],
+)
+def test_letters_behind_a_begun_answer_are_the_tokens_that_go_on_with_it(merges, prepend):
+    m = with_tokenizer(tokenizer(merges, prepend=prepend))
+    inputs = m.prepare(None, QUESTION, OPTIONS, form=QuestionForm(prefill="Best option:("))
+    assert m.tokenizer.convert_ids_to_tokens(list(inputs.option_tokens[0])) == ["A", "B", "C"]
+    assert m.tokenizer.convert_ids_to_tokens(inputs.tokens[0].tolist())[-1] == "("
+    last = inputs.layout.segments[-1]
+    assert last.role == "template" and last.stop == inputs.layout.n_tokens
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes import held_out
-from hookedvid.errors import ConfigError, InterventionError, nearest
-from hookedvid.interventions import Knockout, LayerRange
+from hookedvid.errors import ConfigError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import efficiency
@@ -27,7 +26,7 @@ from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
 from hookedvid.study.running import Audit, run
 from hookedvid.study.statistics import Interval
-from hookedvid.study.study import KNOCKOUTS, Plan, Study
+from hookedvid.study.study import Plan, Study, parse_knockout
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
@@ -311,19 +310,6 @@ def _table(title: str) -> Table:
 
 def _short(i: Interval) -> str:
     return f"{i.value * 100:.1f} [{i.low * 100:.0f}, {i.high * 100:.0f}]"
-
-
-def parse_knockout(text: str) -> Knockout:
-    """`LV-K @ 4:8`, `video->question`, `cross-frame @ ~2:4`; layers 0-based and half-open, all if not given."""
-    body, _, layers = (part.strip() for part in text.partition("@"))
-    if body in KNOCKOUTS:
-        knockout = KNOCKOUTS[body]
-    elif "->" in body:
-        src, dst = (s.strip() for s in body.split("->", 1))
-        knockout = Knockout(src, dst)
-    else:
-        raise InterventionError(f"no knockout {body!r} ({nearest(body, KNOCKOUTS)}); or write source->destination")
-    return knockout.at(LayerRange.parse(layers)) if layers else knockout
 
 
 def ask(

@@ -26,7 +26,7 @@ class Convention:
     name: without the dataset. forms, samplers: by family of models, where they differ from form and sampler (None:
     the model's own). n_frames: likewise. unit: what the evaluator prints. options: how many it can letter at most.
     echo: what it puts in front of an answer's first line, the rest of which it drops. subtitle_frames: how many
-    uniform frames choose the subtitles, by family.
+    uniform frames choose the subtitles, by family where it is not 32.
     """
 
     name: str
@@ -43,6 +43,10 @@ class Convention:
     unit: Literal["percent", "fraction"] = "percent"
     echo: str = ""
     subtitle_frames: Mapping[str, int] = field(default_factory=dict)
+
+    def subtitle_frames_for(self, family: str) -> int:
+        """How many frames, from first to last, choose the subtitles: those shown during one of them."""
+        return self.subtitle_frames.get(family, 32)
 
     @property
     def full_name(self) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, video_path
-from hookedvid.errors import ConfigError, DataError, nearest
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
+from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
+from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, LayerRange, from_json, to_json
 from hookedvid.study import conventions, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
@@ -123,6 +123,19 @@ class Study:
         return found
 
 
+def parse_knockout(text: str) -> Knockout:
+    """`LV-K @ 4:8`, `video->question`, `cross-frame @ ~2:4`; layers 0-based and half-open, all if not given."""
+    body, _, layers = (part.strip() for part in text.partition("@"))
+    if body in KNOCKOUTS:
+        knockout = KNOCKOUTS[body]
+    elif "->" in body:
+        src, dst = (s.strip() for s in body.split("->", 1))
+        knockout = Knockout(src, dst)
+    else:
+        raise InterventionError(f"no knockout {body!r} ({nearest(body, KNOCKOUTS)}); or write source->destination")
+    return knockout.at(LayerRange.parse(layers)) if layers else knockout
+
+
 @dataclass(frozen=True)
 class Plan:
     """A study laid out: every task with its key, in running order.
@@ -177,6 +190,11 @@ def _generation(convention: Convention | None) -> dict[str, Any]:
     }
 
 
+def _convention(study: Study, items: Sequence[Item]) -> Convention | None:
+    dataset = study.dataset.partition(":")[0]
+    return conventions.convention(study.convention, items, dataset) if study.convention else None
+
+
 def plan(
     study: Study,
     model: Any,
@@ -194,7 +212,7 @@ def plan(
     if unusable := [i.id for i in items if len(i.options) < 2]:
         raise DataError(f"{len(unusable)} items have no options to choose from: {unusable[:3]}")
     conditions = study.conditions(model.cfg.n_layers)
-    convention = conventions.convention(study.convention, items) if study.convention else None
+    convention = _convention(study, items)
     settings = settings_of(study, model, convention)
     laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
