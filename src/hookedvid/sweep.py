@@ -184,19 +184,19 @@ class _Walk:
         self.rows, self.progress = rows, progress
         self.logits: dict[Cell, Tensor] = {}
 
-    def down(self, nodes: Sequence[Node], stream: list[Tensor], texts: Tensor) -> None:
-        """Evaluate a layer's nodes; `stream` holds one tensor, given up for the last of them."""
+    def down(self, nodes: Sequence[Node], stream: list[Tensor], texts: list[Tensor]) -> None:
+        """Evaluate a layer's nodes; `stream` and `texts` hold one tensor each, given up for the last of them."""
         for node in nodes:
-            resid = stream.pop() if node is nodes[-1] else stream[0]
+            resid, above = (held.pop() if node is nodes[-1] else held[0] for held in (stream, texts))
             kv = LayerKV()
             below = [self.rows.stream_step(node.layer, node.changes, resid, kv)]
             del resid
-            states = self.rows.text_step(node.layer, node.texts, texts, kv)
-            del kv
+            states = [self.rows.text_step(node.layer, node.texts, above, kv)]
+            del kv, above
             if node.children:
                 self.down(node.children, below, states)
             else:
-                for t, text in zip(node.texts, states, strict=True):
+                for t, text in zip(node.texts, states[0], strict=True):
                     self.logits.update(dict.fromkeys(t.cells, self.rows.logits(t.question, text)))
             if self.progress is not None:
                 self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
@@ -219,9 +219,9 @@ def sweep(
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
     rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
     walk = _Walk(rows, progress)
-    stream = [rows.stream]
-    del rows.stream
-    walk.down(plan.tree, stream, rows.texts)
+    stream, texts = [rows.stream], [rows.texts]
+    del rows.stream, rows.texts
+    walk.down(plan.tree, stream, texts)
     return [[walk.logits[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 

@@ -238,7 +238,8 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
             on_stream = held + states + (_forward_memory(lm, n, size) if node.children else n * row + keys)
             inside = _forward_memory(lm, min(at_once, len(node.texts)) * n_text, size)
             on_texts = kept + n * row + keys + states + made + inside
-            peak = max(peak, on_stream, on_texts, walk(node.children, kept, states + made))
+            above = states if i < len(nodes) - 1 else 0
+            peak = max(peak, on_stream, on_texts, walk(node.children, kept, above + made))
         return peak
 
     return walk(plan.tree, 0, len(plan.layouts) * n_text * row)
