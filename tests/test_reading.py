@@ -323,6 +323,8 @@ def test_masses_of_a_half_type_are_those_of_its_queries_and_keys():
     ahead = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
     pattern = (q @ k.transpose(1, 2) * 8**-0.5).masked_fill(ahead, float("-inf")).softmax(-1)
     read = half.attention(inputs, 1, "video", "segments")
+    with torch.no_grad():
+        assert torch.equal(read.logits, half(inputs, logits_to_keep=1)[0, -1])
     assert read[1].dtype == torch.float32
     # The eight bits of bfloat16, for weights in the kernel and for the sum. (The explicit kernel is further off:
     # it rounds the scores too.)
