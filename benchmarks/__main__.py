@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.only:
         if name == "cuda" and not torch.cuda.is_available():
             continue
-        about = f"`python -m benchmarks --only {name}`; {machine(args.threads)}."
+        given = f"{' --quick' * args.quick}{f' --rounds {args.rounds}' if args.rounds else ''}"
+        about = f"`python -m benchmarks --only {name}{given}`; {machine(args.threads)}."
         start = time.process_time()
         with threads(args.threads), torch.no_grad():
             body = modules[name].lines(args.quick, args.rounds)

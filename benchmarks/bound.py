@@ -1,6 +1,7 @@
 """How little any exact method can do that evaluates blocks whole, each distinct state once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -40,12 +41,14 @@ class Work(NamedTuple):
 def work(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Condition]) -> Work:
     """Counted from the conditions, without the sweep's own plan. They are knockouts alone."""
     n_layers, lm, costs, n = cfg.n_layers, cfg.lm, Costs(cfg, layout), stream_length(layout)
-    every = [_history(c, layout, n_layers) for c in conditions]
+    rows_of = cache(layout.positions)
+    pairs = cache(lambda cuts, first: n_pairs(layout, cuts, torch.arange(first, n), torch.arange(n)))
+    every = [_history(c, n_layers, n, rows_of) for c in conditions]
     states = {whole[: i + 1] for whole, _ in every for i in range(n_layers - 1)}
     streams = {stream[: i + 1] for _, stream in every for i in range(n_layers - 1)}
     last = {stream[:-1] for _, stream in every}
     distinct = len({whole for whole, _ in every})
-    video, least = (sum(x) for x in zip(*(_evaluation(lm, layout, s) for s in streams), strict=True))
+    video, least = (sum(x) for x in zip(*(_evaluation(lm, layout, s, pairs) for s in streams), strict=True))
     # Of text rows the output projection and the MLP, in the last layer of the last row.
     rest = block_linear(lm) - _projections(lm)
     return Work(
@@ -59,15 +62,16 @@ def work(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Conditio
     )
 
 
-def _history(condition: Condition, layout: TokenLayout, n_layers: int) -> tuple[History, History]:
+def _history(
+    condition: Condition, n_layers: int, n_stream: int, rows_of: Callable[[str], torch.Tensor]
+) -> tuple[History, History]:
     """What each layer cuts that is read later, and of that what cuts rows of the video (in the last, nothing is)."""
-    stream = torch.arange(layout.n_tokens) < stream_length(layout)
     whole, of_stream = [], []
     for layer, cuts in enumerate(active(condition, n_layers)):
-        rows = [(k.at(":"), layout.mask(k.dst)) for k in cuts]
-        read = torch.ones_like(stream) if layer < n_layers - 1 else ~stream
-        whole.append(tuple(k for k, dst in rows if bool((dst & read).any())))
-        of_stream.append(tuple(k for k, dst in rows if bool((dst & read & stream).any())))
+        first_read = 0 if layer < n_layers - 1 else n_stream
+        rows = [(k.at(":"), rows_of(k.dst)) for k in cuts]
+        whole.append(tuple(k for k, dst in rows if int(dst[-1]) >= first_read))
+        of_stream.append(tuple(k for k, dst in rows if first_read <= int(dst[0]) < n_stream))
     return tuple(whole), tuple(of_stream)
 
 
@@ -84,20 +88,19 @@ def _n_changed(layout: TokenLayout, history: History) -> int:
     return stream_length(layout) - start
 
 
-def _evaluation(lm: DecoderConfig, layout: TokenLayout, history: History) -> tuple[int, int]:
+def _evaluation(
+    lm: DecoderConfig, layout: TokenLayout, history: History, pairs: Callable[[tuple, int], int]
+) -> tuple[int, int]:
     """Operations of the last layer of a history: of all rows; and of what cannot have been computed elsewhere."""
-    n = stream_length(layout)
-    rows = torch.arange(n)
-    whole = n * block_linear(lm) + n_pairs(layout, history[-1], rows, rows) * pair(lm)
+    n, changed = stream_length(layout), _n_changed(layout, history)
+    whole = n * block_linear(lm) + pairs(history[-1], 0) * pair(lm)
     if not any(history):
         return whole, whole
-    changed = _n_changed(layout, history)
     if not any(history[:-1]):
         # The first cut of its history: queries, keys and values are the intact run's, and what is left of
         # attention could come from parts of it.
         return whole, changed * (block_linear(lm) - _projections(lm))
-    query = torch.arange(n - changed, n)
-    return whole, changed * block_linear(lm) + n_pairs(layout, history[-1], query, rows) * pair(lm)
+    return whole, changed * block_linear(lm) + pairs(history[-1], n - changed) * pair(lm)
 
 
 def _projections(lm: DecoderConfig) -> int:
