@@ -1,23 +1,13 @@
-"""Time attention under knockouts as kernel calls against the dense mask, one layer, on one CPU thread; write the table.
+"""Attention of one layer under knockouts as kernel calls against the dense mask."""
 
-    python benchmarks/structured.py            # a Qwen2-0.5B and a Qwen2-7B layer, 32 frames; about two minutes
-    python benchmarks/structured.py --small    # the first alone
-
-Processor time of this process; the two paths alternate and a ratio is the median over rounds of one round's quotient.
-"""
-
-import argparse
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import over, spread, table, timed
 from hookedvid.interventions import LV_K, VS_K, VT_K, Knockout
 from hookedvid.layout import Segment, TokenLayout
 from hookedvid.masks import allowed
@@ -25,7 +15,7 @@ from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.structured import structure
 
-ROOT = Path(__file__).resolve().parents[1]
+TITLE = "Attention under knockouts: kernel calls against the dense mask"
 QUIET = HookPoint()
 
 
@@ -40,6 +30,7 @@ class Shape(NamedTuple):
     rounds: int
 
 
+TOY = Shape("4/2 heads of 8", 2, 4, 2, 8, 1)
 SHAPES = (Shape("14/2 heads of 64", 64, 14, 2, 64, 7), Shape("28/4 heads of 128", 196, 28, 4, 128, 1))
 
 
@@ -54,12 +45,6 @@ class Row(NamedTuple):
     apart: float
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def layout_of(shape: Shape) -> TokenLayout:
     video = [Segment("video", 0, shape.per_frame, frame=f) for f in range(32)]
     return TokenLayout.of([Segment("system", 0, 15), *video, Segment("question", 0, 100)])
@@ -72,12 +57,12 @@ def masked(q: Tensor, k: Tensor, v: Tensor, may: Tensor | None) -> Tensor:
 def paired(what: str, rounds: int, dense: tuple[Callable, Callable], fast: tuple[Callable, Callable]) -> Row:
     """`dense` and `fast`: what builds the mask or the plan, and attention given what was built."""
     built = [x[0]() for x in (dense, fast)]
-    builds = [min(seconds(x[0]) for _ in range(3)) for x in (dense, fast)]
+    builds = [min(timed(x[0])[0] for _ in range(3)) for x in (dense, fast)]
     runs = [lambda x=x, b=b: x[1](b) for x, b in zip((dense, fast), built, strict=True)]
     if rounds > 1:
         [run() for run in runs]
     out: list[Tensor] = []
-    times = [[seconds(lambda run=run: out.append(run())) for run in runs] for _ in range(rounds)]
+    times = [[timed(lambda run=run: out.append(run()))[0] for run in runs] for _ in range(rounds)]
     apart = (out[0] - out[1]).abs().max().item()
     return Row(what, [t[0] for t in times], [t[1] for t in times], builds[0], builds[1], apart)
 
@@ -104,49 +89,37 @@ def random_qkv(shape: Shape, n_query: int, n_key: int) -> tuple[Tensor, Tensor, 
     return q * 2, k, v
 
 
-def lines(shape: Shape) -> list[str]:
-    layout = layout_of(shape)
-    rows = [one_layer(shape, layout, k, False) for k in (VT_K, VS_K, LV_K)]
-    rows += [one_layer(shape, layout, k, True) for k in (None, LV_K)]
-    table = []
-    for r in rows:
-        ratios = [b / a for a, b in zip(r.dense, r.fast, strict=True)]
-        spread = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else ""
-        a, b = (statistics.median(x) * 1e3 for x in (r.dense, r.fast))
-        table.append(
-            f"| {layout.n_tokens:,} | {shape.name} | {r.what} | {a:,.1f} | {b:,.1f} | {statistics.median(ratios):.3f}"
-            f"{spread} | {r.build_dense * 1e3:.1f} | {r.build_fast * 1e3:.1f} | {r.apart:.1e} | {len(ratios)} |"
-        )
-        print(table[-1], flush=True)
-    return table
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--small", action="store_true", help="the smaller shape alone; prints, writes nothing")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "structured.md")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        table = [line for shape in SHAPES[: 1 if args.small else 2] for line in lines(shape)]
-    if args.small:
-        return
-    about = (
-        f"{os.cpu_count()} cores ({platform.machine()}), one thread, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, float32"
-    )
+def lines(quick: bool, rounds: int | None) -> list[str]:
+    """The section."""
+    rows = []
+    for shape in (TOY,) if quick else SHAPES:
+        shape = shape if rounds is None else shape._replace(rounds=rounds)
+        layout = layout_of(shape)
+        found = [one_layer(shape, layout, k, False) for k in (VT_K, VS_K, LV_K)]
+        found += [one_layer(shape, layout, k, True) for k in (None, LV_K)]
+        for r in found:
+            ms = (f"{statistics.median(x) * 1e3:,.1f}" for x in (r.dense, r.fast))
+            built = (f"{x * 1e3:.1f}" for x in (r.build_dense, r.build_fast))
+            ratio = spread(over(r.fast, r.dense), 3)
+            rows.append(
+                [f"{layout.n_tokens:,}", shape.name, r.what, *ms, ratio, *built, f"{r.apart:.1e}", len(r.dense)]
+            )
     head = [
-        "# Attention under knockouts: kernel calls against the dense mask", "",
-        f"`python benchmarks/structured.py`; {about}. One layer on random tensors: 15 tokens, 32 frames, 100 tokens of "
-        "text. Process CPU time in ms, medians; the two paths alternate and the ratio is the median of each round's "
-        "quotient, in brackets its range (n rounds). Making the mask or the plan is beside it: once for each set of "
-        "knockouts, not for each layer. The last column but one is the largest difference of the two outputs.",
+        "tokens",
+        "layer",
+        "knockout",
+        "dense, ms",
+        "calls, ms",
+        "ratio",
+        "make mask, ms",
+        "make plan, ms",
+        "apart",
+        "n",
+    ]
+    return [
+        "One layer on random tensors, float32: 15 tokens, 32 frames, 100 tokens of text. The two paths alternate and a "
+        "ratio is of one round. Making the mask or the plan is beside it: once for each set of knockouts, not for each "
+        "layer. The last column but one is the largest difference of the two outputs.",
         "",
-        "| tokens | layer | knockout | dense, ms | calls, ms | ratio | make mask, ms | make plan, ms | apart | n |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    args.out.write_text("\n".join([*head, *table]) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        *table(head, rows),
+    ]

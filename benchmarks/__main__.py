@@ -1,0 +1,90 @@
+"""Write RESULTS.md: `python -m benchmarks`, from the repository's root.
+
+Every table runs its variants in turn in one process. With --only, the other sections stay as they are.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import threads
+
+# In the order of the file. What needs a GPU is left out where there is none.
+TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "structured", "cuda")
+PACKAGES = ("torch", "transformers", "transformer-lens")
+OUT = Path(__file__).with_name("RESULTS.md")
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks`; `--only NAME …` runs some sections and leaves the others. Every section says on what
+it ran. Models are random, with weights of unit gain, so that attention is peaked and knockouts move logits. Times are
+processor time of the process and forwards end at the last position's logits, unless a section says otherwise. Of
+several rounds: the median, in brackets the range.
+
+Elsewhere, since they need a disk or minutes of their own: [reading attention](reading.md),
+[conversion](conversion.md), [a full-size model end to end](end_to_end.md).
+"""
+
+
+def machine(n_threads: int) -> str:
+    """What a section ran on."""
+    name = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    load = f"load {os.getloadavg()[0]:.1f} at its start" if hasattr(os, "getloadavg") else ""
+    versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
+    return (
+        f"{name}, {os.cpu_count()} cores, {n_threads} thread(s), {load}; Python {platform.python_version()}, {versions}"
+    )
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The sections of a RESULTS.md by title, each with its heading."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+            found[title] = []
+        if title:
+            found[title].append(line)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run tables and put their sections into the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="NAME", help=", ".join(TABLES))
+    parser.add_argument("--quick", action="store_true", help="toy shapes: does it run? The numbers say nothing")
+    parser.add_argument("--rounds", type=int, help="in place of each table's own number")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args(argv)
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in TABLES}
+    written = sections(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    for name in args.only:
+        if name == "cuda" and not torch.cuda.is_available():
+            continue
+        given = f"{' --quick' * args.quick}{f' --rounds {args.rounds}' if args.rounds else ''}"
+        about = f"`python -m benchmarks --only {name}{given}`; {machine(args.threads)}."
+        start = time.process_time()
+        with threads(args.threads), torch.no_grad():
+            body = modules[name].lines(args.quick, args.rounds)
+        about += f" {time.process_time() - start:,.0f} s of processor time."
+        title = modules[name].TITLE
+        written[title] = [f"## {title}", "", about, "", *body]
+        kept = [written[m.TITLE] for m in modules.values() if m.TITLE in written]
+        text = "\n\n".join("\n".join(s).strip() for s in kept)
+        args.out.write_text(f"{HEAD}\n{text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
