@@ -120,3 +120,27 @@ def test_half_a_dataset_or_two_are_refused(tmp_path, capsys):
     with pytest.raises(DataError, match="no options to choose from"):
         item = read_dataset("egoschema", miniatures.egoschema(tmp_path)).items[0]
         plan(Study(), HookedVideoLLM.from_pretrained("tiny"), tmp_path, items=[replace(item, options=(), answer=None)])
+
+
+def test_subtitles_reach_the_prompt_and_the_key(tmp_path, model, monkeypatch):
+    data = read_dataset("videomme:subtitles", miniatures.videomme(tmp_path / "set", layout="data"))
+    name = "videomme/lmms-eval@2026-04+subtitles"
+    study = Study(dataset=data.name, data="set", protocols=("baseline",), convention=name, scoring="generate")
+    laid = plan(study, model, data.folder, None, data.items)
+    said = {}
+    prepare = type(model).prepare
+
+    def overheard(self, video, question, options, *, form, **given):
+        said[str(video)] = form.subtitles
+        return prepare(self, video, question, options, form=form, **given)
+
+    monkeypatch.setattr(type(model), "prepare", overheard)
+    rows = run(laid, model, tmp_path / "out")
+    assert {r["status"] for r in rows} <= {"ok", "unparsed"}, rows[0]["reason"]
+    assert len(said) == 3 and all(bool(said[str(video_path(i, data.folder))]) == bool(i.subtitles) for i in data.items)
+    spoken = next(i for i in data.items if i.subtitles)
+    path = data.folder / spoken.subtitles
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    again = plan(study, model, data.folder, None, data.items)
+    changed = {a.item for (_, _, a), (_, _, b) in zip(laid.tasks, again.tasks, strict=True) if a.key != b.key}
+    assert changed == {i.id for i in data.items if i.subtitles == spoken.subtitles}

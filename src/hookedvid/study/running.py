@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hookedvid.data.item import Item, video_path
+from hookedvid.data.item import Item, subtitles_path, video_path
 from hookedvid.errors import HookedVidError, InputError
 from hookedvid.flops import Costs
 from hookedvid.inputs import VideoInputs
@@ -21,6 +21,7 @@ from hookedvid.study.records import Records, Shard, Task
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan
 from hookedvid.sweep import sweep
+from hookedvid.video.subtitles import shown_subtitles
 
 # A row whose key falls on a multiple of this is run once more from the pixels.
 AUDITED = 100
@@ -136,7 +137,11 @@ def _prepare(laid: Plan, model: Any, item: Item) -> VideoInputs:
     if laid.study.frame_order == "time":  # shuffled frames come sampled
         sampling |= {"bound": item.bound, "folder_fps": item.folder_fps}
     form = laid.convention.form_for(model.cfg.family) if laid.convention else None
-    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, form, **sampling)
+    subtitles = None
+    if laid.convention is not None and form is not None and form.wants_subtitles:
+        n = laid.convention.subtitle_frames_for(model.cfg.family)
+        subtitles = shown_subtitles(subtitles_path(item, laid.annotations), video_path(item, laid.annotations), n)
+    return scoring.prepare(model, item, _video(laid, item), laid.study.scoring, form, subtitles, **sampling)
 
 
 def _swept(model: Any, asked: Sequence[tuple[VideoInputs | HookedVidError, Asked]], audit: Audit) -> dict[str, Tensor]:

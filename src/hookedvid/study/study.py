@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hookedvid.data.item import Item, read_items, video_path
+from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, LayerRange, from_json, to_json
 from hookedvid.study import conventions, protocols, scoring
@@ -223,7 +223,8 @@ def plan(
         if path not in hashes:
             hashes[path] = video_hash(path)
         part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
-        content = digest(repr((item.question, item.options, item.answer, *part)).encode())
+        said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
+        content = digest(repr((item.question, item.options, item.answer, *part, *said)).encode())
         for c in conditions:
             settings = {**laid.settings, "video": hashes[path], "question": content}
             task = Task(

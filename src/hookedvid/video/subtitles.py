@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from hookedvid.errors import DataError, VideoError
 from hookedvid.video.archive import opened
+from hookedvid.video.decode import read_track
+from hookedvid.video.samplers import sample_indices
 
 LARGEST = 16 << 20  # bytes; the longest of Video-MME have some 200 kB
 _TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
@@ -67,6 +69,23 @@ def sampled_lines(lines: Iterable[Line], indices: Iterable[int], fps: float) -> 
     """
     shown = sorted(set(indices))
     return [line.text for line in lines if any(int(line.start * fps) <= i < int(line.end * fps) for i in shown)]
+
+
+def shown_subtitles(subtitles: str | os.PathLike[str] | None, video: str | os.PathLike[str], n_frames: int) -> str:
+    """What is said during any of `n_frames` frames of a video file from first to last, a line each; "" without a file.
+
+    Which frames the model is shown is another matter: the evaluators choose subtitles by frames of their own.
+    """
+    if subtitles is None:
+        return ""
+    lines = read_subtitles(subtitles)
+    with opened(video) as file:
+        if isinstance(file, list):
+            raise DataError(f"{video} is a folder of frames, which tells no times to choose subtitles by")
+        track = read_track(file)
+    if track.fps is None:
+        raise DataError(f"{video} states no frame rate to choose subtitles by")
+    return "\n".join(sampled_lines(lines, sample_indices("linspace", track.n_total, n_frames), track.fps))
 
 
 def _said(body: str) -> str:
