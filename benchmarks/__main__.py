@@ -23,9 +23,9 @@ OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks`; `--only NAME …` runs some sections and leaves the others. Every section says on what
-it ran. Models are random, with weights of unit gain, so that attention is peaked and knockouts move logits. Times are
-processor time of the process and forwards end at the last position's logits, unless a section says otherwise. Of
-several rounds: the median, in brackets the range.
+it ran. Models are random, with weights of unit gain, for queries and keys 1.6, so that attention is peaked and
+knockouts move logits. Times are processor time of the process and forwards end at the last position's logits, unless a
+section says otherwise. Of several rounds: the median, in brackets the range.
 
 Elsewhere, since they need a disk or minutes of their own: [reading attention](reading.md),
 [conversion](conversion.md), [a full-size model end to end](end_to_end.md).
@@ -41,9 +41,8 @@ def machine(n_threads: int) -> str:
         name = names[0] if names else name
     load = f"load {os.getloadavg()[0]:.1f} at its start" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
-    return (
-        f"{name}, {os.cpu_count()} cores, {n_threads} thread(s), {load}; Python {platform.python_version()}, {versions}"
-    )
+    ran = f"{name}, {os.cpu_count()} cores, {n_threads} thread{'s' * (n_threads > 1)}, {load}"
+    return f"{ran}; Python {platform.python_version()}, {versions}"
 
 
 def sections(text: str) -> dict[str, list[str]]:
@@ -66,14 +65,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="toy shapes: does it run? The numbers say nothing")
     parser.add_argument("--rounds", type=int, help="in place of each table's own number")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="in place of benchmarks/RESULTS.md")
     args = parser.parse_args(argv)
+    if args.quick and args.out is None:
+        parser.error("--quick needs --out: toy numbers must not stand where results do")
+    out = args.out or OUT
     modules = {name: importlib.import_module(f"benchmarks.{name}") for name in TABLES}
-    written = sections(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    written = sections(out.read_text(encoding="utf-8")) if out.exists() else {}
     for name in args.only:
         if name == "cuda" and not torch.cuda.is_available():
             continue
         given = f"{' --quick' * args.quick}{f' --rounds {args.rounds}' if args.rounds else ''}"
+        given += f" --threads {args.threads}" if args.threads > 1 else ""
         about = f"`python -m benchmarks --only {name}{given}`; {machine(args.threads)}."
         start = time.process_time()
         with threads(args.threads), torch.no_grad():
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         written[title] = [f"## {title}", "", about, "", *body]
         kept = [written[m.TITLE] for m in modules.values() if m.TITLE in written]
         text = "\n\n".join("\n".join(s).strip() for s in kept)
-        args.out.write_text(f"{HEAD}\n{text}\n", encoding="utf-8")
+        out.write_text(f"{HEAD}\n{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from benchmarks.models import Condition
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.flops import Costs, block_linear, keys_values, n_pairs, pair
+from hookedvid.interventions import Knockout
 from hookedvid.layout import TokenLayout
 from hookedvid.masks import active
 from hookedvid.sweep import stream_length
@@ -69,7 +70,8 @@ def _history(
     whole, of_stream = [], []
     for layer, cuts in enumerate(active(condition, n_layers)):
         first_read = 0 if layer < n_layers - 1 else n_stream
-        rows = [(k.at(":"), rows_of(k.dst)) for k in cuts]
+        assert all(isinstance(k, Knockout) for k in cuts), "random edges have no rows of their own"
+        rows = [(k.at(":"), rows_of(k.dst)) for k in cuts if isinstance(k, Knockout)]
         whole.append(tuple(k for k, dst in rows if int(dst[-1]) >= first_read))
         of_stream.append(tuple(k for k, dst in rows if first_read <= int(dst[0]) < n_stream))
     return tuple(whole), tuple(of_stream)

@@ -94,7 +94,6 @@ def against_knockout() -> float:
     """The largest difference of a last logit between the setting and the same with the exit as a knockout."""
     model = build(SMALL)
     (x,) = questions(model, SMALL, 1)
-    exit, frames = EFFICIENT
-    masked: Condition = (exit.as_knockout(), frames)
+    masked = tuple(i.as_knockout() if isinstance(i, EarlyExit) else i for i in EFFICIENT)
     a, b = (model(x, interventions=c, logits_to_keep=1)[0, -1] for c in (EFFICIENT, masked))
     return apart(a, b)

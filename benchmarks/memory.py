@@ -13,7 +13,7 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     return [
         "Bytes of tensors alive above the loaded model, inputs included from the embedding on. They are counted as "
         "operations make them and Python lets them go, which is the same on every run (n = 1) and equals the peak of "
-        "torch's own allocator log; a process's resident size moves by more than what is measured.",
+        "torch's own allocator log; a process's resident size would add what its allocator keeps.",
         "",
         *(line for name, shape in shapes.items() for line in measure(name, shape)),
     ]

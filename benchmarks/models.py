@@ -13,6 +13,7 @@ from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.tables import llama
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import Intervention
+from hookedvid.layout import TokenLayout
 from hookedvid.loading import empty_model, put
 from hookedvid.masks import active, allowed
 from hookedvid.study import protocols
@@ -74,7 +75,7 @@ def build(
 
     Queries and keys are 1.6 times that, so that attention is peaked and cutting it moves logits: with weights near
     their initial values every condition would give the same answer, and equality would say nothing. At twice that
-    transformers' own two kernels differ from each other by 2e-5 at 28 layers, five times as much.
+    transformers' own two kernels differ from each other by 2e-5 at 28 layers, four times as much.
     """
     model = empty_model(HookedVideoLLM, config(shape))
     generator = torch.Generator(device).manual_seed(seed)
@@ -143,54 +144,81 @@ def as_transformers(model: HookedVideoLLM, kernel: str) -> Any:
     )  # fmt: skip
     ours = {n: p.detach() for n, p in model.named_parameters() if not n.startswith(("vision.", "projector."))}
     # The dtype is set as it is made: a cast would round the rotary frequencies too.
-    hf = Qwen2ForCausalLM._from_config(config, dtype=model.embed.weight.dtype, attn_implementation=kernel)
+    with torch.device(model.device):
+        hf: Any = Qwen2ForCausalLM._from_config(config, dtype=model.embed.weight.dtype, attn_implementation=kernel)
     hf.load_state_dict(to_theirs(ours, llama(c)), assign=True)
-    return hf.eval().to(model.device)
+    return hf.eval()
 
 
-class Masked:
+class Elsewhere:
+    """A forward of another library under knockouts; one dense mask for each set of them, made once."""
+
+    def __init__(self, model: HookedVideoLLM):
+        self.model = model
+        self._made: dict[tuple, torch.Tensor | None] = {}
+
+    def masks(self, x: VideoInputs, condition: Condition) -> list[torch.Tensor | None]:
+        """Of each layer; None where the library's own causality does."""
+        out = []
+        for cuts in active(condition, self.model.cfg.n_layers):
+            key = x.layout, tuple(k.at(":") for k in cuts)
+            if key not in self._made:
+                self._made[key] = self.mask(*key)
+            out.append(self._made[key])
+        return out
+
+    def mask(self, layout: TokenLayout, cuts: tuple) -> torch.Tensor | None:
+        """As the library takes it."""
+        raise NotImplementedError
+
+    def __call__(self, x: VideoInputs, condition: Condition) -> torch.Tensor:
+        """Logits of the last position."""
+        raise NotImplementedError
+
+
+class Masked(Elsewhere):
     """transformers, with a dense mask in the layers that are cut (eager: in every layer) and causality elsewhere."""
 
     def __init__(self, model: HookedVideoLLM, kernel: str):
-        self.hf, self.model, self.eager = as_transformers(model, kernel), model, kernel == "eager"
-        self.masks: list[torch.Tensor | None] = []
+        super().__init__(model)
+        self.hf, self.eager = as_transformers(model, kernel), kernel == "eager"
+        self.now: list[torch.Tensor | None] = []
         for i, layer in enumerate(self.hf.model.layers):
             layer.register_forward_pre_hook(self._setting(i), with_kwargs=True)
 
     def _setting(self, i: int) -> Callable:
         def hook(_module: Any, args: tuple, given: dict) -> tuple[tuple, dict]:
-            return args, {**given, "attention_mask": self.masks[i]}
+            return args, {**given, "attention_mask": self.now[i]}
 
         return hook
 
+    def mask(self, layout: TokenLayout, cuts: tuple) -> torch.Tensor | None:
+        """Added to the scores."""
+        if not cuts and not self.eager:
+            return None
+        dense = torch.zeros(1, 1, layout.n_tokens, layout.n_tokens, dtype=self.model.embed.weight.dtype)
+        return dense.masked_fill_(~allowed(layout, cuts), float("-inf")).to(self.model.device)
+
     def __call__(self, x: VideoInputs, condition: Condition) -> torch.Tensor:
         """Logits of the last position."""
+        self.now = self.masks(x, condition)
         stream = self.model.embed_inputs(x)
-        made: dict[tuple, torch.Tensor | None] = {}
-        self.masks = []
-        for cuts in active(condition, self.model.cfg.n_layers):
-            if cuts not in made:
-                made[cuts] = None
-                if cuts or self.eager:
-                    dense = torch.zeros(1, 1, *[x.layout.n_tokens] * 2, dtype=stream.dtype)
-                    made[cuts] = dense.masked_fill_(~allowed(x.layout, cuts), float("-inf")).to(stream.device)
-            self.masks.append(made[cuts])
         return self.hf(inputs_embeds=stream, use_cache=False, logits_to_keep=1).logits[0, -1]
 
 
-class Bridge:
+class Bridge(Elsewhere):
     """TransformerLens's bridge around the same transformers model: knockouts as its users write them.
 
     A hook on `hook_attn_scores` of every layer that is cut puts -inf where the knockout does.
     """
 
     def __init__(self, model: HookedVideoLLM):
+        super().__init__(model)
         from transformer_lens.model_bridge import TransformerBridge
         from transformer_lens.model_bridge.sources.transformers import helpers
 
         # Booting may run `pip install torchvision`; nothing here needs it.
         helpers._ensure_torchvision = lambda: False
-        self.model = model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.bridge = TransformerBridge.boot_transformers(
@@ -198,16 +226,15 @@ class Bridge:
                 device=str(model.device), dtype=model.embed.weight.dtype,
             )  # fmt: skip
 
+    def mask(self, layout: TokenLayout, cuts: tuple) -> torch.Tensor | None:
+        """True where scores are cut."""
+        return ~allowed(layout, cuts).to(self.model.device) if cuts else None
+
     def __call__(self, x: VideoInputs, condition: Condition) -> torch.Tensor:
         """Logits of the last position."""
+        masks = enumerate(self.masks(x, condition))
+        hooks: list[Any] = [(f"blocks.{i}.attn.hook_attn_scores", _cutting(m)) for i, m in masks if m is not None]
         stream = self.model.embed_inputs(x)
-        cut: dict[tuple, torch.Tensor] = {}
-        hooks = []
-        for i, cuts in enumerate(active(condition, self.model.cfg.n_layers)):
-            if cuts:
-                if cuts not in cut:
-                    cut[cuts] = ~allowed(x.layout, cuts).to(stream.device)
-                hooks.append((f"blocks.{i}.attn.hook_attn_scores", _cutting(cut[cuts])))
         return self.bridge.run_with_hooks(stream, return_type="logits", fwd_hooks=hooks, logits_to_keep=1)[0, -1]
 
 

@@ -13,6 +13,7 @@ from models import one_thread as one_thread
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
+from benchmarks import exit, sweep
 from benchmarks.__main__ import TABLES, main, sections
 from benchmarks.bound import work
 from benchmarks.measuring import Alive, cost
@@ -45,6 +46,15 @@ def test_running_one_table_again_leaves_the_others_as_they_are(written):
     after = sections(written.read_text(encoding="utf-8"))
     changed = [title for title in before if before[title] != after[title]]
     assert list(before) == list(after) and changed == ["Attention under knockouts: kernel calls against the dense mask"]
+
+
+def test_what_runs_on_a_gpu_runs_in_its_dtype():
+    with torch.no_grad():
+        found = [sweep.measure("toy", TOY, 1, dtype=torch.bfloat16), exit.measure(exit.SMALL, 1, dtype=torch.bfloat16)]
+    assert "torch.bfloat16" in "".join(found[1])
+    # bfloat16 has 8 bits of mantissa, float32 24: its logits are apart by 1e-2, not by 1e-6.
+    far = [float(line.split("|")[-2]) for line in found[0] if line.startswith("| transformers")]
+    assert len(far) == 2 and all(1e-3 < x < 0.5 for x in far)
 
 
 def test_all_ways_give_the_same_logits():
