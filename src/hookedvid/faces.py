@@ -21,10 +21,11 @@ from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
-from hookedvid.study.running import Audit, run
+from hookedvid.study.running import Audit, Timing, run
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.video.decoders import Decoders
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
@@ -37,6 +38,8 @@ def run_study(
     only: Sequence[str],
     model: str | None,
     shard: Shard,
+    decoders: Decoders | None = None,
+    retry_failed: bool = False,
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
@@ -55,11 +58,11 @@ def run_study(
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
     try:
-        audit = _run(laid, net, out, console, shard)
+        audit, timing = _run(laid, net, out, console, shard, decoders, retry_failed)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit)
+    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit, timing)
     manifest.save(out)
     if shard.count > 1 and (left := manifest.missing(out)):
         console.print(f"shard {shard.index}/{shard.count} is done; {left} rows of other shards are missing in {out}")
@@ -78,8 +81,10 @@ def plot(out: Path) -> int:
     return 0
 
 
-def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard) -> Audit:
-    audit = Audit()
+def _run(
+    laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard, decoders: Decoders | None, retry: bool
+) -> tuple[Audit, Timing]:
+    audit, timing = Audit(), Timing()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,7 +103,7 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             fresh += new
             progress.advance(bar)
 
-        rows = run(laid, net, out, step, shard, audit)
+        rows = run(laid, net, out, step, shard, audit, decoders=decoders, retry_failed=retry, timing=timing)
     different = len({row["key"] for row in rows})
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False, soft_wrap=True)
     if audit.n:
@@ -107,7 +112,9 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             highlight=False,
             soft_wrap=True,
         )
-    return audit
+    if timing.n_clips:
+        console.print(str(timing), highlight=False, soft_wrap=True)
+    return audit, timing
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

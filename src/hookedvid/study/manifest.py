@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from hookedvid.errors import DataError
 from hookedvid.interventions import from_json, to_json
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
-from hookedvid.study.running import Audit
+from hookedvid.study.running import Audit, Timing
 from hookedvid.study.study import Plan, Study
 from hookedvid.values import from_dict, to_dict
 
@@ -31,17 +31,22 @@ class Manifest:
     conditions: list[Condition]
     keys: list[list[str]]  # [item][condition]
     audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
+    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds of the last run, see `running.Timing`
 
     @classmethod
-    def of(cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None) -> "Manifest":
+    def of(
+        cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None
+    ) -> "Manifest":
         """The manifest of a plan that was run."""
         n = len(laid.conditions)
         keys = [t.key for _, _, t in laid.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
         checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
+        timed = {} if timing is None else asdict(timing)
         return cls(
-            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked
-        )
+            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked,
+            timed,
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write it into the run's folder."""
@@ -58,6 +63,7 @@ class Manifest:
             ],
             "keys": self.keys,
             "audit": dict(self.audit),
+            "timing": dict(self.timing),
         }
         part = folder / f"{NAME}.part"
         part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
@@ -81,6 +87,7 @@ class Manifest:
             conditions,
             data["keys"],
             data["audit"],
+            data.get("timing", {}),
         )
 
     def missing(self, folder: Path) -> int:

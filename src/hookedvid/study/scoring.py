@@ -26,7 +26,8 @@ class Outcome:
 
     chosen: 0-based option, None if generated text named none (`unparsed`). prob: probability of the right
     option over all tokens; margin: its logit minus the best other option's; both None for
-    generated text. text: what was generated.
+    generated text. text: what was generated. reason: why it failed; fault: in one word, `video` (it cannot be
+    decoded exactly), `input` (this model cannot take it), `timeout`, `memory`, `killed` or `crash`.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -36,6 +37,7 @@ class Outcome:
     margin: float | None = None
     text: str = ""
     reason: str = ""
+    fault: str = ""
 
 
 def prepare(model: Any, item: Item, video: Any, scoring: Scoring, **sampling: Any) -> VideoInputs:
