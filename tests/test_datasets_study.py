@@ -131,7 +131,7 @@ def test_subtitles_reach_the_prompt_and_the_key(tmp_path, model, monkeypatch):
     prepare = type(model).prepare
 
     def overheard(self, video, question, options, *, form, **given):
-        said[str(video)] = form.subtitles
+        said[video.source] = form.subtitles
         return prepare(self, video, question, options, form=form, **given)
 
     monkeypatch.setattr(type(model), "prepare", overheard)

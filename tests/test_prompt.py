@@ -16,6 +16,7 @@ from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.errors import InputError
 from hookedvid.preparing import _check_question, prepare
 from hookedvid.tokenizer import byte_tokenizer
+from hookedvid.video.frames import read_clip
 from hookedvid.video.prompt import (
     TEMPLATES,
     TIME_INSTRUCTIONS,
@@ -357,6 +358,16 @@ def test_a_file_tells_its_own_times(tmp_path):
     clip = write_clip(tmp_path / "two seconds.mp4", n=60)
     text = text_of(m, m.prepare(clip, QUESTION, n_frames=3, time_instruction="llava_video"))
     assert "lasts for 2.00 seconds, and 3 frames" in text and "located at 0.00s,0.97s,1.97s.Please" in text
+
+
+@pytest.mark.parametrize("sampler", ["one_fps", "linspace"])
+def test_a_clip_read_before_gives_what_its_file_gives(sampler, tmp_path):
+    m = model("qwen_1_5")
+    path = write_clip(tmp_path / "clip.mp4", n=45)
+    asked = {"sampler": sampler, "time_instruction": "llava_video"}
+    whole, read = (m.prepare(v, QUESTION, n_frames=3, **asked) for v in (path, read_clip(path, 3, sampler)))
+    assert text_of(m, read) == text_of(m, whole) and "located at" in text_of(m, read)
+    assert torch.equal(read.pixel_values[0], whole.pixel_values[0])
 
 
 def test_a_time_that_nothing_tells_is_not_made_up():

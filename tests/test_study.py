@@ -30,6 +30,7 @@ from hookedvid.study.extractors import leading_letter
 from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
+from hookedvid.video.frames import read_clip
 
 
 @pytest.fixture(scope="module")
@@ -238,16 +239,14 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
         Records(tmp_path).read()
 
 
-def test_shuffled_frames_are_the_same_frames_in_another_order(model, folder):
-    from hookedvid.study.running import _video
-    from hookedvid.video.frames import read_frames
-
-    laid = plan(Study(frame_order="shuffled", protocols=()), model, folder / "set" / "items.jsonl")
-    item = laid.items[0]
-    shuffled, ordered = _video(laid, item), read_frames(folder / "set" / item.video, 8)
-    assert not np.array_equal(shuffled, ordered)
-    assert sorted(f.tobytes() for f in shuffled) == sorted(f.tobytes() for f in ordered)
-    assert np.array_equal(shuffled, _video(laid, laid.items[1]))  # one order a clip
+def test_shuffled_frames_are_the_same_frames_in_another_order(folder):
+    item = read_items(folder / "set" / "items.jsonl")[0]
+    clip = read_clip(folder / "set" / item.video, 8)
+    shuffled = running.shuffled(clip, 0, item.video).frames
+    assert not np.array_equal(shuffled, clip.frames)
+    assert sorted(f.tobytes() for f in shuffled) == sorted(f.tobytes() for f in clip.frames)
+    assert np.array_equal(shuffled, running.shuffled(clip, 0, item.video).frames)  # one order a clip
+    assert not np.array_equal(shuffled, running.shuffled(clip, 1, item.video).frames)
 
 
 def test_scoring_by_words_and_by_generation(model, folder):

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
     study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
+    _add_decoding(study)
     study.set_defaults(run=_study)
 
     ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
@@ -99,6 +100,22 @@ def _add_scores(verbs: Any) -> None:
     submission.set_defaults(run=_submission)
 
 
+def _add_decoding(study: argparse.ArgumentParser) -> None:
+    """What changes no number: how videos are decoded, and which failures are tried again."""
+    study.add_argument("--decoders", type=int, metavar="N", help="decoding processes (default: 2, 1 on a single core)")
+    study.add_argument(
+        "--decode-limit", type=float, default=300.0, metavar="SECONDS",
+        help="a clip that takes longer to decode is a failed row (default: 300)",
+    )  # fmt: skip
+    study.add_argument(
+        "--frame-cache", type=float, default=10, metavar="GB",
+        help="how much of sampled frames to keep on disk for later runs, in HOOKEDVID_HOME (default: 10; 0: none)",
+    )  # fmt: skip
+    study.add_argument(
+        "--retry-failed", action="store_true", help="run all failed rows again, not only those whose cause may pass"
+    )
+
+
 def _add_weights(verbs: Any) -> None:
     models = verbs.add_parser("models", help="the published models known by name")
     models.set_defaults(run=_models)
@@ -135,12 +152,20 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _study(args: argparse.Namespace) -> int:
+    from hookedvid.checkpoint import home
     from hookedvid.faces import run_study
     from hookedvid.study.records import Shard
+    from hookedvid.video.clip_files import FrameCache
+    from hookedvid.video.decoders import Decoders, Limits
 
     shard = Shard.parse(args.shard)
     data = (args.dataset, args.data)
-    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data)
+    cache = FrameCache(home() / "frames", int(args.frame_cache * 1e9)) if args.frame_cache > 0 else None
+    with Decoders(args.decoders, Limits(args.decode_limit), cache) as decoders:
+        return run_study(
+            args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data,
+            decoders, args.retry_failed,
+        )  # fmt: skip
 
 
 def _check_data(args: argparse.Namespace) -> int:

@@ -44,6 +44,18 @@ class VideoError(HookedVidError):
     """A video that cannot be decoded exactly; nothing is repeated, skipped or concealed."""
 
 
+class DecodingError(VideoError):
+    """A decoder that hung, grew or died over a video; `fault` is timeout, memory, killed or crash."""
+
+    def __init__(self, message: str, fault: str):
+        super().__init__(message)
+        self.fault = fault
+
+
+class RunError(HookedVidError):
+    """What stops a whole run, such as a full disk; whatever was finished before is kept."""
+
+
 class DataError(HookedVidError):
     """An annotation file or dataset folder that does not hold what it should."""
 

@@ -24,10 +24,11 @@ from hookedvid.study.estimate import estimate
 from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Shard, frame
-from hookedvid.study.running import Audit, run
+from hookedvid.study.running import Audit, Timing, run
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import Plan, Study, parse_knockout
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.video.decoders import Decoders
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
@@ -42,11 +43,12 @@ def run_study(
     shard: Shard,
     plan_only: bool = False,
     data: tuple[str | None, Path | None] = (None, None),
+    decoders: Decoders | None = None,
+    retry_failed: bool = False,
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    plan_only: print what it will take, no more. `data` is a dataset's name and folder, instead of what the file
-    says. A shard prints the table only when all the others' rows are there.
+    data: a dataset's name and folder, over the file's. A shard prints the table once all the others' rows are there.
     """
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
@@ -69,11 +71,11 @@ def run_study(
     if plan_only:
         return 0
     try:
-        audit = _run(laid, net, out, console, shard)
+        audit, timing = _run(laid, net, out, console, shard, decoders, retry_failed)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit)
+    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit, timing)
     manifest.save(out)
     if shard.count > 1 and (left := manifest.missing(out)):
         console.print(f"shard {shard.index}/{shard.count} is done; {left} rows of other shards are missing in {out}")
@@ -118,8 +120,10 @@ def plot(out: Path) -> int:
     return 0
 
 
-def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard) -> Audit:
-    audit = Audit()
+def _run(
+    laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard, decoders: Decoders | None, retry: bool
+) -> tuple[Audit, Timing]:
+    audit, timing = Audit(), Timing()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -138,7 +142,7 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             fresh += new
             progress.advance(bar)
 
-        rows = run(laid, net, out, step, shard, audit)
+        rows = run(laid, net, out, step, shard, audit, decoders=decoders, retry_failed=retry, timing=timing)
     different = len({row["key"] for row in rows})
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False, soft_wrap=True)
     if audit.n:
@@ -147,7 +151,9 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             highlight=False,
             soft_wrap=True,
         )
-    return audit
+    if timing.n_clips:
+        console.print(str(timing), highlight=False, soft_wrap=True)
+    return audit, timing
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

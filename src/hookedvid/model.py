@@ -150,7 +150,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """A video and a question as this model reads them.
 
         video: a file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL
-            images; None asks without a video. folder_fps: the frame rate of what is no file.
+            images; or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a
+            video. folder_fps: the frame rate of what is no file.
         options: answers to choose from, lettered A, B, … by the template.
         n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
             seconds of the part to sample from.

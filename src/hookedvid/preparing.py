@@ -44,11 +44,12 @@ def prepare(
     instruction = named_instruction(time_instruction or cfg.time_instruction)
     clip, timing, count = None, None, 0
     if video is not None:
-        from hookedvid.video.frames import read_clip
+        from hookedvid.video.frames import Clip, read_clip
 
         rule: str = sampler or cfg.sampler
         asked: int = cfg.n_frames if n_frames is None else n_frames
-        clip = read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
+        given = isinstance(video, Clip)
+        clip = video if given else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
     form = form or template(cfg.prompt).form
     tokens, layout = _checked(model, question, options, count, timing, markers_are_language, form)

@@ -72,10 +72,11 @@ def examples(
     from hookedvid.video.frames import read_frames
 
     answers: dict[str, dict[str, Mapping]] = {}
+    failed = {row["item"] for row in rows if row["status"] == "failed"}  # decoding them once more may hang
     for row in rows:
         answers.setdefault(row["item"], {})[row["condition"]] = row
     found: list[Example] = []
-    for item in _varied(items):
+    for item in _varied([i for i in items if i.id not in failed]):
         if len(found) == N_EXAMPLES:
             break
         try:

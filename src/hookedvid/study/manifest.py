@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hookedvid.study import conventions
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
-from hookedvid.study.running import Audit
+from hookedvid.study.running import Audit, Timing
 from hookedvid.study.study import Plan, Study
 from hookedvid.values import from_dict, to_dict
 
@@ -34,17 +34,21 @@ class Manifest:
     keys: list[list[str]]  # [item][condition]
     audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
     left_out: Mapping[str, str] = field(default_factory=dict)  # reasons by id of what was not asked
+    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds of the last run, see `running.Timing`
 
     @classmethod
-    def of(cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None) -> "Manifest":
+    def of(
+        cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None
+    ) -> "Manifest":
         """The manifest of a plan that was run."""
         n = len(laid.conditions)
         keys = [t.key for _, _, t in laid.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
         checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
+        timed = {} if timing is None else asdict(timing)
         return cls(
             laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked,
-            laid.left_out,
+            laid.left_out, timed,
         )  # fmt: skip
 
     def save(self, folder: Path) -> None:
@@ -63,6 +67,7 @@ class Manifest:
             "keys": self.keys,
             "audit": dict(self.audit),
             "left_out": dict(self.left_out),
+            "timing": dict(self.timing),
         }
         part = folder / f"{NAME}.part"
         part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
@@ -87,6 +92,7 @@ class Manifest:
             data["keys"],
             data["audit"],
             data["left_out"],
+            data.get("timing", {}),
         )
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hookedvid.errors import DataError, VideoError
+from hookedvid.errors import DataError, RunError, VideoError
 from hookedvid.study.scoring import Outcome
 from hookedvid.video.archive import opened
 
@@ -87,9 +87,10 @@ class Records:
         self.path = self.folder / (shard or Shard()).file
 
     def read(self) -> dict[str, dict]:
-        """Rows by key, the first one where a key repeats; a torn last line is passed over.
+        """Rows by key, where a key repeats the first that did not fail; a torn last line is passed over.
 
-        Raises DataError for any other line that cannot be read.
+        A failed row that was run again stays in the file, and the later one counts. Raises DataError for any other
+        line that cannot be read.
         """
         rows: dict[str, dict] = {}
         for path in sorted(self.folder.glob("rows*.jsonl")):
@@ -98,7 +99,8 @@ class Records:
                     row = json.loads(line)
                 except ValueError as e:
                     raise DataError(f"{path}, line {number} is damaged ({e}); move the file away or mend it") from e
-                rows.setdefault(row["key"], row)
+                if rows.get(row["key"], {"status": "failed"})["status"] == "failed":
+                    rows[row["key"]] = row
         return rows
 
     def last_video(self) -> str | None:
@@ -110,14 +112,17 @@ class Records:
     def writer(self) -> Iterator["Writer"]:
         """Append rows; raises DataError while another process does."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as f:
+        with self.path.open("a+b", buffering=0) as f:  # a buffer would be written once more on closing
             _lock(f, self.path)
             _drop_torn_line(f)
             yield Writer(f)
 
 
 class Writer:
-    """Appends one whole line at a time and waits until it is on disk."""
+    """Appends one whole line at a time and waits until it is on disk.
+
+    Raises RunError where it cannot be: the line is then torn or missing, and the next writer cuts it off.
+    """
 
     def __init__(self, file: Any):
         self._file = file
@@ -125,9 +130,16 @@ class Writer:
     def append(self, task: Task, outcome: Outcome) -> dict:
         """Write and return the row of a finished task."""
         row = {"key": task.key, **asdict(task), **asdict(outcome)}
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        left = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            raise RunError(
+                f"cannot write to {self._file.name}: {e.strerror}; every row before this one is kept: make room and "
+                "run the same command to go on"
+            ) from e
         return row
 
 
@@ -165,6 +177,8 @@ def video_hash(path: Path) -> str:
     The same whether they lie in a zip file or beside it.
     """
     h = hashlib.sha256()
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe or a device would not end
+        return ""
     try:
         with opened(path) as found:
             if isinstance(found, list):

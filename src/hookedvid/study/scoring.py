@@ -32,7 +32,8 @@ class Outcome:
     the best other option's; both None for generated text. text: what was generated, as it was. flag: what is wrong
     with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
     attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
-    ran.
+    ran. reason: why it failed; fault: in one word, `video` (it cannot be decoded exactly), `input` (this model cannot
+    take it), `timeout`, `memory`, `killed` or `crash`.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -45,6 +46,7 @@ class Outcome:
     attention_share: float | None = None
     decoder_share: float | None = None
     flag: Literal["", "empty", "degenerate", "non-finite"] = ""
+    fault: str = ""
 
 
 def prepare(

@@ -218,6 +218,7 @@ def plan(
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
+    cuts = [to_json(c.interventions) for c in conditions]
     for item in items:
         path = video_path(item, annotations)
         if path not in hashes:
@@ -225,12 +226,9 @@ def plan(
         part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
         said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
         content = digest(repr((item.question, item.options, item.answer, *part, *said)).encode())
-        for c in conditions:
-            settings = {**laid.settings, "video": hashes[path], "question": content}
-            task = Task(
-                item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer,
-                to_json(c.interventions), settings,
-            )  # fmt: skip
+        settings = {**laid.settings, "video": hashes[path], "question": content}
+        for c, cut in zip(conditions, cuts, strict=True):
+            task = Task(item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer, cut, settings)
             laid.tasks.append((item, c, task))
     return laid
 

@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.video.archive import opened
@@ -23,7 +22,12 @@ from hookedvid.video.samplers import sample_indices
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
-VideoSource = str | os.PathLike | np.ndarray | Tensor | Sequence[Any]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    VideoSource = str | os.PathLike | np.ndarray | Tensor | Sequence[Any]
+else:  # processes that decode read files alone, and torch would take 500 MB of each
+    VideoSource = Tensor = Any
 Chooser = Callable[..., list[int]]
 Number = float | int
 
@@ -87,10 +91,10 @@ def read_clip(
     fps = None if folder_fps is None else float(folder_fps)
     if isinstance(video, (str, os.PathLike)):
         return _from_path(video, choose, fps)
-    if isinstance(video, (np.ndarray, Tensor)):
-        return _from_array(video, choose, fps)
     if isinstance(video, Sequence):
         return _from_images(video, choose, fps)
+    if isinstance(video, np.ndarray) or hasattr(video, "cpu"):
+        return _from_array(video, choose, fps)
     raise refusal(f"a {type(video).__name__}", "it is no video", "give a path, an array or a list of PIL images")
 
 
@@ -159,7 +163,7 @@ def _from_array(video: np.ndarray | Tensor, choose: Chooser, fps: float | None) 
     if shape[1] == shape[3]:
         raise refusal(asked, "either of two axes may be RGB", "give a list of PIL images, which tell")
     indices = choose(n_total=shape[0], fps=fps)
-    frames = video[indices].cpu().numpy() if isinstance(video, Tensor) else video[indices]
+    frames = video[indices] if isinstance(video, np.ndarray) else video[indices].cpu().numpy()
     if shape[3] != 3:
         frames = frames.transpose(0, 2, 3, 1)
     return _even_clip(np.ascontiguousarray(frames), indices, shape[0], fps, "array")

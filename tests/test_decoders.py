@@ -1,0 +1,263 @@
+"""Decoding in processes: the same clips, in order, whatever happens there; the cache on disk."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from clips import numbers, write_clip
+from hookedvid.errors import DecodingError, InputError, RunError, VideoError
+from hookedvid.video.clip_files import ClipRequest, FrameCache, load_clip, save_clip
+from hookedvid.video.decoders import Decoders, Limits
+from hookedvid.video.frames import Clip, read_clip
+
+FAULTY = "faulty_worker"
+TIGHT = Limits(seconds=3, memory=256 << 20)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("videos") / "clip.mp4", n=30)
+
+
+@pytest.fixture
+def folder(tmp_path, video):
+    """A folder of numbered images."""
+    at = tmp_path / "frames"
+    at.mkdir()
+    for i, frame in enumerate(read_clip(video, 6).frames):
+        Image.fromarray(frame).save(at / f"{i}.png")
+    return at
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FrameCache(tmp_path / "cache", 1 << 30)
+
+
+def asked(path, n_frames=4, **others) -> ClipRequest:
+    return ClipRequest(str(path), n_frames, "linspace", **others)
+
+
+def named(tmp_path, video, name) -> ClipRequest:
+    return asked(shutil.copy(video, tmp_path / f"{name}-clip.mp4"))
+
+
+def assert_same(one: Clip, other: Clip) -> None:
+    assert np.array_equal(one.frames, other.frames) and one.frames.dtype == other.frames.dtype == np.uint8
+    assert one._replace(frames=None) == other._replace(frames=None)
+
+
+def workers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "-P" in p.cmdline()]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_clips_are_those_read_here_in_order(video, folder, cache, keep):
+    requests = [asked(video), asked(video, 3, bound=(0.2, 0.7)), asked(folder, folder_fps=3), asked(folder)]
+    with Decoders(2, cache=cache if keep else None) as decoders:
+        found = list(decoders.ahead(enumerate([r] for r in requests)))
+        again = list(decoders.ahead(enumerate([r] for r in requests)))
+    for place, (request, batches) in enumerate(zip(requests, zip(found, again, strict=True), strict=True)):
+        for n, (unit, batch) in enumerate(batches):
+            assert unit == place and list(batch.clips) == [request]
+            assert_same(batch.clips[request], request.read())
+            assert batch.n_cached == (keep and n == 1) and (batch.decoding == 0) == bool(batch.n_cached)
+    assert workers() == []
+
+
+def test_no_more_is_asked_for_ahead_than_may_wait(video):
+    pulled = []
+
+    def work():
+        for i in range(20):
+            pulled.append(i)
+            yield i, [asked(video, 2 + i % 5)] if i != 7 else []
+
+    with Decoders(1) as decoders:
+        for unit, batch in decoders.ahead(work(), n=3):
+            assert unit + 1 <= len(pulled) <= unit + 5  # 7 takes no room
+            assert [len(c.frames) for c in batch.clips.values()] == ([2 + unit % 5] if unit != 7 else [])
+    pulled.clear()
+    with Decoders(1) as decoders:
+        for unit, _ in decoders.ahead(work(), n=3, size=1):
+            decoders.submit(asked(video)).result()  # everything asked for before is ready now
+            assert len(pulled) <= unit + 4
+            if unit > 3:
+                break
+        assert len(pulled) <= 7
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "says"),
+    [
+        ("hang", "timeout", "it took longer than 3 s"),
+        ("grow", "memory", "it needed more than 0.25 GiB"),
+        ("crash", "crash", r"the decoder crashed \(signal 11, SIGSEGV\)"),
+        ("abort", "crash", r"the decoder crashed \(signal 6, SIGABRT: free\(\): invalid pointer\)"),
+        ("killed", "killed", "the decoder was killed"),
+    ],
+)
+def test_a_decoder_that_hangs_grows_or_dies_fails_its_clip_alone(tmp_path, video, name, fault, says):
+    with Decoders(1, TIGHT, worker=FAULTY) as decoders:
+        bad, good = decoders.submit(named(tmp_path, video, name)), decoders.submit(asked(video))
+        with pytest.raises(DecodingError, match=rf"cannot sample frames of .*{name}-clip.mp4: {says}") as e:
+            bad.result()
+        assert e.value.fault == fault
+        assert numbers(good.result().clip.frames) == numbers(read_clip(video, 4).frames)
+        assert decoders.n_lost == (1 if fault in ("timeout", "memory") else 2)
+    assert workers() == []
+
+
+def test_a_pipe_among_a_folders_frames_hangs_and_is_stopped(folder):
+    os.mkfifo(folder / "6.png")
+    with (
+        Decoders(1, Limits(seconds=1)) as decoders,
+        pytest.raises(DecodingError, match="it took longer than 1 s"),
+    ):
+        decoders.submit(asked(folder, 7)).result()
+
+
+def test_one_killed_by_chance_is_replaced_and_asked_again(tmp_path, video):
+    request = named(tmp_path, video, "once")
+    with Decoders(1, worker=FAULTY) as decoders:
+        assert_same(decoders.submit(request).result().clip, request.read())
+        assert decoders.n_lost == 1
+        [idle] = workers()
+        idle.kill()
+        assert_same(decoders.submit(request).result().clip, request.read())
+        assert decoders.n_lost == 2
+    with Decoders(1) as decoders:
+        found = decoders.submit(request)
+        while not (starting := workers()):
+            time.sleep(0.001)
+        starting[0].kill()
+        assert_same(found.result().clip, request.read())
+        assert decoders.n_lost == 1
+
+
+def test_errors_keep_their_kind(tmp_path, video):
+    (tmp_path / "text.mp4").write_text("<html>")
+    with Decoders(1, worker=FAULTY) as decoders:
+        for request, kind, says in [
+            (asked(tmp_path / "none.mp4"), VideoError, "there is no such file"),
+            (asked(tmp_path / "text.mp4"), VideoError, "cannot be opened as a video"),
+            (ClipRequest(str(video), 4, "linspcae"), InputError, "no sampler 'linspcae'"),
+            (named(tmp_path, video, "bug"), VideoError, "IndexError: list index out of range"),
+        ]:
+            with pytest.raises(kind, match=says) as e:
+                decoders.submit(request).result()
+            assert type(e.value) is kind
+        assert decoders.n_lost == 0 and len(workers()) == 1  # none of these is the process's fault
+
+
+def test_what_cannot_start_stops_the_run(video):
+    with Decoders(1, worker="no_such_module") as decoders, pytest.raises(RunError, match="No module named no_such"):
+        list(decoders.ahead([("a", [asked(video)])]))
+    with pytest.raises(InputError, match="cannot decode in 0 processes"):
+        Decoders(0)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_a_stop_leaves_no_process_and_no_file(tmp_path, video, monkeypatch, stop):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    start = time.monotonic()
+    with pytest.raises(stop), Decoders(2, worker=FAULTY) as decoders:
+        for _ in decoders.ahead((n, [named(tmp_path, video, n)]) for n in ("sound", "hang", "hang2", "hang-3", "a")):
+            assert workers()
+            raise stop
+    assert workers() == [] and list((tmp_path / "scratch").iterdir()) == []
+    assert time.monotonic() - start < 30  # not the limit's 300
+
+
+def test_a_process_that_decodes_never_imports_torch():
+    program = "import sys, hookedvid.video.worker\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_is_in_the_cache_needs_no_process(video, cache):
+    with Decoders(1, cache=cache) as decoders:
+        first = decoders.submit(asked(video)).result()
+    with Decoders(1, cache=cache, worker="no_such_module") as decoders:
+        second = decoders.submit(asked(video)).result()
+    assert (first.cached, second.cached) == (False, True)
+    assert_same(first.clip, second.clip)
+
+
+def test_what_is_found_again_is_what_was_asked_of_the_same_content(tmp_path, video, folder, cache):
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(video, copy)
+    with Decoders(1, cache=cache) as decoders:
+
+        def cached(request):
+            return decoders.submit(request).result().cached
+
+        assert not cached(asked(copy)) and cached(asked(copy))
+        others = [asked(copy, 5), asked(copy, bound=(0, 1)), ClipRequest(str(copy), 4, "inner"), asked(video)]
+        assert not any(cached(other) for other in others) and all(cached(other) for other in others)
+        copy.write_bytes(copy.read_bytes())  # the same bytes, but written anew
+        os.utime(copy, ns=(0, 1))
+        assert not cached(asked(copy)) and cached(asked(copy))
+        assert not cached(asked(folder)) and cached(asked(folder))
+        (folder / "3.png").write_bytes((folder / "4.png").read_bytes())
+        assert not cached(asked(folder))
+    assert cache.path(asked(tmp_path / "none.mp4")) is None
+
+
+def test_a_damaged_file_counts_as_none_and_is_made_again(video, cache):
+    request = asked(video)
+    with Decoders(1, cache=cache) as decoders:
+        whole = decoders.submit(request).result().clip
+        path = cache.path(request)
+        data = path.read_bytes()
+        for broken in (b"", data[:100], data[:-1], data[: len(data) // 2], b"\0" * len(data)):
+            path.write_bytes(broken)
+            assert load_clip(path) is None
+            assert_same(decoders.submit(request).result().clip, whole)
+            assert_same(load_clip(path), whole)
+    for at in np.random.default_rng(0).integers(0, len(data), 200):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        found = load_clip(path)  # bytes between the members, such as their dates, say nothing
+        assert found is None or np.array_equal(found.frames, whole.frames)
+    np.savez(path, about=np.array([{}]), frames=np.array([object()], dtype=object), allow_pickle=True)
+    assert load_clip(path) is None  # no pickle is read
+
+
+def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest(tmp_path, video):
+    clip = read_clip(video, 4)
+    save_clip(clip, tmp_path / "one.npz")
+    size = (tmp_path / "one.npz").stat().st_size
+    cache = FrameCache(tmp_path / "cache", 3 * size + size // 2)
+    cache.folder.mkdir()
+    requests = [asked(video, bound=(0, 1 + i)) for i in range(5)]
+    (cache.folder / "left.npz.1.part").touch()
+    os.utime(cache.folder / "left.npz.1.part", (0, 0))
+    for i, request in enumerate(requests):
+        path = cache.path(request)
+        save_clip(clip, path)
+        os.utime(path, (10**9 + i, 10**9 + i))
+        if i == 3:
+            assert cache.load(cache.path(requests[1])) is not None  # marked as used: now the youngest
+        cache.added(size)
+    kept = {path.name for path in cache.folder.iterdir()}
+    assert kept == {cache.path(requests[i]).name for i in (1, 3, 4)}
+
+
+def test_no_room_for_frames_stops_the_run(video, cache):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Decoders(1, cache=cache) as decoders:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            with pytest.raises(RunError, match=r"cannot keep frames in .*cache: File too large"):
+                decoders.submit(asked(video)).result()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.folder.iterdir()) == []

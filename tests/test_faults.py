@@ -1,0 +1,253 @@
+"""A study through everything that goes wrong: it ends with every row right or failed with its reason, none twice."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from hookedvid.cli import main
+from hookedvid.data.item import read_items, write_items
+from hookedvid.data.shapes import make_dataset
+from hookedvid.errors import RunError
+from hookedvid.model import HookedVideoLLM
+from hookedvid.study import running, summary
+from hookedvid.study.records import ROWS, Records
+from hookedvid.study.running import Timing, run
+from hookedvid.study.study import Study, plan
+from hookedvid.video.clip_files import FrameCache
+from hookedvid.video.decoders import Decoders, Limits
+
+STUDY = Study(protocols=("all-layers",))
+# Which of the 30 clips, of two questions each, is made to do what; the names are `faulty_worker`'s.
+FAULTS = {
+    8: "hang", 17: "once", 18: "grow", 20: "crash", 21: "killed", 22: "hang", 23: "bug", 25: "corrupt", 27: "missing"
+}  # fmt: skip
+FULL = 110_000  # bytes of a file on the full disk: more than a clip of frames, less than half of all rows
+PASSING = {"hang": "timeout", "grow": "memory", "killed": "killed"}
+LASTING = {"crash": "crash", "bug": "video", "corrupt": "video", "missing": "video"}
+
+DRIVER = """
+import sys
+from pathlib import Path
+from hookedvid.model import HookedVideoLLM
+from hookedvid.study.running import run
+from hookedvid.study.study import Study, plan
+from hookedvid.video.decoders import Decoders
+laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
+with Decoders(2, worker="faulty_worker") as decoders:
+    run(laid, HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[2]), decoders=decoders)
+"""
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedVideoLLM:
+    return HookedVideoLLM.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory) -> Path:
+    """60 items on 30 clips, some of them named for a fault; one is cut off and one is not there."""
+    at = tmp_path_factory.mktemp("set")
+    make_dataset(at, seed=5, split="test", n_videos=30, questions_per_video=2)
+    items = read_items(at / "items.jsonl")
+    videos = list(dict.fromkeys(i.video for i in items))
+    assert (len(items), len(videos)) == (60, 30)
+    names = {v: f"{FAULTS.get(n, 'sound')}-{n}.mp4" for n, v in enumerate(videos)}
+    for old, new in names.items():
+        (at / old).rename(at / new)
+    (at / "corrupt-25.mp4").write_bytes((at / "corrupt-25.mp4").read_bytes()[:300])
+    (at / "missing-27.mp4").unlink()
+    write_items([replace(i, video=names[i.video]) for i in items], at / "items.jsonl")
+    return at / "items.jsonl"
+
+
+@pytest.fixture(scope="module")
+def laid(model, annotations):
+    return plan(STUDY, model, annotations)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(laid, model, tmp_path_factory):
+    return run(laid, model, tmp_path_factory.mktemp("undisturbed"))
+
+
+def table(laid, rows) -> list[str]:
+    """As text: what a scoring has no value for is NaN, which equals nothing."""
+    return [str(s) for s in summary.summarise(summary.Outcomes(laid.items, laid.conditions, rows), 100)]
+
+
+def fault_of(row) -> str:
+    return row["video"].split("-")[0]
+
+
+def gone(processes, seconds=10) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]  # no init in a container may reap them
+
+
+def written(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_the_driver(annotations: Path, out: Path) -> None:
+    """kill -9 while one of its workers hangs."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(annotations), str(out)],
+        env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(out.parent)},
+        stderr=subprocess.PIPE,
+    )
+    before = next(iter(FAULTS)) * 2 * 4  # rows of the clips before the one that hangs
+    while written(out / ROWS) < before and driver.poll() is None:
+        time.sleep(0.05)
+    workers = psutil.Process(driver.pid).children()
+    driver.send_signal(signal.SIGKILL)
+    _, said = driver.communicate()
+    assert len(workers) == 2, said.decode()
+    assert gone(workers)
+    assert list(out.parent.glob("hookedvid-*")) == []  # nor are files of theirs left
+    with (out / ROWS).open("ab") as f:
+        f.write(b'{"key": "torn')
+
+
+@contextmanager
+def full_disk_at(size: int):
+    """Files end at `size` bytes, in this process and the ones it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def run_out_of_memory(monkeypatch, times: set[int]) -> None:
+    """Sweeps of these numbers ask for more memory than there is, or say so as CUDA does."""
+    exact, n = running.sweep, 0
+
+    def sweep(*args):
+        nonlocal n
+        n += 1
+        if n in times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        if n - 1 in times:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return exact(*args)
+
+    monkeypatch.setattr(running, "sweep", sweep)
+
+
+def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
+    laid, model, annotations, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    right = {r["key"]: r for r in undisturbed}
+    kill_the_driver(annotations, out)
+    kept = Records(out).read()
+    assert 64 <= len(kept) < len(right) and all(right[k] == r for k, r in kept.items())
+
+    def again(worker="faulty_worker", on_row=None, **more):
+        timing = Timing()
+        with Decoders(2, Limits(3, 250 << 20), FrameCache(tmp_path / worker, 1 << 30), worker) as decoders:
+            rows = run(laid, model, out, on_row, decoders=decoders, timing=timing, **more)
+        return rows, timing
+
+    with full_disk_at(FULL), pytest.raises(RunError, match=r"cannot write to .*: File too large; every row"):
+        again("hookedvid.video.worker")
+    kept = Records(out).read()
+    assert 64 < len(kept) < len(right) / 2 and all(right[k] == r for k, r in kept.items())
+
+    told = 0
+
+    def kill_a_worker(row, fresh):
+        nonlocal told
+        told += fresh
+        if fresh and told == 1:  # once: a clip that is hit twice fails
+            for worker in (p for p in psutil.Process().children() if "-P" in p.cmdline()):
+                worker.kill()
+
+    with monkeypatch.context() as patched:
+        run_out_of_memory(patched, {3})
+        rows, timing = again(on_row=kill_a_worker)
+    assert timing.n_lost >= 6
+    failed = [r for r in rows if r["status"] == "failed"]
+    assert {(fault_of(r), r["fault"]) for r in failed} >= (PASSING | LASTING).items()
+    starved = [r for r in failed if r["fault"] == "memory" and fault_of(r) != "grow"]
+    assert any("CUDA out of memory" in r["reason"] for r in starved)
+    assert any("can't allocate memory" in r["reason"] for r in starved)
+    assert all(r["reason"] and r["correct"] is None for r in failed)
+    assert all(r == right[r["key"]] for r in rows if r["status"] != "failed")
+
+    rows, _ = again("hookedvid.video.worker")  # whatever it was has passed
+    assert {(fault_of(r), r["fault"]) for r in rows if r["status"] == "failed"} == LASTING.items()
+    rows, _ = again("hookedvid.video.worker", retry_failed=True)
+    assert rows == undisturbed and table(laid, rows) == table(laid, undisturbed)
+    n = written(out / ROWS)
+    rows, timing = again("no_such_module")
+    assert rows == undisturbed and written(out / ROWS) == n and timing.n_clips == 0
+    lines = [json.loads(line) for line in (out / ROWS).read_text().splitlines()]
+    assert {line["key"] for line in lines} == right.keys()
+    assert max(Counter(line["key"] for line in lines if line["status"] != "failed").values()) == 1
+
+
+def test_what_is_no_fault_of_a_video_or_an_item_stops_the_run(laid, model, tmp_path, monkeypatch):
+    def sweep(*args):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(running, "sweep", sweep)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(laid, model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("reuse", ["none", "layers"])
+def test_memory_that_runs_out_fails_an_item_however_work_is_shared(reuse, model, annotations, tmp_path, monkeypatch):
+    few = plan(replace(STUDY, reuse=reuse), model, annotations, limit=2)
+    whole = type(model).forward
+
+    def starving(self, *args, **kwargs):
+        if kwargs.get("interventions"):
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", starving)
+    rows = run(few, model, tmp_path / "out")
+    assert [r["status"] for r in rows] == ["ok", "failed", "failed", "failed"] * 2
+    monkeypatch.undo()
+    again = run(few, model, tmp_path / "out")
+    assert [r["status"] for r in again] == ["ok"] * 8 and again[0] == rows[0]
+
+
+def test_the_command_shows_failures_and_seconds_and_a_pipe_stops_nothing(annotations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    shutil.copytree(annotations.parent, tmp_path / "set")
+    items = read_items(annotations)[14:20]
+    (tmp_path / "set" / "hang-8.mp4").unlink()
+    os.mkfifo(tmp_path / "set" / "hang-8.mp4")
+    write_items(items, tmp_path / "set" / "items.jsonl")
+    (tmp_path / "study.toml").write_text('items = "set/items.jsonl"\nprotocols = ["all-layers"]\nn_resamples = 100\n')
+    command = ["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out"), "--decoders", "1"]
+    assert main([*command, "--frame-cache", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search("failed: .*hang-8.mp4: there is no such file", printed)
+    assert "decoding 0." in printed and " s in 1 workers, model " in printed and "waited for frames" in printed
+    timing = json.loads((tmp_path / "out" / "study.json").read_text())["timing"]
+    assert timing["videos"].keys() == {"sound-7.mp4", "hang-8.mp4", "sound-9.mp4"}
+    table = (tmp_path / "out" / "summary.csv").read_text()
+    for kept in (False, True):
+        (tmp_path / "out" / ROWS).unlink()
+        assert main(command) == 0
+        assert ("2 of 3 clips were kept from before" in capsys.readouterr().out) == kept
+        assert (tmp_path / "out" / "summary.csv").read_text() == table  # the cache changes no number
