@@ -1,8 +1,10 @@
 """The floors of the design: who may import whom, how long a file or a function may be, what imports stay light."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 VALUES = {"errors", "values", "config", "layout", "interventions", "masks", "families"}
-FACES = ("plots", "report", "scores", "faces", "cli")
+FACES = ("plots", "report", "scores", "faces", "cli", "lmms")
 OUTER = ("data", "study", *FACES)
+EXTRAS = {"lmms": "lmms-eval"}  # parts that may import what an extra declares
 
 
 @cache
@@ -100,6 +103,11 @@ def test_nothing_imports_the_command_line_and_only_it_imports_its_verbs():
     assert imports("hookedvid.cli", inside_functions=False) & set(FILES) == {"hookedvid.errors"}
 
 
+def test_nothing_imports_the_client_of_lmms_eval():
+    for module in FILES:
+        assert part(module) == "lmms" or not any(part(n) == "lmms" for n in imports(module)), module
+
+
 def test_no_module_imports_itself_by_way_of_others():
     graph = {m: imports(m, inside_functions=False) & set(FILES) for m in FILES}
     while leaves := [m for m, needs in graph.items() if not needs]:
@@ -108,12 +116,18 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_every_package_imported_is_declared():
-    text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8").lower().replace("-", "_")
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {part: named(project["optional-dependencies"][e]) for part, e in EXTRAS.items()}
     distributions = {"google": "protobuf", "PIL": "pillow", "open_clip": "open_clip_torch"}
     known = {"hookedvid", *sys.stdlib_module_names}
     for module in FILES:
+        declared = named(project["dependencies"]) | extra.get(part(module), set())
         for name in {n.split(".")[0] for n in imports(module)} - known:
-            assert f'"{distributions.get(name, name)}' in text.split("[project.optional")[0], f"{module} imports {name}"
+            assert distributions.get(name, name).lower() in declared, f"{module} imports {name}"
+
+
+def named(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=~! ]", r)[0].lower().replace("-", "_") for r in requirements}
 
 
 @pytest.mark.parametrize("module", FILES)
