@@ -36,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
     study.add_argument(
+        "--task", choices=("questions", "captions", "answers", "grounding"),
+        help="what to ask of the shapes clips, scored by letters, likelihood of the reference, or overlap of spans",
+    )  # fmt: skip
+    study.add_argument(
         "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
     )
     study.add_argument(
@@ -113,7 +117,7 @@ def _study(args: argparse.Namespace) -> int:
     from hookedvid.study.records import Shard
 
     shard = Shard.parse(args.shard)
-    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard)
+    return run_study(args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.task)
 
 
 def _ask(args: argparse.Namespace) -> int:

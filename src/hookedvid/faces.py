@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hookedvid import converting, plots, report
+from hookedvid import converting, measured, plots, report
 from hookedvid.checkpoint import home
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.shapes import held_out
@@ -20,12 +20,18 @@ from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import study as studies
 from hookedvid.study.laws import Finding, findings
 from hookedvid.study.manifest import Manifest
+from hookedvid.study.measures import MEASURES
 from hookedvid.study.records import Shard, frame
 from hookedvid.study.running import Audit, run
+from hookedvid.study.scoring import Scoring
 from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
+# How each task of the shapes clips is scored; a study file's scoring asks the first task that is scored so.
+SCORING_OF: dict[str, Scoring] = {
+    "questions": "letters", "captions": "likelihood", "answers": "likelihood", "grounding": "grounding",
+}  # fmt: skip
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
 
@@ -37,20 +43,24 @@ def run_study(
     only: Sequence[str],
     model: str | None,
     shard: Shard,
+    task: str | None = None,
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    A shard prints the table only when all the others' rows are there.
+    task: what is asked of the shapes clips, and with it the scoring. A shard prints the table only when all the
+    others' rows are there.
     """
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
+    if task is not None:
+        study = replace(study, items="", scoring=SCORING_OF[task])
     net = HookedVideoLLM.from_pretrained(
         study.model, device=device, dtype=study.dtype, kernel=study.kernel, overrides=study.overrides
     )
     beside = file.parent if file else Path()
-    annotations = beside / study.items if study.items else held_out(out / "videos")
+    annotations = beside / study.items if study.items else held_out(out / "videos", task or _task(study))
     laid = studies.plan(study, net, annotations, limit)
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
@@ -101,16 +111,25 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
         rows = run(laid, net, out, step, shard, audit)
     different = len({row["key"] for row in rows})
     console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False, soft_wrap=True)
+    what = "log-probabilities" if laid.study.scoring == "likelihood" else "logits"
     if audit.n:
         console.print(
-            f"{audit.n} rows run again in full: logits differ by {audit.largest:.1e} at most",
+            f"{audit.n} rows run again in full: {what} differ by {audit.largest:.1e} at most",
             highlight=False,
             soft_wrap=True,
         )
     return audit
 
 
+def _task(study: Study) -> str:
+    return next(
+        task for task, scoring in SCORING_OF.items() if scoring == study.scoring or study.scoring not in MEASURES
+    )
+
+
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
+    if run.study.scoring in MEASURES:
+        return measured.present(run, rows, out, console)
     outcomes = Outcomes(run.items, run.conditions, rows)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}

@@ -1,7 +1,8 @@
 """From a video file and a question to inputs: decode, preprocess, tokenize, lay out."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
 from hookedvid.inputs import VIDEO, VideoInputs
 from hookedvid.layout import Segment, TokenLayout, video_segments
-from hookedvid.video.prompt import Piece, TimeInstruction, Timing, named_instruction, pieces, template
+from hookedvid.video.prompt import Piece, Template, TimeInstruction, Timing, named_instruction, pieces, template
 
 Run = tuple[Segment, list[int]]
 
@@ -22,6 +23,7 @@ def prepare(
     question: str,
     options: Sequence[str] = (),
     *,
+    answer: str = "",
     n_frames: int | None = None,
     sampler: str | None = None,
     bound: tuple[float | int, float | int] | None = None,
@@ -31,6 +33,8 @@ def prepare(
 ) -> VideoInputs:
     """See `HookedVideoLLM.prepare`."""
     _check_question(model, video, question, options)
+    if not isinstance(answer, str) or (answer and not answer.strip()):
+        raise InputError(f"the answer is {answer!r}; give a text, or leave it out for a prompt alone")
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
     clip, timing, count = None, None, 0
@@ -41,8 +45,12 @@ def prepare(
         asked: int = cfg.n_frames if n_frames is None else n_frames
         clip = read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
-    runs = _laid_out(model, question, options, count, timing)
-    _check_length(model, runs, question, options, count, timing)
+
+    def laid_out(n_frames: int) -> list[Run]:
+        return _laid_out(model, question, options, n_frames, timing, answer)
+
+    runs = laid_out(count)
+    _check_length(model, runs, count, laid_out)
     layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
     tokens = torch.tensor([[token for _, ids in runs for token in ids]])
     letters = tuple(_letter_token(model.tokenizer, LETTERS[i]) for i in range(len(options)))
@@ -100,13 +108,34 @@ def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
     return preprocess(clip.frames, cfg.vision)
 
 
-def _laid_out(model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None) -> list[Run]:
-    return _tokenized(model, pieces(template(model.cfg.prompt), question, options, n_frames, timing), n_frames)
+def _laid_out(
+    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, answer: str
+) -> list[Run]:
+    form = template(model.cfg.prompt)
+    prompt = _tokenized(model, pieces(form, question, options, n_frames, timing), n_frames)
+    if not answer:
+        return prompt
+    *before, (segment, ids) = _tokenized(model, pieces(form, question, options, n_frames, timing, answer), n_frames)
+    if before != prompt:
+        raise InputError(
+            f"this tokenizer joins the prompt's end and the answer {answer!r} into one token, so there is no place "
+            "where the answer begins; begin it with another character"
+        )
+    if model.tokenizer.unk_token_id in ids:
+        raise InputError(f"the answer {answer!r} holds words that this tokenizer does not know")
+    ids = ids + _end_token(model, form)
+    return [*prompt, (replace(segment, stop=len(ids)), ids)]
 
 
-def _check_length(
-    model: Any, runs: Sequence[Run], question: str, options: Sequence[str], n_frames: int, timing: Timing | None
-) -> None:
+def _end_token(model: Any, form: Template) -> list[int]:
+    """What a finished answer ends with: the template's first stop, else the tokenizer's end of text, if any."""
+    tokenizer = model.tokenizer
+    stops = [tokenizer.convert_tokens_to_ids(stop) for stop in form.stops]
+    known = [i for i in (*stops, tokenizer.eos_token_id) if i is not None and i != tokenizer.unk_token_id]
+    return known[:1]
+
+
+def _check_length(model: Any, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
     """Raises InputError where the original code would have cut the prompt's end off."""
     longest = model.cfg.max_length
     length = _length(runs)
@@ -119,7 +148,7 @@ def _check_length(
     fitting = step * bisect.bisect_left(
         range(step, n_frames, step),
         True,
-        key=lambda n: _length(_laid_out(model, question, options, n, timing)) > longest,
+        key=lambda n: _length(laid_out(n)) > longest,
     )
     todo = f"take at most {fitting} frames (n_frames={fitting})" if fitting else "shorten the question"
     raise InputError(

@@ -5,6 +5,7 @@ Nothing here opens a video: whether the clips exist is for the datasets and for 
 
 import dataclasses
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,7 +25,9 @@ class Item:
 
     `video` is a path, absolute or relative to the annotation file (`video_path` joins them). `options` may be
     none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index of the
-    right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
+    right option; None means that it is hidden, as in sets scored elsewhere. `reference` is a right free answer or
+    caption, for scoring by likelihood; `span`, for grounding, when in the video it happens, (start, end) in
+    seconds, which lasts. `family` names the group whose
     accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
     """
 
@@ -33,6 +36,8 @@ class Item:
     question: str
     options: tuple[str, ...] = ()
     answer: int | None = None
+    reference: str = ""
+    span: tuple[float, float] | None = None
     family: str = ""
     meta: Mapping[str, MetaValue] = field(default_factory=dict, hash=False)
 
@@ -42,6 +47,9 @@ class Item:
         if self.answer is not None and not 0 <= self.answer < len(self.options):
             # A 1-based answer is the usual cause: say the base.
             problems.append(f"answer {self.answer} names none of the {len(self.options)} options (counted from 0)")
+        if self.reference and not self.reference.strip():
+            problems.append("reference is blank; leave it out where there is none")
+        problems += _span_problems(self.span)
         problems += _meta_problems(self.meta)
         if problems:
             raise DataError(f"item {self.id!r}: " + "; ".join(problems))
@@ -112,6 +120,9 @@ def _parse(line: str) -> Item:
     problems = []
     if isinstance(data, dict):
         # from_dict leaves containers unchecked; malformed ones are set aside so that it still reads the rest.
+        if span_problems := _span_problems(data.get("span")):
+            problems += span_problems
+            del data["span"]
         if not isinstance(data.get("options", []), list):
             problems.append(f"Item.options should be a list, got {data.pop('options')!r}")
         if meta_problems := _meta_problems(data.get("meta", {})):
@@ -133,6 +144,18 @@ def _refuse_constant(name: str) -> None:
 def _row(item: Item) -> dict[str, Any]:
     row = {f.name: to_dict(getattr(item, f.name)) for f in dataclasses.fields(item) if f.name != "meta"}
     return {**row, "meta": dict(item.meta)}
+
+
+def _span_problems(span: Any) -> list[str]:
+    if span is None:
+        return []
+    if isinstance(span, list | tuple) and len(span) == 2 and all(_is_time(t) for t in span) and span[0] < span[1]:
+        return []
+    return [f"span should be [start, end] in seconds from the video's first frame, start before end, got {span!r}"]
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _meta_problems(meta: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hookedvid.data.item import Item, read_items, video_path
 from hookedvid.errors import ConfigError, DataError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, from_json, to_json
-from hookedvid.study import protocols, scoring
+from hookedvid.study import grounding, protocols, scoring
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Task, digest, model_hash, video_hash
 from hookedvid.study.scoring import Scoring
@@ -19,6 +19,13 @@ from hookedvid.values import from_dict
 PROTOCOLS = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
+
+# What a record says of scorings that follow a rule.
+SCORED_BY = {
+    "generate": scoring.EXTRACTOR,
+    "likelihood": "likelihood of the reference and its end",
+    "grounding": grounding.PARSER,
+}
 
 Reuse = Literal["none", "layers", "layers+positions"]
 
@@ -113,7 +120,7 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
         "n_frames": cfg.n_frames if study.n_frames is None else study.n_frames,
         "sampler": study.sampler or cfg.sampler,
         "frame_order": study.frame_order if study.frame_order == "time" else f"shuffled by seed {study.seed}",
-        "scoring": study.scoring if study.scoring != "generate" else scoring.EXTRACTOR,
+        "scoring": SCORED_BY.get(study.scoring, study.scoring),
         "prompt": cfg.prompt,
         "time_instruction": study.time_instruction or cfg.time_instruction,
         "markers_are_language": study.markers_are_language,
@@ -129,12 +136,10 @@ def settings_of(study: Study, model: Any) -> dict[str, Any]:
 def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) -> Plan:
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
-    Raises DataError for items that have no options or no known answer.
+    Raises DataError for items that have not what their answers are scored against.
     """
     items = read_items(annotations)[:limit]
-    unusable = [i.id for i in items if len(i.options) < 2 or i.answer is None]
-    if unusable:
-        raise DataError(f"{len(unusable)} items have no options or no answer to score against: {unusable[:3]}")
+    _check_scorable(items, study.scoring)
     conditions = study.conditions(model.cfg.n_layers)
     laid = Plan(study, items, annotations, conditions, settings_of(study, model))
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
@@ -144,7 +149,8 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        content = digest(repr((item.question, item.options, item.answer)).encode())
+        gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(study.scoring, ())
+        content = digest(repr((item.question, item.options, item.answer, *gold)).encode())
         for c in conditions:
             settings = {**laid.settings, "video": hashes[path], "question": content}
             task = Task(
@@ -153,6 +159,19 @@ def plan(study: Study, model: Any, annotations: Path, limit: int | None = None) 
             )  # fmt: skip
             laid.tasks.append((item, c, task))
     return laid
+
+
+def _check_scorable(items: Sequence[Item], scoring: Scoring) -> None:
+    lacking = {
+        "likelihood": ("reference", [i.id for i in items if not i.reference]),
+        "grounding": ("span", [i.id for i in items if i.span is None]),
+    }
+    options = [i.id for i in items if len(i.options) < 2 or i.answer is None]
+    what, unusable = lacking.get(scoring, ("options or no answer", options))
+    if unusable:
+        raise DataError(
+            f"{len(unusable)} items have no {what} to score against: {unusable[:3]}; this study scores by {scoring}"
+        )
 
 
 def brief(settings: Mapping[str, Any], n: int) -> str:

@@ -28,7 +28,8 @@ class Template:
 
     before: system prompt and user header. frame_before, frame_after: around every frame ({n} counts from 1);
     without them the video is one run. between: after the video. question, option, instruction: forms of
-    each; after: the assistant's header. stops: tokens that end an answer.
+    each; after: the assistant's header; answer: form of what follows it. stops: tokens that end an answer.
+    commands: requests that stand as they are, without the form of a question.
     """
 
     before: str
@@ -39,7 +40,9 @@ class Template:
     option: str = "\n{letter}. {option}"
     instruction: str = "\nAnswer with the option's letter from the given choices directly."
     after: str = ""
+    answer: str = "{answer}"
     stops: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ TEMPLATES: dict[str, Template] = {
         before="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         "helpful, detailed, and polite answers to the user's questions. USER: ",
         after=" ASSISTANT:",
+        answer=" {answer}",
         stops=("</s>",),
     ),
     "internvl2_5": Template(
@@ -133,8 +137,8 @@ TEMPLATES: dict[str, Template] = {
         stops=("<|im_end|>",),
     ),
     # processor_config.json of LLaVA-NeXT-Video-7B-hf at 3378b61; transformers' docs write the same by hand.
-    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", stops=("</s>",)),
-    "plain": Template(before="Video: ", after="\nAnswer:"),
+    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", answer=" {answer}", stops=("</s>",)),
+    "plain": Template(before="Video: ", after="\nAnswer:", answer=" {answer}"),
     # Words are single tokens; scripts/train_tiny.py trains on exactly this form.
     "tiny": Template(
         before="<bos> video",
@@ -142,7 +146,9 @@ TEMPLATES: dict[str, Template] = {
         question=" question {question}",
         option=" {letter} {option}",
         instruction=" answer",
+        answer=" {answer}",
         stops=("<eos>",),
+        commands=("describe",),
     ),
 }
 
@@ -172,18 +178,26 @@ def special_strings(form: Template) -> tuple[str, ...]:
 
 
 def pieces(
-    form: Template, question: str, options: Sequence[str], n_frames: int, timing: Timing | None = None
+    form: Template,
+    question: str,
+    options: Sequence[str],
+    n_frames: int,
+    timing: Timing | None = None,
+    answer: str = "",
 ) -> list[Piece]:
-    """The prompt in order; without frames the video and what surrounds it are left out."""
+    """The prompt in order, and an answer to it; without frames the video and what surrounds it are left out."""
     parts = [Piece("system", form.before)]
     if n_frames:
         parts += _video_pieces(form, n_frames, timing)
-    parts.append(Piece("question", form.question.format(question=question)))
+    asked = " {question}" if question in form.commands else form.question
+    parts.append(Piece("question", asked.format(question=question)))
     for i, option in enumerate(options):
         parts.append(Piece("options", form.option.format(letter=LETTERS[i], option=option), index=i))
     if options:
         parts.append(Piece("template", form.instruction))
     parts.append(Piece("template", form.after))
+    if answer:
+        parts.append(Piece("generated", form.answer.format(answer=answer)))
     return [p for p in parts if p.text or p.role == "video"]
 
 
