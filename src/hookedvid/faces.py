@@ -28,10 +28,11 @@ from hookedvid.study.statistics import Interval
 from hookedvid.study.study import KNOCKOUTS, Plan, Study
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
-# How each task of the shapes clips is scored; a study file's scoring asks the first task that is scored so.
+# How each task of the shapes clips is scored, and which of them a study file asks that names no items.
 SCORING_OF: dict[str, Scoring] = {
     "questions": "letters", "captions": "likelihood", "answers": "likelihood", "grounding": "grounding",
 }  # fmt: skip
+TASK_OF: dict[Scoring, str] = {"likelihood": "captions", "grounding": "grounding"}
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
 
@@ -60,7 +61,11 @@ def run_study(
         study.model, device=device, dtype=study.dtype, kernel=study.kernel, overrides=study.overrides
     )
     beside = file.parent if file else Path()
-    annotations = beside / study.items if study.items else held_out(out / "videos", task or _task(study))
+    annotations = (
+        beside / study.items
+        if study.items
+        else held_out(out / "videos", task or TASK_OF.get(study.scoring, "questions"))
+    )
     laid = studies.plan(study, net, annotations, limit)
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
     console.print(about, highlight=False)
@@ -119,12 +124,6 @@ def _run(laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Sh
             soft_wrap=True,
         )
     return audit
-
-
-def _task(study: Study) -> str:
-    return next(
-        task for task, scoring in SCORING_OF.items() if scoring == study.scoring or study.scoring not in MEASURES
-    )
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

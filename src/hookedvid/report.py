@@ -107,7 +107,7 @@ def _varied(items: Sequence[Item]) -> list[Item]:
 
 
 def _said(item: Item, label: str, row: Mapping) -> dict[str, str]:
-    if row["log_probs"] is not None:
+    if row.get("log_probs"):  # rows of before have none
         mean = sum(row["log_probs"]) / len(row["log_probs"])
         return {"label": label, "mark": "", "said": f"{mean:.3f} nats per token of {item.reference!r}"}
     if row["chosen"] is None:

@@ -158,14 +158,17 @@ def signed_ranks(videos: Sequence[str], changes: Float[np.ndarray, " item"]) -> 
     if not len(names):
         return 1.0
     means = np.bincount(index, changes[known]) / np.bincount(index)
-    return float(stats.wilcoxon(means[means != 0]).pvalue) if (means != 0).any() else 1.0
+    if not (means != 0).any():
+        return 1.0
+    test: Any = stats.wilcoxon(means[means != 0])
+    return float(test.pvalue)
 
 
 def findings(v: Values, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0) -> list[Finding]:
     """What the rows of one group say; layers counted from 1.
 
-    What the video gives is the intact score minus that with the first cumulative condition, text cut off from the
-    video in every layer: its kept share takes the place of the paper's performance ratio.
+    What a knockout cuts is worth the intact score minus that with the cut in every layer, cumulative's first condition;
+    the kept share of that takes the place of the paper's performance ratio.
     """
     columns = v.groups()[group]
     videos = [item.video for item, inside in zip(v.items, columns, strict=True) if inside]
@@ -188,9 +191,9 @@ def findings(v: Values, group: str, n_layers: int, n_resamples: int = 2000, seed
 
 
 def _plateau(m: Measure, conditions: Sequence[Condition], means: dict, base: np.ndarray, n_layers: int) -> Finding:
-    curves = np.stack([means[c.label] for c in conditions])  # [layer, resample]; layer 0 is blind
+    curves = np.stack([means[c.label] for c in conditions])  # [layer, resample]
     gain = statistics.interval(base - curves[0])
-    body = f"the video is worth {_amount(m, gain)}"
+    body = f"what {conditions[0].knockout} cuts is worth {_amount(m, gain)}"
     if not gain.low > 0:
         return Finding("two stages", False, f"not supported: {body}")
     worst_after = np.minimum.accumulate(curves[::-1], axis=0)[::-1]
@@ -199,8 +202,8 @@ def _plateau(m: Measure, conditions: Sequence[Condition], means: dict, base: np.
     start = statistics.interval(np.where(flat.any(0), layers[flat.argmax(0)], n_layers).astype(float))
     supported = start.high < n_layers and start.value > 0
     body += (
-        f"; text needs it up to layer {start.value:.0f} of {n_layers} [{start.low:.0f}, {start.high:.0f}] "
-        f"({start.value / n_layers:.0%} of the depth), from where on cuts keep {PLATEAU_SHARE:.0%} of that"
+        f", all up to layer {start.value:.0f} of {n_layers} [{start.low:.0f}, {start.high:.0f}] "
+        f"({start.value / n_layers:.0%} of the depth); later cuts keep {PLATEAU_SHARE:.0%} of that"
     )
     return Finding("two stages", supported, body if supported else f"not supported: {body}")
 

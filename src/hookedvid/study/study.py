@@ -38,7 +38,10 @@ class Study:
     on the spot).
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). custom: lists of interventions
-    in their JSON form, one condition each. frame_order: `shuffled` permutes the sampled frames of every clip.
+    in their JSON form, one condition each.
+    scoring: `letters`, `words` and `generate` choose among an item's options; `likelihood` is that of its reference,
+    `grounding` the overlap of the span it names with its own. frame_order: `shuffled` permutes the sampled frames of
+    every clip.
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
     (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
