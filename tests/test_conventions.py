@@ -153,7 +153,7 @@ def test_a_study_refuses_names_that_are_none_and_conventions_without_letters():
 )
 def test_what_evaluators_make_of_an_answer(name, text, counted):
     by = CONVENTIONS[name]
-    found = scoring.read(item(), text, by)
+    found = scoring.read_text(item(), text, by)
     assert by.counted(item(), text, found.chosen) == counted
     assert found.text == text and (found.status == "ok") == (found.chosen is not None)
     assert found.correct is (None if found.chosen is None else found.chosen == 1)
@@ -162,7 +162,7 @@ def test_what_evaluators_make_of_an_answer(name, text, counted):
 def test_egoschema_guesses_but_we_do_not():
     by = CONVENTIONS["egoschema/lmms-eval@2026-07"]
     items = [item(i, answer=i % 5, n=5) for i in range(2000)]
-    assert scoring.read(items[0], "no idea", by) == scoring.Outcome("unparsed", text="no idea")
+    assert scoring.read_text(items[0], "no idea", by) == scoring.Outcome("unparsed", text="no idea")
     guesses = np.array([guess(i) for i in items])
     assert [guess(i) for i in items] == guesses.tolist(), "the same guess every time"
     assert (np.bincount(guesses, minlength=5) > 320).all() and guesses.max() == 4  # 400 expected, ± 18
@@ -182,7 +182,7 @@ def test_lines_that_a_source_writes_otherwise_are_printed_as_it_writes_them():
 
 def rows(items, texts, by) -> list[dict]:
     found = zip(items, texts, strict=True)
-    return [{"item": i.id, "condition": BASELINE.label, **asdict(scoring.read(i, t, by))} for i, t in found]
+    return [{"item": i.id, "condition": BASELINE.label, **asdict(scoring.read_text(i, t, by))} for i, t in found]
 
 
 def test_one_table_says_both_numbers_and_the_evaluators():

@@ -70,7 +70,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
     found = dict(line.strip().split(": ", 1) for line in str(caught.value).splitlines()[1:])
     assert list(found) == [f"line {n}" for n in (3, 4, 5, 6, 7, 8, 9, 10, 11)]
     assert "answer 2 names none of the 2 options (counted from 0)" in found["line 3"]
-    assert "no field 'anwser' (nearest: 'answer')" in found["line 4"]
+    assert "no field 'anwser' (nearest: 'answer'" in found["line 4"]
     assert "options should be a list" in found["line 5"] and "meta should be an object" in found["line 5"]
     assert "lacks the field 'video'" in found["line 6"] and "question should be a str" in found["line 6"]
     assert "not JSON" in found["line 7"] and "not JSON" in found["line 8"]

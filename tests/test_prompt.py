@@ -249,7 +249,7 @@ def test_questions_and_options_that_ask_nothing_are_refused(question, options, s
     # Undecorated: type checking, which only tests turn on, would refuse some of them first.
     check = getattr(_check_question, "__wrapped__", _check_question)
     with pytest.raises(InputError, match=said):
-        check(model("qwen_1_5"), None, question, options)
+        check(model("qwen_1_5"), None, question, options, "")
 
 
 def test_options_may_repeat_as_they_do_in_published_sets():

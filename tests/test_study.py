@@ -134,7 +134,7 @@ def test_one_row_in_a_hundred_is_run_again_and_a_wrong_one_stops_the_study(model
     run(laid, model, tmp_path / "right", audit=audit)
     assert audit.n == len({t.key for _, _, t in laid.tasks}) and 0 < audit.largest < 1e-4
     exact = running.sweep
-    monkeypatch.setattr(running, "sweep", lambda *a: [[x + 0.01 * x.std() for x in row] for row in exact(*a)])
+    monkeypatch.setattr(running, "sweep", lambda *a, **k: [[x + 0.01 * x.std() for x in row] for row in exact(*a, **k)])
     with pytest.raises(HookedVidError, match=r"logits of the sweep are off by .* from a plain run"):
         run(laid, model, tmp_path / "wrong")
 

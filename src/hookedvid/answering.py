@@ -1,4 +1,4 @@
-"""What a model answers to a multiple-choice question, read from one row of logits."""
+"""What logits say: the option of a multiple-choice question, or how likely a given answer is."""
 
 from dataclasses import dataclass
 
@@ -68,3 +68,29 @@ def score_options(
     of_options, probs = wide[chosen], wide.softmax(-1)[chosen]
     best = int(of_options.argmax())
     return Answer(best, LETTERS[best], inputs.options[item][best], tuple(probs.tolist()), tuple(of_options.tolist()))
+
+
+def answer_log_probs(
+    logits: Float[Tensor, "pos d_vocab"], inputs: VideoInputs, n_tokens: int | None = None
+) -> Float[Tensor, " answer"]:
+    """The log-probability (natural) of each token of the answer that a single item's inputs hold, given all before it.
+
+    logits: of at least the last prompt position and the answer, in order. n_tokens: the config's. Taken in float32 at
+    least. Raises InputError where the inputs hold no answer or the logits are not finite.
+    """
+    layout = inputs.layout
+    n = layout.n_tokens - layout.n_prompt
+    if not n:
+        raise InputError('these inputs hold no answer to score: give prepare(..., answer="...")')
+    if len(logits) < n + 1:
+        raise InputError(
+            f"{len(logits)} positions of logits do not cover an answer of {n} tokens and the one before it"
+        )
+    logits = real_tokens(logits[-n - 1 : -1], n_tokens)
+    if not bool(torch.isfinite(logits).all()):
+        raise NonFiniteError(
+            "the logits are not finite: the weights or this dtype overflow, so the answer has no score"
+        )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = inputs.tokens[0, -n:].to(logits.device)
+    return wide.log_softmax(-1).gather(-1, targets[:, None])[:, 0]

@@ -30,25 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    study = verbs.add_parser("study", help="ask every question under every knockout: table, plots, report")
-    study.add_argument(
-        "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
-    )
-    study.add_argument("--dataset", help="ask videomme, mvbench or egoschema (parts after colons: videomme:long)")
-    study.add_argument("--data", type=Path, help="the folder that the dataset was downloaded to")
-    study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
-    study.add_argument(
-        "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
-    )
-    study.add_argument(
-        "--out", type=Path, default=Path("runs/study"), help="folder for rows, tables, plots (and resuming)"
-    )
-    study.add_argument("--limit", type=int, help="only the first so many questions")
-    study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
-    study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
-    study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
-    _add_decoding(study)
-    study.set_defaults(run=_study)
+    _add_study(verbs)
 
     ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
     ask.add_argument("video", help="a video file or a folder of frames")
@@ -81,6 +63,32 @@ def _parser() -> argparse.ArgumentParser:
     _add_scores(verbs)
     _add_weights(verbs)
     return parser
+
+
+def _add_study(verbs: Any) -> None:
+    study = verbs.add_parser("study", help="ask every question under every knockout: table, plots, report")
+    study.add_argument(
+        "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
+    )
+    study.add_argument("--dataset", help="ask videomme, mvbench or egoschema (parts after colons: videomme:long)")
+    study.add_argument("--data", type=Path, help="the folder that the dataset was downloaded to")
+    study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
+    study.add_argument(
+        "--task", choices=("questions", "captions", "answers", "grounding"),
+        help="what to ask of the shapes clips, scored by letters, likelihood of the reference, or overlap of spans",
+    )  # fmt: skip
+    study.add_argument(
+        "--protocol", action="append", default=[], help="only this one (repeatable): baseline, cumulative, …"
+    )
+    study.add_argument(
+        "--out", type=Path, default=Path("runs/study"), help="folder for rows, tables, plots (and resuming)"
+    )
+    study.add_argument("--limit", type=int, help="only the first so many questions")
+    study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
+    study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
+    study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
+    _add_decoding(study)
+    study.set_defaults(run=_study)
 
 
 def _add_scores(verbs: Any) -> None:
@@ -163,7 +171,7 @@ def _study(args: argparse.Namespace) -> int:
     cache = FrameCache(home() / "frames", int(args.frame_cache * 1e9)) if args.frame_cache > 0 else None
     with Decoders(args.decoders, Limits(args.decode_limit), cache) as decoders:
         return run_study(
-            args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data,
+            args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data, args.task,
             decoders, args.retry_failed,
         )  # fmt: skip
 

@@ -78,11 +78,17 @@ class Costs:
         self.cfg, self.layout = cfg, layout
         self._pairs: _Memo = {}
 
-    def of(self, interventions: Sequence[Intervention] = (), start_at_layer: int = 0, logits_to_keep: int = 1) -> Flops:
-        """Of a forward with these arguments; one that starts at a later block runs no tower."""
-        lm = self.cfg.lm
+    def of(
+        self, interventions: Sequence[Intervention] = (), start_at_layer: int = 0, logits_to_keep: int | None = None
+    ) -> Flops:
+        """Of a forward with these arguments; one that starts at a later block runs no tower.
+
+        Unless told, logits are those of the prompt's last position and of an answer after it.
+        """
+        lm, layout = self.cfg.lm, self.layout
+        kept = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
         blocks = _blocks(self.layout, interventions, lm.n_layers, self._pairs)[start_at_layer:]
-        linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * logits_to_keep
+        linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * kept
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
         return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout.n_frames))
 

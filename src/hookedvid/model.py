@@ -139,6 +139,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         question: str,
         options: Sequence[str] = (),
         *,
+        answer: str = "",
         n_frames: int | None = None,
         sampler: str | None = None,
         bound: tuple[float | int, float | int] | None = None,
@@ -153,6 +154,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             images; or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a
             video. folder_fps: the frame rate of what is no file.
         options: answers to choose from, lettered A, B, … by the template.
+        answer: a text to go on with as if it had been generated, the template's end of an answer after it (role
+            `generated`; `hookedvid.answering.answer_log_probs` scores it).
         n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
             seconds of the part to sample from.
         time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.video.prompt`;
@@ -165,8 +168,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         from hookedvid.preparing import prepare
 
         return prepare(
-            self, video, question, options, n_frames=n_frames, sampler=sampler, bound=bound, folder_fps=folder_fps,
-            time_instruction=time_instruction, markers_are_language=markers_are_language, form=form,
+            self, video, question, options, answer=answer, n_frames=n_frames, sampler=sampler, bound=bound,
+            folder_fps=folder_fps, time_instruction=time_instruction, markers_are_language=markers_are_language,
+            form=form,
         )  # fmt: skip
 
     def inputs_from_tensors(self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None) -> VideoInputs:

@@ -1,9 +1,11 @@
 """Figures of a study: each function takes its table and returns a matplotlib Figure, and reads nothing else."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.study.efficiency import PROTOCOL, front
+from hookedvid.study.measures import Measure, Measured
 from hookedvid.study.summary import Summary
 
 if TYPE_CHECKING:
@@ -12,9 +14,39 @@ if TYPE_CHECKING:
 COLOURS = {"LV-K": "#c1432e", "VT-K": "#2b6cb0", "VS-K": "#2f855a"}
 GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 
+Lines = Sequence[Summary] | Sequence[Measured]
 
-def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") -> "Figure":
-    """Global 1, as in the paper: performance ratio against layer ratio, one line a group of items.
+
+@dataclass(frozen=True)
+class Scale:
+    """What figures show of a table's lines, and how they label it.
+
+    score, kept, level: fields of a line: an interval; an interval held against the intact model; what knowing nothing
+    scores (empty: not drawn). intact: the intact model's `kept`. bounded: scores and `kept` lie from 0 to 1.
+    """
+
+    score: str
+    score_label: str
+    kept: str
+    kept_label: str
+    intact: float
+    level: str
+    level_label: str
+    bounded: bool
+
+
+ACCURACY = Scale("accuracy", "accuracy", "ratio", "performance ratio", 1.0, "chance", "chance", True)
+
+
+def scale_of(measure: Measure) -> Scale:
+    """The scale of a study that measures something else than accuracy."""
+    label = f"{measure.title}, {measure.unit}" if measure.unit not in measure.title else measure.title
+    level = "level" if measure.level_name else ""
+    return Scale("score", label, "change", f"{label}: change", 0.0, level, measure.level_name, measure.bounded)
+
+
+def layer_curve(summaries: Lines, n_layers: int, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+    """Global 1, as in the paper: what is kept against layer ratio, one line a group of items.
 
     The layer ratio i/L is the share of layers in which text still sees the video; bars are 95 % intervals.
     about: model, frames, dtype and n, printed under the title.
@@ -22,16 +54,17 @@ def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") ->
     figure, axes = _figure()
     for colour, (group, points) in zip(GROUPS, _grouped(summaries, "cumulative").items(), strict=False):
         xs = [*((s.condition.layer or 0) / n_layers for s in points), 1.0]
-        ratios = [*(s.ratio for s in points), _baseline(summaries, group).ratio]
+        ratios = [getattr(s, scale.kept) for s in (*points, _baseline(summaries, group))]
         axes.plot(xs, [r.value for r in ratios], "o-", ms=4, color=colour, label=group)
         axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
-    axes.axhline(1.0, color="0.5", lw=1)
-    axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel="performance ratio", ylim=(0, None))
+    axes.axhline(scale.intact, color="0.5", lw=1)
+    axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scale.kept_label)
+    axes.set(ylim=(0 if scale.intact else None, None))
     return _titled(figure, axes, "LV-K in all layers after i", about)
 
 
-def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
-    """Global 2: accuracy of each group, intact and with each knockout in every layer; bars carry 95 % intervals."""
+def all_layers(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+    """Global 2: score of each group, intact and with each knockout in every layer; bars carry 95 % intervals."""
     figure, axes = _figure()
     groups = list(dict.fromkeys(s.group for s in summaries))
     names = list(dict.fromkeys(s.condition.knockout for s in summaries if s.condition.protocol == "all layers"))
@@ -39,33 +72,36 @@ def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
     for k, name in enumerate(["", *names]):
         bars = [_one(summaries, g, "all layers" if name else "baseline", name) for g in groups]
         xs = [i + (k - len(names) / 2) * width for i in range(len(groups))]
-        heights = [s.accuracy.value for s in bars]
-        error = _error(s.accuracy for s in bars)
+        scores = [getattr(s, scale.score) for s in bars]
+        heights, error = [x.value for x in scores], _error(scores)
         axes.bar(xs, heights, width, color=COLOURS.get(name, "0.65"), label=name or "intact", yerr=error, ecolor="0.3")
-    for i, g in enumerate(groups):
-        level = _baseline(summaries, g).chance
-        axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label="chance" if i == 0 else None)
+    for i, g in enumerate(groups if scale.level else ()):
+        level = getattr(_baseline(summaries, g), scale.level)
+        axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scale.level_label if i == 0 else None)
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel="accuracy", ylim=(0, 1.2))  # room for the legend above full bars
+    # Room for the legend above full bars, or above the axis that bars of log-likelihoods hang from.
+    top = 1.2 if scale.bounded else -0.2 * axes.get_ylim()[0]
+    axes.set(ylabel=scale.score_label, ylim=(0 if scale.bounded else None, top))
     return _titled(figure, axes, "Knockout in every layer", about, columns=5)
 
 
-def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
-    """Sliding windows of one group: accuracy with each knockout against the window's last layer, counted from 1."""
+def window_curves(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+    """Sliding windows of one group: score with each knockout against the window's last layer, counted from 1."""
     figure, axes = _figure()
     group = summaries[0].group
     base = _baseline(summaries, group)
     windows = _grouped(summaries, "windows")[group]
-    axes.axhline(base.accuracy.value, color="0.4", lw=1, label="intact")
-    axes.axhline(base.chance, color="k", lw=1, ls=":", label="chance")
+    axes.axhline(getattr(base, scale.score).value, color="0.4", lw=1, label="intact")
+    if scale.level:
+        axes.axhline(getattr(base, scale.level), color="k", lw=1, ls=":", label=scale.level_label)
     for name in dict.fromkeys(s.condition.knockout for s in windows):
         points = [s for s in windows if s.condition.knockout == name]
         xs = [s.condition.layer or 0 for s in points]
-        ys = [s.accuracy.value for s in points]
+        scores = [getattr(s, scale.score) for s in points]
         axes.errorbar(
             xs,
-            ys,
-            yerr=_error(s.accuracy for s in points),
+            [x.value for x in scores],
+            yerr=_error(scores),
             fmt="o-",
             ms=4,
             capsize=2,
@@ -73,24 +109,27 @@ def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
             label=name,
         )
     width = min((s.condition.layer or 0 for s in windows), default=0)
-    axes.set(xlabel="last layer of the window, counted from 1", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="last layer of the window, counted from 1", ylabel=scale.score_label)
+    if scale.bounded:
+        axes.set(ylim=(0, 1.02))
     return _titled(figure, axes, f"Knockout in windows of {width} layers, {group} questions", about)
 
 
-def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "") -> "Figure":
-    """Performance ratio of one knockout's windows: groups down, the window's last layer (from 1) across."""
+def window_heatmap(summaries: Lines, knockout: str, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+    """What is kept under one knockout's windows: groups down, the window's last layer (from 1) across."""
     figure, axes = _figure()
     grouped = _grouped(summaries, "windows")
     rows = {g: [s for s in points if s.condition.knockout == knockout] for g, points in grouped.items()}
     layers = [s.condition.layer or 0 for s in next(iter(rows.values()))]
-    values = [[s.ratio.value for s in points] for points in rows.values()]
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    values = [[getattr(s, scale.kept).value for s in points] for points in rows.values()]
+    limits = {"vmin": 0, "vmax": 1} if scale.intact else {"vmax": 0}
+    image = axes.imshow(values, **limits, cmap="RdYlGn", aspect="auto")
     axes.set_xticks(range(len(layers)), [str(x) for x in layers])
     axes.set_yticks(range(len(rows)), list(rows))
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
-    figure.colorbar(image, ax=axes, label="performance ratio")
+    figure.colorbar(image, ax=axes, label=scale.kept_label)
     axes.set(xlabel="last layer of the window, counted from 1")
     return _titled(figure, axes, f"{knockout} windows", about, columns=0)
 
@@ -168,21 +207,21 @@ def _titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) ->
     return figure
 
 
-def _grouped(summaries: Sequence[Summary], protocol: str) -> dict[str, list[Summary]]:
-    found: dict[str, list[Summary]] = {}
+def _grouped(summaries: Lines, protocol: str) -> dict[str, list]:
+    found: dict[str, list] = {}
     for s in summaries:
         if s.condition.protocol == protocol:
             found.setdefault(s.group, []).append(s)
     return found
 
 
-def _one(summaries: Sequence[Summary], group: str, protocol: str, knockout: str) -> Summary:
+def _one(summaries: Lines, group: str, protocol: str, knockout: str) -> Any:
     return next(
         s for s in summaries if (s.group, s.condition.protocol, s.condition.knockout) == (group, protocol, knockout)
     )
 
 
-def _baseline(summaries: Sequence[Summary], group: str) -> Summary:
+def _baseline(summaries: Lines, group: str) -> Any:
     return _one(summaries, group, "baseline", "")
 
 

@@ -1,7 +1,8 @@
 """From a video file and a question to inputs: decode, preprocess, tokenize, lay out."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from hookedvid.layout import Segment, TokenLayout, video_segments
 from hookedvid.video.prompt import (
     Piece,
     QuestionForm,
+    Template,
     TimeInstruction,
     Timing,
     named_instruction,
@@ -30,6 +32,7 @@ def prepare(
     question: str,
     options: Sequence[str] = (),
     *,
+    answer: str = "",
     n_frames: int | None = None,
     sampler: str | None = None,
     bound: tuple[float | int, float | int] | None = None,
@@ -39,7 +42,7 @@ def prepare(
     form: QuestionForm | None = None,
 ) -> VideoInputs:
     """See `HookedVideoLLM.prepare`."""
-    _check_question(model, video, question, options)
+    _check_question(model, video, question, options, answer)
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
     clip, timing, count = None, None, 0
@@ -52,7 +55,11 @@ def prepare(
         clip = video if given else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
     form = form or template(cfg.prompt).form
-    tokens, layout = _checked(model, question, options, count, timing, markers_are_language, form)
+
+    def laid_out(n_frames: int) -> list[Run]:
+        return _laid_out(model, question, options, n_frames, timing, form, answer)
+
+    tokens, layout = _checked(model, count, markers_are_language, laid_out)
     letters = tuple(_letter_token(model.tokenizer, LETTERS[i], form.prefill) for i in range(len(options)))
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
@@ -63,6 +70,7 @@ def expected(
     question: str,
     options: Sequence[str] = (),
     *,
+    answer: str = "",
     n_frames: int,
     time_instruction: str,
     markers_are_language: bool = False,
@@ -72,27 +80,30 @@ def expected(
 
     A short clip may have fewer frames under some samplers. A time instruction is written as for a minute of video.
     """
-    _check_question(model, "expected", question, options)
+    _check_question(model, "expected", question, options, answer)
     instruction = named_instruction(time_instruction)
     times = tuple(60.0 * i / n_frames for i in range(n_frames))
     timing = Timing(instruction, 60.0, times) if instruction.text else None
     form = form or template(model.cfg.prompt).form
-    tokens, layout = _checked(model, question, options, n_frames, timing, markers_are_language, form)
+
+    def laid_out(n: int) -> list[Run]:
+        return _laid_out(model, question, options, n, timing, form, answer)
+
+    tokens, layout = _checked(model, n_frames, markers_are_language, laid_out)
     return VideoInputs(tokens, (layout,), (torch.empty(n_frames, 3, 0, 0),), (tuple(options),))
 
 
 def _checked(
-    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None,
-    markers_are_language: bool, form: QuestionForm,
-) -> tuple[torch.Tensor, TokenLayout]:  # fmt: skip
+    model: Any, n_frames: int, markers_are_language: bool, laid_out: Callable[[int], list[Run]]
+) -> tuple[torch.Tensor, TokenLayout]:
     """Ids [1, pos] and their layout; raises InputError for a prompt that is too long."""
-    runs = _laid_out(model, question, options, n_frames, timing, form)
-    _check_length(model, runs, question, options, n_frames, timing, form)
+    runs = laid_out(n_frames)
+    _check_length(model, runs, n_frames, laid_out)
     layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
     return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
 
-def _check_question(model: Any, video: Any, question: str, options: Sequence[str]) -> None:
+def _check_question(model: Any, video: Any, question: str, options: Sequence[str], answer: str) -> None:
     if model.cfg.decoder is None:
         raise InputError("this model is a vision tower alone; give it pixels: model(pixel_values)")
     if model.tokenizer is None:
@@ -103,6 +114,8 @@ def _check_question(model: Any, video: Any, question: str, options: Sequence[str
         raise InputError("prompts are laid out by character offsets, which only fast tokenizers give; load a fast one")
     if not isinstance(question, str) or not question.strip():
         raise InputError(f"the question is {question!r}; ask something")
+    if not isinstance(answer, str) or (answer and not answer.strip()):
+        raise InputError(f"the answer is {answer!r}; give a text, or leave it out for a prompt alone")
     if isinstance(options, str) or any(not isinstance(o, str) or not o.strip() for o in options):
         raise InputError(f"options must be a list of texts, got {options!r}")
     if len(options) == 1 or len(options) > len(LETTERS):
@@ -143,16 +156,35 @@ def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
 
 
 def _laid_out(
-    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm
-) -> list[Run]:
-    parts = pieces(template(model.cfg.prompt), question, options, n_frames, timing, form)
-    return _tokenized(model, parts, n_frames)
+    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm,
+    answer: str,
+) -> list[Run]:  # fmt: skip
+    around = template(model.cfg.prompt)
+    prompt = _tokenized(model, pieces(around, question, options, n_frames, timing, form), n_frames)
+    if not answer:
+        return prompt
+    whole = _tokenized(model, pieces(around, question, options, n_frames, timing, form, answer), n_frames)
+    *before, (segment, ids) = whole
+    if before != prompt:
+        raise InputError(
+            f"this tokenizer joins the prompt's end and the answer {answer!r} into one token, so there is no place "
+            "where the answer begins; begin it with another character"
+        )
+    if model.tokenizer.unk_token_id in ids:
+        raise InputError(f"the answer {answer!r} holds words that this tokenizer does not know")
+    ids = ids + _end_token(model, around)
+    return [*prompt, (replace(segment, stop=len(ids)), ids)]
 
 
-def _check_length(
-    model: Any, runs: Sequence[Run], question: str, options: Sequence[str], n_frames: int, timing: Timing | None,
-    form: QuestionForm,
-) -> None:  # fmt: skip
+def _end_token(model: Any, around: Template) -> list[int]:
+    """What a finished answer ends with: the template's first stop, else the tokenizer's end of text, if any."""
+    tokenizer = model.tokenizer
+    stops = [tokenizer.convert_tokens_to_ids(stop) for stop in around.stops]
+    known = [i for i in (*stops, tokenizer.eos_token_id) if i is not None and i != tokenizer.unk_token_id]
+    return known[:1]
+
+
+def _check_length(model: Any, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
     """Raises InputError where the original code would have cut the prompt's end off."""
     longest = model.cfg.max_length
     length = _length(runs)
@@ -165,7 +197,7 @@ def _check_length(
     fitting = step * bisect.bisect_left(
         range(step, n_frames, step),
         True,
-        key=lambda n: _length(_laid_out(model, question, options, n, timing, form)) > longest,
+        key=lambda n: _length(laid_out(n)) > longest,
     )
     todo = f"take at most {fitting} frames (n_frames={fitting})" if fitting else "shorten the question"
     raise InputError(

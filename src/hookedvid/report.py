@@ -3,7 +3,7 @@
 import base64
 import importlib.resources
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from hookedvid.answering import LETTERS
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import VideoError
 from hookedvid.study.laws import Finding
-from hookedvid.study.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,11 +37,16 @@ def render(
     about: str,
     findings: Mapping[str, Sequence[Finding]],
     figures: Sequence["Figure"],
-    tables: Mapping[str, Sequence[Summary]],
+    tables: Mapping[str, Sequence[Any]],
     failures: Sequence[str],
     examples: Sequence[Example],
+    columns: Mapping[str, Callable[[Any], str]] | None = None,
+    note: str = "",
 ) -> str:
-    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
+    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
+
+    columns: of the tables, name and a line's text, where a study scores something else than accuracy; note: on them.
+    """
     source = importlib.resources.files("hookedvid").joinpath("report.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     return template.render(
@@ -54,6 +58,8 @@ def render(
         failures=failures,
         examples=examples,
         pct=percent,
+        columns=columns,
+        note=note,
     )
 
 
@@ -105,6 +111,9 @@ def _varied(items: Sequence[Item]) -> list[Item]:
 
 
 def _said(item: Item, label: str, row: Mapping) -> dict[str, str]:
+    if row.get("log_probs"):  # rows of before have none
+        mean = sum(row["log_probs"]) / len(row["log_probs"])
+        return {"label": label, "mark": "", "said": f"{mean:.3f} nats per token of {item.reference!r}"}
     if row["chosen"] is None:
         return {"label": label, "mark": "wrong", "said": row["text"] or row["status"]}
     mark = {True: "right", False: "wrong", None: ""}[row["correct"]]

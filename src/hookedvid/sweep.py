@@ -31,6 +31,7 @@ from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shar
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
+Read = Callable[[int, Tensor], Tensor]
 
 
 class Rows:
@@ -110,10 +111,10 @@ class Rows:
                 out.append(block(texts[[t.parent for t in some]], ctx))
         return torch.cat(out)
 
-    def logits(self, question: int, text: Float[Tensor, "n_text d_model"]) -> Float[Tensor, " d_vocab"]:
-        """From a question's rows after the last block, its last position's logits."""
-        at = self.plan.layouts[question].n_tokens - self.plan.n_stream - 1
-        return self.model.unembed(self.model.ln_final(text[None, at : at + 1]))[0, 0]
+    def logits(self, question: int, text: Float[Tensor, "n_text d_model"]) -> Float[Tensor, "last d_vocab"]:
+        """From a question's rows after the last block, the logits of its `last` positions."""
+        layout, n = self.plan.layouts[question], self.plan.n_stream
+        return self.model.unembed(self.model.ln_final(text[None, layout.n_prompt - 1 - n : layout.n_tokens - n]))[0]
 
     def _shared(self, steps: Sequence[TextStep], kv: LayerKV) -> SharedStream:
         alike: dict[tuple, list[int]] = {}
@@ -178,11 +179,11 @@ def _into(write: Write, state: int, rows: Tensor) -> Callable:
 
 
 class _Walk:
-    """One walk over a sweep's tree; `logits` fills as paths end."""
+    """One walk over a sweep's tree; `found` fills with what is read as paths end."""
 
-    def __init__(self, rows: Rows, progress: Callable[[int], object] | None):
-        self.rows, self.progress = rows, progress
-        self.logits: dict[Cell, Tensor] = {}
+    def __init__(self, rows: Rows, progress: Callable[[int], object] | None, read: Read):
+        self.rows, self.progress, self.read = rows, progress, read
+        self.found: dict[Cell, Tensor] = {}
 
     def down(self, nodes: Sequence[Node], stream: list[Tensor], texts: list[Tensor]) -> None:
         """Evaluate a layer's nodes; `stream` and `texts` hold one tensor each, given up for the last of them."""
@@ -197,9 +198,13 @@ class _Walk:
                 self.down(node.children, below, states)
             else:
                 for t, text in zip(node.texts, states[0], strict=True):
-                    self.logits.update(dict.fromkeys(t.cells, self.rows.logits(t.question, text)))
+                    self.found.update(dict.fromkeys(t.cells, self.read(t.question, self.rows.logits(t.question, text))))
             if self.progress is not None:
                 self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
+
+
+def _last(question: int, logits: Tensor) -> Tensor:
+    return logits[-1]
 
 
 @torch.no_grad()
@@ -209,20 +214,22 @@ def sweep(
     conditions: Sequence[Sequence[Intervention]],
     progress: Callable[[int], object] | None = None,
     sources: Sources = None,
-) -> list[list[Float[Tensor, " d_vocab"]]]:
-    """Logits of the last position, for each question under each condition.
+    read: Read = _last,
+) -> list[list[Tensor]]:
+    """Logits [d_vocab] of the last position, for each question under each condition.
 
     Equal to `model(x, interventions=c, sources=sources)` up to rounding, which depends on what is asked together.
-    inputs: questions on one video. progress: told how many cells are done.
+    inputs: questions on one video. progress: told how many cells are done. read: what to keep of a cell instead, from
+    the question's index and the logits [last, d_vocab] of its positions `last`, several where inputs hold an answer.
     """
     check_sweepable(model)
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
     rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
-    walk = _Walk(rows, progress)
+    walk = _Walk(rows, progress, read)
     stream, texts = [rows.stream], [rows.texts]
     del rows.stream, rows.texts
     walk.down(plan.tree, stream, texts)
-    return [[walk.logits[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
+    return [[walk.found[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 
 def check_sweepable(model: Any) -> None:

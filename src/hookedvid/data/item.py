@@ -28,7 +28,9 @@ class Item:
     zip file, `archive.zip::member`; `subtitles` likewise, if there are any. `bound` is the part of the video that
     is asked about, (start, end) in seconds; `folder_fps` the frame rate where the video is a folder of images.
     `options` may be none at all, and may repeat, as they do in some published sets. `answer` is the 0-based index
-    of the right option; None means that it is hidden, as in sets scored elsewhere. `family` names the group whose
+    of the right option; None means that it is hidden, as in sets scored elsewhere. `reference` is a right free answer
+    or caption, for scoring by likelihood; `span`, for grounding, when it happens, (start, end) in seconds from the
+    start of the file, whatever its `bound`; it lasts. `family` names the group whose
     accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
     """
 
@@ -37,6 +39,8 @@ class Item:
     question: str
     options: tuple[str, ...] = ()
     answer: int | None = None
+    reference: str = ""
+    span: tuple[float, float] | None = None
     family: str = ""
     bound: tuple[float, float] | None = None
     folder_fps: float | None = None
@@ -53,6 +57,9 @@ class Item:
             problems.append(f"bound {self.bound} is no (start, end) in seconds")
         if self.folder_fps is not None and not 0 < self.folder_fps < math.inf:
             problems.append(f"folder_fps {self.folder_fps} is no number of frames per second")
+        if self.reference and not self.reference.strip():
+            problems.append("reference is blank; leave it out where there is none")
+        problems += _span_problems(self.span)
         problems += _meta_problems(self.meta)
         if problems:
             raise DataError(f"item {self.id!r}: " + "; ".join(problems))
@@ -132,6 +139,9 @@ def _parse(line: str) -> Item:
     problems = []
     if isinstance(data, dict):
         # from_dict leaves containers unchecked; malformed ones are set aside so that it still reads the rest.
+        if span_problems := _span_problems(data.get("span")):
+            problems += span_problems
+            del data["span"]
         if not isinstance(data.get("options", []), list):
             problems.append(f"Item.options should be a list, got {data.pop('options')!r}")
         if meta_problems := _meta_problems(data.get("meta", {})):
@@ -154,6 +164,18 @@ def _row(item: Item) -> dict[str, Any]:
     row = {f.name: to_dict(getattr(item, f.name)) for f in dataclasses.fields(item) if f.name != "meta"}
     row = {name: value for name, value in row.items() if value or name not in SELDOM}
     return {**row, "meta": dict(item.meta)}
+
+
+def _span_problems(span: Any) -> list[str]:
+    if span is None:
+        return []
+    if isinstance(span, list | tuple) and len(span) == 2 and all(_is_time(t) for t in span) and span[0] < span[1]:
+        return []
+    return [f"span should be [start, end] in seconds from the video's first frame, start before end, got {span!r}"]
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _meta_problems(meta: Any) -> list[str]:

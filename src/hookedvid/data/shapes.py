@@ -13,13 +13,20 @@ from hookedvid.data.mp4 import write_mp4
 from hookedvid.data.shapes_questions import FACTS, FAMILY, Question, draw_options, questions
 from hookedvid.data.shapes_render import render
 from hookedvid.data.shapes_scene import Scenes, sample_scenes, things
+from hookedvid.data.shapes_tasks import FPS, answered, described, located
 from hookedvid.data.shapes_words import LETTERS
-from hookedvid.errors import DataError
+from hookedvid.errors import DataError, nearest
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-FPS = 8
 
+# The annotation file of each task; all are about the same clips.
+TASKS: dict[str, str] = {
+    "questions": "items.jsonl",
+    "captions": "captions.jsonl",
+    "answers": "answers.jsonl",
+    "grounding": "grounding.jsonl",
+}
 # The questions a study asks unless told: clips the tiny model never saw, since training draws another split.
 HELD_OUT: dict[str, Any] = {"seed": 0, "split": "test", "n_videos": 50, "questions_per_video": 5}
 
@@ -38,24 +45,35 @@ def make_dataset(
 ) -> Path:
     """Write clips to `folder/clips` and their questions to `folder/items.jsonl`; returns the latter's path.
 
+    Beside it lie the files of the other TASKS: captions, the questions in the open form, and when things happen.
+
     A clip lasts 15 frames of 64 x 64 at 8 a second: linspace sampling of 8 frames meets every state that
     its questions are about, the odd frames lie half-way between. Clip i is the same whatever `n_videos`.
     """
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    items = []
+    tasks: dict[str, list[Item]] = {task: [] for task in TASKS}
     for index, (scene, asked) in enumerate(make_items(seed, split, n_videos, questions_per_video)):
+        clip, video = _clip(split, seed, index), asked[0].video
         picture = render(stream(seed, split, index, 1), in_between(scene))[0]
-        write_mp4(folder / asked[0].video, picture, fps=FPS)
-        items += asked
-    write_items(items, folder / "items.jsonl")
-    return folder / "items.jsonl"
+        write_mp4(folder / video, picture, fps=FPS)
+        tasks["questions"] += asked
+        tasks["captions"].append(described(clip, video, scene))
+        tasks["answers"] += answered(asked)
+        tasks["grounding"] += located(clip, video, scene)
+    for task, items in tasks.items():
+        write_items(items, folder / TASKS[task])
+    return folder / TASKS["questions"]
 
 
-def held_out(folder: str | os.PathLike[str]) -> Path:
-    """The annotation file of the held-out set in a folder, made there if it is not."""
-    path = Path(folder) / "items.jsonl"
-    return path if path.exists() else make_dataset(folder, **HELD_OUT)
+def held_out(folder: str | os.PathLike[str], task: str = "questions") -> Path:
+    """The annotation file of one of the TASKS of the held-out set in a folder, made there if it is not."""
+    if task not in TASKS:
+        raise DataError(f"no task {task!r} of the shapes clips ({nearest(task, TASKS)})")
+    path = Path(folder) / TASKS[task]
+    if not path.exists():
+        make_dataset(folder, **HELD_OUT)
+    return path
 
 
 def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int) -> Iterator[tuple[Scenes, list[Item]]]:
@@ -70,7 +88,7 @@ def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int)
     for index in range(n_videos):
         rng = stream(seed, split, index)
         scene = sample_scenes(rng, 1)
-        clip = f"{split}-{seed}-{index:05d}"
+        clip = _clip(split, seed, index)
         items = []
         for number, question in enumerate(_choose(rng, scene, questions_per_video, tally)):
             gold = min(rng.permutation(len(LETTERS)).tolist(), key=lambda g: tally[question.kind, "gold", g])
@@ -87,6 +105,10 @@ def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int)
                 )
             )
         yield scene, items
+
+
+def _clip(split: Split, seed: int, index: int) -> str:
+    return f"{split}-{seed}-{index:05d}"
 
 
 def _choose(rng: np.random.Generator, scene: Scenes, n: int, tally: Counter[Any]) -> Iterator[Question]:

@@ -30,6 +30,7 @@ from hookedvid.masks import active, first_layer
 from hookedvid.preparing import expected
 from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
 from hookedvid.study.records import Records
+from hookedvid.study.scoring import GENERATED, LETTERED
 from hookedvid.study.study import Plan, Reuse
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
@@ -142,8 +143,10 @@ def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked
         questions: Asked = []
         for item, asked in left[name].values():
             try:
-                options = item.options if laid.study.scoring != "words" else ()
-                questions.append((expected(model, item.question, options, **settings), list(asked.values())))
+                options = item.options if laid.study.scoring in LETTERED else ()
+                answer = item.reference if laid.study.scoring == "likelihood" else ""
+                inputs = expected(model, item.question, options, answer=answer, **settings)
+                questions.append((inputs, list(asked.values())))
             except HookedVidError:  # a failed row, which the run will tell of
                 continue
         found.append(questions)
@@ -159,7 +162,7 @@ def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float
     whole = _forward_memory(lm, n, size)
     naive = sum(Costs(cfg, x.layout).of(c).total for x, given in everything for c in given)
     works = [Work("none", naive * share, max(tower, whole))]
-    if laid.study.scoring == "generate":
+    if laid.study.scoring in GENERATED:
         return tuple(works)
     by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
     works.append(Work("layers", share * sum(_by_layers(cfg, x.layout, given) for x, given in everything), by_layers))
@@ -219,8 +222,10 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
             linear += n * block_linear(lm)
             attention += pairs(0, node.changes, stream)
         for t in node.texts:
-            linear += n_text * block_linear(lm) + (node.layer == last) * unembedding(lm)
-            attention += pairs(t.question, t.changes, torch.arange(n, plan.layouts[t.question].n_tokens))
+            layout = plan.layouts[t.question]
+            read = 1 + layout.n_tokens - layout.n_prompt
+            linear += n_text * block_linear(lm) + (node.layer == last) * read * unembedding(lm)
+            attention += pairs(t.question, t.changes, torch.arange(n, layout.n_tokens))
     return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0].n_frames)
 
 

@@ -7,7 +7,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import Extractor
-from hookedvid.study.scoring import read
+from hookedvid.study.scoring import read_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Ext
         if row["status"] == "failed":
             found.append({**row, **stored})
             continue
-        new = read(item_of[row["item"]], row["text"], by)
+        new = read_text(item_of[row["item"]], row["text"], by)
         anew = {name: getattr(new, name) for name in ("status", "chosen", "correct", "flag")}
         found.append({**row, **anew, **stored})
         n, changed = n + 1, changed + (new.chosen != row["chosen"])

@@ -21,7 +21,7 @@ from hookedvid.flops import Costs
 from hookedvid.inputs import VideoInputs
 from hookedvid.masks import first_layer
 from hookedvid.sharing import shareable, stream_length
-from hookedvid.study import scoring
+from hookedvid.study import grounding, scoring
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard, Task
 from hookedvid.study.scoring import Outcome
@@ -47,18 +47,18 @@ Clips = Mapping[ClipRequest, Clip | HookedVidError]
 
 
 class Audit:
-    """Rows that were run again without sharing anything, and how far their logits were off at most."""
+    """Rows that were run again without sharing anything, and how far their logits or log-probabilities were off."""
 
     def __init__(self) -> None:
         self.n = 0
         self.largest = 0.0
 
-    def check(self, model: Any, inputs: VideoInputs, condition: Condition, logits: Tensor) -> None:
+    def check(self, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
         """Run a condition from the pixels; raises HookedVidError beyond what rounding can do."""
-        whole = model(inputs, interventions=condition.interventions, logits_to_keep=1)[0, -1]
-        off = (whole.double() - logits.double()).abs().max().item()
+        whole = model(inputs, interventions=condition.interventions, logits_to_keep=scoring.n_last(inputs))
+        off = (scoring.read(model, whole[0], inputs).double() - values.double()).abs().max().item()
         self.n, self.largest = self.n + 1, max(self.largest, off)
-        if not off <= THRESHOLD[logits.dtype]:
+        if not off <= THRESHOLD[whole.dtype]:
             raise HookedVidError(
                 f"{condition.label}: logits of the sweep are off by {off:.2e} from a plain run, more than rounding "
                 'does; please report it, and run with reuse = "layers"'
@@ -190,23 +190,20 @@ def _run_video(
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
     prepared = {item.id: _prepare(laid, model, item, clips[_request(laid, item)]) for item, _ in items}
-    logits: dict[str, Tensor | Outcome] = {}
-    if laid.study.reuse == "layers+positions" and laid.study.scoring != "generate":
-        logits = _swept(model, [(prepared[i.id], asked) for i, asked in items], audit)
+    values: dict[str, Tensor | Outcome] = {}
+    if laid.study.reuse == "layers+positions" and laid.study.scoring not in scoring.GENERATED:
+        values = _swept(model, [(prepared[i.id], asked) for i, asked in items], audit)
     for item, asked in items:
         inputs = prepared[item.id]
         if isinstance(inputs, Outcome):
             yield from ((one, inputs) for one in asked)
             continue
-        left = [one for one in asked if one[1].key not in logits]
+        left = [one for one in asked if one[1].key not in values]
         alone = iter(_alone(laid, model, item, inputs, [c for c, _ in left]))
         costs = Costs(model.cfg, inputs.layout)
         for one in asked:
-            if one[1].key not in logits:
-                outcome = next(alone)
-            else:
-                found = logits[one[1].key]
-                outcome = found if isinstance(found, Outcome) else _outcome(model, item, found, inputs)
+            found = values[one[1].key] if one[1].key in values else next(alone)
+            outcome = found if isinstance(found, Outcome) else scoring.outcome(model, item, found, inputs)
             yield one, _priced(outcome, costs, one[0])
 
 
@@ -216,9 +213,9 @@ def _failed(e: Exception) -> Outcome:
     Memory that ran out is such an item's too: other items are shorter, and another run may find more free.
     """
     if isinstance(e, DecodingError):
-        return Outcome("failed", reason=str(e), fault=e.fault)
+        return Outcome.failed(e, e.fault)
     if isinstance(e, HookedVidError):
-        return Outcome("failed", reason=str(e), fault="video" if isinstance(e, VideoError) else "input")
+        return Outcome.failed(e, "video" if isinstance(e, VideoError) else "input")
     said = str(e).partition("\n")[0]
     if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
         todo = 'free some, take fewer frames, or run with reuse = "layers" or "none"'
@@ -249,7 +246,7 @@ def _subtitles(laid: Plan, model: Any, item: Item) -> str:
 def _swept(
     model: Any, asked: Sequence[tuple[VideoInputs | Outcome, Asked]], audit: Audit
 ) -> dict[str, Tensor | Outcome]:
-    """Last-position logits by row, of all that one or several sweeps can share.
+    """What outcomes are made of, by row, of all that one or several sweeps can share.
 
     What fails there is left out, to be run alone; but where memory runs out the rows fail: run alone, they would
     not repeat to the last bit.
@@ -263,24 +260,27 @@ def _swept(
             # Questions asked under the same conditions, behind the same tokens.
             alike = (tuple(inputs.tokens[0, :n].tolist()), tuple(c.interventions for c, _ in shared))
             groups.setdefault(alike, []).append((inputs, shared))
-    logits: dict[str, Tensor | Outcome] = {}
+    kept: dict[str, Tensor | Outcome] = {}
     for (_, interventions), members in groups.items():
+        several = [inputs for inputs, _ in members]
         try:
-            found = sweep(model, [inputs for inputs, _ in members], interventions)
+            found = sweep(
+                model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
+            )
         except HookedVidError:  # said of the condition it comes from, when that is run alone
             continue
         except (RuntimeError, MemoryError) as e:
-            logits |= dict.fromkeys((task.key for _, shared in members for _, task in shared), _failed(e))
+            kept |= dict.fromkeys((task.key for _, shared in members for _, task in shared), _failed(e))
             continue
         for (inputs, shared), row in zip(members, found, strict=True):
             for (condition, task), values in zip(shared, row, strict=True):
-                logits[task.key] = values
+                kept[task.key] = values
                 if int(task.key[:12], 16) % AUDITED == 0:
                     try:
                         audit.check(model, inputs, condition, values)
                     except (RuntimeError, MemoryError) as e:
-                        logits[task.key] = _failed(e)
-    return logits
+                        kept[task.key] = _failed(e)
+    return kept
 
 
 def _alone(
@@ -289,39 +289,38 @@ def _alone(
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
     if not conditions:
         return
-    generates = laid.study.scoring == "generate"
+    generates, n = laid.study.scoring in scoring.GENERATED, scoring.n_last(inputs)
     intact, streams = None, None
     if not generates and laid.study.reuse != "none":
         try:
-            intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=1)
+            intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n)
         except (RuntimeError, MemoryError) as e:
             yield from [_failed(e)] * len(conditions)
             return
     for c in conditions:
         try:
             if generates:
-                yield scoring.generated(model, item, inputs, c.interventions, laid.convention)
+                yield _generated(laid, model, item, inputs, c)
                 continue
             first = first_layer(c.interventions, model.cfg.n_layers)
             if streams is None or intact is None:
-                logits = model(inputs, interventions=c.interventions, logits_to_keep=1)
+                logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
             elif first == model.cfg.n_layers:
                 logits = intact
             else:
                 logits = model(
                     streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
-                    logits_to_keep=1,
+                    logits_to_keep=n,
                 )  # fmt: skip
-            yield scoring.outcome(model, item, logits[0, -1], inputs)
+            yield scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
         except (InputError, RuntimeError, MemoryError) as e:
             yield _failed(e)
 
 
-def _outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
-    try:
-        return scoring.outcome(model, item, logits, inputs)
-    except InputError as e:
-        return _failed(e)
+def _generated(laid: Plan, model: Any, item: Item, inputs: VideoInputs, condition: Condition) -> Outcome:
+    if laid.study.scoring == "grounding":
+        return grounding.generated(model, item, inputs, condition.interventions)
+    return scoring.generated(model, item, inputs, condition.interventions, laid.convention)
 
 
 def _priced(outcome: Outcome, costs: Costs, condition: Condition) -> Outcome:

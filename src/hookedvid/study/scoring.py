@@ -6,18 +6,21 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from hookedvid.answering import score_options
+from hookedvid.answering import answer_log_probs, score_options
 from hookedvid.data.item import Item
-from hookedvid.errors import InputError, NonFiniteError
+from hookedvid.errors import HookedVidError, InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS, Extractor, extractor
 from hookedvid.video.prompt import QuestionForm
 
-Scoring = Literal["letters", "words", "generate"]
-SCORINGS: tuple[Scoring, ...] = ("letters", "words", "generate")
+Scoring = Literal["letters", "words", "generate", "likelihood", "grounding"]
+SCORINGS: tuple[Scoring, ...] = ("letters", "words", "generate", "likelihood", "grounding")
+LETTERED: tuple[Scoring, ...] = ("letters", "generate")  # those that put the options into the prompt
+GENERATED: tuple[Scoring, ...] = ("generate", "grounding")  # those that read a text, not logits
 MAX_NEW_TOKENS = 16  # of a generated answer, the field's count
 # Eight characters and half of the text, said four times or more in a row.
 _REPEATED = re.compile(r"(.{1,24}?)\1{3,}", re.DOTALL)
@@ -34,6 +37,8 @@ class Outcome:
     attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
     ran. reason: why it failed; fault: in one word, `video` (it cannot be decoded exactly), `input` (this model cannot
     take it), `timeout`, `memory`, `killed` or `crash`.
+    ran. log_probs: of each token of the reference, its end included, natural logarithms. span: the seconds that
+    generated text named, as said.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -47,6 +52,14 @@ class Outcome:
     decoder_share: float | None = None
     flag: Literal["", "empty", "degenerate", "non-finite"] = ""
     fault: str = ""
+    log_probs: tuple[float, ...] | None = None
+    span: tuple[float, float] | None = None
+
+    @classmethod
+    def failed(cls, error: HookedVidError, fault: str = "input") -> "Outcome":
+        """What an item comes to that could not be asked or scored."""
+        flag = "non-finite" if isinstance(error, NonFiniteError) else ""
+        return cls("failed", reason=str(error), flag=flag, fault=fault)
 
 
 def prepare(
@@ -61,15 +74,18 @@ def prepare(
     """An item's inputs as a scoring reads them.
 
     letters, generate: options lettered in the prompt, by the model's template or `form`, whose `subtitles` are given.
-    words: the question alone, the options' own words (one token each) compared at the last position.
+    words: the question alone, the options' own words (one token each) compared at the last position. likelihood: the
+    question alone, the reference after it. grounding: the question alone.
     """
-    if scoring != "words":
+    if scoring in LETTERED:
         options = item.options
         if form is not None:
             form, options = _asked(form, item)
             form = replace(form, subtitles=subtitles)
         return model.prepare(video, item.question, options, form=form, **sampling)
-    inputs = model.prepare(video, item.question, **sampling)
+    inputs = model.prepare(video, item.question, answer=item.reference if scoring == "likelihood" else "", **sampling)
+    if scoring != "words":
+        return inputs
     tokens = tuple(_word_token(model, o) for o in item.options)
     if len(set(tokens)) < len(tokens):
         raise InputError(f"options {list(item.options)} share a token; score them by letters")
@@ -84,12 +100,27 @@ def _asked(form: QuestionForm, item: Item) -> tuple[QuestionForm, tuple[str, ...
     return replace(form, option=form.option.replace("{lettered}", "{option}")), tuple(lines)
 
 
-def outcome(model: Any, item: Item, logits: Tensor, inputs: VideoInputs) -> Outcome:
-    """From the logits [d_vocab] of the last position (letters, words)."""
+def read(model: Any, logits: Float[Tensor, "last d_vocab"], inputs: VideoInputs) -> Float[Tensor, " value"]:
+    """What an outcome is made of, from the logits of the inputs' `last` positions.
+
+    The log-probability of each token of the reference where the inputs hold one, else the last position's logits.
+    """
+    return answer_log_probs(logits, inputs, model.cfg.n_tokens) if n_last(inputs) > 1 else logits[-1]
+
+
+def n_last(inputs: VideoInputs) -> int:
+    """How many positions `read` needs: the prompt's last and the reference's."""
+    return 1 + inputs.layout.n_tokens - inputs.layout.n_prompt
+
+
+def outcome(model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
+    """From what `read` gives (letters, words, likelihood)."""
+    if n_last(inputs) > 1:
+        return Outcome("ok", log_probs=tuple(values.tolist()))
     try:
-        answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
-    except NonFiniteError as e:
-        return Outcome("failed", reason=str(e), flag="non-finite")
+        answer = score_options(values, inputs, n_tokens=model.cfg.n_tokens)
+    except InputError as e:
+        return Outcome.failed(e)
     if item.answer is None:
         return Outcome("ok", answer.index)
     others = [x for i, x in enumerate(answer.logits) if i != item.answer]
@@ -106,11 +137,11 @@ def generated(
     try:
         text = model.generate(inputs, interventions, max_new_tokens=longest, return_type="text")
     except NonFiniteError as e:
-        return Outcome("failed", reason=str(e), flag="non-finite")
-    return read(item, text, convention or extractor(OURS))
+        return Outcome.failed(e)
+    return read_text(item, text, convention or extractor(OURS))
 
 
-def read(item: Item, text: str, by: Convention | Extractor) -> Outcome:
+def read_text(item: Item, text: str, by: Convention | Extractor) -> Outcome:
     """The outcome of a generated text."""
     heard, rule = (by.heard(text), by.rule) if isinstance(by, Convention) else (text, by)
     chosen = rule.read(heard, item.options)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, LayerRange, from_json, to_json
-from hookedvid.study import conventions, protocols, scoring
+from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
@@ -22,7 +22,6 @@ from hookedvid.video.prompt import template
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 PROTOCOLS = (*WHOLE, "efficiency")
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
-
 
 Reuse = Literal["none", "layers", "layers+positions"]
 
@@ -38,7 +37,9 @@ class Study:
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). grid: layers between the exits, and
     the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
     cheapest has to keep. custom: lists of interventions in their JSON form, one condition each.
-    frame_order: `shuffled` permutes the sampled frames of every clip.
+    scoring: `letters`, `words` and `generate` choose among an item's options; `likelihood` is that of its reference,
+    `grounding` the overlap of the span it names with its own. frame_order: `shuffled` permutes the sampled frames of
+    every clip.
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
     (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
@@ -85,8 +86,10 @@ class Study:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.convention:
             conventions.known(self.convention)
-            if self.scoring == "words":
-                raise ConfigError('conventions letter the options; score "generate" or "letters", not "words"')
+            if self.scoring not in scoring.LETTERED:
+                raise ConfigError(
+                    f'conventions letter the options; score "generate" or "letters", not "{self.scoring}"'
+                )
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -178,12 +181,16 @@ def settings_of(study: Study, model: Any, convention: Convention | None = None) 
         "device": model.device.type,
         "reuse": study.reuse,
         "empty_row": "zero",
-        **(_generation(convention) if study.scoring == "generate" else {}),
+        **_generation(study.scoring, convention),
         **versions,
     }
 
 
-def _generation(convention: Convention | None) -> dict[str, Any]:
+def _generation(scored: Scoring, convention: Convention | None) -> dict[str, Any]:
+    if scored == "grounding":
+        return {"extractor": grounding.PARSER, "max_new_tokens": grounding.MAX_NEW_TOKENS}
+    if scored != "generate":
+        return {}
     return {
         "extractor": convention.extractor if convention else OURS,
         "max_new_tokens": convention.max_new_tokens if convention else scoring.MAX_NEW_TOKENS,
@@ -206,11 +213,11 @@ def plan(
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
-    Raises DataError for items that have no options; those whose answer is hidden are asked and not scored.
+    Raises DataError for items that have not what their answers are scored by; those whose right option is hidden are
+    asked and not scored.
     """
     items = list(read_items(annotations) if items is None else items)[:limit]
-    if unusable := [i.id for i in items if len(i.options) < 2]:
-        raise DataError(f"{len(unusable)} items have no options to choose from: {unusable[:3]}")
+    _check_scorable(items, study.scoring)
     conditions = study.conditions(model.cfg.n_layers)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention)
@@ -225,12 +232,27 @@ def plan(
             hashes[path] = video_hash(path)
         part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
         said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
-        content = digest(repr((item.question, item.options, item.answer, *part, *said)).encode())
+        gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(study.scoring, ())
+        content = digest(repr((item.question, item.options, item.answer, *part, *said, *gold)).encode())
         settings = {**laid.settings, "video": hashes[path], "question": content}
         for c, cut in zip(conditions, cuts, strict=True):
             task = Task(item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer, cut, settings)
             laid.tasks.append((item, c, task))
     return laid
+
+
+def _check_scorable(items: Sequence[Item], scoring: Scoring) -> None:
+    lacking = {
+        "likelihood": ("reference", [i.id for i in items if not i.reference]),
+        "grounding": ("span", [i.id for i in items if i.span is None]),
+    }
+    options = [i.id for i in items if len(i.options) < 2]
+    what, unusable = lacking.get(scoring, ("options", options))
+    purpose = "choose from" if what == "options" else "score against"
+    if unusable:
+        raise DataError(
+            f"{len(unusable)} items have no {what} to {purpose}: {unusable[:3]}; this study scores by {scoring}"
+        )
 
 
 def brief(settings: Mapping[str, Any], n: int) -> str:

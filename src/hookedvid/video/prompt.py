@@ -54,7 +54,8 @@ class Template:
 
     before: system prompt and user header. frame_before, frame_after: around every frame ({n} counts from 1);
     without them the video is one run. between: after the video. form: of the question, unless another is asked
-    for. after: the assistant's header. stops: tokens that end an answer.
+    for. after: the assistant's header; answer: form of what follows it. stops: tokens that end an answer.
+    commands: requests that stand as they are, without the form of a question.
     """
 
     before: str
@@ -63,7 +64,9 @@ class Template:
     frame_after: str = ""
     form: QuestionForm = QuestionForm()
     after: str = ""
+    answer: str = "{answer}"
     stops: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ TEMPLATES: dict[str, Template] = {
         before="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         "helpful, detailed, and polite answers to the user's questions. USER: ",
         after=" ASSISTANT:",
+        answer=" {answer}",
         stops=("</s>",),
     ),
     "internvl2_5": Template(
@@ -157,14 +161,16 @@ TEMPLATES: dict[str, Template] = {
         stops=("<|im_end|>",),
     ),
     # processor_config.json of LLaVA-NeXT-Video-7B-hf at 3378b61; transformers' docs write the same by hand.
-    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", stops=("</s>",)),
-    "plain": Template(before="Video: ", after="\nAnswer:"),
+    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", answer=" {answer}", stops=("</s>",)),
+    "plain": Template(before="Video: ", after="\nAnswer:", answer=" {answer}"),
     # Words are single tokens; scripts/train_tiny.py trains on exactly this form.
     "tiny": Template(
         before="<bos> video",
         between="",
         form=QuestionForm(question=" question {question}", option=" {letter} {option}", instruction=" answer"),
+        answer=" {answer}",
         stops=("<eos>",),
+        commands=("describe",),
     ),
 }
 
@@ -207,25 +213,34 @@ def pieces(
     n_frames: int,
     timing: Timing | None = None,
     form: QuestionForm | None = None,
+    answer: str = "",
 ) -> list[Piece]:
-    """The prompt in order; without frames the video and what surrounds it are left out.
+    """The prompt in order, and an answer to it; without frames the video and what surrounds it are left out.
 
-    Raises InputError for a form that wants subtitles and has none.
+    Raises InputError for a form that wants subtitles and has none, or that begins the answer where one is given.
     """
     form = form or around.form
     if form.wants_subtitles and form.subtitles is None:
         raise InputError('this form of prompt holds subtitles: give them, replace(form, subtitles="…"), "" for none')
+    if answer and form.prefill:
+        raise InputError(
+            f"this form of prompt begins the answer itself, with {form.prefill!r}, and {answer!r} is given to follow "
+            'the header: give it with replace(form, prefill="")'
+        )
     parts = [Piece("system", around.before), Piece("system", form.system)]
     if n_frames:
         parts += _video_pieces(around, n_frames, timing)
     parts.append(Piece("template", form.before.format(subtitles=form.subtitles or NO_SUBTITLES)))
-    parts.append(Piece("question", form.question.format(question=question)))
+    asked = " {question}" if question in around.commands else form.question
+    parts.append(Piece("question", asked.format(question=question)))
     for i, (option, line) in enumerate(zip(options, lettered(options), strict=True)):
         said = form.option.format(letter=LETTERS[i], option=option, lettered=line)
         parts.append(Piece("options", said, index=i))
     if options:
         parts.append(Piece("template", form.instruction))
     parts += [Piece("template", around.after), Piece("template", form.prefill)]
+    if answer:
+        parts.append(Piece("generated", around.answer.format(answer=answer)))
     return [p for p in parts if p.text or p.role == "video"]
 
 
