@@ -138,14 +138,14 @@ def run_out_of_memory(monkeypatch, times: set[int]) -> None:
     """Sweeps of these numbers ask for more memory than there is, or say so as CUDA does."""
     exact, n = running.sweep, 0
 
-    def sweep(*args):
+    def sweep(*args, **given):
         nonlocal n
         n += 1
         if n in times:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         if n - 1 in times:
             torch.empty(1 << 60, dtype=torch.uint8)
-        return exact(*args)
+        return exact(*args, **given)
 
     monkeypatch.setattr(running, "sweep", sweep)
 
@@ -204,7 +204,7 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
 
 
 def test_what_is_no_fault_of_a_video_or_an_item_stops_the_run(laid, model, tmp_path, monkeypatch):
-    def sweep(*args):
+    def sweep(*args, **given):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(running, "sweep", sweep)
