@@ -10,6 +10,7 @@ from benchmarks.measuring import CPU, matrix_rate, over, spread, table, timed
 from benchmarks.models import (
     CUTS,
     DEEP,
+    LONG,
     TOY,
     WIDE,
     Bridge,
@@ -58,7 +59,11 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     """The section."""
     if quick:
         return measure("toy", TOY, rounds or 1)
-    return [*measure("deep", DEEP, rounds or 3), *measure("wide", WIDE, rounds or 2)]
+    return [
+        *measure("deep", DEEP, rounds or 3),
+        *measure("long", LONG, rounds or 2),
+        *measure("wide", WIDE, rounds or 2),
+    ]
 
 
 def measure(name: str, shape: Shape, rounds: int, device: torch.device = CPU, dtype: Any = torch.float32) -> list[str]:
