@@ -1,6 +1,7 @@
 """The how-tos run as they stand and print what they say; the reference has every public name."""
 
 import doctest
+import importlib.util
 import re
 import shlex
 from contextlib import redirect_stdout
@@ -54,3 +55,21 @@ def test_a_page_prints_what_it_says(page, clips, monkeypatch):
     for text, printed in told:
         same = doctest.OutputChecker().check_output(text, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
         assert same, f"{page}.md says\n{text}\nand prints\n{printed}"
+
+
+def test_every_public_name_has_its_reference():
+    pages = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)", pages, re.M))
+    homes = {f"hookedvid.{home}": names for home, names in hookedvid._HOMES.items()}
+    missing = [f"{h}.{n}" for h, names in homes.items() for n in names if not {h, f"{h}.{n}"} & shown]
+    assert not missing
+
+
+def test_lines_of_a_docstring_that_name_arguments_become_a_list():
+    text = "What.\n\nvideo: a file,\n    or more. None: none.\n    raw: as it is\nn, m: how many\nRaises InputError."
+    wanted = "What.\n\n\n- `video`: a file,\n    or more. None: none.\n    - `raw`: as it is\n- `n, m`: how many\n\n"
+    spec = importlib.util.spec_from_file_location("docstring_lists", DOCS.parent / "scripts" / "docstring_lists.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.listed(text) == wanted + "Raises InputError."
