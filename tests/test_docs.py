@@ -1,0 +1,75 @@
+"""The how-tos run as they stand and print what they say; the reference has every public name."""
+
+import doctest
+import importlib.util
+import re
+import shlex
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+import hookedvid
+from hookedvid.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+# Executed in one namespace a page: ```python; ```sh by the command line. A ```text after either is what it prints.
+PAGES = ("cache", "knockout", "patch", "attention", "study")
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """A folder with the two clips that the first page makes."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        executed("index")
+    return folder
+
+
+def executed(page: str) -> list[tuple[str, str]]:
+    """What a page says its blocks print, and what they print."""
+    names: dict = {}
+    told = []
+    for language, body, text in BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8")):
+        with redirect_stdout(StringIO()) as printed:
+            if language == "python":
+                exec(compile(body, f"{page}.md", "exec"), names)
+            else:
+                for line in body.splitlines():
+                    verb, *arguments = shlex.split(line)
+                    assert verb == "hookedvid"
+                    assert main(arguments) == 0
+        if text:
+            told.append((text, printed.getvalue()))
+    return told
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_prints_what_it_says(page, clips, monkeypatch):
+    monkeypatch.chdir(clips)
+    told = executed(page)
+    assert told
+    for text, printed in told:
+        same = doctest.OutputChecker().check_output(text, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert same, f"{page}.md says\n{text}\nand prints\n{printed}"
+
+
+def test_every_public_name_has_its_reference():
+    pages = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)", pages, re.M))
+    homes = {f"hookedvid.{home}": names for home, names in hookedvid._HOMES.items()}
+    missing = [f"{h}.{n}" for h, names in homes.items() for n in names if not {h, f"{h}.{n}"} & shown]
+    assert not missing
+
+
+def test_lines_of_a_docstring_that_name_arguments_become_a_list():
+    text = "What.\n\nvideo: a file,\n    or more. None: none.\n    raw: as it is\nn, m: how many\nRaises InputError."
+    wanted = "What.\n\n\n- `video`: a file,\n    or more. None: none.\n    - `raw`: as it is\n- `n, m`: how many\n\n"
+    spec = importlib.util.spec_from_file_location("docstring_lists", DOCS.parent / "scripts" / "docstring_lists.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.listed(text) == wanted + "Raises InputError."
