@@ -39,6 +39,9 @@ def fault(request: ClipRequest) -> None:
         os.abort()
     elif name == "killed":
         die(signal.SIGKILL)
+    elif name == "fell":
+        os.kill(os.getppid(), signal.SIGKILL)  # whoever holds the model
+        time.sleep(60)
     elif name == "bug":
         raise IndexError("list index out of range")
     elif name == "once" and not (spared := path.with_suffix(".spared")).exists():

@@ -25,8 +25,9 @@ from hookedvid.errors import RunError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import running, summary
 from hookedvid.study.records import ROWS, Records
-from hookedvid.study.running import Timing, run
+from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
+from hookedvid.study.timing import Timing
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
 
@@ -175,9 +176,8 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
     def kill_a_worker(row, fresh):
         nonlocal told
         told += fresh
-        if fresh and told == 1:  # once: a clip that is hit twice fails
-            for worker in (p for p in psutil.Process().children() if "-P" in p.cmdline()):
-                worker.kill()
+        if fresh and told == 1:  # one, and once: a clip that is hit twice fails
+            next(p for p in psutil.Process().children() if "-P" in p.cmdline()).kill()
 
     with monkeypatch.context() as patched:
         run_out_of_memory(patched, {3})

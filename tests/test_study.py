@@ -32,6 +32,8 @@ from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.frames import read_clip
 
+NAMES = ("condition", "protocol", "knockout", "layer")  # of a row that conditions of two protocols share
+
 
 @pytest.fixture(scope="module")
 def model() -> HookedVideoLLM:
@@ -388,6 +390,8 @@ def test_shards_come_to_the_same_table(folder, finished, capsys, tmp_path):
     assert main([*command, "0/3"]) == 0 and main([*command, "2/3"]) == 0
     assert "LV-K all layers" in capsys.readouterr().out
     assert sorted(p.name for p in out.glob("rows*.jsonl")) == [f"rows-{i}of3.jsonl" for i in range(3)]
+    rows = Records(out).read()
+    assert all(rows[r["key"]] | {k: r[k] for k in NAMES} == r for r in finished[1]) and len(rows) < len(finished[1])
     assert (out / "summary.csv").read_text() == _summary_text(folder, *finished)
     assert main([*command, "3/3"]) == 2
     assert "shard 3/3 does not exist" in capsys.readouterr().err

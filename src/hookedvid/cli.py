@@ -85,9 +85,8 @@ def _add_study(verbs: Any) -> None:
     )
     study.add_argument("--limit", type=int, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
-    study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
     study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
-    _add_decoding(study)
+    _add_execution(study)
     study.set_defaults(run=_study)
 
 
@@ -108,8 +107,14 @@ def _add_scores(verbs: Any) -> None:
     submission.set_defaults(run=_submission)
 
 
-def _add_decoding(study: argparse.ArgumentParser) -> None:
-    """What changes no number: how videos are decoded, and which failures are tried again."""
+def _add_execution(study: argparse.ArgumentParser) -> None:
+    """What changes no number: where rows are computed, how videos are decoded, which failures are tried again."""
+    study.add_argument("--shard", default="0/1", help="only this part of the videos, e.g. 0/8; parts share --out")
+    study.add_argument(
+        "--ray", default="", metavar="ADDRESS",
+        help="run on a Ray cluster, one model a GPU (--device cuda) or CPU; local: on this machine, without a server",
+    )  # fmt: skip
+    study.add_argument("--actors", type=int, metavar="N", help="with --ray: at most so many models at once")
     study.add_argument("--decoders", type=int, metavar="N", help="decoding processes (default: 2, 1 on a single core)")
     study.add_argument(
         "--decode-limit", type=float, default=300.0, metavar="SECONDS",
@@ -162,18 +167,20 @@ def _override(text: str) -> tuple[str, Any]:
 def _study(args: argparse.Namespace) -> int:
     from hookedvid.checkpoint import home
     from hookedvid.faces import run_study
+    from hookedvid.study.execution import Execution
     from hookedvid.study.records import Shard
     from hookedvid.video.clip_files import FrameCache
-    from hookedvid.video.decoders import Decoders, Limits
+    from hookedvid.video.decoders import Limits
 
-    shard = Shard.parse(args.shard)
-    data = (args.dataset, args.data)
     cache = FrameCache(home() / "frames", int(args.frame_cache * 1e9)) if args.frame_cache > 0 else None
-    with Decoders(args.decoders, Limits(args.decode_limit), cache) as decoders:
-        return run_study(
-            args.file, args.out, args.limit, args.device, args.protocol, args.model, shard, args.plan, data, args.task,
-            decoders, args.retry_failed,
-        )  # fmt: skip
+    how = Execution(
+        Shard.parse(args.shard), args.retry_failed, args.decoders, Limits(args.decode_limit), cache,
+        ray=args.ray, actors=args.actors,
+    )  # fmt: skip
+    data = (args.dataset, args.data)
+    return run_study(
+        args.file, args.out, args.limit, args.device, args.protocol, args.model, args.plan, data, args.task, how
+    )
 
 
 def _check_data(args: argparse.Namespace) -> int:

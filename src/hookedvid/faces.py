@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hookedvid import accuracy, converting, measured
@@ -17,16 +17,15 @@ from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes import held_out
 from hookedvid.errors import ConfigError
 from hookedvid.model import HookedVideoLLM
+from hookedvid.progress import conduct
 from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import study as studies
 from hookedvid.study.estimate import estimate
+from hookedvid.study.execution import Execution
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.measures import MEASURES
-from hookedvid.study.records import Shard
-from hookedvid.study.running import Audit, Timing, run
 from hookedvid.study.scoring import Scoring
-from hookedvid.study.study import Plan, Study, parse_knockout
-from hookedvid.video.decoders import Decoders
+from hookedvid.study.study import Study, parse_knockout
 
 # How each task of the shapes clips is scored, and which of them a study file asks that names no items.
 SCORING_OF: dict[str, Scoring] = {
@@ -41,24 +40,22 @@ def run_study(
     limit: int | None,
     device: str | None,
     only: Sequence[str],
-    model: str | None,
-    shard: Shard,
+    model_name: str | None,
     plan_only: bool = False,
     data: tuple[str | None, Path | None] = (None, None),
     task: str | None = None,
-    decoders: Decoders | None = None,
-    retry_failed: bool = False,
+    how: Execution | None = None,
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    plan_only: print what it will take, no more. `data` is a dataset's name and folder, instead of what the file
-    says; task: what is asked of the shapes clips instead, and with it the scoring. A shard prints the table only when
-    all the others' rows are there.
+    plan_only: print what it will take, no more. data: a dataset's name and folder, over the file's; task: what is
+    asked of the shapes clips instead, and with it the scoring. On a cluster the device is that of its actors; here the
+    model is loaded on the CPU, for its hash. A shard prints the table once all the others' rows are there.
     """
-    console = Console()
+    how, console = how or Execution(), Console()
     console.width = max(console.width, accuracy.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
-    study = replace(study, protocols=tuple(only) or study.protocols, model=model or study.model)
+    study = replace(study, protocols=tuple(only) or study.protocols, model=model_name or study.model)
     beside = file.parent if file else Path()
     if task is not None:
         if any(data):
@@ -67,30 +64,33 @@ def run_study(
     dataset = _dataset(study, beside, *data, console)
     if dataset is not None:
         study = replace(study, items="", dataset=dataset.name, data=str(dataset.folder))
-    net = HookedVideoLLM.from_pretrained(
-        study.model, device=device, dtype=study.dtype, kernel=study.kernel, overrides=study.overrides
-    )
+    loading = {"name_or_path": study.model, "dtype": study.dtype, "kernel": study.kernel, "overrides": study.overrides}
+    net = HookedVideoLLM.from_pretrained(**loading, device=None if how.ray else device)
+    device_type = torch.device(device or "cpu").type
     if dataset is not None:
-        laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out)
-    elif study.items:
-        laid = studies.plan(study, net, beside / study.items, limit)
+        laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out, device_type)
     else:
-        made = held_out(out / "videos", task or TASK_OF.get(study.scoring, "questions"))
-        laid = studies.plan(study, net, made, limit)
-    about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {net.device}"
+        task = task or TASK_OF.get(study.scoring, "questions")
+        items = beside / study.items if study.items else held_out(out / "videos", task)
+        laid = studies.plan(study, net, items, limit, device=device_type)
+    where = f"{laid.settings['device']} on Ray" if how.ray else net.device
+    about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {where}"
     console.print(about, highlight=False)
     console.print(str(estimate(laid, net, out)), highlight=False, markup=False, soft_wrap=True)
     if plan_only:
         return 0
+    n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
+    del net  # the actors have their own
     try:
-        audit, timing = _run(laid, net, out, console, shard, decoders, retry_failed)
+        audit, timing = conduct(laid, model, out, how, console)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    manifest = Manifest.of(laid, net.cfg.n_layers, about, audit, timing)
+    manifest = Manifest.of(laid, n_layers, about, audit, timing)
     manifest.save(out)
-    if shard.count > 1 and (left := manifest.missing(out)):
-        console.print(f"shard {shard.index}/{shard.count} is done; {left} rows of other shards are missing in {out}")
+    if how.shard.count > 1 and (left := manifest.missing(out)):
+        part = f"shard {how.shard.index}/{how.shard.count}"
+        console.print(f"{part} is done; {left} rows of other shards are missing in {out}")
         return 0
     _present(manifest, manifest.rows(out), out, console)
     return 0
@@ -130,43 +130,6 @@ def plot(out: Path) -> int:
     console.print(manifest.about, highlight=False)
     _present(manifest, manifest.rows(out), out, console)
     return 0
-
-
-def _run(
-    laid: Plan, net: HookedVideoLLM, out: Path, console: Console, shard: Shard, decoders: Decoders | None, retry: bool
-) -> tuple[Audit, Timing]:
-    audit, timing = Audit(), Timing()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(
-            f"{len(laid.items)} questions x {len(laid.conditions)} conditions", total=len(laid.tasks)
-        )
-        fresh = 0
-
-        def step(row: dict, new: bool) -> None:
-            nonlocal fresh
-            fresh += new
-            progress.advance(bar)
-
-        rows = run(laid, net, out, step, shard, audit, decoders=decoders, retry_failed=retry, timing=timing)
-    different = len({row["key"] for row in rows})
-    console.print(f"{fresh} rows run, {different - fresh} found in {out}", highlight=False, soft_wrap=True)
-    what = "log-probabilities" if laid.study.scoring == "likelihood" else "logits"
-    if audit.n:
-        console.print(
-            f"{audit.n} rows run again in full: {what} differ by {audit.largest:.1e} at most",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if timing.n_clips:
-        console.print(str(timing), highlight=False, soft_wrap=True)
-    return audit, timing
 
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:

@@ -13,8 +13,9 @@ from hookedvid.study import conventions
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
-from hookedvid.study.running import Audit, Timing
+from hookedvid.study.running import Audit
 from hookedvid.study.study import Plan, Study
+from hookedvid.study.timing import Timing
 from hookedvid.values import from_dict, to_dict
 
 NAME = "study.json"

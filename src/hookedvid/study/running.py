@@ -1,15 +1,16 @@
 """Running a study's tasks: video by video, each row stored as soon as its video is done.
 
-Videos are decoded ahead of the model in processes of their own (`video.decoders`). What goes wrong with one video
-or one item becomes failed rows, which say why; what goes wrong with the run itself stops it, for a restart to go on.
+Videos are decoded ahead of the model in processes of their own (`video.decoders`). One process writes the rows; the
+model is in that one (`run`) or in others (`cluster`), which answer in the same way. What goes wrong with one video or
+one item becomes failed rows, which say why; what goes wrong with the run itself stops it, for a restart to go on.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard, Task
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan
+from hookedvid.study.timing import Timing
 from hookedvid.sweep import sweep
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders
@@ -53,6 +55,10 @@ class Audit:
         self.n = 0
         self.largest = 0.0
 
+    def add(self, other: "Audit") -> None:
+        """Count another's rows."""
+        self.n, self.largest = self.n + other.n, max(self.largest, other.largest)
+
     def check(self, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
         """Run a condition from the pixels; raises HookedVidError beyond what rounding can do."""
         whole = model(inputs, interventions=condition.interventions, logits_to_keep=scoring.n_last(inputs))
@@ -63,35 +69,6 @@ class Audit:
                 f"{condition.label}: logits of the sweep are off by {off:.2e} from a plain run, more than rounding "
                 'does; please report it, and run with reuse = "layers"'
             )
-
-
-@dataclass
-class Timing:
-    """Where a run's seconds went: decoding (in the processes), the model, and waiting for frames; by video, too."""
-
-    decoding: float = 0.0
-    model: float = 0.0
-    waited: float = 0.0
-    n_processes: int = 0
-    n_clips: int = 0
-    n_cached: int = 0
-    n_lost: int = 0
-    videos: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def add(self, video: str, batch: Batch, seconds: float) -> None:
-        """Count a video that was run in `seconds`, waiting left out."""
-        self.decoding, self.waited = self.decoding + batch.decoding, self.waited + batch.waited
-        self.model += seconds
-        self.n_clips, self.n_cached = self.n_clips + len(batch.clips), self.n_cached + batch.n_cached
-        self.videos[video] = {"decoding": round(batch.decoding, 3), "model": round(seconds, 3)}
-
-    def __str__(self) -> str:
-        line = (
-            f"decoding {self.decoding:.1f} s in {self.n_processes} workers, model {self.model:.1f} s, "
-            f"waited for frames {self.waited:.1f} s"
-        )
-        line += f"; {self.n_cached} of {self.n_clips} clips were kept from before" if self.n_cached else ""
-        return line + (f"; {self.n_lost} workers hung or died" if self.n_lost else "")
 
 
 def run(
@@ -106,12 +83,31 @@ def run(
     retry_failed: bool = False,
     timing: Timing | None = None,
 ) -> list[dict]:
+    """Carry a plan out in this process, with `decoders` (without a cache, unless given); see `carry_out`."""
+    timing = timing or Timing()
+    with Decoders() if decoders is None else nullcontext(decoders) as pool:
+        timing.n_processes = pool.n
+        engine = Answering(laid, model, pool).answers
+        return carry_out(laid, engine, folder, on_row, shard, audit, retry_failed=retry_failed, timing=timing)
+
+
+def carry_out(
+    laid: Plan,
+    engine: "Engine",
+    folder: Path,
+    on_row: Callable[[dict, bool], None] | None = None,
+    shard: Shard | None = None,
+    audit: Audit | None = None,
+    *,
+    retry_failed: bool = False,
+    timing: Timing | None = None,
+) -> list[dict]:
     """One row for each item and condition, in plan order; those already in the folder are not run again.
 
     Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
-    for each as it is known. Killed at any moment, at most the rows of the video in flight are lost. With a
+    for each as it is known. Killed at any moment, at most the rows of the videos in flight are lost. With a
     shard, only its videos' rows. Failed rows of a cause that may pass (`PASSING`) are run again, all failed ones
-    with `retry_failed`. `decoders` without a cache, unless given; `timing` is added to.
+    with `retry_failed`. `audit` and `timing` are added to.
 
     Raises RunError where no run can go on, such as on a full disk: run it again when that is mended.
     """
@@ -119,26 +115,80 @@ def run(
     records = Records(folder, shard)
     stored, cut_short = records.read(), records.last_video()
     done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
-    units = [unit for n, unit in enumerate(_by_video(laid).items()) if n % shard.count == shard.index]
-    work = ((unit, _work(unit[1], done, stored, whole=unit[0] == cut_short)) for unit in units)
-    with records.writer() as writer, Decoders() if decoders is None else nullcontext(decoders) as pool:
-        asked = (((video, items, left), _requests(laid, left)) for (video, items), left in work)
-        for (video, items, left), batch in pool.ahead(asked):
-            start = time.perf_counter()
-            fresh: dict[str, dict] = {}
-            for (_, task), outcome in _run_video(laid, model, left, batch.clips, audit):
-                if task.key not in done:
-                    fresh[task.key] = writer.append(task, outcome)
-            if fresh:
-                timing.add(video, batch, time.perf_counter() - start)
+    mine = {v: items for n, (v, items) in enumerate(_by_video(laid).items()) if n % shard.count == shard.index}
+    units = [Unit(v, _work(items, done, stored, whole=v == cut_short)) for v, items in mine.items()]
+
+    def tell(video: str, fresh: Mapping[str, dict]) -> None:
+        new = set(fresh)
+        for task in (t for _, asked in mine[video] for _, t in asked):
             if on_row is not None:
-                new = set(fresh)
-                for task in (t for _, asked in items for _, t in asked):
-                    on_row(_named(fresh.get(task.key) or done[task.key], task), task.key in new)
-                    new.discard(task.key)
-        timing.n_processes, timing.n_lost = pool.n, pool.n_lost
-    rows, mine = records.read(), {video for video, _ in units}
+                on_row(_named(fresh.get(task.key) or done[task.key], task), task.key in new)
+            new.discard(task.key)
+
+    with records.writer() as writer:
+        for unit in units:
+            if not unit.items:
+                tell(unit.video, {})
+        with closing(engine([unit for unit in units if unit.items])) as answered:
+            for unit, (outcomes, checked, took) in answered:
+                asked = zip(unit.tasks, outcomes, strict=True)
+                tell(unit.video, {t.key: writer.append(t, outcome) for t, outcome in asked if t.key not in done})
+                audit.add(checked)
+                timing.add(took)
+    rows = records.read()
     return [_named(rows[t.key], t) for i, _, t in laid.tasks if i.video in mine]
+
+
+class Unit(NamedTuple):
+    """What is left to ask about one video: one process runs it in one piece, since its rows share their rounding."""
+
+    video: str
+    items: list[tuple[Item, Asked]]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """In the order of their outcomes."""
+        return [task for _, asked in self.items for _, task in asked]
+
+
+class Answers(NamedTuple):
+    """The outcomes of a unit's tasks, and what they took."""
+
+    outcomes: list[Outcome]
+    audit: Audit
+    timing: Timing
+
+
+# What runs units and gives each back, in any order, with its answers. Closing it ends what is in flight.
+Engine = Callable[[Sequence[Unit]], Generator[tuple[Unit, Answers], None, None]]
+
+
+class Answering:
+    """One process's model and decoders at work on one plan."""
+
+    def __init__(self, laid: Plan, model: Any, decoders: Decoders):
+        self._laid, self._model, self._decoders = laid, model, decoders
+        self._n_lost = decoders.n_lost
+
+    def answers(self, units: Iterable[Unit]) -> Generator[tuple[Unit, Answers], None, None]:
+        """Units in order, their videos decoded ahead."""
+        for unit, batch in self._decoders.ahead((unit, self.requests(unit)) for unit in units):
+            yield unit, self.answer(unit, batch)
+
+    def requests(self, unit: Unit) -> list[ClipRequest]:
+        """The clips that a unit needs."""
+        return list({_request(self._laid, item): None for item, _ in unit.items})
+
+    @torch.no_grad()  # on a generator it may be lost under decorators
+    def answer(self, unit: Unit, batch: Batch) -> Answers:
+        """Run a unit on its clips. Raises what is no fault of the video or of an item."""
+        audit, start = Audit(), time.perf_counter()
+        outcomes = [o for _, o in _run_video(self._laid, self._model, unit.items, batch.clips, audit)]
+        seconds, before, self._n_lost = time.perf_counter() - start, self._n_lost, self._decoders.n_lost
+        videos = {unit.video: {"decoding": round(batch.decoding, 3), "model": round(seconds, 3)}}
+        took = Timing(batch.decoding, seconds, batch.waited, videos=videos)
+        took.n_clips, took.n_cached, took.n_lost = len(batch.clips), batch.n_cached, self._n_lost - before
+        return Answers(outcomes, audit, took)
 
 
 def _again(row: Mapping[str, Any], retry_failed: bool) -> bool:
@@ -157,10 +207,6 @@ def _work(
     missing = [(item, [(c, t) for c, t in asked if t.key not in done]) for item, asked in distinct]
     left = [(item, asked) for item, asked in missing if asked]
     return distinct if left and (whole or any(t.key in stored for _, asked in left for _, t in asked)) else left
-
-
-def _requests(laid: Plan, items: Sequence[tuple[Item, Asked]]) -> list[ClipRequest]:
-    return list({_request(laid, item): None for item, _ in items})
 
 
 def _request(laid: Plan, item: Item) -> ClipRequest:
@@ -184,7 +230,6 @@ def _distinct(asked: Asked) -> Asked:
     return list({t.key: (c, t) for c, t in reversed(asked)}.values())[::-1]
 
 
-@torch.no_grad()
 def _run_video(
     laid: Plan, model: Any, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
@@ -291,9 +336,11 @@ def _alone(
         return
     generates, n = laid.study.scoring in scoring.GENERATED, scoring.n_last(inputs)
     intact, streams = None, None
-    if not generates and laid.study.reuse != "none":
+    if laid.study.reuse != "none":
         try:
-            intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n)
+            inputs = model.encoded(inputs)
+            if not generates:
+                intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n)
         except (RuntimeError, MemoryError) as e:
             yield from [_failed(e)] * len(conditions)
             return

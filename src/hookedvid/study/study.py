@@ -157,8 +157,13 @@ class Plan:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-def settings_of(study: Study, model: Any, convention: Convention | None = None) -> dict[str, Any]:
-    """What fixes every number besides item, video and interventions, as it stands in each row."""
+def settings_of(
+    study: Study, model: Any, convention: Convention | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """What fixes every number besides item, video and interventions, as it stands in each row.
+
+    device: the kind that the rows are computed on, if it is not the one that this model is on.
+    """
     cfg = model.cfg
     form = convention.form_for(cfg.family) if convention else template(cfg.prompt).form
     sampler = study.sampler or (convention.sampler_for(cfg.family) if convention else None)
@@ -178,7 +183,7 @@ def settings_of(study: Study, model: Any, convention: Convention | None = None) 
         "markers_are_language": study.markers_are_language,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "kernel": model.kernel,
-        "device": model.device.type,
+        "device": device or model.device.type,
         "reuse": study.reuse,
         "empty_row": "zero",
         **_generation(study.scoring, convention),
@@ -209,10 +214,12 @@ def plan(
     limit: int | None = None,
     items: Sequence[Item] | None = None,
     left_out: Mapping[str, str] | None = None,
+    device: str | None = None,
 ) -> Plan:
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
+    `device`: as in `settings_of`.
     Raises DataError for items that have not what their answers are scored by; those whose right option is hidden are
     asked and not scored.
     """
@@ -220,7 +227,7 @@ def plan(
     _check_scorable(items, study.scoring)
     conditions = study.conditions(model.cfg.n_layers)
     convention = _convention(study, items)
-    settings = settings_of(study, model, convention)
+    settings = settings_of(study, model, convention, device)
     laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')

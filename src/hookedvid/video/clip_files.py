@@ -77,12 +77,12 @@ class FrameCache:
 
     def path(self, request: ClipRequest) -> Path | None:
         """The file of a request; None where there is no such source."""
-        identity = _identity(request.source)
-        if identity is None:
+        found = identity(request.source)
+        if found is None:
             return None
         asked = asdict(request) | {"source": os.path.abspath(request.source)}
         decoders = {package: version(package) for package in ("hookedvid", "av", "pillow")}
-        named = json.dumps([FORMAT, identity, asked, decoders], sort_keys=True)
+        named = json.dumps([FORMAT, found, asked, decoders], sort_keys=True)
         return self.folder / (hashlib.sha256(named.encode()).hexdigest()[:32] + SUFFIX)
 
     def load(self, path: Path) -> Clip | None:
@@ -114,7 +114,7 @@ class FrameCache:
         self._room = min(self.limit - total, self.limit // 50)
 
 
-def _identity(source: str) -> Any:
+def identity(source: str) -> Any:
     """Sizes and times of change: other ones once the source is written anew. None if it is not there."""
     parts = split(source)
     path = source if parts is None else parts[0]

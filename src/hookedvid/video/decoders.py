@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ class Decoders:
         while waiting:
             unit, futures = waiting.popleft()
             ask(0)
-            yield unit, _gathered(futures)
+            yield unit, gathered(futures)
             del futures  # frees the frames before the next are waited for
             ask(1)
 
@@ -311,7 +311,8 @@ def _ready(waiting: Iterable[tuple[object, dict[ClipRequest, Future[Decoded]]]])
     return sum(f.result().clip.frames.nbytes for f in done)
 
 
-def _gathered(futures: dict[ClipRequest, Future[Decoded]]) -> Batch:
+def gathered(futures: Mapping[ClipRequest, Future[Decoded]]) -> Batch:
+    """What was asked for together, once all of it is there. A clip's error stands in its place; RunError is raised."""
     start = time.perf_counter()
     clips: dict[ClipRequest, Clip | HookedVidError] = {}
     seconds, n_cached = 0.0, 0

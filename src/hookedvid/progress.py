@@ -1,0 +1,46 @@
+"""A study while it runs: one progress bar, wherever its rows are computed, and a few lines of what it took."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from hookedvid.study import cluster
+from hookedvid.study.execution import Execution
+from hookedvid.study.running import Audit, carry_out, run
+from hookedvid.study.study import Plan
+from hookedvid.study.timing import Timing
+
+
+def conduct(laid: Plan, model: Any, out: Path, how: Execution, console: Console) -> tuple[Audit, Timing]:
+    """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by."""
+    audit, timing, fresh = Audit(), Timing(), 0
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "rows", TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(
+            f"{len(laid.items)} questions x {len(laid.conditions)} conditions", total=len(laid.tasks)
+        )
+
+        def step(row: Mapping[str, Any], new: bool) -> None:
+            nonlocal fresh
+            fresh += new
+            progress.advance(bar)
+
+        told: Any = {"retry_failed": how.retry_failed, "timing": timing}
+        if how.ray:
+            rows = carry_out(laid, cluster.engine(laid, model, how, timing), out, step, how.shard, audit, **told)
+        else:
+            with how.decoders() as decoders:
+                rows = run(laid, model, out, step, how.shard, audit, decoders=decoders, **told)
+    different = len({row["key"] for row in rows})
+    lines = [f"{fresh} rows run, {different - fresh} found in {out}"]
+    if audit.n:
+        what = "log-probabilities" if laid.study.scoring == "likelihood" else "logits"
+        lines.append(f"{audit.n} rows run again in full: {what} differ by {audit.largest:.1e} at most")
+    if timing.n_clips:
+        lines.append(str(timing))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    return audit, timing
