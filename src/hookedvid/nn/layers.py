@@ -122,8 +122,12 @@ class MLP(nn.Module):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """X [batch, pos, head, d_head] turned by its position's angles [batch or 1, pos, d_head], half-split layout."""
     half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos[:, :, None] + turned * sin[:, :, None]
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    # The same products and sums, bit for bit, as x * cos + (-x2, x1) * sin, without making (-x2, x1).
+    turned = x * cos
+    turned[..., :half] -= x[..., half:] * sin[..., :half]
+    turned[..., half:] += x[..., :half] * sin[..., half:]
+    return turned
 
 
 def rope_angles(
