@@ -91,7 +91,8 @@ class Session:
                     node.layer, node.changes, self._residual(node.layer) if resid is None else resid, kv
                 )
             text = rows.text_step(node.layer, node.texts, text, kv)
-        return rows.logits(0, text[0])[-1]
+        ((_, logits),) = rows.logits(path[-1].texts, text)
+        return logits[-1]
 
     def answer(self, interventions: Any = None, sources: Mapping[str, Any] | None = None) -> Answer:
         """As `model.answer`."""

@@ -3,11 +3,13 @@
 * Conditions that have done the same to the stream so far are on one path. The paths form a tree over the layers
   (`sharing`), walked depth first with the untouched path last: one residual stream a branching is alive, no cache
   is kept.
-* Text rows of every question and condition ride on their path, batched, against the path's shared keys and values.
+* Text rows of every question and condition ride on their path, against the path's shared keys and values: a few of
+  them behind the stream in the same call, the others batched in calls of their own.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
-from hookedvid.nn.shared import SharedStream, View
+from hookedvid.nn.shared import Joined, States, View
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.patching import Write, write_of
 from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
@@ -32,13 +34,15 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
 Read = Callable[[int, Tensor], Tensor]
+# Rows of states that join the stream's call, as a part of its own: more would show in the memory it takes.
+BESIDE = 1 / 8
 
 
 class Rows:
     """The rows of questions on one video, stream and text apart, and how a block computes either.
 
-    The stream is [1, n_stream, d_model]. Text states are [state, n_text, d_model]: as long as the longest question,
-    shorter ones padded behind their end, where nothing of theirs looks.
+    The stream is [1, n_stream, d_model]. Text states are [1, state * n_text, d_model], one after the other: each as
+    long as the longest question, shorter ones padded behind their end, where nothing of theirs looks.
     """
 
     def __init__(self, model: Any, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
@@ -51,10 +55,11 @@ class Rows:
             raise InputError(f"{lengths} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
         longest = max(lengths)
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
-        self.angles = cos.to(self.device), sin.to(self.device)
+        self._angles = cos.to(self.device), sin.to(self.device)
+        self._turned: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.n_text = longest - n
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
-        self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts])
+        self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts], 1)
         self.stream = whole[:, :n].clone()
         self._forget()
 
@@ -70,20 +75,47 @@ class Rows:
         other._forget()
         return other
 
+    def step(self, node: Node, rows: Float[Tensor, "1 above d_model"]) -> Float[Tensor, "1 below d_model"]:
+        """A node's stream and, behind it, its text states, from the rows of the node above."""
+        kv = LayerKV()
+        n = 0 if self._is_last(node.layer, node.changes) else max(1, int(self.plan.n_stream * BESIDE) // self.n_text)
+        below = [self.stream_step(node.layer, node.changes, rows, kv, node.texts[:n])]
+        if node.texts[n:]:
+            below.append(self.text_step(node.layer, node.texts[n:], rows[:, self.plan.n_stream :], kv))
+        return torch.cat(below, 1) if node.texts[n:] else below[0]
+
     # ---- the stream ----------------------------------------------------------------------------------------
 
-    def stream_step(self, layer: int, changes: Changes, resid: Tensor, kv: LayerKV) -> Tensor:
-        """The stream after a block, whose keys and values stay in `kv`; the last block makes only these."""
-        n = self.plan.n_stream
-        block = self.model.blocks[layer]
-        cos, sin = (x[:, :n] for x in self.angles)
-        placed = [(0, one) for one in changes if isinstance(one[0], Placed)]
-        if layer == self.plan.n_layers - 1 and not placed:
-            kv.append(*block.attn.keys_values(resid, block.ln1, AttnContext(cos, sin)))
-            return resid
+    def stream_step(
+        self, layer: int, changes: Changes, rows: Tensor, kv: LayerKV, beside: Sequence[TextStep] = ()
+    ) -> Tensor:
+        """The stream after a block and, behind it, some states, from rows that hold it and all states above.
+
+        Its keys and values stay in `kv`, which may hold those of states behind them. The last block makes nothing
+        else, unless a patch or an edit writes to the stream there.
+        """
+        n, block = self.plan.n_stream, self.model.blocks[layer]
+        if self._is_last(layer, changes):
+            kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(n, 0)))
+            return rows[:, :n]
         mask = self._stream_mask(tuple(one for one in changes if not isinstance(one[0], Placed)))
-        with self.model.hooks(self._hooks(placed, 0)):
-            return block(resid, AttnContext(cos, sin, mask, mask is None, self.model.kernel), kv)
+        allowed = Joined(self._states(beside), n, mask) if beside else mask
+        if [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
+            rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
+        with self.model.hooks([*self._hooks(0, changes), *self._text_hooks(beside, n)]):
+            return block(rows, self._context(n, len(beside), allowed, causal=mask is None), kv)
+
+    def _is_last(self, layer: int, changes: Changes) -> bool:
+        return layer == self.plan.n_layers - 1 and not any(isinstance(k, Placed) for k, _ in changes)
+
+    def _context(self, n: int, states: int, allowed: Any = None, causal: bool = False) -> AttnContext:
+        """For a call with the first `n` rows of the stream and, behind them, so many states."""
+        if (n, states) not in self._turned:
+            text = torch.arange(self.plan.n_stream, self._angles[0].shape[1]).repeat(states)
+            at = torch.cat([torch.arange(n), text]).to(self.device)
+            cos, sin = self._angles
+            self._turned[n, states] = cos[:, at], sin[:, at]
+        return AttnContext(*self._turned[n, states], allowed, causal, self.model.kernel)
 
     def _stream_mask(self, cuts: Changes) -> Tensor | Structure | None:
         if not cuts:
@@ -99,24 +131,29 @@ class Rows:
     # ---- the text ------------------------------------------------------------------------------------------
 
     def text_step(self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV) -> Tensor:
-        """Every state [state, n_text, d_model] after a block; at most about as many rows at once as the stream has."""
-        block, n = self.model.blocks[layer], self.plan.n_stream
-        cos, sin = (x[:, n:] for x in self.angles)
-        together = max(1, n // self.n_text)
-        out = []
+        """States after a block, from all states above, in calls of fewer rows than the stream has."""
+        n, block = self.plan.n_stream, self.model.blocks[layer]
+        assert kv.k is not None and kv.v is not None
+        held = kv.k[:, :n], kv.v[:, :n]
+        together = max(1, n // 2 // self.n_text)
+        below = []
         for some in (steps[i : i + together] for i in range(0, len(steps), together)):
-            placed = [(i, one) for i, t in enumerate(some) for one in t.changes if isinstance(one[0], Placed)]
-            ctx = AttnContext(cos, sin, self._shared(some, kv), False, self.model.kernel)
-            with self.model.hooks(self._hooks(placed, n)):
-                out.append(block(texts[[t.parent for t in some]], ctx))
-        return torch.cat(out)
+            ctx = self._context(0, len(some), Joined(self._states(some), held=held))
+            with self.model.hooks(self._text_hooks(some, 0)):
+                below.append(block(self._above(some, texts), ctx))
+        return torch.cat(below, 1) if len(below) > 1 else below[0]
 
-    def logits(self, question: int, text: Float[Tensor, "n_text d_model"]) -> Float[Tensor, "last d_vocab"]:
-        """From a question's rows after the last block, the logits of its `last` positions."""
-        layout, n = self.plan.layouts[question], self.plan.n_stream
-        return self.model.unembed(self.model.ln_final(text[None, layout.n_prompt - 1 - n : layout.n_tokens - n]))[0]
+    def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:
+        return texts[0].unflatten(0, (-1, self.n_text))[[t.parent for t in steps]].flatten(0, 1)[None]
 
-    def _shared(self, steps: Sequence[TextStep], kv: LayerKV) -> SharedStream:
+    def logits(self, steps: Sequence[TextStep], texts: Tensor) -> Iterator[tuple[TextStep, Tensor]]:
+        """From states after the last block, each one's logits [last, d_vocab] at its positions `last`."""
+        for i, t in enumerate(steps):
+            layout, first = self.plan.layouts[t.question], i * self.n_text - self.plan.n_stream
+            rows = texts[:, first + layout.n_prompt - 1 : first + layout.n_tokens]
+            yield t, self.model.unembed(self.model.ln_final(rows))[0]
+
+    def _states(self, steps: Sequence[TextStep]) -> States:
         alike: dict[tuple, list[int]] = {}
         for i, t in enumerate(steps):
             columns, may, _ = self._view(t)
@@ -126,8 +163,7 @@ class Rows:
             columns, may, _ = self._view(steps[same[0]])
             views.append(View(torch.tensor(same, device=self.device), columns, may))
         own = torch.stack([self._view(t)[2] for t in steps])
-        assert kv.k is not None and kv.v is not None
-        return SharedStream(kv.k, kv.v, tuple(views), own, explicit=self.model.kernel == "eager")
+        return States(tuple(views), own, explicit=self.model.kernel == "eager")
 
     def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other."""
@@ -156,23 +192,30 @@ class Rows:
 
     # ---- patches and edits ---------------------------------------------------------------------------------
 
-    def _hooks(self, placed: Sequence[tuple[int, tuple[Any, int]]], first: int) -> list[tuple[str, Callable]]:
-        """Forward hooks that write changes into states' rows, the first of which holds position `first`."""
+    def _text_hooks(self, steps: Sequence[TextStep], first: int) -> list[tuple[str, Callable]]:
+        """Of states whose rows stand from row `first` on."""
+        starts = range(first - self.plan.n_stream, sys.maxsize, self.n_text)
+        return [hook for start, t in zip(starts, steps, strict=False) for hook in self._hooks(start, t.changes)]
+
+    def _hooks(self, shift: int, changes: Changes) -> list[tuple[str, Callable]]:
+        """Forward hooks that write patches and edits, where position p stands in row p + `shift`."""
         hooks = []
-        for state, (change, question) in placed:
+        for change, question in changes:
+            if not isinstance(change, Placed):
+                continue
             if (change, question) not in self._writes:
                 self._writes[change, question] = write_of(
                     self.model, change.change, self.sources, self.inputs[question]
                 )
             write = self._writes[change, question]
-            hooks.append((write.name, _into(write, state, write.positions - first)))
+            hooks.append((write.name, _into(write, write.positions + shift)))
         return hooks
 
 
-def _into(write: Write, state: int, rows: Tensor) -> Callable:
+def _into(write: Write, rows: Tensor) -> Callable:
     def hook(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
-        write.into(act[state : state + 1], rows)
+        write.into(act, rows)
         return act
 
     return hook
@@ -185,20 +228,15 @@ class _Walk:
         self.rows, self.progress, self.read = rows, progress, read
         self.found: dict[Cell, Tensor] = {}
 
-    def down(self, nodes: Sequence[Node], stream: list[Tensor], texts: list[Tensor]) -> None:
-        """Evaluate a layer's nodes; `stream` and `texts` hold one tensor each, given up for the last of them."""
+    def down(self, nodes: Sequence[Node], held: list[Tensor]) -> None:
+        """Evaluate a layer's nodes; `held` is the rows above them, given up for the last of them."""
         for node in nodes:
-            resid, above = (held.pop() if node is nodes[-1] else held[0] for held in (stream, texts))
-            kv = LayerKV()
-            below = [self.rows.stream_step(node.layer, node.changes, resid, kv)]
-            del resid
-            states = [self.rows.text_step(node.layer, node.texts, above, kv)]
-            del kv, above
+            below = [self.rows.step(node, held.pop() if node is nodes[-1] else held[0])]
             if node.children:
-                self.down(node.children, below, states)
+                self.down(node.children, below)
             else:
-                for t, text in zip(node.texts, states[0], strict=True):
-                    self.found.update(dict.fromkeys(t.cells, self.read(t.question, self.rows.logits(t.question, text))))
+                for t, logits in self.rows.logits(node.texts, below.pop()[:, self.rows.plan.n_stream :]):
+                    self.found.update(dict.fromkeys(t.cells, self.read(t.question, logits)))
             if self.progress is not None:
                 self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
 
@@ -226,9 +264,9 @@ def sweep(
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
     rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
     walk = _Walk(rows, progress, read)
-    stream, texts = [rows.stream], [rows.texts]
+    held = [torch.cat([rows.stream, rows.texts], 1)]
     del rows.stream, rows.texts
-    walk.down(plan.tree, stream, texts)
+    walk.down(plan.tree, held)
     return [[walk.found[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 

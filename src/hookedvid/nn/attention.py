@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hookedvid.nn.hooks import HookPoint, branch, listening
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
-from hookedvid.nn.shared import SharedStream
+from hookedvid.nn.shared import Joined
 from hookedvid.nn.structured import Structure
 
 Kernel = Literal["sdpa", "eager"]
@@ -29,15 +29,16 @@ class AttnContext(NamedTuple):
     """What an attention layer needs besides its input.
 
     `allowed` is True where a query may look, or the kernel calls that amount to such a mask (taken where nothing
-    needs the mask itself), or the stream that the batch's items all attend to besides themselves; None means all keys
-    up to the query's own (`causal`) or all keys. `cos` and `sin` are None where positions are not rotary. `probe` is
-    shown what attention was computed from and changes nothing: rotated q and k, allowed, and the log-sum-exp of each
-    row's scores [batch, head, query] where the kernel knew it. (A row with no key left has that of all keys.)
+    needs the mask itself), or what rows of a stream and of text states see of each other (`causal` is then the
+    stream's); None means all keys up to the query's own (`causal`) or all keys. `cos` and `sin` are None where
+    positions are not rotary. `probe` is shown what attention was computed from and changes nothing: rotated q and k,
+    allowed, and the log-sum-exp of each row's scores [batch, head, query] where the kernel knew it. (A row with no
+    key left has that of all keys.)
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
     sin: Float[Tensor, "#batch pos d_head"] | None = None
-    allowed: Bool[Tensor, "#batch #head query key"] | Structure | SharedStream | None = None
+    allowed: Bool[Tensor, "#batch #head query key"] | Structure | Joined | None = None
     causal: bool = False
     kernel: Kernel = "sdpa"
     probe: Probe | None = None
@@ -193,8 +194,8 @@ class Attention(nn.Module):
         return out if self.o.bias is None else out + self.o.bias
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext) -> Float[Tensor, "batch query head d_head"]:
-        if isinstance(ctx.allowed, SharedStream):
-            return ctx.allowed.attend(q, k, v)
+        if isinstance(ctx.allowed, Joined):
+            return self._joined(q, k, v, ctx, ctx.allowed)
         listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
         if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened:
             z, allowed, lse = ctx.allowed.attend(q, k, v), ctx.allowed, None
@@ -208,6 +209,14 @@ class Attention(nn.Module):
             ctx.probe(q, k, allowed, lse)
         return z
 
+    def _joined(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext, rows: Joined) -> Tensor:
+        n = rows.n_stream
+        stream = rows.held or (k[:, :n], v[:, :n])
+        text = rows.states.attend(q[:, n:], k[:, n:], v[:, n:], *stream)
+        if not n:
+            return text
+        return torch.cat([self._attend(q[:, :n], *stream, ctx._replace(allowed=rows.stream)), text], 1)
+
     def keys_values(
         self, attn_in: Float[Tensor, "batch pos d_model"], norm: RMSNorm | LayerNorm, ctx: AttnContext
     ) -> tuple[Float[Tensor, "batch pos kv_head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
@@ -220,7 +229,7 @@ class Attention(nn.Module):
 
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
         mask = ctx.allowed
-        assert not isinstance(mask, SharedStream)
+        assert not isinstance(mask, Joined)
         if isinstance(mask, Structure):
             mask = mask.dense()[None, None].to(q.device)
         if not listening(self.hook_mask):

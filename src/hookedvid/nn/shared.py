@@ -1,8 +1,9 @@
 """Attention of many text states to one video stream: its keys and values are shared, each state adds its own.
 
-A state is the rows of text under one question and one condition. States that look at the same columns of the stream
-become rows of one kernel call; what they see of themselves is a second call, and both are merged by their
-log-sum-exps. Which states there are, and what each may see, is said in `hookedvid.sweep`.
+A state is the rows of text under one question and one condition. States lie one after the other in one item, behind
+the stream's rows or without them. States that look at the same columns of the stream become rows of one kernel call;
+what they see of themselves is a second call, and both are merged by their log-sum-exps. Which states there are, and
+what each may see, is said in `hookedvid.sweep`.
 
 Axis words: state text key head kv_head d_head.
 """
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.nn.structured import merge, with_lse
+from hookedvid.nn.structured import Structure, merge, with_lse
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +27,29 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedStream:
-    """What states attend to besides themselves: `k` and `v` of the stream, and each state's view of them.
+class States:
+    """Which view of the stream each state has, and who sees whom inside it (`own`).
 
-    own: who sees whom inside a state. explicit: by scores rather than the fused kernel, as `kernel="eager"` does.
+    explicit: by scores rather than the fused kernel, as `kernel="eager"` does.
     """
 
-    k: Float[Tensor, "1 key kv_head d_head"]
-    v: Float[Tensor, "1 key kv_head d_head"]
     views: tuple[View, ...]
     own: Bool[Tensor, "state text text"]
     explicit: bool = False
 
     def attend(
         self,
-        q: Float[Tensor, "state text head d_head"],
-        k: Float[Tensor, "state text kv_head d_head"],
-        v: Float[Tensor, "state text kv_head d_head"],
-    ) -> Float[Tensor, "state text head d_head"]:
-        """Attention of every state to its view of the stream and to itself; a row with no key left is zero."""
+        q: Float[Tensor, "1 rows head d_head"],
+        k: Float[Tensor, "1 rows kv_head d_head"],
+        v: Float[Tensor, "1 rows kv_head d_head"],
+        stream_k: Float[Tensor, "1 key kv_head d_head"],
+        stream_v: Float[Tensor, "1 key kv_head d_head"],
+    ) -> Float[Tensor, "1 rows head d_head"]:
+        """Attention of every state to its view of the stream and to itself; a row with no key left is zero.
+
+        Of q, k, v the rows are the states', one after the other.
+        """
+        q, k, v = (x[0].unflatten(0, (len(self.own), -1)) for x in (q, k, v))
         n_kv, n_text = k.shape[2], q.shape[1]
         grouped = q.unflatten(2, (n_kv, -1)).permute(0, 2, 3, 1, 4)  # [state, kv_head, head of it, text, d_head]
         k, v = (x.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, grouped.shape[2], -1, -1) for x in (k, v))
@@ -57,14 +62,29 @@ class SharedStream:
                 continue
             rows = grouped if len(view.states) == len(q) else grouped[view.states]
             of_kv = rows.permute(1, 2, 0, 3, 4)  # all rows of a kv_head together: its keys are read once
-            keys, values = (self._columns(x, view) for x in (self.k, self.v))
+            keys, values = (_columns(x, view) for x in (stream_k, stream_v))
             may = None if view.may is None else view.may.repeat(of_kv.shape[1] * of_kv.shape[2], 1)[None, None]
             a, b = with_lse(of_kv.flatten(1, 3)[:, None], keys, values, may, explicit=self.explicit)
             a, b = a.view_as(of_kv).permute(2, 0, 1, 3, 4), b.view(of_kv.shape[:-1]).permute(2, 0, 1, 3)
             seen_z[view.states], seen_lse[view.states] = a, b.to(seen_lse.dtype)
         merged = merge(z, lse, seen_z, seen_lse)
-        return merged.permute(0, 3, 1, 2, 4).reshape(len(q), n_text, -1, q.shape[-1])
+        return merged.permute(0, 3, 1, 2, 4).reshape(1, len(q) * n_text, -1, q.shape[-1])
 
-    def _columns(self, x: Tensor, view: View) -> Float[Tensor, "kv_head 1 column d_head"]:
-        chosen = x[0] if view.columns is None else x[0, view.columns]
-        return chosen.transpose(0, 1)[:, None]
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """What rows of one item may see of which the last are `states`.
+
+    held: keys and values of the stream where only states are among the rows; else `n_stream` rows stand before them,
+    which see of each other what `stream` says (None: what is not after them).
+    """
+
+    states: States
+    n_stream: int = 0
+    stream: Bool[Tensor, "1 1 stream stream"] | Structure | None = None
+    held: tuple[Float[Tensor, "1 key kv_head d_head"], Float[Tensor, "1 key kv_head d_head"]] | None = None
+
+
+def _columns(x: Tensor, view: View) -> Float[Tensor, "kv_head 1 column d_head"]:
+    chosen = x[0] if view.columns is None else x[0, view.columns]
+    return chosen.transpose(0, 1)[:, None]
