@@ -10,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hookedvid.sweep as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families import FAMILIES
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdges
+from hookedvid.nn.shared import Joined
 from hookedvid.session import Session
 from hookedvid.study import protocols
-from hookedvid.sweep import Sweep, sweep
+from hookedvid.sweep import Rows, Sweep, sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 
@@ -93,6 +95,23 @@ OTHERS: list[tuple[Intervention, ...]] = [
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_study_and_odd_conditions_equal_plain_forwards(family):
     assert worst(model(family), asked(family), [*full_study(N, 2), *OTHERS]) <= EXACT
+
+
+def test_many_states_may_ride_behind_the_stream(monkeypatch):
+    """Of several questions, under knockouts and edits of their own; usually so few do that they look alike."""
+    m, ridden = model("internvideo2.5"), []
+    x = tuple(m.prepare(noise(m.cfg.vision.image_size, 64), q, o, n_frames=64) for q, o in QUESTIONS)
+    edits = [(Edit("z", i, lambda z: z * 0.5, at),) for i, at in ((1, "question"), (2, "last"), (2, "video[3]"))]
+    whole = Rows.stream_step
+
+    def counted(self, layer, changes, rows, kv, beside=()):
+        ridden.append(len(beside))
+        return whole(self, layer, changes, rows, kv, beside)
+
+    monkeypatch.setattr(sweeping, "BESIDE", 1 / 2)
+    monkeypatch.setattr(Rows, "stream_step", counted)
+    assert worst(m, x, [(), *((LV_K.at(LayerRange(i)),) for i in range(N)), (VT_K.at(LayerRange(2)),), *edits]) <= EXACT
+    assert max(ridden) >= 6
 
 
 def test_markers_that_are_language_change_the_stream_and_are_told_apart():
@@ -291,8 +310,9 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
     whole = type(m.blocks[0]).forward
 
     def counted(self, resid, ctx, kv=None):
-        ran["stream"] += ctx.allowed.n_stream == plan.n_stream
-        ran["text"] += len(ctx.allowed.states.own)
+        states = ctx.allowed if isinstance(ctx.allowed, Joined) else None
+        ran["stream"] += states is None or states.n_stream == plan.n_stream
+        ran["text"] += 0 if states is None else len(states.states.own)
         return whole(self, resid, ctx, kv)
 
     monkeypatch.setattr(type(m.blocks[0]), "forward", counted)

@@ -3,8 +3,8 @@
 * Conditions that have done the same to the stream so far are on one path. The paths form a tree over the layers
   (`sharing`), walked depth first with the untouched path last: one residual stream a branching is alive, no cache
   is kept.
-* Text rows of every question and condition ride on their path, against the path's shared keys and values: a few of
-  them behind the stream in the same call, the others batched in calls of their own.
+* Text rows of every question and condition ride on their path, against the path's shared keys and values: few
+  behind the stream in its own call, many batched in calls of their own.
 """
 
 import copy
@@ -34,8 +34,8 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
 Read = Callable[[int, Tensor], Tensor]
-# Rows of states that join the stream's call, as a part of its own: more would show in the memory it takes.
-BESIDE = 1 / 8
+# Up to which part of the stream's rows states join its call: more would show in the memory it takes.
+BESIDE = 1 / 20
 
 
 class Rows:
@@ -55,9 +55,10 @@ class Rows:
             raise InputError(f"{lengths} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
         longest = max(lengths)
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
-        self._angles = cos.to(self.device), sin.to(self.device)
-        self._turned: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.n_text = longest - n
+        self.together = max(1, n // 2 // self.n_text)
+        at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
+        self._angles = cos[:, at].to(self.device), sin[:, at].to(self.device)
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
         self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts], 1)
         self.stream = whole[:, :n].clone()
@@ -77,30 +78,33 @@ class Rows:
 
     def step(self, node: Node, rows: Float[Tensor, "1 above d_model"]) -> Float[Tensor, "1 below d_model"]:
         """A node's stream and, behind it, its text states, from the rows of the node above."""
+        n = self.plan.n_stream
+        few = len(node.texts) <= max(1, int(n * BESIDE) // self.n_text)
+        if few and not self._is_last(node.layer, node.changes):
+            return self.stream_step(node.layer, node.changes, rows, None, node.texts)
         kv = LayerKV()
-        n = 0 if self._is_last(node.layer, node.changes) else max(1, int(self.plan.n_stream * BESIDE) // self.n_text)
-        below = [self.stream_step(node.layer, node.changes, rows, kv, node.texts[:n])]
-        if node.texts[n:]:
-            below.append(self.text_step(node.layer, node.texts[n:], rows[:, self.plan.n_stream :], kv))
-        return torch.cat(below, 1) if node.texts[n:] else below[0]
+        stream = self.stream_step(node.layer, node.changes, rows, kv)
+        return torch.cat([stream, self.text_step(node.layer, node.texts, rows[:, n:], kv)], 1)
 
     # ---- the stream ----------------------------------------------------------------------------------------
 
     def stream_step(
-        self, layer: int, changes: Changes, rows: Tensor, kv: LayerKV, beside: Sequence[TextStep] = ()
+        self, layer: int, changes: Changes, rows: Tensor, kv: LayerKV | None, beside: Sequence[TextStep] = ()
     ) -> Tensor:
         """The stream after a block and, behind it, some states, from rows that hold it and all states above.
 
-        Its keys and values stay in `kv`, which may hold those of states behind them. The last block makes nothing
-        else, unless a patch or an edit writes to the stream there.
+        Its keys and values stay in `kv`, for states in other calls. The last block makes nothing else, unless a patch
+        or an edit writes to the stream there.
         """
         n, block = self.plan.n_stream, self.model.blocks[layer]
-        if self._is_last(layer, changes):
+        if kv is not None and self._is_last(layer, changes):
             kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(n, 0)))
             return rows[:, :n]
         mask = self._stream_mask(tuple(one for one in changes if not isinstance(one[0], Placed)))
         allowed = Joined(self._states(beside), n, mask) if beside else mask
-        if [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
+        if not beside:
+            rows = rows[:, :n]
+        elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
             rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
         with self.model.hooks([*self._hooks(0, changes), *self._text_hooks(beside, n)]):
             return block(rows, self._context(n, len(beside), allowed, causal=mask is None), kv)
@@ -109,13 +113,10 @@ class Rows:
         return layer == self.plan.n_layers - 1 and not any(isinstance(k, Placed) for k, _ in changes)
 
     def _context(self, n: int, states: int, allowed: Any = None, causal: bool = False) -> AttnContext:
-        """For a call with the first `n` rows of the stream and, behind them, so many states."""
-        if (n, states) not in self._turned:
-            text = torch.arange(self.plan.n_stream, self._angles[0].shape[1]).repeat(states)
-            at = torch.cat([torch.arange(n), text]).to(self.device)
-            cos, sin = self._angles
-            self._turned[n, states] = cos[:, at], sin[:, at]
-        return AttnContext(*self._turned[n, states], allowed, causal, self.model.kernel)
+        """For a call with all `n` rows of the stream, or none, and so many states behind them."""
+        rows = slice(self.plan.n_stream - n, self.plan.n_stream + states * self.n_text)
+        cos, sin = self._angles
+        return AttnContext(cos[:, rows], sin[:, rows], allowed, causal, self.model.kernel)
 
     def _stream_mask(self, cuts: Changes) -> Tensor | Structure | None:
         if not cuts:
@@ -132,12 +133,11 @@ class Rows:
 
     def text_step(self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV) -> Tensor:
         """States after a block, from all states above, in calls of fewer rows than the stream has."""
-        n, block = self.plan.n_stream, self.model.blocks[layer]
+        block = self.model.blocks[layer]
         assert kv.k is not None and kv.v is not None
-        held = kv.k[:, :n], kv.v[:, :n]
-        together = max(1, n // 2 // self.n_text)
+        held = kv.k, kv.v
         below = []
-        for some in (steps[i : i + together] for i in range(0, len(steps), together)):
+        for some in (steps[i : i + self.together] for i in range(0, len(steps), self.together)):
             ctx = self._context(0, len(some), Joined(self._states(some), held=held))
             with self.model.hooks(self._text_hooks(some, 0)):
                 below.append(block(self._above(some, texts), ctx))

@@ -93,7 +93,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """What the layer adds to the residual stream."""
-        return self.down(self.hook_post(self.act(self.hook_pre(self.gate(x))) * self.hook_pre_linear(self.up(x))))
+        gated = self.act(self.hook_pre(self.gate(x)))
+        # In place: at d_mlp, memory that is fresh costs as much time as the product itself.
+        return self.down(self.hook_post(gated.mul_(self.hook_pre_linear(self.up(x)))))
 
     W_gate = property(lambda self: self.gate.weight.T)
     W_in = property(lambda self: self.up.weight.T)

@@ -4,10 +4,11 @@ No video is opened: prompts are laid out for as many frames as are asked for (a 
 videos some are looked at and stand for the others. Memory is the largest tensors alive at once, beside the weights;
 b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 
-* A forward of N rows: b N (3 d + 3 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
+* A forward of N rows: b N (3 d + 2 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
   keys and values. `layers` also keeps the stream before every block: b N d n_layers.
 * A sweep: a stream [video and before, d] for each branching of the tree above a block, the text states of every block
-  on the way there, and what a forward of the stream, or of the texts run at once, has inside a block.
+  on the way there, and what a forward of the stream (few states of text behind it), or of the texts run at once, has
+  inside a block.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -32,6 +33,7 @@ from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_le
 from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, LETTERED
 from hookedvid.study.study import Plan, Reuse
+from hookedvid.sweep import BESIDE
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -233,14 +235,15 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     """Bytes at the peak of a sweep's walk, its weights apart; see the module."""
     row, n, n_text = size * lm.d_model, plan.n_stream, _text_rows(plan)
     keys = size * n * 2 * lm.n_kv_heads * lm.d_head
-    at_once = max(1, n // n_text)
+    at_once, few = max(1, n // 2 // n_text), max(1, int(n * BESIDE) // n_text)
 
     def walk(nodes: Sequence[Node], held: int, states: int) -> int:
         peak = 0
         for i, node in enumerate(nodes):
             kept = held + (i < len(nodes) - 1) * n * row
             made = len(node.texts) * n_text * row
-            on_stream = held + states + (_forward_memory(lm, n, size) if node.children else n * row + keys)
+            together = n + (len(node.texts) * n_text if len(node.texts) <= few else 0)
+            on_stream = held + states + (_forward_memory(lm, together, size) if node.children else n * row + keys)
             inside = _forward_memory(lm, min(at_once, len(node.texts)) * n_text, size)
             on_texts = kept + n * row + keys + states + made + inside
             above = states if i < len(nodes) - 1 else 0
@@ -255,7 +258,7 @@ def _text_rows(plan: Sweep) -> int:
 
 
 def _forward_memory(lm: DecoderConfig, n: int, size: int) -> int:
-    return size * n * (3 * lm.d_model + 3 * lm.d_mlp + 2 * lm.n_kv_heads * lm.d_head)
+    return size * n * (3 * lm.d_model + 2 * lm.d_mlp + 2 * lm.n_kv_heads * lm.d_head)
 
 
 def _tower_memory(cfg: VideoLLMConfig, n_frames: int, size: int) -> int:
