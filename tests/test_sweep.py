@@ -100,7 +100,7 @@ def test_the_study_and_odd_conditions_equal_plain_forwards(family):
 def test_many_states_may_ride_behind_the_stream(monkeypatch):
     """Of several questions, under knockouts and edits of their own; usually so few do that they look alike."""
     m, ridden = model("internvideo2.5"), []
-    x = tuple(m.prepare(noise(m.cfg.vision.image_size, 64), q, o, n_frames=64) for q, o in QUESTIONS)
+    x = tuple(m.prepare(noise(m.cfg.vision.image_size, 64), q, o, n_frames=64) for q, o in QUESTIONS[:2])
     edits = [(Edit("z", i, lambda z: z * 0.5, at),) for i, at in ((1, "question"), (2, "last"), (2, "video[3]"))]
     whole = Rows.stream_step
 
@@ -110,7 +110,7 @@ def test_many_states_may_ride_behind_the_stream(monkeypatch):
 
     monkeypatch.setattr(sweeping, "BESIDE", 1 / 2)
     monkeypatch.setattr(Rows, "stream_step", counted)
-    assert worst(m, x, [(), *((LV_K.at(LayerRange(i)),) for i in range(N)), (VT_K.at(LayerRange(2)),), *edits]) <= EXACT
+    assert worst(m, x, [(), *((LV_K.at(LayerRange(i)),) for i in (1, 3)), (VT_K.at(LayerRange(2)),), *edits]) <= EXACT
     assert max(ridden) >= 6
 
 
