@@ -1,7 +1,7 @@
 """What a sweep holds in memory beside one naive forward."""
 
 from benchmarks.measuring import Cost, cost, mib, table
-from benchmarks.models import CUTS, DEEP, TOY, WIDE, Shape, build, joined, questions, study
+from benchmarks.models import CUTS, DEEP, LONG, TOY, WIDE, Shape, build, joined, questions, study
 from hookedvid.sweep import sweep
 
 TITLE = "Peak memory of a sweep"
@@ -9,7 +9,7 @@ TITLE = "Peak memory of a sweep"
 
 def lines(quick: bool, rounds: int | None) -> list[str]:
     """The section."""
-    shapes = {"toy": TOY} if quick else {"deep": DEEP, "wide": WIDE._replace(n_layers=4)}
+    shapes = {"toy": TOY} if quick else {"deep": DEEP, "long": LONG, "wide": WIDE._replace(n_layers=4)}
     return [
         "Bytes of tensors alive above the loaded model, inputs included from the embedding on. They are counted as "
         "operations make them and Python lets them go, which is the same on every run (n = 1) and equals the peak of "
