@@ -38,6 +38,11 @@ Read = Callable[[int, Tensor], Tensor]
 BESIDE = 1 / 20
 
 
+def states_a_call(n_stream: int, n_text: int) -> tuple[int, int]:
+    """Up to how many text states of `n_text` rows run behind the stream, and how many in a call of their own."""
+    return max(1, int(n_stream * BESIDE) // n_text), max(1, n_stream // 2 // n_text)
+
+
 class Rows:
     """The rows of questions on one video, stream and text apart, and how a block computes either.
 
@@ -56,7 +61,7 @@ class Rows:
         longest = max(lengths)
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
         self.n_text = longest - n
-        self.together = max(1, n // 2 // self.n_text)
+        self.beside, self.together = states_a_call(n, self.n_text)
         at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
         self._angles = cos[:, at].to(self.device), sin[:, at].to(self.device)
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
@@ -79,8 +84,7 @@ class Rows:
     def step(self, node: Node, rows: Float[Tensor, "1 above d_model"]) -> Float[Tensor, "1 below d_model"]:
         """A node's stream and, behind it, its text states, from the rows of the node above."""
         n = self.plan.n_stream
-        few = len(node.texts) <= max(1, int(n * BESIDE) // self.n_text)
-        if few and not self._is_last(node.layer, node.changes):
+        if len(node.texts) <= self.beside and not self._is_last(node.layer, node.changes):
             return self.stream_step(node.layer, node.changes, rows, None, node.texts)
         kv = LayerKV()
         stream = self.stream_step(node.layer, node.changes, rows, kv)

@@ -33,7 +33,7 @@ from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_le
 from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, LETTERED
 from hookedvid.study.study import Plan, Reuse
-from hookedvid.sweep import BESIDE
+from hookedvid.sweep import states_a_call
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -235,7 +235,7 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     """Bytes at the peak of a sweep's walk, its weights apart; see the module."""
     row, n, n_text = size * lm.d_model, plan.n_stream, _text_rows(plan)
     keys = size * n * 2 * lm.n_kv_heads * lm.d_head
-    at_once, few = max(1, n // 2 // n_text), max(1, int(n * BESIDE) // n_text)
+    few, at_once = states_a_call(n, n_text)
 
     def walk(nodes: Sequence[Node], held: int, states: int) -> int:
         peak = 0
