@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from hookedvid.inputs import from_tokens
+from hookedvid.study.estimate import sweep_memory
 from hookedvid.sweep import Sweep
+from hookedvid.sweep import sweep as swept_together
 from models import one_thread as one_thread
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
@@ -17,7 +19,7 @@ from benchmarks import exit, sweep
 from benchmarks.__main__ import TABLES, main, sections
 from benchmarks.bound import work
 from benchmarks.measuring import Alive, cost
-from benchmarks.models import TOY, Bridge, Masked, Shape, apart, build, config, joined, questions, samples, study
+from benchmarks.models import DEEP, TOY, Bridge, Masked, Shape, apart, build, config, joined, questions, samples, study
 
 ON_CPU = tuple(t for t in TABLES if t != "cuda")
 
@@ -97,6 +99,18 @@ def test_the_bound_at_a_7b_models_shape_is_the_known_one():
     found = work(config(shape), x.layout, joined(study(28)))
     assert (found.distinct, found.blocks, found.last) == (105, 823, 53)
     assert found.bound(1) == pytest.approx(3.73, abs=0.01)
+
+
+def test_a_sweep_of_several_questions_takes_about_what_a_forward_takes():
+    """At real widths; all 28 layers, with more states of text on the way, are in the benchmark of memory."""
+    shape = DEEP._replace(n_layers=8)
+    model, conditions = build(shape), joined(study(8))
+    inputs = questions(model, shape, 3)
+    forward = cost(lambda: model(inputs[0], logits_to_keep=1)).peak
+    swept = cost(lambda: swept_together(model, inputs, conditions)).peak
+    assert swept <= 1.15 * forward
+    said = sweep_memory(model.cfg.lm, Sweep(8, inputs, conditions), 4)
+    assert said == pytest.approx(swept, rel=0.15)
 
 
 def test_alive_bytes_are_those_held_at_once():

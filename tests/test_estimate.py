@@ -19,7 +19,7 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import expected
 from hookedvid.sharing import Sweep
 from hookedvid.study import protocols
-from hookedvid.study.estimate import Estimate, estimate, sweep_flops, sweep_memory
+from hookedvid.study.estimate import Estimate, _forward_memory, estimate, sweep_flops, sweep_memory
 from hookedvid.study.records import Records
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
@@ -132,6 +132,13 @@ def test_a_sweeps_memory_is_about_what_the_allocator_counts(n_questions):
     said = sweep_memory(m.cfg.lm, Sweep(5, x, conditions), 4)
     # Toy widths: angles, rotated copies and masks weigh as much as an MLP of 96.
     assert 0.3 < said / peak < 1.5
+
+
+def test_a_sweep_at_seven_billion_takes_no_more_memory_than_a_forward():
+    layout = laid_out(32, 14, "none", 15, 100)
+    x = VideoInputs(torch.zeros(1, layout.n_tokens, dtype=torch.long), (layout,), (torch.empty(32, 3, 0, 0),))
+    one, three = (sweep_memory(SEVEN_B.lm, Sweep(28, [x] * n, full_study(28, 4)), 2) for n in (1, 3))
+    assert one <= three <= _forward_memory(SEVEN_B.lm, layout.n_tokens, 2)
 
 
 def test_the_command_prints_the_plan_and_runs_nothing(model, annotations, tmp_path, capsys, monkeypatch):

@@ -109,6 +109,7 @@ def test_many_states_may_ride_behind_the_stream(monkeypatch):
         return whole(self, layer, changes, rows, kv, beside)
 
     monkeypatch.setattr(sweeping, "BESIDE", 1 / 2)
+    monkeypatch.setattr(sweeping, "APART", 1 / 2)
     monkeypatch.setattr(Rows, "stream_step", counted)
     assert worst(m, x, [(), *((LV_K.at(LayerRange(i)),) for i in (1, 3)), (VT_K.at(LayerRange(2)),), *edits]) <= EXACT
     assert max(ridden) >= 6
@@ -258,8 +259,9 @@ def test_a_session_runs_the_stream_only_where_it_changes(monkeypatch):
     m, x = model("llava-video"), asked("llava-video")[0]
     kept, scarce = Session(m, x), Session(m, x, device_memory=0)
     ran = []
-    whole = type(m.blocks[0]).forward
-    monkeypatch.setattr(type(m.blocks[0]), "forward", lambda self, r, *a: ran.append(r.shape[1]) or whole(self, r, *a))
+    block = type(m.blocks[0])
+    whole = block.after_attn
+    monkeypatch.setattr(block, "after_attn", lambda self, r, *a: ran.append(r.shape[1]) or whole(self, r, *a))
     n = Sweep(N, [x], [()]).n_stream
     kept.logits([LV_K.at(LayerRange(3))])
     assert n not in ran and len(ran) == N - 3
@@ -272,6 +274,18 @@ def test_a_session_runs_the_stream_only_where_it_changes(monkeypatch):
     ran.clear()
     scarce.logits([LV_K])
     assert ran.count(n) == N - 1
+
+
+def test_an_mlp_takes_some_rows_at_a_time_and_all_where_something_writes_to_them(monkeypatch):
+    m, x = model("llava-video"), asked("llava-video")[:1]
+    n, ran = Sweep(N, x, [()]).n_stream, []
+    whole = type(m.blocks[0].mlp).forward
+    monkeypatch.setattr(type(m.blocks[0].mlp), "forward", lambda self, r: ran.append(r.shape[1]) or whole(self, r))
+    sweep(m, x, [()])
+    assert max(ran) <= n / 4 + 1 and sum(ran) == (N - 1) * n + N * (x[0].layout.n_tokens - n)
+    ran.clear()
+    sweep(m, x, [(Edit("mlp_out", 2, lambda z: z * 0.5, "video[1]"),)])
+    assert sum(r >= n for r in ran) == 1
 
 
 # ---- what it evaluates -----------------------------------------------------------------------------------------
@@ -307,7 +321,7 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
     m, x = model("llava-video"), asked("llava-video")
     plan = Sweep(N, x, full_study(N, 2))
     ran = {"stream": 0, "text": 0}
-    whole = type(m.blocks[0]).forward
+    whole = type(m.blocks[0]).after_attn
 
     def counted(self, resid, ctx, kv=None):
         states = ctx.allowed if isinstance(ctx.allowed, Joined) else None
@@ -315,7 +329,7 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
         ran["text"] += 0 if states is None else len(states.states.own)
         return whole(self, resid, ctx, kv)
 
-    monkeypatch.setattr(type(m.blocks[0]), "forward", counted)
+    monkeypatch.setattr(type(m.blocks[0]), "after_attn", counted)
     cells = []
     sweep(m, x, full_study(N, 2), cells.append)
     assert ran == {"stream": plan.counts.stream, "text": plan.counts.text_states}

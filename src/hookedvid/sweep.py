@@ -8,6 +8,7 @@
 """
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,13 +35,18 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
 Read = Callable[[int, Tensor], Tensor]
-# Up to which part of the stream's rows states join its call: more would show in the memory it takes.
-BESIDE = 1 / 20
+# How many rows at a time, as a part of the stream's: more would show in the memory a sweep takes.
+BESIDE, APART, IN_MLP = 1 / 20, 1 / 3, 1 / 4
 
 
 def states_a_call(n_stream: int, n_text: int) -> tuple[int, int]:
     """Up to how many text states of `n_text` rows run behind the stream, and how many in a call of their own."""
-    return max(1, int(n_stream * BESIDE) // n_text), max(1, n_stream // 2 // n_text)
+    return max(1, int(n_stream * BESIDE) // n_text), max(1, int(n_stream * APART) // n_text)
+
+
+def mlp_rows(n_stream: int) -> int:
+    """How many rows an MLP takes at a time."""
+    return math.ceil(n_stream * IN_MLP)
 
 
 class Rows:
@@ -62,6 +68,7 @@ class Rows:
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
         self.n_text = longest - n
         self.beside, self.together = states_a_call(n, self.n_text)
+        self.in_mlp = mlp_rows(n)
         at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
         self._angles = cos[:, at].to(self.device), sin[:, at].to(self.device)
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
@@ -88,7 +95,10 @@ class Rows:
             return self.stream_step(node.layer, node.changes, rows, None, node.texts)
         kv = LayerKV()
         stream = self.stream_step(node.layer, node.changes, rows, kv)
-        return torch.cat([stream, self.text_step(node.layer, node.texts, rows[:, n:], kv)], 1)
+        below = pad(stream, (0, 0, 0, len(node.texts) * self.n_text))
+        del stream
+        self.text_step(node.layer, node.texts, rows[:, n:], kv, below[:, n:])
+        return below
 
     # ---- the stream ----------------------------------------------------------------------------------------
 
@@ -110,8 +120,18 @@ class Rows:
             rows = rows[:, :n]
         elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
             rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
-        with self.model.hooks([*self._hooks(0, changes), *self._text_hooks(beside, n)]):
-            return block(rows, self._context(n, len(beside), allowed, causal=mask is None), kv)
+        hooks = [*self._hooks(0, changes), *self._text_hooks(beside, n)]
+        return self._through(block, rows, self._context(n, len(beside), allowed, causal=mask is None), kv, hooks)
+
+    def _through(self, block: Any, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list) -> Tensor:
+        """Rows after a block; its MLP, which needs the most memory, takes them in pieces unless a hook wants all."""
+        with self.model.hooks(hooks):
+            rows = block.after_attn(rows, ctx, kv)
+            if hooks:
+                return block.after_mlp(rows)
+        for some in rows.tensor_split(math.ceil(rows.shape[1] / self.in_mlp), dim=1):
+            some[:] = block.after_mlp(some)
+        return rows
 
     def _is_last(self, layer: int, changes: Changes) -> bool:
         return layer == self.plan.n_layers - 1 and not any(isinstance(k, Placed) for k, _ in changes)
@@ -135,17 +155,21 @@ class Rows:
 
     # ---- the text ------------------------------------------------------------------------------------------
 
-    def text_step(self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV) -> Tensor:
-        """States after a block, from all states above, in calls of fewer rows than the stream has."""
+    def text_step(
+        self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV, out: Tensor | None = None
+    ) -> Tensor:
+        """States after a block (in `out`, if given), from all states above, in calls of some at a time."""
         block = self.model.blocks[layer]
         assert kv.k is not None and kv.v is not None
         held = kv.k, kv.v
-        below = []
-        for some in (steps[i : i + self.together] for i in range(0, len(steps), self.together)):
+        if out is None:
+            out = texts.new_empty(1, len(steps) * self.n_text, texts.shape[2])
+        for i in range(0, len(steps), self.together):
+            some = steps[i : i + self.together]
             ctx = self._context(0, len(some), Joined(self._states(some), held=held))
-            with self.model.hooks(self._text_hooks(some, 0)):
-                below.append(block(self._above(some, texts), ctx))
-        return torch.cat(below, 1) if len(below) > 1 else below[0]
+            rows = slice(i * self.n_text, (i + len(some)) * self.n_text)
+            out[:, rows] = self._through(block, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
+        return out
 
     def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:
         return texts[0].unflatten(0, (-1, self.n_text))[[t.parent for t in steps]].flatten(0, 1)[None]

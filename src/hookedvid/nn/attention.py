@@ -183,6 +183,7 @@ class Attention(nn.Module):
         q = self.hook_q(self._project(self.q, self.n_heads, normalized, attn_in, norm, self.hook_q_input))
         k = self.hook_k(self._project(self.k, self.n_kv_heads, normalized, attn_in, norm, self.hook_k_input))
         v = self.hook_v(self._project(self.v, self.n_kv_heads, normalized, attn_in, norm, self.hook_v_input))
+        del normalized  # attention needs the room
         if ctx.cos is not None and ctx.sin is not None:
             q, k = self.hook_rot_q(rotate(q, ctx.cos, ctx.sin)), self.hook_rot_k(rotate(k, ctx.cos, ctx.sin))
         if kv is not None:

@@ -38,8 +38,17 @@ class Block(nn.Module):
         self, resid: Float[Tensor, "batch pos d_model"], ctx: AttnContext, kv: LayerKV | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after this block."""
+        return self.after_mlp(self.after_attn(resid, ctx, kv))
+
+    def after_attn(
+        self, resid: Float[Tensor, "batch pos d_model"], ctx: AttnContext, kv: LayerKV | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream between attention and MLP."""
         resid = self.hook_resid_pre(resid)
         resid = resid + self.hook_attn_out(self.attn(branch(self.hook_attn_in, resid), self.ln1, ctx, kv))
-        resid = self.hook_resid_mid(resid)
+        return self.hook_resid_mid(resid)
+
+    def after_mlp(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the MLP, where every row is on its own: any of them may be given."""
         resid = resid + self.hook_mlp_out(self.mlp(self.ln2(branch(self.hook_mlp_in, resid))))
         return self.hook_resid_post(resid)

@@ -58,17 +58,20 @@ class States:
         z, lse = z.view_as(grouped), lse.view(grouped.shape[:-1])
         seen_z, seen_lse = torch.zeros_like(z), torch.full_like(lse, float("-inf"))
         for view in self.views:
-            if view.columns is not None and not len(view.columns):
-                continue
-            rows = grouped if len(view.states) == len(q) else grouped[view.states]
-            of_kv = rows.permute(1, 2, 0, 3, 4)  # all rows of a kv_head together: its keys are read once
-            keys, values = (_columns(x, view) for x in (stream_k, stream_v))
-            may = None if view.may is None else view.may.repeat(of_kv.shape[1] * of_kv.shape[2], 1)[None, None]
-            a, b = with_lse(of_kv.flatten(1, 3)[:, None], keys, values, may, explicit=self.explicit)
-            a, b = a.view_as(of_kv).permute(2, 0, 1, 3, 4), b.view(of_kv.shape[:-1]).permute(2, 0, 1, 3)
-            seen_z[view.states], seen_lse[view.states] = a, b.to(seen_lse.dtype)
+            if view.columns is None or len(view.columns):
+                rows = grouped if len(view.states) == len(q) else grouped[view.states]
+                seen_z[view.states], own_lse = self._seen(view, rows, stream_k, stream_v)
+                seen_lse[view.states] = own_lse.to(seen_lse.dtype)
         merged = merge(z, lse, seen_z, seen_lse)
         return merged.permute(0, 3, 1, 2, 4).reshape(1, len(q) * n_text, -1, q.shape[-1])
+
+    def _seen(self, view: View, rows: Tensor, stream_k: Tensor, stream_v: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of a view's states to the stream, and its log-sum-exps, in the order of their rows."""
+        of_kv = rows.permute(1, 2, 0, 3, 4)  # all rows of a kv_head together: its keys are read once
+        keys, values = (_columns(x, view) for x in (stream_k, stream_v))
+        may = None if view.may is None else view.may.repeat(of_kv.shape[1] * of_kv.shape[2], 1)[None, None]
+        z, lse = with_lse(of_kv.flatten(1, 3)[:, None], keys, values, may, explicit=self.explicit)
+        return z.view_as(of_kv).permute(2, 0, 1, 3, 4), lse.view(of_kv.shape[:-1]).permute(2, 0, 1, 3)
 
 
 @dataclass(frozen=True, eq=False)

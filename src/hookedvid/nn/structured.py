@@ -283,7 +283,8 @@ def merge(z_a: Tensor, lse_a: Tensor, z_b: Tensor, lse_b: Tensor) -> Tensor:
     """Attention to the keys of a and b together, from outputs and log-sum-exps of each; zero where both are empty."""
     top = torch.maximum(lse_a, lse_b).detach()
     a, b = ((x - top.masked_fill(top == float("-inf"), 0.0)).exp()[..., None] for x in (lse_a, lse_b))
-    return ((z_a * a + z_b * b) / (a + b).masked_fill(a + b == 0, 1.0)).to(z_a.dtype)
+    total = (a + b).masked_fill_(a + b == 0, 1.0)
+    return (z_a * a).addcmul_(z_b, b).div_(total).to(z_a.dtype)
 
 
 def _gives_lse(*tensors: Tensor) -> bool:

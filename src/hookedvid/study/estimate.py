@@ -7,8 +7,8 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 * A forward of N rows: b N (3 d + 2 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
   keys and values. `layers` also keeps the stream before every block: b N d n_layers.
 * A sweep: a stream [video and before, d] for each branching of the tree above a block, the text states of every block
-  on the way there, and what a forward of the stream (few states of text behind it), or of the texts run at once, has
-  inside a block.
+  on the way there, and what the stream (few states of text behind it), or the texts run at once, take inside a block:
+  of N rows b N (6 d + 2 kv) in attention, then b (N (2 d + kv) + n (2 d + 2 d_mlp)), n rows at a time in the MLP.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -33,7 +33,7 @@ from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_le
 from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, LETTERED
 from hookedvid.study.study import Plan, Reuse
-from hookedvid.sweep import states_a_call
+from hookedvid.sweep import mlp_rows, states_a_call
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -237,15 +237,20 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     keys = size * n * 2 * lm.n_kv_heads * lm.d_head
     few, at_once = states_a_call(n, n_text)
 
+    def inside(rows: int) -> int:
+        kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, min(rows, mlp_rows(n))
+        in_attention = rows * (6 * lm.d_model + 2 * kv)
+        return size * max(in_attention, rows * (2 * lm.d_model + kv) + in_mlp * 2 * (lm.d_model + lm.d_mlp))
+
     def walk(nodes: Sequence[Node], held: int, states: int) -> int:
         peak = 0
         for i, node in enumerate(nodes):
             kept = held + (i < len(nodes) - 1) * n * row
             made = len(node.texts) * n_text * row
             together = n + (len(node.texts) * n_text if len(node.texts) <= few else 0)
-            on_stream = held + states + (_forward_memory(lm, together, size) if node.children else n * row + keys)
-            inside = _forward_memory(lm, min(at_once, len(node.texts)) * n_text, size)
-            on_texts = kept + n * row + keys + states + made + inside
+            on_stream = held + states + (inside(together) if node.children else n * row + keys)
+            at_work = inside(min(at_once, len(node.texts)) * n_text)
+            on_texts = held + 2 * n * row + keys + states + made + at_work
             above = states if i < len(nodes) - 1 else 0
             peak = max(peak, on_stream, on_texts, walk(node.children, kept, above + made))
         return peak
