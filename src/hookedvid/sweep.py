@@ -36,7 +36,7 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 Sources = Mapping[str, Any] | None
 Read = Callable[[int, Tensor], Tensor]
 # How many rows at a time, as a part of the stream's: more would show in the memory a sweep takes.
-BESIDE, APART, IN_MLP = 1 / 20, 1 / 3, 1 / 4
+BESIDE, APART, IN_MLP = 1 / 16, 1 / 3, 1 / 4
 
 
 def states_a_call(n_stream: int, n_text: int) -> tuple[int, int]:
@@ -129,7 +129,7 @@ class Rows:
             rows = block.after_attn(rows, ctx, kv)
             if hooks:
                 return block.after_mlp(rows)
-        for some in rows.tensor_split(math.ceil(rows.shape[1] / self.in_mlp), dim=1):
+        for some in rows.tensor_split(max(1, round(rows.shape[1] / self.in_mlp)), dim=1):
             some[:] = block.after_mlp(some)
         return rows
 
