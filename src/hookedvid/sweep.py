@@ -78,7 +78,7 @@ class Rows:
 
     def _forget(self) -> None:
         self._stream_masks: dict[Changes, Tensor | Structure] = {}
-        self._views: dict[tuple[int, Changes], tuple[Tensor | None, Tensor | None, Tensor]] = {}
+        self._views: dict[tuple[int, Changes], tuple[Tensor | None, Tensor | None, Tensor, bool]] = {}
         self._writes: dict[tuple[Placed, int], Write] = {}
 
     def under(self, plan: Sweep, sources: Sources) -> "Rows":
@@ -115,7 +115,10 @@ class Rows:
             kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(n, 0)))
             return rows[:, :n]
         mask = self._stream_mask(tuple(one for one in changes if not isinstance(one[0], Placed)))
-        allowed = Joined(self._states(beside), n, mask) if beside else mask
+        # A state that sees all before it goes on from an intact stream as any row does.
+        goes_on = mask is None and bool(beside) and self._view(beside[0])[3]
+        apart = beside[goes_on:]
+        allowed = Joined(self._states(apart), n, n + goes_on * self.n_text, mask) if apart else mask
         if not beside:
             rows = rows[:, :n]
         elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
@@ -184,17 +187,20 @@ class Rows:
     def _states(self, steps: Sequence[TextStep]) -> States:
         alike: dict[tuple, list[int]] = {}
         for i, t in enumerate(steps):
-            columns, may, _ = self._view(t)
+            columns, may, *_ = self._view(t)
             alike.setdefault((id(columns), id(may)), []).append(i)
         views = []
         for same in alike.values():
-            columns, may, _ = self._view(steps[same[0]])
+            columns, may, *_ = self._view(steps[same[0]])
             views.append(View(torch.tensor(same, device=self.device), columns, may))
         own = torch.stack([self._view(t)[2] for t in steps])
         return States(tuple(views), own, explicit=self.model.kernel == "eager")
 
-    def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other."""
+    def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor, bool]:
+        """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other.
+
+        Last, whether that is all before each row.
+        """
         cuts = tuple(one for one in step.changes if not isinstance(one[0], Placed))
         if (step.question, cuts) not in self._views:
             layout, n = self.plan.layouts[step.question], self.plan.n_stream
@@ -208,7 +214,8 @@ class Rows:
             may = None if bool(may.all()) else pad(may, (0, 0, 0, self.n_text - len(rows)), value=True)
             # Equal views are one object: states that look alike then share a call.
             columns, may = (self._once(x) for x in (columns, may))
-            self._views[step.question, cuts] = columns, may, own.to(self.device)
+            whole = torch.equal(mask, torch.ones_like(mask).tril(n))
+            self._views[step.question, cuts] = columns, may, own.to(self.device), whole
         return self._views[step.question, cuts]
 
     def _once(self, x: Tensor | None) -> Tensor | None:

@@ -211,12 +211,12 @@ class Attention(nn.Module):
         return z
 
     def _joined(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext, rows: Joined) -> Tensor:
-        n = rows.n_stream
-        stream = rows.held or (k[:, :n], v[:, :n])
+        n = rows.n_first
+        stream = rows.held or (k[:, : rows.n_stream], v[:, : rows.n_stream])
         text = rows.states.attend(q[:, n:], k[:, n:], v[:, n:], *stream)
         if not n:
             return text
-        return torch.cat([self._attend(q[:, :n], *stream, ctx._replace(allowed=rows.stream)), text], 1)
+        return torch.cat([self._attend(q[:, :n], k[:, :n], v[:, :n], ctx._replace(allowed=rows.first)), text], 1)
 
     def keys_values(
         self, attn_in: Float[Tensor, "batch pos d_model"], norm: RMSNorm | LayerNorm, ctx: AttnContext

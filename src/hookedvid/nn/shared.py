@@ -78,13 +78,15 @@ class States:
 class Joined:
     """What rows of one item may see of which the last are `states`.
 
-    held: keys and values of the stream where only states are among the rows; else `n_stream` rows stand before them,
-    which see of each other what `stream` says (None: what is not after them).
+    held: keys and values of the stream where only states are among the rows; else `n_stream` rows stand before them
+    and, up to row `n_first`, others that go on from these. The rows up to `n_first` see of each other what `first`
+    says (None: what is not after them).
     """
 
     states: States
     n_stream: int = 0
-    stream: Bool[Tensor, "1 1 stream stream"] | Structure | None = None
+    n_first: int = 0
+    first: Bool[Tensor, "1 1 first first"] | Structure | None = None
     held: tuple[Float[Tensor, "1 key kv_head d_head"], Float[Tensor, "1 key kv_head d_head"]] | None = None
 
 
