@@ -14,7 +14,7 @@ from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.families import small_config
 from hookedvid.flops import Costs, Flops
 from hookedvid.inputs import VIDEO, VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K
+from hookedvid.interventions import LV_K, VS_K, VT_K, Edit
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import expected
 from hookedvid.sharing import Sweep
@@ -138,7 +138,11 @@ def test_a_sweep_at_seven_billion_takes_no_more_memory_than_a_forward():
     layout = laid_out(32, 14, "none", 15, 100)
     x = VideoInputs(torch.zeros(1, layout.n_tokens, dtype=torch.long), (layout,), (torch.empty(32, 3, 0, 0),))
     one, three = (sweep_memory(SEVEN_B.lm, Sweep(28, [x] * n, full_study(28, 4)), 2) for n in (1, 3))
-    assert one <= three <= _forward_memory(SEVEN_B.lm, layout.n_tokens, 2)
+    forward = _forward_memory(SEVEN_B.lm, layout.n_tokens, 2)
+    assert one <= three <= forward
+    # Where an edit wants all rows of an MLP, a sweep takes what a forward takes there.
+    edited = sweep_memory(SEVEN_B.lm, Sweep(28, [x], [(Edit("mlp_out", 3, torch.zeros_like, "video"),), ()]), 2)
+    assert edited > 0.9 * forward > one
 
 
 def test_the_command_prints_the_plan_and_runs_nothing(model, annotations, tmp_path, capsys, monkeypatch):

@@ -353,9 +353,12 @@ def test_what_cannot_be_shared_is_refused():
         sweep(m, [x[0], other], [()])
     with pytest.raises(InputError, match="needs a video with a question after it"):
         sweep(m, [m.prepare(None, "what ?")], [()])
-    handle = m.blocks[1].hook_resid_post.register_forward_hook(lambda *_: None)
-    try:
-        with pytest.raises(InputError, match=r"hooks would see parts of them: \['blocks.1.hook_resid_post'\]"):
-            sweep(m, x, [()])
-    finally:
-        handle.remove()
+    session = Session(m, x[0])
+    for name in ("blocks.1.hook_resid_post", "blocks.1.mlp", "blocks.1"):
+        handle = m.get_submodule(name).register_forward_hook(lambda *_: None)
+        try:
+            for run in (lambda: sweep(m, x, [()]), session.logits):
+                with pytest.raises(InputError, match=rf"hooks would see parts of them: \['{name}'\]"):
+                    run()
+        finally:
+            handle.remove()

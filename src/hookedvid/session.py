@@ -77,6 +77,7 @@ class Session:
     @torch.no_grad()
     def logits(self, interventions: Any = None, sources: Mapping[str, Any] | None = None) -> Float[Tensor, " d_vocab"]:
         """Of the last position, as `model(inputs, interventions=…, sources=…)` gives them up to rounding."""
+        check_sweepable(self.model)
         plan = Sweep(self.model.cfg.n_layers, [self.inputs], [as_interventions(interventions)])
         path = list(_path(plan))
         first = min((n.layer for n in path if n.changes or n.texts[0].changes), default=len(path))

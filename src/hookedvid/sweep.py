@@ -308,6 +308,7 @@ def sweep(
 def check_sweepable(model: Any) -> None:
     """Raise InputError for a model whose rows cannot be run apart: hooks on it, or several devices."""
     hooked = [n for n, p in model.hook_dict.items() if listening(p)]
+    hooked += [n for n, m in model.named_modules() if n not in hooked and (m._forward_hooks or m._forward_pre_hooks)]
     if hooked:
         raise InputError(
             f"a sweep runs rows apart, so hooks would see parts of them: {hooked[:3]}; give Edit values, which say "

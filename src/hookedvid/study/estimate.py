@@ -8,7 +8,8 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
   keys and values. `layers` also keeps the stream before every block: b N d n_layers.
 * A sweep: a stream [video and before, d] for each branching of the tree above a block, the text states of every block
   on the way there, and what the stream (few states of text behind it), or the texts run at once, take inside a block:
-  of N rows b N (6 d + 2 kv) in attention, then b (N (2 d + kv) + n (2 d + 2 d_mlp)), n rows at a time in the MLP.
+  of N rows b N (6 d + 2 kv) in attention, then b (N (2 d + kv) + n (2 d + 2 d_mlp)), n rows at a time in the MLP
+  (all where a patch or an edit writes to them).
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -237,8 +238,9 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     keys = size * n * 2 * lm.n_kv_heads * lm.d_head
     few, at_once = states_a_call(n, n_text)
 
-    def inside(rows: int) -> int:
-        kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, min(rows, mlp_rows(n))
+    def inside(rows: int, changes: Sequence[Changes]) -> int:
+        written = any(isinstance(k, Placed) for several in changes for k, _ in several)
+        kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, rows if written else min(rows, mlp_rows(n))
         in_attention = rows * (6 * lm.d_model + 2 * kv)
         return size * max(in_attention, rows * (2 * lm.d_model + kv) + in_mlp * 2 * (lm.d_model + lm.d_mlp))
 
@@ -248,8 +250,10 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
             kept = held + (i < len(nodes) - 1) * n * row
             made = len(node.texts) * n_text * row
             together = n + (len(node.texts) * n_text if len(node.texts) <= few else 0)
-            on_stream = held + states + (inside(together) if node.children else n * row + keys)
-            at_work = inside(min(at_once, len(node.texts)) * n_text)
+            of_texts = [t.changes for t in node.texts]
+            in_block = inside(together, [node.changes, *of_texts]) if node.children else n * row + keys
+            on_stream = held + states + in_block
+            at_work = inside(min(at_once, len(node.texts)) * n_text, of_texts)
             on_texts = held + 2 * n * row + keys + states + made + at_work
             above = states if i < len(nodes) - 1 else 0
             peak = max(peak, on_stream, on_texts, walk(node.children, kept, above + made))
