@@ -65,9 +65,12 @@ def test_all_ways_give_the_same_logits():
     others = [Masked(model, "sdpa"), Masked(model, "eager"), Bridge(model)]
     with torch.no_grad():
         whole = model(x, logits_to_keep=1)[0, -1]
-        for kind, condition, _ in samples(study(TOY.n_layers), 1):
+        chosen = [(kind, condition) for kind, condition, _ in samples(study(TOY.n_layers), 1)]
+        swept = swept_together(model, [x], [condition for _, condition in chosen])[0]
+        for (kind, condition), from_sweep in zip(chosen, swept, strict=True):
             ours = model(x, interventions=condition, logits_to_keep=1)[0, -1]
             assert max(apart(ours, run(x, condition)) for run in others) <= 2e-5, kind
+            assert max(apart(from_sweep, run(x, condition)) for run in others) <= 2e-5, kind
             assert kind == "baseline" or apart(ours, whole) > 1e-2, "cutting moves logits, or equality says nothing"
 
 

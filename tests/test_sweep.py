@@ -65,10 +65,12 @@ def full_study(n: int, width: int) -> list[tuple[Intervention, ...]]:
 
 
 def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]) -> float:
-    """The largest difference of a logit to plain forwards."""
+    """The largest difference of a logit to plain forwards, by explicit scores under dense masks of `masks` alone."""
     found = sweep(m, inputs, conditions)
     off = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hookedvid.plan.structure", lambda *_: None)
+        patch.setattr(m, "kernel", "eager")
         for x, row in zip(inputs, found, strict=True):
             for condition, logits in zip(conditions, row, strict=True):
                 whole = m(x, interventions=condition, logits_to_keep=1)[0, -1]
@@ -84,6 +86,7 @@ OTHERS: list[tuple[Intervention, ...]] = [
     (EarlyExit(3), VT_K.at(LayerRange(0, 2))),
     (RandomEdges(LV_K),),
     (RandomEdges(VT_K.at(LayerRange(1, 3)), 3), LV_K.at(LayerRange(2))),
+    (VS_K.at(LayerRange(1)), RandomEdges(LV_K)),
     (Knockout("video", "video", relation="same_frame", keep_self=False),),
     (PATHWAYS["video→last"], PATHWAYS["video→question"].at(LayerRange(0, 3))),
     (Knockout("system", "video[2:5]"), Knockout("video[1]", "last")),
@@ -125,8 +128,12 @@ def test_float32_differs_by_rounding(kernel):
     assert worst(m, asked("llava-video", torch.float32), full_study(N, 2)) <= ROUNDED
 
 
-def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are():
-    """Rows apart and merged parts of attention may not cost precision; 1.1 for the luck of the draw."""
+@pytest.mark.parametrize("gives_lse", [True, False])
+def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are(gives_lse, monkeypatch):
+    """Rows apart and merged parts of attention may not cost precision, on a GPU (whose kernels keep their
+    log-sum-exps) as on a CPU; 1.1 for the luck of the draw."""
+    if not gives_lse:
+        monkeypatch.setattr("hookedvid.nn.structured._gives_lse", lambda *_: False)
     exact = model("llava-video", torch.float32)
     half = HookedVideoLLM.from_config(exact.cfg, tokenizer=exact.tokenizer)
     half.load_state_dict(exact.state_dict())
@@ -141,6 +148,15 @@ def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are():
             errors["plain"].append((plain.float() - true).square().mean())
     rms = {k: torch.stack(v).mean().sqrt().item() for k, v in errors.items()}
     assert 0 < rms["sweep"] <= 1.1 * rms["plain"], rms
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x * 0.5
+
+
+def averaged(x: torch.Tensor) -> torch.Tensor:
+    """Mixes the rows it is given, as the mean over a frame does."""
+    return x.mean(1, keepdim=True).expand_as(x)
 
 
 SELECTORS = ("video", "video[0]", "video[2:5]", "system", "question", "text", "last", "all", "template", "patches")
@@ -158,24 +174,31 @@ knockouts = st.builds(
 known = st.sampled_from([LV_K, VT_K, VS_K]).flatmap(
     lambda k: st.tuples(st.integers(0, N - 1), st.integers(1, N)).map(lambda r: k.at(LayerRange(r[0], min(N, sum(r)))))
 )
-mixes = st.lists(st.lists(st.one_of(known, knockouts), max_size=3).map(tuple), min_size=1, max_size=8)
+
+
+def edits(*at: str) -> st.SearchStrategy[Edit]:
+    points = st.sampled_from(["resid_pre", "q", "rot_k", "v", "z", "attn_out", "mlp.hook_post", "resid_post"])
+    fns = st.sampled_from([halved, averaged])
+    return st.builds(Edit, points, st.integers(0, N - 1), fns, st.sampled_from(at))
+
+
+cuts = st.one_of(known, knockouts)
+edited = st.lists(st.one_of(cuts, edits("video[1]", "patches", "question", "last")), max_size=3).map(tuple)
+# What an exit took from the sequence cannot be edited after it.
+left = st.builds(
+    lambda some, exit: (*some, exit), st.lists(st.one_of(cuts, edits("question", "last")), max_size=2),
+    st.builds(EarlyExit, st.integers(0, N - 1)),
+)  # fmt: skip
+random = st.builds(lambda some, seed: (*some, RandomEdges(LV_K, seed)), st.lists(cuts, max_size=1), st.integers(0, 3))
+mixes = st.lists(st.one_of(edited, left, random), min_size=1, max_size=8)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["longva", "llava-onevision", "llava-video", "internvideo2.5"]), mixes)
-def test_random_mixes_of_knockouts_equal_plain_forwards(family, conditions):
+@given(st.sampled_from(sorted(FAMILIES)), mixes)
+def test_random_mixes_equal_plain_forwards(family, conditions):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert worst(model(family), asked(family)[:2], conditions) <= EXACT
-
-
-def halved(x: torch.Tensor) -> torch.Tensor:
-    return x * 0.5
-
-
-def averaged(x: torch.Tensor) -> torch.Tensor:
-    """Mixes the rows it is given, as the mean over a frame does."""
-    return x.mean(1, keepdim=True).expand_as(x)
 
 
 # Writes to the stream, to the text, before and after an exit, at every kind of hook point, in the last block too.
@@ -281,7 +304,7 @@ def test_an_mlp_takes_some_rows_at_a_time_and_all_where_something_writes_to_them
     whole = type(m.blocks[0].mlp).forward
     monkeypatch.setattr(type(m.blocks[0].mlp), "forward", lambda self, r: ran.append(r.shape[1]) or whole(self, r))
     sweep(m, x, [()])
-    assert max(ran) <= n / 4 + 1 and sum(ran) == (N - 1) * n + N * (x[0].layout.n_tokens - n)
+    assert max(ran) <= 1.5 * n / 4 and sum(ran) == (N - 1) * n + N * (x[0].layout.n_tokens - n)
     ran.clear()
     sweep(m, x, [(Edit("mlp_out", 2, lambda z: z * 0.5, "video[1]"),)])
     assert sum(r >= n for r in ran) == 1

@@ -8,7 +8,6 @@
 """
 
 import copy
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,9 +43,9 @@ def states_a_call(n_stream: int, n_text: int) -> tuple[int, int]:
     return max(1, int(n_stream * BESIDE) // n_text), max(1, int(n_stream * APART) // n_text)
 
 
-def mlp_rows(n_stream: int) -> int:
-    """How many rows an MLP takes at a time."""
-    return math.ceil(n_stream * IN_MLP)
+def mlp_pieces(n_rows: int, n_stream: int) -> int:
+    """In how many pieces, near the size `IN_MLP` says, an MLP takes `n_rows` rows."""
+    return max(1, round(n_rows / (n_stream * IN_MLP)))
 
 
 class Rows:
@@ -68,7 +67,6 @@ class Rows:
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
         self.n_text = longest - n
         self.beside, self.together = states_a_call(n, self.n_text)
-        self.in_mlp = mlp_rows(n)
         at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
         self._angles = cos[:, at].to(self.device), sin[:, at].to(self.device)
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
@@ -132,7 +130,7 @@ class Rows:
             rows = block.after_attn(rows, ctx, kv)
             if hooks:
                 return block.after_mlp(rows)
-        for some in rows.tensor_split(max(1, round(rows.shape[1] / self.in_mlp)), dim=1):
+        for some in rows.tensor_split(mlp_pieces(rows.shape[1], self.plan.n_stream), dim=1):
             some[:] = block.after_mlp(some)
         return rows
 
@@ -149,7 +147,8 @@ class Rows:
         if not cuts:
             return None
         if cuts not in self._stream_masks:
-            rows, layout = torch.arange(self.plan.n_stream), self.plan.layouts[cuts[0][1]]
+            # Random edges are drawn in their question's layout; other cuts are the same to the stream in all.
+            rows, layout = torch.arange(self.plan.n_stream), self.plan.layouts[max(q for _, q in cuts)]
             knockouts = [k for k, _ in cuts if not isinstance(k, Placed)]
             calls = structure(layout, knockouts, rows, rows)
             mask = allowed(layout, knockouts, rows, rows)[None, None] if calls is None else calls

@@ -307,11 +307,12 @@ def with_lse(
     if not explicit and _gives_lse(q, k, v) and (may is None or bool(may.any(-1).all())):
         bias = None if may is None else torch.zeros_like(may, dtype=q.dtype).masked_fill_(~may, float("-inf"))
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias)
+    precise = torch.promote_types(q.dtype, torch.float32)
     step = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = []
     for i in range(0, q.shape[2], step):
-        scores = q[:, :, i : i + step] @ k.transpose(2, 3) * q.shape[-1] ** -0.5
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        # In float32 for half types, as fused kernels do: rounded scores would cost more than the merge is worth.
+        scores = q[:, :, i : i + step].to(precise) @ k.transpose(2, 3).to(precise) * q.shape[-1] ** -0.5
         if may is not None:
             scores = scores.masked_fill(~may[..., i : i + step, :], float("-inf"))
         empty = (scores == float("-inf")).all(-1, keepdim=True)

@@ -13,6 +13,7 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_le
 from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, LETTERED
 from hookedvid.study.study import Plan, Reuse
-from hookedvid.sweep import mlp_rows, states_a_call
+from hookedvid.sweep import mlp_pieces, states_a_call
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -240,7 +241,7 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
 
     def inside(rows: int, changes: Sequence[Changes]) -> int:
         written = any(isinstance(k, Placed) for several in changes for k, _ in several)
-        kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, rows if written else min(rows, mlp_rows(n))
+        kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, rows if written else math.ceil(rows / mlp_pieces(rows, n))
         in_attention = rows * (6 * lm.d_model + 2 * kv)
         return size * max(in_attention, rows * (2 * lm.d_model + kv) + in_mlp * 2 * (lm.d_model + lm.d_mlp))
 
