@@ -81,7 +81,7 @@ def measure(name: str, shape: Shape, rounds: int, device: torch.device = CPU, dt
     layout = questions(model, shape, 1)[0].layout
     least = work(model.cfg, layout, joined(kinds))
     forward = Costs(model.cfg, layout).of().decoder
-    rates = [matrix_rate(device, dtype, 2048 if device.type == "cpu" else 8192)]
+    rates = [matrix_rate(device, dtype, 512 if device.type == "cpu" else 8192)]
     rates += [least.video / min(found.sweeps["one"]), forward / min(found.ways["one forward"])]
     return [
         f"### {name}: {shape}", "", *_about(model, layout, len(joined(kinds)), least, rounds), "",

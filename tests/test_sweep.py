@@ -65,13 +65,12 @@ def full_study(n: int, width: int) -> list[tuple[Intervention, ...]]:
 
 
 def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]) -> float:
-    """The largest difference of a logit to plain forwards, by explicit scores under dense masks of `masks` alone."""
+    """The largest difference of a logit to plain forwards under dense masks, which `masks` alone defines."""
     found = sweep(m, inputs, conditions)
     off = 0.0
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("hookedvid.plan.structure", lambda *_: None)
-        patch.setattr(m, "kernel", "eager")
-        for x, row in zip(inputs, found, strict=True):
+        for x, row in zip(map(m.encoded, inputs), found, strict=True):
             for condition, logits in zip(conditions, row, strict=True):
                 whole = m(x, interventions=condition, logits_to_keep=1)[0, -1]
                 off = max(off, (whole - logits).abs().max().item())

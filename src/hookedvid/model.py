@@ -306,7 +306,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1)
         return [score_options(row[-1], inputs, i, self.cfg.n_tokens) for i, row in enumerate(logits)]
 
-    attention = read_attention  # (inputs, layers, queries, reduce, heads, interventions, sources) -> AttentionMap
+    attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
 
     @torch.no_grad()
     def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:
