@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from jaxtyping import config
 from torch import Tensor
 
 from hookedvid.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
@@ -32,6 +33,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_unchecked():
+    """For modules that import this: runs of whole studies, which checks of every call's shapes make twice as long."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @cache

@@ -12,6 +12,7 @@ from hookedvid.study.estimate import sweep_memory
 from hookedvid.sweep import Sweep
 from hookedvid.sweep import sweep as swept_together
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 

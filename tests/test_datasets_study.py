@@ -16,6 +16,7 @@ from hookedvid.study.manifest import Manifest
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from miniatures import BOUND
+from models import shapes_unchecked as shapes_unchecked
 
 STUDY = 'protocols = ["baseline"]\nn_resamples = 50\n'
 

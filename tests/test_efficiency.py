@@ -22,6 +22,7 @@ from hookedvid.study import efficiency, laws, protocols, summary
 from hookedvid.study.study import Study
 from models import LAW
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 N = 8
 

@@ -25,6 +25,7 @@ from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.sweep import sweep
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 from test_flops import SEVEN_B, laid_out
 from test_sweep import asked, full_study
 from test_sweep import model as small

@@ -47,6 +47,7 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.decoders import Decoders
+from models import shapes_unchecked as shapes_unchecked
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
 with Decoders(2, worker="faulty_worker") as decoders:
     run(laid, HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[2]), decoders=decoders)

@@ -23,6 +23,7 @@ from hookedvid.study.measures import MEASURES, Values
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.frames import read_clip
+from models import shapes_unchecked as shapes_unchecked
 
 LAW = settings(deadline=None, derandomize=True, max_examples=200)
 

@@ -30,6 +30,7 @@ from hookedvid.sweep import sweep
 from hookedvid.video.prompt import TEMPLATES, QuestionForm, Template
 from models import UNLIKE, random_model
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 

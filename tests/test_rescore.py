@@ -19,6 +19,7 @@ from hookedvid.study import rescoring, scoring
 from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.study.extractors import extractor
 from hookedvid.study.records import ROWS
+from models import shapes_unchecked as shapes_unchecked
 
 TEXTS = ("Answer: D", "B", "", "!!!!!!!!", "none of them")
 

@@ -31,6 +31,7 @@ from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.frames import read_clip
+from models import shapes_unchecked as shapes_unchecked
 
 NAMES = ("condition", "protocol", "knockout", "layer")  # of a row that conditions of two protocols share
 

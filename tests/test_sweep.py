@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import config
 
 import hookedvid.sweep as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
@@ -19,6 +20,7 @@ from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdge
 from hookedvid.session import Session
 from hookedvid.study import protocols
 from hookedvid.sweep import Rows, Sweep, sweep
+from models import shapes_unchecked as shapes_unchecked
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 
@@ -98,6 +100,14 @@ def test_the_study_and_odd_conditions_equal_plain_forwards(family):
     assert worst(model(family), asked(family), [*full_study(N, 2), *OTHERS]) <= EXACT
 
 
+def test_shapes_are_those_stated():
+    config.update("jaxtyping_disable", False)
+    try:
+        assert worst(model("llava-video"), asked("llava-video"), [*full_study(N, 4)[::3], *OTHERS[::2]]) <= EXACT
+    finally:
+        config.update("jaxtyping_disable", True)
+
+
 def test_many_states_may_ride_behind_the_stream(monkeypatch):
     """Of several questions, under knockouts and edits of their own; usually so few do that they look alike."""
     m, ridden = model("internvideo2.5"), []
@@ -137,7 +147,7 @@ def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are(gives_lse, monkeyp
     half = HookedVideoLLM.from_config(exact.cfg, tokenizer=exact.tokenizer)
     half.load_state_dict(exact.state_dict())
     half = half.to(torch.bfloat16)
-    conditions, x = full_study(N, 2), asked("llava-video", torch.float32)[:2]
+    conditions, x = full_study(N, 2)[::2], asked("llava-video", torch.float32)[:2]
     errors: dict[str, list[torch.Tensor]] = {"sweep": [], "plain": []}
     for q, row in zip(x, sweep(half, x, conditions), strict=True):
         for c, logits in zip(conditions, row, strict=True):
@@ -253,7 +263,8 @@ def test_patches_from_another_run_equal_plain_forwards():
 
 @pytest.mark.parametrize("family", ["llava-onevision", "internvideo2.5"])
 def test_a_session_equals_plain_forwards_and_its_memory_changes_no_bit(family):
-    m, x = model(family), asked(family)[0]
+    m = model(family)
+    x = m.encoded(asked(family)[0])
     whole = Session(m, x)
     assert whole.kept.residuals == dict.fromkeys(range(1, N), "device")
     size = whole.kept.device_bytes
@@ -267,11 +278,11 @@ def test_a_session_equals_plain_forwards_and_its_memory_changes_no_bit(family):
     assert {p for s in scarce for p in s.kept.keys_values.values()} == {"device", "cpu"}
     for s in scarce:
         assert s.kept.device_bytes <= size and set(s.kept.residuals) <= set(range(1, N))
-    for condition in [*full_study(N, 2), *OTHERS, *EDITS]:
+    for i, condition in enumerate([*full_study(N, 2), *OTHERS, *EDITS]):
         logits = whole.logits(condition)
         plain = m(x, interventions=condition, logits_to_keep=1)[0, -1]
         assert (plain - logits).abs().max() <= EXACT
-        for s in scarce:
+        for s in scarce if i % 3 == 0 else scarce[:1]:
             assert torch.equal(s.logits(condition), logits)
     assert whole.answer([LV_K]).probs == pytest.approx(m.answer(x, [LV_K]).probs, rel=1e-9)
 

@@ -13,6 +13,7 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.study.summary import Outcomes, Summary, summarise
+from models import shapes_unchecked as shapes_unchecked
 
 CARD = Path(find("tiny")) / "README.md"
 VIDEO_FAMILIES = ("static", "count", "temporal")
