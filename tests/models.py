@@ -43,6 +43,14 @@ def shapes_unchecked():
     config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def shapes_checked():
+    """For single tests of such a module."""
+    config.update("jaxtyping_disable", False)
+    yield
+    config.update("jaxtyping_disable", True)
+
+
 @cache
 def random_model(
     name: str, dtype: torch.dtype = torch.float64, kernel: str = "sdpa", n_layers: int = 3

@@ -15,6 +15,7 @@ from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
 from models import LAW, MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 # Knockouts between frames of InternVideo2.5 warn that its tokens mix them; these laws hold for them all the same.
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")

@@ -30,6 +30,8 @@ from models import (
     random_model,
     rich_inputs,
 )
+from models import shapes_checked as shapes_checked
+from models import shapes_unchecked as shapes_unchecked
 from test_memory import measure
 
 __all__ = ["one_thread"]
@@ -98,6 +100,7 @@ def reductions(model: HookedVideoLLM) -> list[str]:
     return ["none", "segments", "frames", *(["patches"] if model.cfg.projector.merge is None else [])]
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", VIDEO_MODELS)
 def test_a_reading_is_the_pattern_summed(name, cut):

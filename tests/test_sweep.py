@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 
 import hookedvid.sweep as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
@@ -20,6 +19,7 @@ from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdge
 from hookedvid.session import Session
 from hookedvid.study import protocols
 from hookedvid.sweep import Rows, Sweep, sweep
+from models import shapes_checked as shapes_checked
 from models import shapes_unchecked as shapes_unchecked
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
@@ -100,12 +100,9 @@ def test_the_study_and_odd_conditions_equal_plain_forwards(family):
     assert worst(model(family), asked(family), [*full_study(N, 2), *OTHERS]) <= EXACT
 
 
+@pytest.mark.usefixtures("shapes_checked")
 def test_shapes_are_those_stated():
-    config.update("jaxtyping_disable", False)
-    try:
-        assert worst(model("llava-video"), asked("llava-video"), [*full_study(N, 4)[::3], *OTHERS[::2]]) <= EXACT
-    finally:
-        config.update("jaxtyping_disable", True)
+    assert worst(model("llava-video"), asked("llava-video"), [*full_study(N, 4)[::3], *OTHERS[::2]]) <= EXACT
 
 
 def test_many_states_may_ride_behind_the_stream(monkeypatch):
