@@ -205,7 +205,7 @@ def test_a_lost_node_costs_nothing_but_time(laid, undisturbed, nodes, tmp_path):
 
     def remove(row, fresh):
         if timing.n_actors < 2:
-            time.sleep(0.5)  # so that the other is at work, too, before all is done
+            time.sleep(1)  # so that the other is at work, too, before all is done
         elif not stopped:
             (actor,) = (p for p in actors() if p.ppid() == raylet)
             actor.suspend()  # so that it has something when it is lost

@@ -125,7 +125,7 @@ def test_many_states_may_ride_behind_the_stream(monkeypatch):
 
 def test_markers_that_are_language_change_the_stream_and_are_told_apart():
     inputs = asked("internvideo2.5", markers=True)
-    assert worst(model("internvideo2.5"), inputs, [*full_study(N, 2), *OTHERS]) <= EXACT
+    assert worst(model("internvideo2.5"), inputs, [*full_study(N, 2)[::3], *OTHERS]) <= EXACT
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
@@ -199,7 +199,7 @@ random = st.builds(lambda some, seed: (*some, RandomEdges(LV_K, seed)), st.lists
 mixes = st.lists(st.one_of(edited, left, random), min_size=1, max_size=8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), mixes)
 def test_random_mixes_equal_plain_forwards(family, conditions):
     with warnings.catch_warnings():
@@ -275,7 +275,7 @@ def test_a_session_equals_plain_forwards_and_its_memory_changes_no_bit(family):
     assert {p for s in scarce for p in s.kept.keys_values.values()} == {"device", "cpu"}
     for s in scarce:
         assert s.kept.device_bytes <= size and set(s.kept.residuals) <= set(range(1, N))
-    for i, condition in enumerate([*full_study(N, 2), *OTHERS, *EDITS]):
+    for i, condition in enumerate([*full_study(N, 2)[::2], *OTHERS, *EDITS]):
         logits = whole.logits(condition)
         plain = m(x, interventions=condition, logits_to_keep=1)[0, -1]
         assert (plain - logits).abs().max() <= EXACT
