@@ -10,6 +10,15 @@ import torch
 torch.set_num_threads(1)
 
 
+# Modules that take longest are begun first, so that no process is left with one of them in the end.
+LONGEST = "sweep cluster study tiny benchmarks faults likelihood notebooks reading convert hub docs".split()
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def home(tmp_path_factory):
     """Nothing is kept in, or found in, the user's own cache."""
