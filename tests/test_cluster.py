@@ -26,6 +26,7 @@ from hookedvid.study.running import carry_out, run
 from hookedvid.study.schedule import Schedule
 from hookedvid.study.study import Study, plan
 from hookedvid.study.timing import Timing
+from models import shapes_unchecked as shapes_unchecked
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -50,7 +51,6 @@ from hookedvid.study.execution import Execution
 from hookedvid.study.running import carry_out
 from hookedvid.study.study import Study, plan
 from hookedvid.study.timing import Timing
-from models import shapes_unchecked as shapes_unchecked
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
 how = Execution(ray=sys.argv[3], n_decoders=1, worker="faulty_worker")
 carry_out(laid, cluster.engine(laid, {"name_or_path": "tiny"}, how, Timing()), Path(sys.argv[2]))

@@ -30,6 +30,7 @@ from hookedvid.study.study import Study, plan
 from hookedvid.study.timing import Timing
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
+from models import shapes_unchecked as shapes_unchecked
 
 STUDY = Study(protocols=("all-layers",))
 # Which of the 30 clips, of two questions each, is made to do what; the names are `faulty_worker`'s.
@@ -47,7 +48,6 @@ from hookedvid.model import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.decoders import Decoders
-from models import shapes_unchecked as shapes_unchecked
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
 with Decoders(2, worker="faulty_worker") as decoders:
     run(laid, HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[2]), decoders=decoders)

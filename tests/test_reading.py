@@ -201,6 +201,14 @@ def test_chosen_heads_are_those_heads_whatever_their_order(reduce):
         assert (some[1] - every[1][[6, 1, 0]]).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("reduce", ["none", "segments", "frames", "patches"])
+def test_maps_go_where_they_are_told_and_logits_stay(reduce):
+    model = random_model("llava-video")
+    read = model.attention(rich_inputs(model), reduce=reduce, device="meta")
+    assert {m.device.type for m in read.maps.values()} == {"meta"} and len(read.maps) == model.cfg.n_layers
+    assert read.logits.device.type == "cpu"
+
+
 @pytest.mark.parametrize("per_head", [False, True])
 def test_edits_of_the_mask_are_seen(per_head):
     model = random_model("longva")

@@ -311,6 +311,7 @@ def test_an_mlp_takes_some_rows_at_a_time_and_all_where_something_writes_to_them
     whole = type(m.blocks[0].mlp).forward
     monkeypatch.setattr(type(m.blocks[0].mlp), "forward", lambda self, r: ran.append(r.shape[1]) or whole(self, r))
     sweep(m, x, [()])
+    # Pieces of about a quarter: what is less than one and a half of them stays whole.
     assert max(ran) <= 1.5 * n / 4 and sum(ran) == (N - 1) * n + N * (x[0].layout.n_tokens - n)
     ran.clear()
     sweep(m, x, [(Edit("mlp_out", 2, lambda z: z * 0.5, "video[1]"),)])
