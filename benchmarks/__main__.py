@@ -5,20 +5,16 @@ Every table runs its variants in turn in one process. With --only, the other sec
 
 import argparse
 import importlib
-import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import threads
+from benchmarks.measuring import machine, threads
 
 # In the order of the file. What needs a GPU is left out where there is none.
 TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "structured", "cuda")
-PACKAGES = ("torch", "transformers", "transformer-lens")
 OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
 
@@ -30,19 +26,6 @@ section says otherwise. Of several rounds: the median, in brackets the range.
 Elsewhere, since they need a disk or minutes of their own: [reading attention](reading.md),
 [conversion](conversion.md), [a full-size model end to end](end_to_end.md).
 """
-
-
-def machine(n_threads: int) -> str:
-    """What a section ran on."""
-    name = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
-    load = f"load {os.getloadavg()[0]:.1f} at its start" if hasattr(os, "getloadavg") else ""
-    versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
-    ran = f"{name}, {os.cpu_count()} cores, {n_threads} thread{'s' * (n_threads > 1)}, {load}"
-    return f"{ran}; Python {platform.python_version()}, {versions}"
 
 
 def sections(text: str) -> dict[str, list[str]]:

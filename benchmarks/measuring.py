@@ -1,10 +1,14 @@
-"""Time, memory and rates of one call, and how a table prints several of them."""
+"""Time, memory and rates of one call, on what it ran, and how a table prints several of them."""
 
+import os
+import platform
 import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Device = torch.device
 CPU = Device("cpu")
+PACKAGES = ("torch", "transformers", "transformer-lens")
 
 
 class Cost(NamedTuple):
@@ -144,3 +149,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
         *(f"| {' | '.join(map(str, r))} |" for r in rows),
         "",
     ]
+
+
+def machine(n_threads: int) -> str:
+    """What a section ran on."""
+    name = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    load = f"load {os.getloadavg()[0]:.1f} at its start" if hasattr(os, "getloadavg") else ""
+    versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
+    ran = f"{name}, {os.cpu_count()} cores, {n_threads} thread{'s' * (n_threads > 1)}, {load}"
+    return f"{ran}; Python {platform.python_version()}, {versions}"

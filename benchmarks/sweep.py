@@ -26,6 +26,7 @@ from benchmarks.models import (
     study,
 )
 from hookedvid.flops import Costs
+from hookedvid.sharing import Sweep
 from hookedvid.sweep import sweep
 
 TITLE = "The whole study on one video"
@@ -41,15 +42,15 @@ class Way(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What rounds gave: seconds of each sweep and of each way's forwards (scaled), of these LV-K's protocols alone.
+    """What rounds gave: seconds of each sweep and, by way and sweep, of its forward a condition (scaled).
 
-    apart: of each way's logits to the sweep's; noise: of transformers' two kernels to each other. bitwise: how many
-    of our forwards' logits equal the sweep's, of how many.
+    plain: seconds of our forwards without interventions. apart: of each way's logits to the sweep's; noise: of
+    transformers' two kernels to each other. bitwise: how many of our forwards' logits equal the sweep's, of how many.
     """
 
     sweeps: dict[str, list[float]]
-    ways: dict[str, list[float]]
-    lv: list[float]
+    forwards: dict[tuple[str, str], list[float]]
+    plain: list[float]
     apart: dict[str, float]
     noise: float
     bitwise: tuple[int, int]
@@ -60,8 +61,8 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     if quick:
         return measure("toy", TOY, rounds or 1)
     return [
-        *measure("deep", DEEP, rounds or 3),
-        *measure("long", LONG, rounds or 2),
+        *measure("deep", DEEP, rounds or 2),
+        *measure("long", LONG, rounds or 3),
         *measure("wide", WIDE, rounds or 2),
     ]
 
@@ -82,7 +83,7 @@ def measure(name: str, shape: Shape, rounds: int, device: torch.device = CPU, dt
     least = work(model.cfg, layout, joined(kinds))
     forward = Costs(model.cfg, layout).of().decoder
     rates = [matrix_rate(device, dtype, 512 if device.type == "cpu" else 8192)]
-    rates += [least.video / min(found.sweeps["one"]), forward / min(found.ways["one forward"])]
+    rates += [least.video / min(found.sweeps["one"]), forward / min(found.plain)]
     return [
         f"### {name}: {shape}", "", *_about(model, layout, len(joined(kinds)), least, rounds), "",
         *_ratios(found, least), *_rates(rates, least, found),
@@ -90,44 +91,75 @@ def measure(name: str, shape: Shape, rounds: int, device: torch.device = CPU, dt
 
 
 def run(model: Any, inputs: list, kinds: dict[str, list[Condition]], ways: dict[str, Way], rounds: int) -> Found:
-    """Everything once a round, in an order that moves on from round to round."""
+    """Everything once a round: our forwards and transformers' sdpa between the blocks of each sweep, others after."""
     device, whole = model.device, joined(kinds)
     lv = [c for kind in LV for c in kinds[kind]]
-    asked = {"one": (1, whole), "three": (3, whole), "LV-K, one": (1, lv), "LV-K, three": (3, lv)}
-    sweeps, seconds_of = {k: [] for k in asked}, {k: [] for k in (*ways, "one forward")}
-    found = Found(sweeps, seconds_of, [], dict.fromkeys(ways, 0.0), 0.0, (0, 0))
-    order = [*ways, *asked]
+    asked = {
+        "one": (1, whole, (OURS, SDPA), tuple(kinds)),
+        "three": (3, whole, (OURS, SDPA), tuple(kinds)),
+        "LV-K, one": (1, lv, (OURS,), LV),
+        "LV-K, three": (3, lv, (OURS,), LV),
+    }
+    forwards: dict[tuple[str, str], list[float]] = {(way, what): [] for way in ways for what in asked}
+    found = Found({what: [] for what in asked}, forwards, [], dict.fromkeys(ways, 0.0), 0.0, (0, 0))
     equal = total = 0
     noise = 0.0
     for way in ways.values():
         _warm(way.run, inputs[0])
-    for r in range(rounds):
+    for _ in range(rounds):
         swept: dict[str, list[list[torch.Tensor]]] = {}
-        seen: dict[str, list[tuple[Condition, torch.Tensor]]] = {}
-        for what in order[r % len(order) :] + order[: r % len(order)]:
-            if what in asked:
-                n, conditions = asked[what]
-                seconds, swept[what] = timed(lambda n=n, c=conditions: sweep(model, inputs[:n], c), device)
-                found.sweeps[what].append(seconds)
-                continue
-            parts, seen[what] = _forwards(ways[what], inputs[0], device)
-            found.ways[what].append(sum(parts.values()))
-            if what == OURS:
-                found.lv.append(sum(parts[kind] for kind in LV))
-                found.ways["one forward"].append(parts["baseline"])
+        seen: dict[str, dict[Condition, torch.Tensor]] = {way: {} for way in ways}
+        for what, (n, conditions, beside, of) in asked.items():
+            timing = [(way, *one) for one in ways[OURS].plan if one[0] in of for way in beside]
+            calls = [lambda way=way, c=c: ways[way].run(inputs[0], c) for way, _, c, _ in timing]
+            seconds, swept[what], done = _in_turn(model, inputs[:n], conditions, calls)
+            found.sweeps[what].append(seconds)
+            for way in beside:
+                forwards[way, what].append(0.0)
+            for (way, kind, c, stands_for), (spent, last) in zip(timing, done, strict=True):
+                seen[way][c] = last
+                forwards[way, what][-1] += spent * stands_for
+                if way == OURS and kind == "baseline":
+                    found.plain.append(spent)
+        for way in (way for way in ways if way not in (OURS, SDPA)):
+            seconds = 0.0
+            for _, c, stands_for in ways[way].plan:
+                spent, seen[way][c] = timed(lambda way=way, c=c: ways[way].run(inputs[0], c), device)
+                seconds += spent * stands_for
+            for what in ("one", "three"):
+                forwards[way, what].append(seconds)
         logits = [dict(zip(whole, row, strict=True)) for row in (swept["one"][0], *swept["three"])]
-        for what, rows in seen.items():
-            far = [apart(a, of[c]) for c, a in rows for of in logits[:2]]
-            found.apart[what] = max(found.apart[what], *far)
-        eager = dict(seen[EAGER])
-        noise = max(noise, *(apart(a, eager[c]) for c, a in seen[SDPA] if c in eager))
-        equal += sum(torch.equal(a, logits[0][c]) for c, a in seen[OURS])
+        for way, rows in seen.items():
+            found.apart[way] = max(found.apart[way], *(apart(a, of[c]) for c, a in rows.items() for of in logits[:2]))
+        noise = max(noise, *(apart(a, seen[EAGER][c]) for c, a in seen[SDPA].items() if c in seen[EAGER]))
+        equal += sum(torch.equal(a, logits[0][c]) for c, a in seen[OURS].items())
         total += len(seen[OURS])
-        print({k: round(v[-1], 2) for k, v in (found.sweeps | found.ways).items()}, flush=True)
+        print({k: round(v[-1], 2) for k, v in (found.sweeps | forwards).items() if v}, flush=True)
     for x, of in zip(inputs[1:], logits[2:], strict=True):
         far = [apart(ways[OURS].run(x, c), of[c]) for _, c, _ in ways[OURS].plan[::2]]
         found.apart[OURS] = max(found.apart[OURS], *far)
     return found._replace(noise=noise, bitwise=(equal, total))
+
+
+def _in_turn(
+    model: Any, inputs: list, conditions: list[Condition], calls: list[Callable[[], torch.Tensor]]
+) -> tuple[float, list[list[torch.Tensor]], list[tuple[float, torch.Tensor]]]:
+    """A sweep's seconds and logits and those of each call: these run evenly between its blocks.
+
+    A machine's speed moves within minutes, by more than what is to be told here.
+    """
+    counts = Sweep(model.cfg.n_layers, inputs, conditions).counts
+    blocks, done = counts.stream + counts.keys_values, []
+
+    def progress(_: int) -> None:
+        nonlocal blocks_done
+        blocks_done += 1
+        while len(done) * blocks < blocks_done * len(calls):
+            done.append(timed(calls[len(done)], model.device))
+
+    blocks_done = 0
+    seconds, logits = timed(lambda: sweep(model, inputs, conditions, progress), model.device)
+    return seconds - sum(spent for spent, _ in done), logits, done
 
 
 @torch.no_grad()
@@ -136,17 +168,6 @@ def _warm(run: Callable[..., torch.Tensor], x: Any) -> None:
         for k in CUTS:
             run.masks(x, (k,))
     run(x, ())
-
-
-def _forwards(way: Way, x: Any, device: torch.device) -> tuple[dict[str, float], list[tuple[Condition, torch.Tensor]]]:
-    """Seconds of each kind's forwards, scaled from those timed, and the logits of these."""
-    parts: dict[str, float] = {}
-    rows = []
-    for kind, condition, stands_for in way.plan:
-        seconds, logits = timed(lambda c=condition: way.run(x, c), device)
-        parts[kind] = parts.get(kind, 0.0) + seconds * stands_for
-        rows.append((condition, logits))
-    return parts, rows
 
 
 def _few(plan: list[tuple[str, Condition, float]], kinds: tuple[str, ...]) -> list[tuple[str, Condition, float]]:
@@ -162,21 +183,22 @@ def _about(model: Any, layout: Any, n: int, least: Work, rounds: int) -> list[st
     return [
         f"{int(layout.mask('video').sum()):,} video tokens of {layout.n_tokens:,}; {n} conditions, {least.distinct} of "
         f"them distinct. A forward a condition runs {n * model.cfg.n_layers:,} blocks; a sweep needs {least.blocks} on "
-        f"rows of the video and {least.last} times keys and values alone. n = {rounds} rounds, in each of which every "
-        "way runs once: our forwards and transformers' sdpa on two conditions of each kind, eager on one, "
-        "TransformerLens on two in all, scaled by how many of the kind there are; a ratio is of one round. Dense masks "
-        "are made beforehand. Three questions are set against three times the forwards of one."
+        f"rows of the video and {least.last} times keys and values alone. n = {rounds} rounds. Our forwards and "
+        "transformers' sdpa run two conditions of each kind in every sweep, evenly between its blocks, since a "
+        "machine's speed moves within minutes; after them eager runs one of each kind, TransformerLens two in all. "
+        "Their seconds are scaled by how many of the kind there are; a ratio is of one round. Dense masks are made "
+        "beforehand. Three questions are set against three times the forwards of one."
     ]
 
 
 def _ratios(found: Found, least: Work) -> list[str]:
-    one, three = found.sweeps["one"], found.sweeps["three"]
+    def times(way: str, what: str, n: int, digits: int = 2) -> str:
+        return spread(over([n * s for s in found.forwards[way, what]], found.sweeps[what]), digits)
+
     rows: list[list[object]] = [
-        [way, spread(over(found.ways[way], one)), spread(over([3 * s for s in found.ways[way]], three)), f"{far:.1e}"]
-        for way, far in found.apart.items()
+        [way, times(way, "one", 1), times(way, "three", 3), f"{far:.1e}"] for way, far in found.apart.items()
     ]
-    lv = found.sweeps["LV-K, one"], found.sweeps["LV-K, three"]
-    lv_rows = [spread(over(found.lv, lv[0]), 1), spread(over([3 * s for s in found.lv], lv[1]), 1)]
+    lv_rows = [times(OURS, "LV-K, one", 1, 1), times(OURS, "LV-K, three", 3, 1)]
     rows.append(["our forwards, LV-K's protocols alone", *lv_rows, "as above"])
     rows.append(["bound by operations, against our forwards", f"{least.bound(1):.2f}", f"{least.bound(3):.2f}", ""])
     head = ["times as fast as", "one question a video", "three questions", "largest difference of a logit"]
@@ -188,7 +210,7 @@ def _rates(rates: list[float], least: Work, found: Found) -> list[str]:
     equal, total = found.bitwise
     return [
         f"The sweep takes {spread(found.sweeps['one'])} s for one question and {spread(found.sweeps['three'])} s for "
-        f"three, a plain forward {spread(found.ways['one forward'])} s. Transformers' sdpa and eager differ from each "
+        f"three, a plain forward {spread(found.plain)} s. Transformers' sdpa and eager differ from each "
         f"other by {found.noise:.1e}; {equal} of {total} of our forwards' logits are the sweep's bit for bit. The "
         "bound holds for exact methods that evaluate blocks whole, each distinct state once and of the video only "
         "rows a cut can have changed; it is in operations, so seconds can pass it where larger products run at a "

@@ -93,7 +93,11 @@ class Sweep:
         for layout in self.layouts:
             for c in self.conditions:
                 _check_condition(c, layout)
-        self._active = [active([_as_knockout(i, self.layouts[0]) for i in c], n_layers) for c in self.conditions]
+        # What a cut does to a layer it is at work in does not depend on its other layers.
+        self._active = [
+            [tuple(k.at(LayerRange()) for k in here) for here in active(given, n_layers)]
+            for given in ([_as_knockout(i, self.layouts[0]) for i in c] for c in self.conditions)
+        ]
         placed: dict[int, Placed] = {}
         self._placed: list[list[Placed]] = [
             [placed.setdefault(id(i), Placed(i)) for i in c if isinstance(i, Patch | Edit)] for c in self.conditions
@@ -141,7 +145,7 @@ class Sweep:
                 self._effects[memo] = self._touches(k, question, text)
             if self._effects[memo]:
                 drawn = question if text or isinstance(k, RandomEdges) else 0
-                found.append((k if isinstance(k, Placed) else k.at(LayerRange()), drawn))
+                found.append((k, drawn))
         return tuple(found)
 
     def _touches(self, k: Knockout | RandomEdges | Placed, question: int, text: bool) -> bool:
