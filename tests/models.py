@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module", autouse=True)
 def shapes_unchecked():
-    """For modules that import this: runs of whole studies, which checks of every call's shapes make twice as long."""
+    """For modules that import this: many or long runs, which checks of every call's shapes make twice as long."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

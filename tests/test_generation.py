@@ -10,6 +10,7 @@ from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Layer
 from hookedvid.nn.kv import KVCache
 from models import MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from hookedvid.inputs import VideoInputs
 from models import MODELS, ROUNDING, apart, random_inputs, random_model
 from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
 
 # Listening here takes another path through its layer: the explicit kernel, a mask, one product per head.
 SWITCHING = (
