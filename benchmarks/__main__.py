@@ -24,7 +24,7 @@ knockouts move logits. Times are processor time of the process and forwards end 
 section says otherwise. Of several rounds: the median, in brackets the range.
 
 Elsewhere, since they need a disk or minutes of their own: [reading attention](reading.md),
-[conversion](conversion.md), [a full-size model end to end](end_to_end.md).
+[what it holds](reading_memory.md), [conversion](conversion.md), [a full-size model end to end](end_to_end.md).
 """
 
 

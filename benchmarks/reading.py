@@ -1,17 +1,18 @@
 """What reading attention costs beside a forward that nobody reads: processor time and memory; write the table.
 
-    python -m benchmarks.reading --rounds 3 2 2
+    python benchmarks/reading.py --rounds 3 2
 
 Random decoders (no tower), float32, one thread. Every way runs in turn in one process, after one round to warm up at
-the smallest shape and one forward at the others. Two runs differ by more than a light reading costs, so the time inside
+the smaller shape and one forward at the larger. Two runs differ by more than a light reading costs, so the time inside
 the probes is also set against the rest of its own run. Readings under VT-K are set against the forward under VT-K.
-Memory is the process's peak resident size (Linux, /proc) above what it was before the call; what the call returns is
-in it, and grows with layers and queries, so the table tells the two apart.
+Memory is the process's peak resident size (Linux, /proc) above what it was before the call.
 """
 
 import argparse
 import ctypes
 import gc
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,33 +22,29 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.measuring import machine
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import VT_K
 from hookedvid.layout import Segment, TokenLayout
 from hookedvid.model import HookedVideoLLM
-from hookedvid.reading import AttentionMap, _Reader
+from hookedvid.reading import _Reader
 
 # glibc's mallopt: what is larger goes back to the system once freed. Else it stays, and blurs peaks by some 100 MiB.
 M_MMAP_THRESHOLD = -3
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX, QUESTION, OPTION, TEMPLATE = 15, 66, 8, 2  # with four options 115 tokens beside the video
 QWEN2 = {"d_vocab": 1000, "qkv_bias": True}
-# Widths of Qwen2-0.5B and Qwen2-7B; 32 frames of 64 tokens, and of 196 as LLaVA-OneVision has them. At 7B's width two
-# layers show what a layer's reading takes, at 0.5B's 28 layers what all of them hold.
+# Widths of Qwen2-0.5B and Qwen2-7B; 32 frames of 64 tokens, and of 196 as LLaVA-OneVision has them.
 SMALL = DecoderConfig(n_layers=6, d_model=896, n_heads=14, n_kv_heads=2, d_head=64, d_mlp=4864, **QWEN2)
 LARGE = DecoderConfig(n_layers=2, d_model=3584, n_heads=28, n_kv_heads=4, d_head=128, d_mlp=18944, **QWEN2)
-DEEP = replace(SMALL, n_layers=28)
 
 
 class Cost(NamedTuple):
-    """One call: processor seconds, those of them spent reading, bytes of peak memory, of these what is returned."""
+    """One call: processor seconds, those of them spent reading, bytes of peak memory."""
 
     cpu: float
     reading: float
     peak: int
-    returned: int
 
 
 class Clock:
@@ -94,7 +91,6 @@ def ways(model: HookedVideoLLM, inputs: VideoInputs, more: bool) -> dict[str, Ca
     found: dict[str, Callable[[], object]] = {
         "forward": lambda: model(inputs, logits_to_keep=1),
         'segments, queries="all"': reading("segments", "all"),
-        'segments, queries="text"': reading("segments", "text"),
         'none, queries="last"': reading("none", "last"),
     }
     if more:
@@ -129,14 +125,8 @@ def cost(call: Callable[[], object]) -> Cost:
         start = time.process_time()
         kept = call()
         cpu = time.process_time() - start
-    return Cost(cpu, clock.spent, resident("VmHWM") - before, returned(kept))
-
-
-def returned(kept: Any) -> int:
-    """Bytes of what a call gives beside logits: a reading's maps, or a cache."""
-    if isinstance(kept, AttentionMap):
-        return sum(m.nbytes for m in kept.maps.values())
-    return sum(t.nbytes for t in kept[1].values()) if isinstance(kept, tuple) else 0
+    del kept
+    return Cost(cpu, clock.spent, resident("VmHWM") - before)
 
 
 def measure(name: str, decoder: DecoderConfig, per_frame: int, rounds: int, more: bool) -> list[str]:
@@ -150,55 +140,49 @@ def measure(name: str, decoder: DecoderConfig, per_frame: int, rounds: int, more
             costs[way].append(cost(call))
             print(name, way, costs[way][-1], flush=True)
     d = decoder
-    weights = sum(w.nbytes for w in model.parameters()) >> 20
     shape = f"{d.n_layers} layers, d_model {d.d_model}, {d.n_heads}/{d.n_kv_heads} heads x {d.d_head}, d_mlp {d.d_mlp}"
-    shape += f"; {inputs.layout.n_tokens:,} tokens; weights {weights:,} MiB"
     rows = []
     plain, least = [], 0.0
     for way, found in costs.items():
         if way.startswith("forward"):
             plain, least = found, statistics.median(c.peak for c in found)
-        kept = found[0].returned
         ratios = [c.cpu / p.cpu for c, p in zip(found, plain, strict=True)]
         inside = [1 + c.reading / (c.cpu - c.reading) for c in found]
         peak = statistics.median(c.peak for c in found)
         rows.append(
-            f"| {shape} | {way} | {statistics.median(c.cpu for c in found):.2f} "
+            f"| {shape}; {inputs.layout.n_tokens:,} tokens | {way} | {statistics.median(c.cpu for c in found):.2f} "
             f"| {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) "
             f"| {statistics.median(inside):.3f} ({min(inside):.3f}–{max(inside):.3f}) | {peak / 2**20:,.0f} "
-            f"| {100 * (peak / least - 1):+.1f} % | {kept / 2**20:,.1f} | {100 * ((peak - kept) / least - 1):+.1f} % "
-            f"| {rounds} |"
+            f"| {100 * (peak / least - 1):+.1f} % | {rounds} |"
         )
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, nargs=3, default=(3, 2, 2), help="of the three shapes")
+    parser.add_argument("--rounds", type=int, nargs=2, default=(3, 2), help="of the small and the large shape")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "reading.md")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    small, large, deep = args.rounds
-    about = machine(1)
+    small, large = args.rounds
     rows = measure("small", SMALL, 64, small, more=True) if small else []
     rows += measure("large", LARGE, 196, large, more=False) if large else []
-    rows += measure("deep", DEEP, 196, deep, more=False) if deep else []
+    about = f"{platform.machine()}, {os.cpu_count()} cores shared with other work, one thread"
     head = [
         "# Reading attention against a forward nobody reads", "",
-        f"`python -m benchmarks.reading --rounds {small} {large} {deep}`; {about}; float32, kernel sdpa. Random "
-        "decoders without a tower, 32 frames; all layers are read. "
+        f"`python benchmarks/reading.py --rounds {small} {large}`; {about}; Python {platform.python_version()}, torch "
+        f"{torch.__version__}, float32, kernel sdpa. Random decoders without a tower, 32 frames; all layers are read. "
         "The ways take turns in one process. Processor time: median; the ratio is to the forward of the same round "
         "(under VT-K to that under VT-K), median and range; inside: 1 + the time in the probes / the rest of the same "
-        "run, median and range. Memory: peak resident size above that before the call (weights are not in it), what is "
-        "returned included; how much more that is than the forward's; what is returned beside logits; how much more "
-        "the peak is without that.",
+        "run, median and range. Memory: peak resident size above that before the call, what is returned included, and "
+        "how much more that is than the forward's.",
         "",
         "On a machine with other work plain forwards of one shape differ by more than a light reading costs, so "
         "between runs a ratio says little, and `inside` is the figure to quote.",
         "",
-        "| decoder | way | CPU, s | ratio | inside | peak, MiB | more | returned, MiB | more without it | rounds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| decoder | way | CPU, s | ratio | inside | peak, MiB | more | rounds |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     args.out.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
     print("\n".join(rows))
