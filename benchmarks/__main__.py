@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import machine, threads
+from benchmarks.measuring import threads
+from benchmarks.printing import machine
 
 # In the order of the file. What needs a GPU is left out where there is none.
-TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "structured", "cuda")
+TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "reading", "structured", "cuda")
 OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
 
@@ -23,8 +24,8 @@ it ran. Models are random, with weights of unit gain, for queries and keys 1.6, 
 knockouts move logits. Times are processor time of the process and forwards end at the last position's logits, unless a
 section says otherwise. Of several rounds: the median, in brackets the range.
 
-Elsewhere, since they need a disk or minutes of their own: [reading attention](reading.md),
-[what it holds](reading_memory.md), [conversion](conversion.md), [a full-size model end to end](end_to_end.md).
+Elsewhere, since they need a disk or minutes of their own: [conversion](conversion.md),
+[a full-size model end to end](end_to_end.md).
 """
 
 

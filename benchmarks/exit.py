@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.measuring import CPU, cost, mib, now, over, spread, table
+from benchmarks.measuring import CPU, cost, now
 from benchmarks.models import Condition, Shape, apart, build, questions
+from benchmarks.printing import mib, over, spread, table
 from hookedvid import VT_K, EarlyExit, LayerRange
 from hookedvid.flops import Costs
 

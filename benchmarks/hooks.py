@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import over, spread, table, timed
+from benchmarks.measuring import timed
 from benchmarks.models import TOY, Masked, Shape, apart, build, questions
+from benchmarks.printing import over, spread, table
 
 TITLE = "Idle hooks and cached residuals"
 SHAPE = Shape(6, 896, 14, 2, 4864, n_frames=32, prefix=15, text=100)  # Qwen2-0.5B's width

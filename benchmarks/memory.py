@@ -1,7 +1,8 @@
 """What a sweep holds in memory beside one naive forward."""
 
-from benchmarks.measuring import Cost, cost, mib, table
+from benchmarks.measuring import Cost, cost
 from benchmarks.models import CUTS, DEEP, LONG, TOY, WIDE, Shape, build, joined, questions, study
+from benchmarks.printing import mib, table
 from hookedvid.sweep import sweep
 
 TITLE = "Peak memory of a sweep"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.measuring import over, spread, table
 from benchmarks.models import TOY, Condition, Masked, Shape, apart, build, joined, questions, rms, study
+from benchmarks.printing import over, spread, table
 from hookedvid.sweep import sweep
 
 TITLE = "Precision"

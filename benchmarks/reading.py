@@ -1,27 +1,18 @@
-"""What reading attention costs beside a forward that nobody reads: processor time and memory; write the table.
+"""What reading attention costs beside a forward that nobody reads: processor time, and memory.
 
-    python benchmarks/reading.py --rounds 3 2
-
-Random decoders (no tower), float32, one thread. Every way runs in turn in one process, after one round to warm up at
-the smaller shape and one forward at the larger. Two runs differ by more than a light reading costs, so the time inside
-the probes is also set against the rest of its own run. Readings under VT-K are set against the forward under VT-K.
-Memory is the process's peak resident size (Linux, /proc) above what it was before the call.
+Two runs differ by more than a light reading costs, so the time inside the probes is also set against the rest of its
+own run. Readings under VT-K are set against the forward under VT-K.
 """
 
-import argparse
-import ctypes
-import gc
-import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.measuring import Alive, timed
+from benchmarks.printing import mib, over, spread, table
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import VT_K
@@ -29,22 +20,35 @@ from hookedvid.layout import Segment, TokenLayout
 from hookedvid.model import HookedVideoLLM
 from hookedvid.reading import _Reader
 
-# glibc's mallopt: what is larger goes back to the system once freed. Else it stays, and blurs peaks by some 100 MiB.
-M_MMAP_THRESHOLD = -3
-ROOT = Path(__file__).resolve().parents[1]
+TITLE = "Reading attention in all layers"
 PREFIX, QUESTION, OPTION, TEMPLATE = 15, 66, 8, 2  # with four options 115 tokens beside the video
 QWEN2 = {"d_vocab": 1000, "qkv_bias": True}
-# Widths of Qwen2-0.5B and Qwen2-7B; 32 frames of 64 tokens, and of 196 as LLaVA-OneVision has them.
+# Widths of Qwen2-0.5B and Qwen2-7B.
 SMALL = DecoderConfig(n_layers=6, d_model=896, n_heads=14, n_kv_heads=2, d_head=64, d_mlp=4864, **QWEN2)
+DEEP = replace(SMALL, n_layers=28)
 LARGE = DecoderConfig(n_layers=2, d_model=3584, n_heads=28, n_kv_heads=4, d_head=128, d_mlp=18944, **QWEN2)
+TINY = replace(SMALL, d_model=128, n_heads=4, d_head=32, d_mlp=704)
+# 32 frames of so many tokens; 196 as LLaVA-OneVision has them, which makes 6,387 tokens.
+SHAPES = {"shallow": (SMALL, 64, 3), "deep": (DEEP, 196, 2), "7B's width": (LARGE, 196, 2)}
+Reading = dict[str, Any]
+READINGS: tuple[Reading, ...] = (
+    {"reduce": "segments", "queries": "all"},
+    {"reduce": "segments", "queries": "all", "mean_queries": True},
+    {"reduce": "segments", "queries": "text"},
+    {"reduce": "frames", "queries": "video", "mean_queries": True},
+    {"reduce": "none", "queries": "last"},
+)
+UNDER_VT_K: tuple[Reading, ...] = (READINGS[1], READINGS[3])
+PATTERNS = "run_with_cache, all patterns"
+COLUMNS = ("way", "CPU, s", "ratio", "inside", "peak, MiB", "more", "maps, MiB", "more beside them")
 
 
-class Cost(NamedTuple):
-    """One call: processor seconds, those of them spent reading, bytes of peak memory."""
+class Held(NamedTuple):
+    """Bytes of tensors made in a call and alive at once, those of the maps it gave, logits of the last position."""
 
-    cpu: float
-    reading: float
     peak: int
+    maps: int
+    logits: torch.Tensor
 
 
 class Clock:
@@ -55,12 +59,12 @@ class Clock:
     def __enter__(self) -> "Clock":
         self.plain = plain = _Reader.__call__
 
-        def timed(*args: object) -> None:
+        def probe(*args: object) -> None:
             start = time.process_time()
             plain(*args)
             self.spent += time.process_time() - start
 
-        _Reader.__call__ = timed
+        _Reader.__call__ = probe
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,6 +72,7 @@ class Clock:
 
 
 def make(decoder: DecoderConfig, per_frame: int) -> tuple[HookedVideoLLM, VideoInputs]:
+    """A random decoder and 32 frames with a question and four options, without a tower."""
     model = HookedVideoLLM.from_config(VideoLLMConfig(family="text", decoder=decoder))
     layout = TokenLayout.of(
         [
@@ -82,111 +87,79 @@ def make(decoder: DecoderConfig, per_frame: int) -> tuple[HookedVideoLLM, VideoI
     return model, replace(model.inputs_from_tensors(ids), layouts=(layout,))
 
 
-def ways(model: HookedVideoLLM, inputs: VideoInputs, more: bool) -> dict[str, Callable[[], object]]:
-    """The calls; each is set against the last before it whose name begins with "forward"."""
-
-    def reading(reduce: Any, queries: str, cut: Any = None) -> Callable[[], object]:
-        return lambda: model.attention(inputs, queries=queries, reduce=reduce, interventions=cut)
-
-    found: dict[str, Callable[[], object]] = {
-        "forward": lambda: model(inputs, logits_to_keep=1),
-        'segments, queries="all"': reading("segments", "all"),
-        'none, queries="last"': reading("none", "last"),
-    }
-    if more:
-        found['frames, queries="text"'] = reading("frames", "text")
-        found['frames, queries="video"'] = reading("frames", "video")
-        found["run_with_cache, all patterns"] = lambda: model.run_with_cache(
-            inputs, names_filter="pattern", logits_to_keep=1
-        )
-    found["forward, VT-K"] = lambda: model(inputs, interventions=VT_K, logits_to_keep=1)
-    found['segments, queries="all", VT-K'] = reading("segments", "all", VT_K)
-    found['frames, queries="video", VT-K'] = reading("frames", "video", VT_K)
-    return found
-
-
-def resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
-
-
-def release() -> None:
-    """Give back what is free: making a model leaves hundreds of MiB behind."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 @torch.no_grad()
-def cost(call: Callable[[], object]) -> Cost:
-    release()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    with Clock() as clock:
-        start = time.process_time()
-        kept = call()
-        cpu = time.process_time() - start
-    del kept
-    return Cost(cpu, clock.spent, resident("VmHWM") - before)
+def held(call: Callable[[], Any]) -> Held:
+    """What one call holds."""
+    with Alive() as alive:
+        out = call()
+    if isinstance(out, torch.Tensor):
+        return Held(alive.peak, 0, out[0, -1])
+    if isinstance(out, tuple):  # with a cache
+        return Held(alive.peak, sum(pattern.nbytes for pattern in out[1].values()), out[0][0, -1])
+    return Held(alive.peak, sum(m.nbytes for m in out.maps.values()), out.logits)
 
 
-def measure(name: str, decoder: DecoderConfig, per_frame: int, rounds: int, more: bool) -> list[str]:
+def lines(quick: bool, rounds: int | None) -> list[str]:
+    """The section."""
+    shapes = {"toy": (TINY, 8, 1)} if quick else SHAPES
+    found = [line for name, (d, per, n) in shapes.items() for line in measure(name, d, per, rounds or n)]
+    return [
+        "Random decoders without a tower, float32, kernel sdpa; 32 frames. The ways take turns. Ratio: to the forward "
+        "of the same round, under VT-K to that under VT-K. Inside: 1 + the time in the probes over the rest of the "
+        "same run; a machine's speed moves by more than a light reading costs, so this is the figure to quote. Peaks "
+        "are bytes of live tensors beside the weights, in a call of its own: the same on every run. What is returned "
+        "counts, and stands apart as maps; `device=\"cpu\"` takes maps off a GPU layer by layer. Logits are bitwise "
+        "those of the forward that nobody reads.", "", *found,
+    ]  # fmt: skip
+
+
+def measure(name: str, decoder: DecoderConfig, per_frame: int, rounds: int) -> list[str]:
+    """One shape's table: each way a round in turn, then what each holds."""
     model, inputs = make(decoder, per_frame)
-    calls = ways(model, inputs, more)
-    for call in list(calls.values())[: None if more else 1]:
-        cost(call)
-    costs: dict[str, list[Cost]] = {way: [] for way in calls}
+    groups = [_ways(model, inputs, READINGS, ()), _ways(model, inputs, UNDER_VT_K, VT_K)]
+    if name in ("toy", "shallow"):  # all patterns at 6,387 tokens and 28 layers are 64 GB
+        groups[0][PATTERNS] = lambda: model.run_with_cache(inputs, names_filter="pattern", logits_to_keep=1)
+    calls = {way: call for group in groups for way, call in group.items()}
+    next(iter(calls.values()))()  # to warm up
+    seconds: dict[str, list[float]] = {way: [] for way in calls}
+    inside: dict[str, list[float]] = {way: [] for way in calls}
     for _ in range(rounds):
         for way, call in calls.items():
-            costs[way].append(cost(call))
-            print(name, way, costs[way][-1], flush=True)
+            with Clock() as clock:
+                spent = timed(call)[0]
+            seconds[way].append(spent)
+            inside[way].append(1 + clock.spent / (spent - clock.spent))
+            print(name, way, f"{spent:.2f} s, {clock.spent:.3f} in probes", flush=True)
+    rows: list[list[object]] = []
+    for group in groups:
+        plain, of = next(iter(group)), None
+        for way, call in group.items():
+            now = held(call)
+            of = of or now
+            assert torch.equal(now.logits, of.logits) or way == PATTERNS, way
+            row: list[object] = [way, spread(seconds[way]), "", "", mib(now.peak), "", "", ""]
+            if way != plain:
+                row[2:4] = spread(over(seconds[way], seconds[plain]), 3), spread(inside[way], 3)
+                more, beside = (f"{100 * (n / of.peak - 1):+.2f} %" for n in (now.peak, now.peak - now.maps))
+                row[5:] = more, mib(now.maps), beside
+            rows.append(row)
     d = decoder
-    shape = f"{d.n_layers} layers, d_model {d.d_model}, {d.n_heads}/{d.n_kv_heads} heads x {d.d_head}, d_mlp {d.d_mlp}"
-    rows = []
-    plain, least = [], 0.0
-    for way, found in costs.items():
-        if way.startswith("forward"):
-            plain, least = found, statistics.median(c.peak for c in found)
-        ratios = [c.cpu / p.cpu for c, p in zip(found, plain, strict=True)]
-        inside = [1 + c.reading / (c.cpu - c.reading) for c in found]
-        peak = statistics.median(c.peak for c in found)
-        rows.append(
-            f"| {shape}; {inputs.layout.n_tokens:,} tokens | {way} | {statistics.median(c.cpu for c in found):.2f} "
-            f"| {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) "
-            f"| {statistics.median(inside):.3f} ({min(inside):.3f}–{max(inside):.3f}) | {peak / 2**20:,.0f} "
-            f"| {100 * (peak / least - 1):+.1f} % | {rounds} |"
+    about = (
+        f"{d.n_layers} layers, d_model {d.d_model}, {d.n_heads}/{d.n_kv_heads} heads x {d.d_head}, d_mlp {d.d_mlp}; "
+        f"{inputs.layout.n_tokens:,} tokens; n = {rounds} rounds."
+    )
+    return [f"### {name}", "", about, "", *table(COLUMNS, rows)]
+
+
+def _ways(model: HookedVideoLLM, inputs: VideoInputs, readings: tuple[Reading, ...], cut: Any) -> dict[str, Callable]:
+    """The forward nobody reads, then readings of it."""
+    under = ", VT-K" if cut else ""
+    ways: dict[str, Callable] = {
+        f"forward{under}": lambda: model(inputs, interventions=cut, logits_to_keep=1),
+    }
+    for asked in readings:
+        mean = ", mean_queries" * ("mean_queries" in asked)
+        ways[f'{asked["reduce"]}, queries="{asked["queries"]}"{mean}{under}'] = lambda asked=asked: model.attention(
+            inputs, interventions=cut, **asked
         )
-    return rows
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, nargs=2, default=(3, 2), help="of the small and the large shape")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "reading.md")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    small, large = args.rounds
-    rows = measure("small", SMALL, 64, small, more=True) if small else []
-    rows += measure("large", LARGE, 196, large, more=False) if large else []
-    about = f"{platform.machine()}, {os.cpu_count()} cores shared with other work, one thread"
-    head = [
-        "# Reading attention against a forward nobody reads", "",
-        f"`python benchmarks/reading.py --rounds {small} {large}`; {about}; Python {platform.python_version()}, torch "
-        f"{torch.__version__}, float32, kernel sdpa. Random decoders without a tower, 32 frames; all layers are read. "
-        "The ways take turns in one process. Processor time: median; the ratio is to the forward of the same round "
-        "(under VT-K to that under VT-K), median and range; inside: 1 + the time in the probes / the rest of the same "
-        "run, median and range. Memory: peak resident size above that before the call, what is returned included, and "
-        "how much more that is than the forward's.",
-        "",
-        "On a machine with other work plain forwards of one shape differ by more than a light reading costs, so "
-        "between runs a ratio says little, and `inside` is the figure to quote.",
-        "",
-        "| decoder | way | CPU, s | ratio | inside | peak, MiB | more | rounds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    args.out.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
-    print("\n".join(rows))
-
-
-if __name__ == "__main__":
-    main()
+    return ways

@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks.measuring import cost, mib, over, spread, table, timed
+from benchmarks.measuring import cost, timed
 from benchmarks.models import TOY, Shape, build, joined, questions, study
+from benchmarks.printing import mib, over, spread, table
 from hookedvid.sweep import sweep
 
 TITLE = "Scaling of a sweep"

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import over, spread, table, timed
+from benchmarks.measuring import timed
+from benchmarks.printing import over, spread, table
 from hookedvid.interventions import LV_K, VS_K, VT_K, Knockout
 from hookedvid.layout import Segment, TokenLayout
 from hookedvid.masks import allowed

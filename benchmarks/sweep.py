@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.bound import Work, work
-from benchmarks.measuring import CPU, matrix_rate, over, spread, table, timed
+from benchmarks.measuring import CPU, matrix_rate, timed
 from benchmarks.models import (
     CUTS,
     DEEP,
@@ -25,6 +25,7 @@ from benchmarks.models import (
     samples,
     study,
 )
+from benchmarks.printing import over, spread, table
 from hookedvid.flops import Costs
 from hookedvid.sharing import Sweep
 from hookedvid.sweep import sweep

@@ -262,12 +262,33 @@ def test_a_row_without_keys_is_zero():
     assert (read[0][:, :-1].sum(-1) - 1).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("name", UNLIKE)
+def test_averaged_queries_are_means_over_those_of_each_segment_or_frame(name):
+    model = random_model(name)
+    inputs = rich_inputs(model)
+    padded = replace(inputs, tokens=torch.nn.functional.pad(inputs.tokens, (3, 0), value=PAD))
+    _, patterns = whole(model, inputs, VS_K.at(1))
+    for reduce in ("segments", "frames"):
+        columns = sets(inputs.layout, reduce)
+        for given, queries, heads in ((inputs, "text+video[1:3]", [5, 2]), (padded, "all", None)):
+            read = model.attention(
+                given, queries=queries, reduce=reduce, heads=heads, interventions=VS_K.at(1), mean_queries=True
+            )
+            rows = {k: p[inputs.layout.mask(queries)[p]] for k, p in columns.items()}
+            assert read.rows == tuple(k for k in read.labels if len(rows[k]))
+            for i in range(3):
+                mean = [expected(patterns[i], inputs.layout, "all", reduce)[:, rows[k]].mean(1) for k in read.rows]
+                assert (read[i] - torch.stack(mean, 1)[heads or slice(None)]).abs().max() <= 1e-12
+            table = read.to_frame()
+            assert set(table["query"]) == set(read.rows) and len(table) == sum(m.numel() for m in read.maps.values())
+
+
 def test_frames_by_frames_are_means_over_a_frames_queries():
     model = random_model("llava-next-video-qwen")
     inputs = rich_inputs(model)
     _, patterns = whole(model, inputs, VT_K.at(1))
     for queries in ("video", "all"):
-        read = model.attention(inputs, queries=queries, reduce="frames", interventions=VT_K.at(1))
+        read = model.attention(inputs, queries=queries, reduce="frames", interventions=VT_K.at(1), mean_queries=True)
         between = read.between_frames()
         assert between.shape == (3, 8, 4, 4)
         for f in range(4):
@@ -284,7 +305,7 @@ def test_markers_belong_to_no_frame():
     model = random_model("internvideo2.5")
     inputs = rich_inputs(model)
     assert "marker" in inputs.layout.roles
-    read = model.attention(inputs, queries="all", reduce="frames")
+    read = model.attention(inputs, queries="all", reduce="frames", mean_queries=True)
     _, patterns = whole(model, inputs)
     at = inputs.layout.positions("video[2]")
     assert (read.between_frames()[1, :, 2, 2] - patterns[1][:, at][:, :, at].sum(-1).mean(-1)).abs().max() <= 1e-12
@@ -444,8 +465,11 @@ def test_errors_name_what_exists():
         read[1]
     with pytest.raises(InputError, match='reduce="segments" or "frames"'):
         read.to_frame()
-    with pytest.raises(InputError, match='queries="video", reduce="frames"'):
-        read.between_frames()
+    refused(InputError, "mean_queries is for .* not 'none'", mean_queries=True)
+    for other in ({"mean_queries": False}, {"queries": "video[:3]"}, {"reduce": "segments"}):
+        asked = {"queries": "video", "reduce": "frames", "mean_queries": True} | other
+        with pytest.raises(InputError, match='queries="video", reduce="frames", mean_queries=True'):
+            random_model("llava-video").attention(one, 0, **asked).between_frames()
 
 
 def test_listening_on_a_layer_that_is_read_is_refused_and_leaves_nothing_behind():

@@ -48,9 +48,11 @@ class AttentionMap:
     """What `HookedVideoLLM.attention` read of one item.
 
     maps: by layer (0-based) [head, query, key], [head, query, column] or [head, frame, height, width], on the
-        model's device unless told otherwise, in float32 (float64 of a float64 model).
+        model's device unless told otherwise, in float32 (float64 of a float64 model). Of averaged queries
+        [head, row, column].
     labels: the columns' names; for segments and frames each but `rest` is a selector of its positions.
-    queries: layout positions of the rows. heads: which heads, in the order of the maps.
+    queries: layout positions of the queries. heads: which heads, in the order of the maps.
+    rows: of averaged queries, the names of the rows, which are among the labels; else empty.
     logits: of the last position; bitwise those of the same run unread.
     """
 
@@ -60,6 +62,7 @@ class AttentionMap:
     labels: tuple[str, ...]
     queries: Int[Tensor, " query"]
     heads: tuple[int, ...]
+    rows: tuple[str, ...]
     logits: Float[Tensor, " d_vocab"]
 
     @property
@@ -79,25 +82,24 @@ class AttentionMap:
     def between_frames(self) -> Float[Tensor, "layer head frame frame"]:
         """Mass from each frame to each, the mean over the queries of a frame; rows sum to 1 less what goes elsewhere.
 
-        Raises InputError unless read by frames, with queries in every frame.
+        Raises InputError unless read by frames, with averaged queries of every frame.
         """
-        rows = []
-        if self.reduce == "frames":
-            # The marker before a frame has its number, and is none of its queries.
-            frames = self.layout.frames.masked_fill(~self.layout.mask("video"), -1)[self.queries]
-            rows = [(frames == f).nonzero().squeeze(-1) for f in range(self.layout.n_frames)]
-        if not rows or not all(len(r) for r in rows):
-            raise InputError('frame by frame needs queries of every frame: read with queries="video", reduce="frames"')
-        means = [[m[:, r.to(m.device), : len(rows)].mean(1) for r in rows] for m in self.maps.values()]
-        return torch.stack([torch.stack(m, 1) for m in means])
+        n = self.layout.n_frames
+        if self.reduce != "frames" or self.rows[:n] != self.labels[:n]:
+            asked = 'queries="video", reduce="frames", mean_queries=True'
+            raise InputError(f"frame by frame needs the averaged queries of every frame: read with {asked}")
+        return torch.stack([m[:, :n, :n] for m in self.maps.values()])
 
     def to_frame(self) -> "DataFrame":
-        """Long form: layer, head, query (a layout position), column, mass. Raises unless by segments or frames."""
+        """Long form: layer, head, query (a layout position, or a row's name), column, mass.
+
+        Raises InputError unless read by segments or frames.
+        """
         import pandas as pd
 
         if self.reduce not in ("segments", "frames"):
             raise InputError(f'{self.reduce!r} has no columns of names; read with reduce="segments" or "frames"')
-        axes = [self.layers, self.heads, self.queries.tolist(), self.labels]
+        axes = [self.layers, self.heads, self.rows or self.queries.tolist(), self.labels]
         index = pd.MultiIndex.from_product(axes, names=["layer", "head", "query", "column"])
         mass = torch.stack(list(self.maps.values())).flatten().cpu().numpy()
         return pd.DataFrame({"mass": mass}, index=index).reset_index()
@@ -114,6 +116,7 @@ def read_attention(
     interventions: Intervention | Iterable[Intervention] | None = None,
     sources: Any = None,
     device: torch.device | str | None = None,
+    mean_queries: bool = False,
 ) -> AttentionMap:
     """Where one item's queries look, in a run whose logits it leaves alone.
 
@@ -128,6 +131,8 @@ def read_attention(
     interventions, sources: as in `forward`. What an early exit dropped gets mass 0.
     device: where each layer's map is put as soon as it is read; by default where the logits are. Of 28 heads, 6,387
         queries and 8 segments one map is 5.5 MiB.
+    mean_queries: of segments and frames, keep the mean over the queries of each, one row a segment or frame that has
+        any, in the order of the columns: what a map holds then does not grow with the sequence.
 
     A query with no key left looks nowhere: its row is 0. Masses carry an absolute error, of the model's type (in
     float32 some 1e-6), so the smallest are known only as small.
@@ -143,7 +148,7 @@ def read_attention(
     if batch.batch_size != 1:
         raise InputError(f"attention is read of one item at a time, and this batch holds {batch.batch_size}")
     layout = batch.layout
-    asked = _Asked.of(model, layout, queries, reduce, heads)
+    asked = _Asked.of(model, layout, queries, reduce, heads, mean_queries)
     read = _layers(layers, model.cfg.n_layers)
     held = model.rows_of(batch, given) or [torch.arange(layout.n_tokens)] * model.cfg.n_layers
     for i in read:
@@ -157,7 +162,8 @@ def read_attention(
     logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
     maps = {i: r.result.to(device) for i, r in readers.items() if r.result is not None}
-    return AttentionMap(maps, reduce, layout, asked.labels, asked.queries, asked.heads, logits[0, -1])
+    rows = () if asked.rows is None else tuple(asked.labels[i] for i in asked.rows)
+    return AttentionMap(maps, reduce, layout, asked.labels, asked.queries, asked.heads, rows, logits[0, -1])
 
 
 class _Asked(NamedTuple):
@@ -169,13 +175,16 @@ class _Asked(NamedTuple):
     reduce: Reduce
     labels: tuple[str, ...]
     column: Int[Tensor, " pos"]  # which column a position counts in
+    rows: list[int] | None  # of which columns the queries are averaged, if they are
     grid: tuple[int, int, int]  # frames, height, width
     kernel: Kernel
 
     @classmethod
-    def of(cls, model: Any, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None) -> "_Asked":
-        rows = layout.positions(queries)
-        if not len(rows):
+    def of(
+        cls, model: Any, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None, mean: bool
+    ) -> "_Asked":
+        chosen_queries = layout.positions(queries)
+        if not len(chosen_queries):
             raise InputError(f"queries {queries!r} select nothing: this sequence has {', '.join(layout.roles)}")
         n_heads = model.cfg.n_heads
         chosen = tuple(range(n_heads) if heads is None else heads)
@@ -191,7 +200,17 @@ class _Asked(NamedTuple):
         if reduce == "patches":
             grid = _grid(model.cfg, layout)
         labels, column = _columns(layout, reduce)
-        return cls(layout, rows, chosen, reduce, labels, column, grid, model.kernel)
+        if mean and reduce not in ("segments", "frames"):
+            raise InputError(f'mean_queries is for reduce="segments" and "frames", not {reduce!r}')
+        rows = column[chosen_queries].unique().tolist() if mean else None
+        return cls(layout, chosen_queries, chosen, reduce, labels, column, rows, grid, model.kernel)
+
+    def mean(self, mass: Float[Tensor, "head query column"]) -> Float[Tensor, "head row column"]:
+        """Over the queries of each row, if asked for."""
+        if self.rows is None:
+            return mass
+        mine = self.column[self.queries] == torch.tensor(self.rows)[:, None]
+        return (mine.to(mass) / mine.sum(-1, keepdim=True).to(mass)) @ mass
 
 
 class _Reader:
@@ -238,7 +257,7 @@ class _Reader:
         precise = torch.promote_types(q.dtype, torch.float32)
         if asked.reduce in ("segments", "frames"):
             sets = F.one_hot(asked.column[self.held], len(asked.labels)).to(q.device, precise)
-            found = layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel)
+            found = asked.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel))
         elif asked.reduce == "none":
             found = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
         else:
