@@ -139,7 +139,8 @@ def measure(name: str, decoder: DecoderConfig, per_frame: int, rounds: int) -> l
             assert torch.equal(now.logits, of.logits) or way == PATTERNS, way
             row: list[object] = [way, spread(seconds[way]), "", "", mib(now.peak), "", "", ""]
             if way != plain:
-                row[2:4] = spread(over(seconds[way], seconds[plain]), 3), spread(inside[way], 3)
+                row[2] = spread(over(seconds[way], seconds[plain]), 3)
+                row[3] = spread(inside[way], 3) if way != PATTERNS else ""  # nothing probes it
                 more, beside = (f"{100 * (n / of.peak - 1):+.2f} %" for n in (now.peak, now.peak - now.maps))
                 row[5:] = more, mib(now.maps), beside
             rows.append(row)
