@@ -1,4 +1,4 @@
-"""What reading attention costs beside a forward that nobody reads: processor time, and memory.
+"""What reading attention costs beside a forward that nobody reads.
 
 Two runs differ by more than a light reading costs, so the time inside the probes is also set against the rest of its
 own run. Readings under VT-K are set against the forward under VT-K.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.measuring import Alive, timed
+from benchmarks.measuring import cost, timed
 from benchmarks.printing import mib, over, spread, table
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.inputs import VideoInputs
@@ -87,16 +87,14 @@ def make(decoder: DecoderConfig, per_frame: int) -> tuple[HookedVideoLLM, VideoI
     return model, replace(model.inputs_from_tensors(ids), layouts=(layout,))
 
 
-@torch.no_grad()
 def held(call: Callable[[], Any]) -> Held:
     """What one call holds."""
-    with Alive() as alive:
-        out = call()
+    _, peak, out = cost(call)
     if isinstance(out, torch.Tensor):
-        return Held(alive.peak, 0, out[0, -1])
+        return Held(peak, 0, out[0, -1])
     if isinstance(out, tuple):  # with a cache
-        return Held(alive.peak, sum(pattern.nbytes for pattern in out[1].values()), out[0][0, -1])
-    return Held(alive.peak, sum(m.nbytes for m in out.maps.values()), out.logits)
+        return Held(peak, sum(pattern.nbytes for pattern in out[1].values()), out[0][0, -1])
+    return Held(peak, sum(m.nbytes for m in out.maps.values()), out.logits)
 
 
 def lines(quick: bool, rounds: int | None) -> list[str]:
@@ -104,9 +102,9 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     shapes = {"toy": (TINY, 8, 1)} if quick else SHAPES
     found = [line for name, (d, per, n) in shapes.items() for line in measure(name, d, per, rounds or n)]
     return [
-        "Random decoders without a tower, float32, kernel sdpa; 32 frames. The ways take turns. Ratio: to the forward "
-        "of the same round, under VT-K to that under VT-K. Inside: 1 + the time in the probes over the rest of the "
-        "same run; a machine's speed moves by more than a light reading costs, so this is the figure to quote. Peaks "
+        "Random decoders without a tower, weights as `from_config` makes them, float32, kernel sdpa; 32 frames. The "
+        "ways take turns. Ratio: to the forward of the same round, under VT-K to that under VT-K. Inside: 1 + the time in the "
+        "probes over the rest of the same run; a machine's speed moves by more than a light reading costs, so this is the figure to quote. Peaks "
         "are bytes of live tensors beside the weights, in a call of its own: the same on every run. What is returned "
         "counts, and stands apart as maps; `device=\"cpu\"` takes maps off a GPU layer by layer. Logits are bitwise "
         "those of the forward that nobody reads.", "", *found,

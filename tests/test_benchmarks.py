@@ -138,9 +138,9 @@ def test_reading_all_layers_holds_little_but_its_maps(asked):
     model, inputs = make(TINY, 64)
     plain = held(lambda: model(inputs, logits_to_keep=1))
     read = held(lambda: model.attention(inputs, **asked))
-    size = 8 * 8 if asked["reduce"] == "segments" else 32 * 33  # of averaged queries
-    assert read.maps == 6 * 4 * 4 * size or ("mean_queries" not in asked and read.maps > 0)
-    assert torch.equal(read.logits, plain.logits)
+    assert read.maps > 0 and torch.equal(read.logits, plain.logits)
     # 3 % is what a reading may take, with its maps where queries are averaged. Up to 0.3 % beside maps is measured.
     assert read.peak - read.maps <= 1.03 * plain.peak
-    assert read.peak <= 1.03 * plain.peak or "mean_queries" not in asked
+    if "mean_queries" in asked:
+        assert read.maps == 6 * 4 * 4 * (8 * 8 if asked["reduce"] == "segments" else 32 * 33)
+        assert read.peak <= 1.03 * plain.peak

@@ -465,7 +465,7 @@ def test_errors_name_what_exists():
         read[1]
     with pytest.raises(InputError, match='reduce="segments" or "frames"'):
         read.to_frame()
-    refused(InputError, "mean_queries is for .* not 'none'", mean_queries=True)
+    refused(InputError, "mean_queries averages .* not 'none'", mean_queries=True)
     for other in ({"mean_queries": False}, {"queries": "video[:3]"}, {"reduce": "segments"}):
         asked = {"queries": "video", "reduce": "frames", "mean_queries": True} | other
         with pytest.raises(InputError, match='queries="video", reduce="frames", mean_queries=True'):

@@ -201,7 +201,9 @@ class _Asked(NamedTuple):
             grid = _grid(model.cfg, layout)
         labels, column = _columns(layout, reduce)
         if mean and reduce not in ("segments", "frames"):
-            raise InputError(f'mean_queries is for reduce="segments" and "frames", not {reduce!r}')
+            raise InputError(
+                f'mean_queries averages what reduce="segments" or "frames" gives, not {reduce!r}: choose one'
+            )
         rows = column[chosen_queries].unique().tolist() if mean else None
         return cls(layout, chosen_queries, chosen, reduce, labels, column, rows, grid, model.kernel)
 
