@@ -103,11 +103,11 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     found = [line for name, (d, per, n) in shapes.items() for line in measure(name, d, per, rounds or n)]
     return [
         "Random decoders without a tower, weights as `from_config` makes them, float32, kernel sdpa; 32 frames. The "
-        "ways take turns. Ratio: to the forward of the same round, under VT-K to that under VT-K. Inside: 1 + the time in the "
-        "probes over the rest of the same run; a machine's speed moves by more than a light reading costs, so this is the figure to quote. Peaks "
-        "are bytes of live tensors beside the weights, in a call of its own: the same on every run. What is returned "
-        "counts, and stands apart as maps; `device=\"cpu\"` takes maps off a GPU layer by layer. Logits are bitwise "
-        "those of the forward that nobody reads.", "", *found,
+        "ways take turns. Ratio: to the forward of the same round, under VT-K to that under VT-K. Inside: 1 + the "
+        "time in the probes over the rest of the same run; a machine's speed moves by more than a light reading "
+        "costs, so this is the figure to quote. Peaks are bytes of live tensors beside the weights, in a call of its "
+        "own: the same on every run. What is returned counts, and stands apart as maps; `device=\"cpu\"` takes maps off"
+        " a GPU layer by layer. Logits are bitwise those of the forward that nobody reads.", "", *found,
     ]  # fmt: skip
 
 
