@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
-VALUES = {"errors", "values", "config", "layout", "interventions", "masks", "families"}
+VALUES = {"errors", "files", "values", "config", "layout", "interventions", "masks", "families"}
 FACES = ("plots", "report", "scores", "measured", "accuracy", "progress", "faces", "cli", "lmms")
 OUTER = ("data", "study", *FACES)
 # Modules that may import what an extra declares.

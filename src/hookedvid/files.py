@@ -1,0 +1,75 @@
+"""Files are written beside their place and renamed there whole; only regular files of a stated size are read."""
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from hookedvid.errors import DataError, HookedVidError
+
+PART = ".part-"  # begins the name of a file that is still being written
+
+
+@contextmanager
+def written(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A new empty file of this caller alone to write to; it takes `path`'s place when the block ends well.
+
+    It lies in the folder of `path`, with its suffix. Nobody ever sees `path` half written. A link at `path` is
+    replaced, not followed. When the block raises, `path` is as it was.
+
+    Args:
+        path: where the file shall stand.
+        mode: permissions of the file, less the process's umask.
+    """
+    part = path.with_name(f"{PART}{uuid.uuid4().hex}{path.suffix}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # a full disk may say so only now
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a whole file; see `written`."""
+    with written(path, mode) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file of UTF-8 text; see `written`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BinaryIO:
+    """Open a regular file for reading; a pipe, device or folder raises `error` without waiting for anybody.
+
+    Raises:
+        OSError: as `open` does.
+        HookedVidError: `error`, where `path` is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise error(f"{path} is no regular file but a pipe, device or folder; give a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, limit: int, error: type[HookedVidError] = DataError) -> bytes:
+    """A regular file's bytes.
+
+    Args:
+        path: what is read.
+        limit: bytes it may have; nothing is read of a file that has more.
+        error: what is raised for a file that is none, or too large.
+    """
+    with open_regular(path, error) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise error(f"{path} has {size:,} bytes, more than the {limit:,} that such a file may have")
+        return file.read(limit)
