@@ -2,20 +2,20 @@
 
 import inspect
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from hookedvid.errors import HookError
 from hookedvid.inputs import VideoInputs
 from models import MODELS, ROUNDING, apart, random_inputs, random_model
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 
-# Listening here takes another path through its layer: the explicit kernel, a mask, one product per head.
-SWITCHING = (
-    "hook_attn_scores", "hook_pattern", "hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input",
-)  # fmt: skip
+# Listening here takes another kernel in its layer: the explicit one, or one that is given a mask.
+SWITCHING = ("hook_attn_scores", "hook_pattern", "hook_mask")
 
 
 def short(name: str) -> str:
@@ -111,6 +111,67 @@ def test_an_edit_at_any_point_reaches_the_last_logits_alone_and_in_place_alike(n
             again = model.run_with_hooks(inputs, fwd_hooks=[(point, lambda a, hook: noisy(a, hook, in_place=True))])
             assert apart(again, logits) < ROUNDING, f"{point}: edited in place"
     assert torch.equal(model(inputs), intact)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava-video", "internvideo2.5", "text"])
+def test_an_edit_anywhere_is_the_same_whatever_else_is_listened_to(name):
+    model = random_model(name, n_layers=1)
+    inputs = random_inputs(model, n_frames=4)
+    quiet = [n for n in model.hook_dict if short(n) not in SWITCHING]
+    watched = [n for n in model.hook_dict if n not in quiet and ".1." not in n]  # a second block is like the first
+    for at in [n for n in model.hook_dict if ".1." not in n]:
+        edit = (at, noisy)
+        alone = model.run_with_hooks(inputs, fwd_hooks=[edit])
+        listen = [(n, lambda a, hook, i=i: a if i % 2 else None) for i, n in enumerate(quiet) if n != at]
+        assert torch.equal(model.run_with_hooks(inputs, fwd_hooks=[edit, *listen]), alone), at
+        for point in [n for n in watched if n != at and n.startswith("vision.") == at.startswith("vision.")]:
+            heard = model.run_with_hooks(inputs, fwd_hooks=[edit, (point, lambda a, hook: None)])
+            assert apart(heard, alone) < ROUNDING, (at, point)  # another order of the same sums
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["hook_scale", "hook_normalized"])
+@pytest.mark.parametrize("tower", ["", "vision."])
+def test_a_fork_and_its_norm_can_be_edited_at_unlike_positions_alone(norm, tower):
+    model, inputs = case("internvideo2.5" if tower else "llava-video")
+    block = f"{tower}blocks.0."
+
+    def edit(*positions: int) -> Callable:
+        def double(a: Tensor, hook) -> Tensor:
+            a = a.clone()
+            a[:, list(positions)] *= 2
+            return a
+
+        return double
+
+    fork, norm = block + "attn.hook_k_input", block + "ln1." + norm
+    keys = block + "attn.hook_k"
+
+    def cached(*hooks: tuple) -> Tensor:
+        with model.hooks(hooks):
+            return model.run_with_cache(inputs, names_filter=keys)[1][keys]
+
+    one, other = cached((fork, edit(1, 2))), cached((norm, edit(3)))
+    both = cached((fork, edit(1, 2)), (norm, edit(3)))
+    assert torch.equal(both[:, 1:3], one[:, 1:3]) and torch.equal(both[:, 3], other[:, 3])
+    with pytest.raises(HookError, match=f"{fork}' and '{block}ln1.hook_normalized' .* the same positions"):
+        cached((fork, edit(1, 2)), (norm, edit(2, 3)))
+
+
+def test_listening_on_forks_and_results_moves_no_gradient():
+    model, inputs = case("llava-video")
+    points = [n for n in model.hook_dict if n.startswith("blocks.") and short(n) not in SWITCHING]
+    shared = [n for n in points if short(n) not in ("hook_q_input", "hook_k_input", "hook_v_input", "hook_result")]
+    found = []
+    for names in (shared, points):
+        _, cache = model.run_with_cache(inputs, names_filter=names, return_type="loss", incl_bwd=True)
+        found.append(cache)
+        model.zero_grad()
+    for name in shared:
+        assert apart(found[1][f"{name}_grad"], found[0][f"{name}_grad"]) < 1e-9, name
+    read = found[1]["blocks.0.attn.hook_q_input_grad"]
+    assert read.abs().amax((0, 1, 3)).min() > 0, "each head's own part of the stream has a gradient"
 
 
 @torch.no_grad()

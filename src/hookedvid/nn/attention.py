@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hookedvid.nn.hooks import HookPoint, branch, listening
+from hookedvid.errors import HookError
+from hookedvid.nn.hooks import HookPoint, listening, untouched, with_path
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
 from hookedvid.nn.shared import Joined
@@ -114,6 +115,18 @@ def causal_mask(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, 
     return (torch.arange(n_key, device=device)[None] <= query[:, None])[None, None]
 
 
+def _refuse_both(fork: HookPoint, changed: Tensor, norm: RMSNorm | LayerNorm, normalized: Tensor, x: Tensor) -> None:
+    """Raise HookError where a head's own input and the norm it would go through are edited at one position."""
+    if not listening(norm.hook_scale, norm.hook_normalized):
+        return
+    edited = (normalized != norm.plain(x)).any(-1)
+    if bool((edited[..., None, None] & changed).any()):
+        raise HookError(
+            f"{fork.name!r} and {norm.hook_normalized.name!r} (or its scale) are edited at the same positions: a head "
+            "with an input of its own has a norm of its own, which that edit does not reach; do it in the fork's hook"
+        )
+
+
 class _Overhear(TorchDispatchMode):
     """Keeps the log-sum-exp that a kernel called within computes; the call is the same, bit for bit."""
 
@@ -189,10 +202,13 @@ class Attention(nn.Module):
         if kv is not None:
             k, v = kv.append(k, v)
         z = self.hook_z(self._attend(q, k, v, ctx))
+        out = self.o(z.flatten(2))
         if not listening(self.hook_result):
-            return self.o(z.flatten(2))
-        out = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O)).sum(2)
-        return out if self.o.bias is None else out + self.o.bias
+            return out
+        result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
+        total = result.sum(2)  # before the hook, which may edit in place
+        hooked = self.hook_result(result).sum(2)
+        return untouched(hooked == total, out, hooked if self.o.bias is None else hooked + self.o.bias)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext) -> Float[Tensor, "batch query head d_head"]:
         if isinstance(ctx.allowed, Joined):
@@ -251,13 +267,24 @@ class Attention(nn.Module):
         norm: RMSNorm | LayerNorm,
         fork: HookPoint,
     ) -> Tensor:
+        out = linear(normalized).unflatten(-1, (n_heads, self.d_head))
         if not listening(fork):
-            return linear(normalized).unflatten(-1, (n_heads, self.d_head))
+            return out
         # Each head gets its own copy of the residual, so that one path into one head can be edited.
-        per_head = branch(fork, attn_in[:, :, None].expand(-1, -1, n_heads, -1))
+        shared = attn_in[:, :, None].expand(-1, -1, n_heads, -1)
+        own = shared.clone()
+        before = None if own.is_inference() else own._version
+        read = fork(own)
+        changed = (read != shared).any(-1, keepdim=True)
+        if own.requires_grad:  # what was left alone reads the stream by `normalized`, which carries its gradient
+            own.register_hook(lambda grad: grad * changed)
+        if read is not own or before is None or own._version != before:  # else no device is asked for an answer
+            _refuse_both(fork, changed, norm, normalized, attn_in)
         weight = linear.weight.unflatten(0, (n_heads, self.d_head))
-        out = torch.einsum("bphm,hdm->bphd", norm.plain(per_head), weight)
-        return out if linear.bias is None else out + linear.bias.unflatten(0, (n_heads, self.d_head))
+        path = torch.einsum("bphm,hdm->bphd", norm.plain(read), weight)
+        if linear.bias is not None:
+            path = path + linear.bias.unflatten(0, (n_heads, self.d_head))
+        return torch.where(changed, path, with_path(out, path))
 
     def _in_weight(self, linear: nn.Linear, n_heads: int) -> Float[Tensor, "heads d_model d_head"]:
         return linear.weight.unflatten(0, (n_heads, self.d_head)).transpose(1, 2)

@@ -1,6 +1,7 @@
 """TransformerLens's building blocks, imported here alone, and what asks whether one is in use."""
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.FactoredMatrix import FactoredMatrix
@@ -15,8 +16,10 @@ __all__ = [
     "HookedRootModule",
     "Slice",
     "branch",
-    "edited",
+    "heard",
     "listening",
+    "untouched",
+    "with_path",
 ]
 
 
@@ -30,8 +33,20 @@ def branch(point: HookPoint, x: Tensor) -> Tensor:
     return point(x.clone()) if listening(point) else point(x)
 
 
-def edited(point: HookPoint, x: Tensor) -> Tensor | None:
-    """What a hook point makes of `x`; None if it edits nothing, neither by a new tensor nor in place."""
-    given = x.clone()
-    out = point(given)
-    return None if out is given and torch.equal(out, x) else out
+def heard(point: HookPoint, x: Tensor) -> tuple[Tensor, Bool[Tensor, "*shape"]]:
+    """What a hook point makes of `x`, by a new tensor or in place, and which entries it leaves as they were."""
+    out = point(x.clone())
+    return out, out == x
+
+
+def untouched(same: Bool[Tensor, "*shape"], plain: Tensor, through: Tensor) -> Tensor:
+    """`plain` where a hook point left things the same, `through` elsewhere; the gradient goes `through` the point.
+
+    The two are equal up to rounding there, so that listening moves no bit. Nothing here asks a device for a value.
+    """
+    return torch.where(same, with_path(plain.detach(), through), through)
+
+
+def with_path(x: Tensor, path: Tensor) -> Tensor:
+    """The numbers of `x`, and the gradient of `path` besides its own."""
+    return x + (path - path.detach()) if path.requires_grad else x

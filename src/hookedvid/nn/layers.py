@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hookedvid.config import Activation, RopeConfig
-from hookedvid.nn.hooks import HookPoint, edited, listening
+from hookedvid.nn.hooks import HookPoint, heard, listening, untouched
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -33,9 +33,8 @@ class RMSNorm(nn.Module):
         wide, inverse = self._statistics(x)
         normalized = wide * inverse
         if listening(self.hook_scale):
-            scale = edited(self.hook_scale, 1.0 / inverse)
-            # An untouched scale keeps the multiplication, so that listening never moves a logit.
-            normalized = normalized if scale is None else wide / scale
+            scale, same = heard(self.hook_scale, 1.0 / inverse)
+            normalized = untouched(same, normalized, wide / scale)
         return self.weight * self.hook_normalized(normalized.to(x.dtype))
 
     def plain(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -60,18 +59,14 @@ class LayerNorm(nn.Module):
         self.hook_normalized = HookPoint()  # [batch, pos, d_model], before weight and bias
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The normalised input; the fused kernel unless a hook point was edited."""
+        """The normalised input, by the fused kernel wherever no hook point was edited."""
         out = self.plain(x)
         if not listening(self.hook_scale, self.hook_normalized):
             return out
         centred = x - x.mean(-1, keepdim=True)
-        scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
-        hooked_scale = edited(self.hook_scale, scale)
-        normalized = centred / (scale if hooked_scale is None else hooked_scale)
-        hooked = edited(self.hook_normalized, normalized)
-        if hooked_scale is None and hooked is None:
-            return out
-        return (normalized if hooked is None else hooked) * self.weight + self.bias
+        scale, same_scale = heard(self.hook_scale, (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        normalized, same = heard(self.hook_normalized, centred / scale)
+        return untouched(same_scale & same, out, normalized * self.weight + self.bias)
 
     def plain(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The same without hook points."""
