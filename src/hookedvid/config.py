@@ -4,6 +4,7 @@ Frozen values only; reading other people's configs lives in `hookedvid.conversio
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,46 @@ from hookedvid.values import from_dict, to_dict
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["none", "average", "max", "bilinear"]
 Newline = Literal["none", "once", "frame", "row"]
+
+# The largest sizes a config may state. A model is laid out module by module before its weights are read, so a number
+# without a bound takes the machine: 100,000 blocks took 45 s. Each bound is about eight times the largest public
+# model's. Who means more raises it: `hookedvid.config.LIMITS["n_layers"] = 2_000`.
+LIMITS: dict[str, int] = {
+    "n_layers": 1_000,
+    "d_model": 1 << 17, "d_in": 1 << 17, "d_out": 1 << 17, "d_mlp": 1 << 19, "d_head": 1 << 12,
+    "n_heads": 1 << 11, "n_kv_heads": 1 << 11, "metric_heads": 1 << 11,
+    "d_vocab": 1 << 22, "n_tokens": 1 << 22,
+    "n_ctx": 1 << 27, "max_length": 1 << 27, "n_frames": 1 << 17,
+    "image_size": 1 << 13, "patch_size": 1 << 13,
+    "pool_stride": 1 << 10, "shuffle": 1 << 10, "frames_per_clip": 1 << 10, "tokens_per_clip": 1 << 16,
+}  # fmt: skip
+
+
+def _check(config: Any, counts: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError naming every count outside 1 to its limit and every number that is not above 0."""
+    problems = []
+    for name in counts:
+        value, limit = getattr(config, name), LIMITS[name]
+        if not isinstance(value, int) or isinstance(value, bool):
+            problems.append(f"{name} is {value!r}, not a whole number")
+        elif value < 1:
+            problems.append(f"{name} is {value}; it must be at least 1")
+        elif value > limit:
+            problems.append(
+                f"{name} is {value}, above the bound of {limit:,}; if it is meant, raise "
+                f"hookedvid.config.LIMITS[{name!r}]"
+            )
+    for name in positive:
+        value = getattr(config, name)
+        if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):  # NaN fails this as well
+            problems.append(f"{name} is {value!r}; it must be a finite number above 0")
+    if problems:
+        raise ConfigError(f"{type(config).__name__}: {'; '.join(problems)}")
+
+
+def _divides(config: Any, total: str, parts: str) -> None:
+    if getattr(config, total) % getattr(config, parts):
+        raise ConfigError(f"{total} {getattr(config, total)} is not a multiple of {parts} {getattr(config, parts)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +67,9 @@ class RopeConfig:
     theta: float = 10000.0
     scaling: Literal["none", "linear", "dynamic"] = "none"
     factor: float = 1.0
+
+    def __post_init__(self):
+        _check(self, positive=("theta", "factor"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +100,11 @@ class VisionConfig:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
+        counts = ("n_layers", "d_model", "n_heads", "d_mlp", "image_size", "patch_size")
+        _check(self, counts, positive=("eps",))
+        usual = all(abs(x) <= sys.float_info.max for x in self.mean) and all(x > 0 for x in self.std)
+        if not (len(self.mean) == len(self.std) == 3 and usual):
+            raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
         _divides(self, "d_model", "n_heads")
         if self.image_size < self.patch_size:
             raise ConfigError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}")
@@ -88,6 +137,9 @@ class MergeConfig:
     tokens_per_clip: int = 64
     metric_heads: int = 32
 
+    def __post_init__(self):
+        _check(self, ("frames_per_clip", "tokens_per_clip", "metric_heads"))
+
     @property
     def tokens_per_frame(self) -> int:
         """Tokens left of one frame."""
@@ -113,6 +165,7 @@ class ProjectorConfig:
     input_norm: bool = False
 
     def __post_init__(self):
+        _check(self, ("d_in", "d_out", "pool_stride", "shuffle"))
         if self.merge is not None and (self.pool != "none" or self.newline != "none"):
             raise ConfigError("token merging excludes pooling and newlines: merged tokens have no grid left")
         if self.shuffle > 1 and self.pool != "none":
@@ -154,6 +207,8 @@ class DecoderConfig:
     rope: RopeConfig = RopeConfig()
 
     def __post_init__(self):
+        counts = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "n_ctx")
+        _check(self, counts, positive=("eps",))
         _divides(self, "n_heads", "n_kv_heads")
         if self.d_head % 2:
             raise ConfigError(f"d_head {self.d_head} is odd; rotary positions need pairs")
@@ -190,6 +245,7 @@ class VideoLLMConfig:
     model_name: str = ""
 
     def __post_init__(self):
+        _check(self, ("n_frames", *(n for n in ("max_length", "n_tokens") if getattr(self, n) is not None)))
         if (self.vision is None) != (self.projector is None) and self.decoder is not None:
             raise ConfigError("a video model needs both vision and projector; a plain decoder has neither")
         if self.vision is None and self.decoder is None:
@@ -214,7 +270,7 @@ class VideoLLMConfig:
         """The config `to_json` wrote. Raises ConfigError naming every unknown, missing or wrong field."""
         try:
             data: Any = json.loads(text)
-        except json.JSONDecodeError as e:
+        except (ValueError, RecursionError) as e:  # ValueError: a number of more than 4,300 digits as well
             raise ConfigError(f"not JSON: {e}") from e
         return from_dict(cls, data, ConfigError)
 
@@ -256,8 +312,3 @@ class VideoLLMConfig:
     use_hook_mlp_in = property(lambda self: True)
     use_attn_in = property(lambda self: False)
     device = property(lambda self: None)
-
-
-def _divides(config: Any, total: str, parts: str) -> None:
-    if getattr(config, total) % getattr(config, parts):
-        raise ConfigError(f"{total} {getattr(config, total)} is not a multiple of {parts} {getattr(config, parts)}")

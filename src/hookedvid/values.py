@@ -1,6 +1,7 @@
 """JSON round trip for frozen dataclasses: unknown, missing and wrongly typed fields are refused by name."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -101,6 +102,7 @@ def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
         ok, expected = isinstance(data, arms), " or ".join(a.__name__ for a in arms)
     elif hint is float:
         ok, expected = isinstance(data, int | float) and not isinstance(data, bool), "a number"
+        ok = ok and not (isinstance(data, int) and abs(data) > sys.float_info.max)
         data = float(data) if ok else data
     elif isinstance(origin, type):
         ok, expected = isinstance(data, origin), "a list" if origin is tuple else f"a {origin.__name__}"

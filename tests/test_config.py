@@ -1,0 +1,101 @@
+"""A config that no model could have is refused by itself, before a module is built."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from hookedvid import HookedVideoLLM, VideoLLMConfig, config, small_config
+from hookedvid.config import LIMITS
+from hookedvid.errors import ConfigError
+from hookedvid.families import FAMILIES
+from hookedvid.published import PUBLISHED
+
+NAN, INF = float("nan"), float("inf")
+REFUSED = [
+    ("decoder", "n_heads", 0, "n_heads is 0; it must be at least 1"),
+    ("decoder", "n_kv_heads", 0, "n_kv_heads is 0; it must be at least 1"),
+    ("decoder", "n_layers", 0, "n_layers is 0; it must be at least 1"),
+    ("decoder", "n_layers", 10**5, r"n_layers is 100000, above the bound of 1,000; if it is meant, raise "),
+    ("decoder", "n_layers", 10**30, "above the bound of 1,000"),
+    ("decoder", "d_mlp", 10**12, "d_mlp is 1000000000000, above the bound of 524,288"),
+    ("decoder", "d_model", -64, "d_model is -64; it must be at least 1"),
+    ("decoder", "d_vocab", 10**10, "d_vocab is 10000000000, above the bound"),
+    ("decoder", "n_ctx", -1, "n_ctx is -1; it must be at least 1"),
+    ("decoder", "eps", NAN, "eps is nan; it must be a finite number above 0"),
+    ("decoder", "eps", 0.0, "eps is 0.0; it must be a finite number above 0"),
+    ("decoder", "rope.theta", 0.0, "theta is 0.0; it must be a finite number above 0"),
+    ("decoder", "rope.theta", -1e4, "theta is -10000.0"),
+    ("decoder", "rope.theta", INF, "theta is inf"),
+    ("decoder", "rope.factor", NAN, "factor is nan"),
+    ("vision", "n_layers", 10**9, "n_layers is 1000000000, above the bound"),
+    ("vision", "n_heads", 0, "n_heads is 0"),
+    ("vision", "eps", INF, "eps is inf"),
+    ("vision", "image_size", 10**7, "image_size is 10000000, above the bound"),
+    ("vision", "patch_size", 0, "patch_size is 0; it must be at least 1"),
+    ("vision", "std", [0.5, 0.5, 0.0], "std above 0"),
+    ("vision", "mean", [0.5, NAN, 0.5], "must be three numbers each"),
+    ("projector", "pool_stride", 0, "pool_stride is 0; it must be at least 1"),
+    ("projector", "d_in", 10**9, "d_in is 1000000000, above the bound"),
+    ("", "n_frames", 10**9, "n_frames is 1000000000, above the bound of 131,072"),
+    ("", "max_length", 0, "max_length is 0; it must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("part", "field", "value", "said"), REFUSED, ids=[f"{r[0]}.{r[1]}={r[2]}" for r in REFUSED])
+def test_a_config_refuses_what_no_model_has_before_anything_is_built(part, field, value, said):
+    data = json.loads(small_config("llava-onevision").to_json())
+    *parents, name = [p for p in (part, *field.split(".")) if p]
+    inside = data
+    for parent in parents:
+        inside = inside[parent]
+    assert name in inside
+    inside[name] = value
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=said):
+        VideoLLMConfig.from_json(json.dumps(data))
+    assert time.monotonic() - begun < 1  # 100,000 blocks took 45 s
+
+
+def test_every_wrong_number_of_a_part_is_named_at_once():
+    with pytest.raises(ConfigError, match=r"DecoderConfig: n_heads is 0.*; d_mlp is -96.*; eps is nan"):
+        replace(small_config("longva").lm, n_heads=0, d_mlp=-96, eps=NAN)
+
+
+def test_a_bound_can_be_raised(monkeypatch):
+    deep = replace(small_config("longva").lm, n_layers=LIMITS["n_layers"])
+    with pytest.raises(ConfigError, match=r"hookedvid.config.LIMITS\['n_layers'\]"):
+        replace(deep, n_layers=LIMITS["n_layers"] + 1)
+    monkeypatch.setitem(config.LIMITS, "n_layers", 2_000)
+    assert replace(deep, n_layers=1_001).n_layers == 1_001
+
+
+def test_no_family_comes_near_a_bound():
+    for family in FAMILIES.values():
+        for name in ("n_layers", "d_model", "n_heads", "d_mlp", "image_size"):
+            assert getattr(family.tower, name) * 8 <= LIMITS[name]
+    assert all(p.frames * 8 <= LIMITS["n_frames"] for p in PUBLISHED.values())
+
+
+def test_a_number_too_large_for_a_float_is_named():
+    data = json.loads(small_config("longva").to_json())
+    data["decoder"]["rope"]["theta"] = 10**400
+    with pytest.raises(ConfigError, match=r"rope\.theta should be a number"):
+        VideoLLMConfig.from_json(json.dumps(data))
+
+
+def test_json_nested_without_end_is_no_config():
+    with pytest.raises(ConfigError, match="not JSON"):
+        VideoLLMConfig.from_json("[" * 100_000)
+
+
+def test_a_saved_model_with_a_hostile_config_is_refused_at_once(tmp_path):
+    HookedVideoLLM.from_config(small_config("longva")).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    data["decoder"]["n_layers"] = 10**30
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="above the bound"):
+        HookedVideoLLM.from_pretrained(tmp_path)
+    assert time.monotonic() - begun < 2
