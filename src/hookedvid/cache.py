@@ -24,8 +24,8 @@ class VideoCache(ActivationCache):
     """TransformerLens's ActivationCache with layouts.
 
     `cache["pattern", 3]`, `cache["resid_post", -1]`, `cache["blocks.3.attn.hook_z"]` as there;
-    `cache.at("resid_post", 3, "video[2:5]")` takes the positions a selector names. `rows` says which layout
-    positions each layer still holds after an early exit.
+    `cache.at("resid_post", 3, "video[2:5]")` takes the positions a selector names. `held` [batch, row] says of each
+    layer which layout positions its rows are (-1 = padding): after an early exit there are fewer.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class VideoCache(ActivationCache):
         cache_dict: dict[str, Tensor],
         model: Any,
         layouts: Sequence[TokenLayout],
-        rows: Sequence[Int[Tensor, " row"]] | None = None,
+        held: Sequence[Int[Tensor, "batch row"]],
         has_batch_dim: bool = True,
         sliced: bool = False,
     ):
         super().__init__(cache_dict, model, has_batch_dim=has_batch_dim)
         self.layouts = tuple(layouts)
-        self.rows = rows
+        self.held = held
         self.sliced = sliced
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -58,30 +58,47 @@ class VideoCache(ActivationCache):
     @property
     def layout(self) -> TokenLayout:
         """The layout of a single item. Raises InputError on a batch."""
-        if len(self.layouts) != 1:
-            raise InputError(f"this cache holds {len(self.layouts)} items, each with its own layout: use .layouts[i]")
-        return self.layouts[0]
+        return self.layouts[self._only(None)]
 
-    def at(self, name: str, layer: int, selector: str) -> Tensor:
-        """One layer's activation at the positions (of queries) a selector names.
+    @property
+    def rows(self) -> list[Int[Tensor, " row"]]:
+        """Layout positions of each layer's rows, of a single item. Raises InputError on a batch."""
+        return [positions[self._only(None)] for positions in self.held]
 
-        The axis of positions shrinks to those selected, in prompt order; other axes stay. Raises on a batch,
-        and on positions that an early exit or `pos_slice` dropped.
+    def at(self, name: str, layer: int, selector: str, item: int | None = None) -> Tensor:
+        """One layer's activation at the positions (of queries) a selector names, of one item.
+
+        The axis of positions shrinks to those selected, in prompt order; other axes stay. `item` says which one of a
+        batch. Raises InputError on a batch without it, and on positions that an early exit or `pos_slice` dropped.
         """
         if self.sliced:
             raise InputError("this cache was cut by pos_slice, so selectors no longer fit; cache without it")
+        item = self._only(item)
         activation = self[name, layer]
-        wanted = self.layout.positions(selector)
-        wanted = self.row_of(layer % self.model.cfg.n_layers, wanted)
+        rows = self.row_of(layer % self.model.cfg.n_layers, self.layouts[item].positions(selector), item)
+        if self.has_batch_dim:
+            activation = activation[item : item + 1]
         axis = pos_axis(f"hook_{name}") - (not self.has_batch_dim)
-        return activation.index_select(axis, wanted.to(activation.device))
+        return activation.index_select(axis, rows.to(activation.device))
 
-    def row_of(self, layer: int, positions: Int[Tensor, " chosen"]) -> Int[Tensor, " chosen"]:
-        """Rows of a layer's tensors that hold the given layout positions."""
-        if self.rows is None:
-            return positions
-        held = self.rows[layer]
+    def row_of(self, layer: int, positions: Int[Tensor, " chosen"], item: int = 0) -> Int[Tensor, " chosen"]:
+        """Rows of a layer's tensors that hold the given layout positions of an item."""
+        held = self.held[layer][item].contiguous()
         row = torch.searchsorted(held, positions).clamp(max=len(held) - 1)
         if not torch.equal(held[row], positions):
-            raise InputError(f"some of these positions left before layer {layer} (0-based) by an early exit")
+            raise InputError(
+                f"some of these positions are not in layer {layer} (0-based): an early exit dropped them before it, or "
+                "they were in a key-value cache already"
+            )
         return row
+
+    def _only(self, item: int | None) -> int:
+        n = len(self.layouts)
+        if item is None and n == 1:
+            return 0
+        if item is None or not 0 <= item < n:
+            raise InputError(
+                f"this cache holds {n} items, each with its own layout: use .layouts[i], and .at(…, item=i) of 0 to "
+                f"{n - 1}"
+            )
+        return item

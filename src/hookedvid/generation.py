@@ -10,6 +10,7 @@ from tqdm import tqdm
 from hookedvid.answering import real_tokens
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
+from hookedvid.interventions import as_interventions
 from hookedvid.nn.kv import KVCache
 
 
@@ -35,15 +36,16 @@ def generate(
 ) -> Any:
     """The continuation of each item: text (one string, or a list for a batch), or ids [batch, new].
 
-    interventions hold for generated tokens too: LV-K keeps cutting them off from the video, an exit's late
-    layers never hold video. Patches act on the prompt. Items of unequal length share a batch.
+    interventions hold for generated tokens too, with and without the key-value cache: LV-K keeps cutting them off
+    from the video, an exit's late layers never hold video, an edit writes those that its selector names (`last`,
+    `text` and `all` do), a patch those that its source holds. Items of unequal length share a batch.
     do_sample draws with `generator`; greedy otherwise. eos_token_id: the tokenizer's and the template's
     unless given. streamer: anything with transformers' `put` and `end`. verbose shows a progress bar.
     return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
-    batch = model.inputs_of(input)
+    batch, given = model.inputs_of(input), as_interventions(interventions)
     stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
     if (stop_strings or return_type == "text") and model.tokenizer is None:
         raise InputError("this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'")
@@ -52,7 +54,7 @@ def generate(
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
     for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
-        logits = model(batch, interventions=interventions, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
+        logits = model(batch, interventions=given, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
         chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, do_sample, generator)
         if new:
             chosen = torch.where(done, new[-1], chosen)

@@ -91,10 +91,13 @@ class HookVerbs(HookedRootModule):
     ) -> Iterator["HookVerbs"]:
         """Hooks for the length of a `with` block; exactly these are removed at its end, whatever happens.
 
-        Names are full, or predicates on full names. `prepend` runs them before hooks already there.
+        Names are full, or predicates on full names. `prepend` runs them before hooks already there. Those of one
+        point run in the order of their list.
         """
         added = []
         try:
+            if prepend:  # each goes before those already there
+                fwd_hooks, bwd_hooks = list(fwd_hooks)[::-1], list(bwd_hooks)[::-1]
             for name, fn in fwd_hooks:
                 added += [(p, p.add_hook(fn, dir="fwd", prepend=prepend)) for p in self._points(name)]
             for name, fn in bwd_hooks:
@@ -166,6 +169,7 @@ class HookVerbs(HookedRootModule):
         if not names:
             raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
         inputs = self.inputs_of(*args, **kwargs)
+        held = self.rows_of(inputs, kwargs.get("interventions"), kwargs.get("kv_cache"))
         if remove_batch_dim and inputs.batch_size != 1:
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
@@ -180,8 +184,7 @@ class HookVerbs(HookedRootModule):
                 out.backward()
         if not return_cache_object:
             return out, store
-        rows = self.rows_of(inputs, kwargs.get("interventions", ()))
-        return out, VideoCache(store, self, inputs.layouts, rows, not remove_batch_dim, pos_slice is not None)
+        return out, VideoCache(store, self, inputs.layouts, held, not remove_batch_dim, pos_slice is not None)
 
     # What a model supplies: which inputs a call has, and which hook points it reaches.
 
@@ -197,8 +200,8 @@ class HookVerbs(HookedRootModule):
         """Whether a hook point of a given name fires in a call."""
         raise NotImplementedError
 
-    def rows_of(self, inputs: Any, interventions: Any) -> list[Tensor] | None:
-        """Layout positions each layer holds; None when all hold all."""
+    def rows_of(self, inputs: Any, interventions: Any, kv_cache: Any) -> list[Tensor]:
+        """Layout positions [batch, row] of each layer's rows."""
         raise NotImplementedError
 
     def check_fires(self, asked: Iterable[str | Callable[[str], bool]], *args: Any, **kwargs: Any) -> None:

@@ -157,8 +157,9 @@ class Patch:
 
     `hook` is a short name (`resid_post`, `z`, `mlp_out`, …). `source` is a cache of another run, or the key
     of one in the `sources` given at run time (then the value has a JSON form). Selected positions of both
-    runs must be equally many; their order pairs them. A source cached without names_filter ran the explicit
-    kernel in every layer: for bitwise comparisons cache only the hook that is patched.
+    runs must be equally many; their order pairs them. Generated tokens are patched by the source's own, of which it
+    may hold more; a source without any patches the prompt alone. A source cached without names_filter ran the
+    explicit kernel in every layer: for bitwise comparisons cache only the hook that is patched.
     """
 
     hook: str
@@ -179,8 +180,10 @@ class Edit:
     """The activation at `hook` of block `layer` is replaced at positions `at` by `fn` of itself.
 
     For what no other value says: scaling, means, noise, steering. `fn` takes one item's rows [1, chosen, …] (for
-    attention maps [1, head, chosen, key]), in the order of their positions, and returns as many. It acts on the
-    prompt, and as a Python function has no JSON form. `name` is for tables; equal edits have the same function.
+    attention maps [1, head, chosen, key], without padding), in the order of their positions, and returns as many. Rows
+    of the prompt come in one call; a generated token's come alone, of a map with the keys up to its own, so that
+    generation does the same with and without a key-value cache. As a Python function an edit has no JSON form. `name`
+    is for tables; equal edits have the same function.
     """
 
     hook: str

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,11 @@ from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
 from hookedvid.encoding import encode_video, encoded
-from hookedvid.errors import InputError, InterventionError
+from hookedvid.errors import InputError
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
 from hookedvid.inputs import PAD, VideoInputs, from_tokens
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Patch, as_interventions
-from hookedvid.masks import kept_positions
+from hookedvid.interventions import Intervention, as_interventions
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
 from hookedvid.nn.hooks import HookPoint
@@ -34,7 +34,7 @@ from hookedvid.nn.layers import RMSNorm, rope_angles
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
-from hookedvid.plan import RunPlan
+from hookedvid.plan import RunPlan, blocks_run
 from hookedvid.reading import Probes, read_attention
 from hookedvid.video.prompt import QuestionForm
 from hookedvid.weight_views import WeightViews
@@ -222,10 +222,10 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
-        writes = [g for g in given if isinstance(g, Patch | Edit)] if plan.is_prefill else []
-        hooks = patch_hooks(self, writes, sources, batch, self.rows_of(batch, given)) if writes else []
-        start, stop = self._layers(start_at_layer, stop_at_layer)
-        with self.hooks(fwd_hooks=hooks, prepend=True):
+        hooks = patch_hooks(self, given, sources, batch, plan)
+        start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
+        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope)
+        with step, self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
                 resid = self.embed_inputs(batch, plan.n_new)
             else:
@@ -237,7 +237,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             if logits_to_keep is not None:
                 resid = resid[:, -logits_to_keep:]
             logits = self.unembed(self.ln_final(resid)) if return_type is not None else None
-        return self._returned(logits, return_type, batch, plan, loss_per_token)
+            return self._returned(logits, return_type, batch, plan, loss_per_token)
 
     def embed_inputs(self, inputs: VideoInputs, n_new: int | None = None) -> Float[Tensor, "batch pos d_model"]:
         """The merged stream block 0 reads, of the last `n_new` columns (default: all); padding embeds to zero."""
@@ -255,14 +255,15 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     def _run_blocks(
         self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
     ) -> Tensor:
-        pos = plan.pos
-        angles = self._angles(pos, plan, resid)
+        held, angles = plan.pos, self._angles(plan.pos, plan, resid)
         for i in range(start, stop):
             if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
-                resid, pos = plan.drop(resid)
-                angles = self._angles(pos, plan, resid)
-            layer_kv = None if kv_cache is None else kv_cache.layers[i]
-            allowed, causal = plan.mask(i, pos, pos if layer_kv is None else layer_kv.append_positions(pos))
+                resid, held = plan.drop(resid, i), plan.held[i]
+                angles = self._angles(held, plan, resid)
+            layer_kv, keys = None if kv_cache is None else kv_cache.layers[i], plan.keys(i)
+            allowed, causal = plan.mask(i, held, keys)
+            if layer_kv is not None:
+                layer_kv.pos = keys
             ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
             resid = self.blocks[i](resid, ctx, layer_kv)
         return resid
@@ -316,7 +317,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     # ---- what the hook verbs ask -------------------------------------------------------------------------
 
     def prepared(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Raw token ids as inputs, so that they are read once."""
+        """Raw token ids as inputs and interventions as a tuple, so that either is read once."""
+        if kwargs.get("interventions") is not None:
+            kwargs = {**kwargs, "interventions": as_interventions(kwargs["interventions"])}
         if self.cfg.decoder is None or not args or kwargs.get("start_at_layer") is not None:
             return args, kwargs
         return (self.inputs_of(*args), *args[1:]), kwargs
@@ -355,7 +358,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if self.cfg.decoder is None:
             return lambda name: True
         encodes = bool(self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs).to_encode)
-        start, stop = self._layers(start_at_layer, stop_at_layer)
+        start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
 
         def can(name: str) -> bool:
             if name.startswith("blocks."):
@@ -366,24 +369,13 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         return can
 
-    def rows_of(self, inputs: VideoInputs, interventions: Given) -> list[Tensor] | None:
-        """Layout positions each block holds when an early exit drops some; None without one, or on a batch."""
-        exits = [g for g in as_interventions(interventions) if isinstance(g, EarlyExit)]
-        if not exits or len(inputs.layouts) != 1:
-            return None
-        everything = torch.arange(inputs.layout.n_tokens)
-        rest = kept_positions(inputs.layout, exits[0])
-        return [everything if i < exits[0].layer else rest for i in range(self.cfg.n_layers)]
-
-    def _layers(self, start: int | None, stop: int | None) -> tuple[int, int]:
-        n = self.cfg.n_layers
-        bounds = (0 if start is None else start, n if stop is None else stop)
-        resolved = tuple(b + n if b < 0 else b for b in bounds)
-        if any(not 0 <= b <= n for b in resolved) or resolved[0] > resolved[1]:
-            raise InterventionError(
-                f"start_at_layer={start}, stop_at_layer={stop} do not fit a model of {n} blocks, numbered from 0"
-            )
-        return resolved[0], resolved[1]
+    def rows_of(
+        self, inputs: VideoInputs, interventions: Given = None, kv_cache: KVCache | None = None
+    ) -> list[Int[Tensor, "batch row"]]:
+        """Layout positions of the rows that each block holds in a call of `forward`, -1 where padded."""
+        if self.cfg.decoder is None:
+            return []
+        return RunPlan(self.cfg.lm, inputs, as_interventions(interventions), kv_cache).held
 
     def _pixels(self, input: Any) -> Tensor:
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input

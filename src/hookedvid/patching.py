@@ -4,30 +4,61 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Patch
+from hookedvid.interventions import Edit, Intervention, Patch
+from hookedvid.plan import RunPlan
 
 
 class Write(NamedTuple):
     """A patch or an edit of one item: the rows of a hook point that hold `positions` become `value` of themselves.
 
-    `value` takes and gives [1, chosen, …], or [1, head, chosen, key], the rows in the positions' order.
+    value: takes rows [1, chosen, …], of attention maps [1, head, chosen, key], and which of the positions they hold;
+    gives as many. It is asked once for the rows of the prompt and once for each generated token's, who of a map see
+    the keys up to their last position: so step by step, where the others are not there yet, it is asked the same.
     """
 
     name: str
-    axis: int
     positions: Int[Tensor, " chosen"]
-    value: Callable[[Tensor], Tensor]
+    n_prompt: int
+    value: Callable[[Tensor, Tensor], Tensor]
 
-    def into(self, act: Tensor, rows: Int[Tensor, " chosen"]) -> None:
-        """Write into one item's activation [1, …], whose `rows` hold the positions."""
-        rows = rows.to(act.device)
-        act.index_copy_(self.axis, rows, self.value(act.index_select(self.axis, rows)).to(act))
+    def into(
+        self,
+        act: Float[Tensor, "1 ..."] | Bool[Tensor, "1 ..."],
+        rows: Int[Tensor, " some"],
+        which: Int[Tensor, " some"] | None = None,
+        keys: Int[Tensor, " key"] | None = None,
+    ) -> None:
+        """Write into one item's activation.
+
+        rows: those that hold positions, all of them or `which`. keys: of a map, the positions of its columns.
+        """
+        axis, which = pos_axis(self.name), torch.arange(len(rows)) if which is None else which
+        for some in self._calls(which):
+            at, to = which[some], rows[some].to(act.device)
+            chosen = act.index_select(axis, to)
+            if axis == 1:
+                act.index_copy_(1, to, self.value(chosen, at).to(act))
+                continue
+            assert keys is not None
+            seen = _seen(keys, self.positions[at], self.n_prompt).to(act.device)
+            act[0, :, to[:, None], seen] = self.value(chosen.index_select(-1, seen), at).to(act)[0]
+
+    def _calls(self, which: Tensor) -> list[Tensor]:
+        generated = self.positions[which] >= self.n_prompt
+        calls = [(~generated).nonzero()[:, 0], *generated.nonzero()[:, 0].split(1)]
+        return [some for some in calls if len(some)]
+
+
+def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"]:
+    """Columns of a map that rows of the prompt, or of one generated token, are asked about: no padding, none later."""
+    last = max(n_prompt - 1, int(positions[-1]))
+    return ((keys >= 0) & (keys <= last)).nonzero()[:, 0]
 
 
 def hook_of(model: Any, change: Patch | Edit) -> str:
@@ -45,44 +76,64 @@ def hook_of(model: Any, change: Patch | Edit) -> str:
 
 def patch_hooks(
     model: Any,
-    changes: Sequence[Patch | Edit],
+    given: Sequence[Intervention],
     sources: Mapping[str, Any] | None,
     inputs: VideoInputs,
-    rows: Sequence[Tensor] | None,
+    plan: RunPlan,
 ) -> list[tuple[str, Callable]]:
-    """Forward hooks that write patches and edits; `rows` as `model.rows_of` gives them.
+    """Forward hooks that write patches and edits, one for each point, in their order among the interventions.
 
-    Raises InterventionError when one does not fit.
+    Each writes the positions that the plan's forward computes. Raises InterventionError when one does not fit.
     """
-    hooks = []
-    for change in changes:
-        items = []
-        for i in range(inputs.batch_size):
-            write, at = write_of(model, change, sources, inputs, i), inputs.pads[i]
-            to = write.positions + at
-            if rows is not None:
-                to = held_rows(change, write.positions, rows)
-            items.append((write, to))
-        hooks.append((items[0][0].name, _writer(items)))
-    return hooks
+    hooks: dict[str, list[_Placed]] = {}
+    for change in given:
+        if isinstance(change, Patch | Edit):
+            for item in range(inputs.batch_size):
+                write = write_of(model, change, sources, inputs, item)
+                placed = _placed(change, write, plan, item)
+                if len(placed.rows):
+                    hooks.setdefault(write.name, []).append(placed)
+    return [(name, _writer(writes)) for name, writes in hooks.items()]
 
 
-def held_rows(change: Patch | Edit, positions: Tensor, rows: Sequence[Tensor]) -> Int[Tensor, " chosen"]:
-    """Where a block holds positions, some of them gone by an early exit. Raises InterventionError if these are."""
-    held = rows[change.layer]
-    if not bool(torch.isin(positions, held).all()):
+class _Placed(NamedTuple):
+    """A write of one item of a batch, and where: `rows` of the block hold `which` of its positions."""
+
+    item: int
+    write: Write
+    rows: Int[Tensor, " some"]
+    which: Int[Tensor, " some"]
+    keys: Int[Tensor, " key"] | None
+
+
+def _placed(change: Patch | Edit, write: Write, plan: RunPlan, item: int) -> _Placed:
+    left = change.layer >= plan.exit_layer and not bool(torch.isin(write.positions, plan.kept[item]).all())
+    if left:
         raise InterventionError(f"{change.label()}: these positions left the sequence by an early exit before it")
-    return torch.searchsorted(held, positions)
+    held = plan.held[change.layer][item].contiguous()
+    which = torch.isin(write.positions, held).nonzero()[:, 0]
+    keys = plan.keys(change.layer)[item] if pos_axis(write.name) == 2 else None
+    return _Placed(item, write, torch.searchsorted(held, write.positions[which]), which, keys)
+
+
+def _writer(writes: Sequence[_Placed]) -> Callable:
+    def write(act: Tensor, hook: Any) -> Tensor:
+        act = act.clone()
+        for item, one, rows, which, keys in writes:
+            one.into(act[item : item + 1], rows, which, keys)
+        return act
+
+    return write
 
 
 def write_of(
     model: Any, change: Patch | Edit, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
 ) -> Write:
     """What a patch or an edit does to one item of a batch. Raises InterventionError when it does not fit."""
-    name = hook_of(model, change)
-    axis, to = pos_axis(name), inputs.layouts[item].positions(change.at)
+    name, layout = hook_of(model, change), inputs.layouts[item]
+    to = layout.positions(change.at)
     if isinstance(change, Edit):
-        return Write(name, axis, to, _checked(change))
+        return Write(name, to, layout.n_prompt, _checked(change))
     source = _source(change, sources)
     if isinstance(source, VideoCache) and source.sliced:
         raise InterventionError(f"{change.label()}: its source was cut by pos_slice; cache the source without it")
@@ -91,17 +142,57 @@ def write_of(
         theirs = theirs[None]
     if len(theirs) != inputs.batch_size:
         raise InterventionError(f"{change.label()}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
-    their_layout = source.layouts[item] if isinstance(source, VideoCache) else inputs.layouts[item]
+    their_layout = source.layouts[item] if isinstance(source, VideoCache) else layout
     take = their_layout.positions(change.at)
-    if len(to) != len(take):
-        raise InterventionError(
-            f"{change.label()}: {len(to)} positions here, {len(take)} in the source; both must be equally many"
-        )
-    if isinstance(source, VideoCache) and source.rows is not None:
-        take = source.row_of(change.layer, take)
+    to, take = _paired(change, to, take, layout.n_prompt, their_layout.n_prompt)
+    n_rows = theirs.shape[pos_axis(name)]
+    if isinstance(source, VideoCache):
+        held, rows = source.held[change.layer][item], source.row_of(change.layer, take, item)
     else:
-        take = take + theirs.shape[axis] - their_layout.n_tokens
-    return Write(name, axis, to, lambda act: theirs[item : item + 1].index_select(axis, take.to(theirs.device)).to(act))
+        held = torch.arange(n_rows) - (n_rows - their_layout.n_tokens)
+        rows = take + n_rows - their_layout.n_tokens
+    taken = _Taken(change.label(), theirs[item : item + 1], pos_axis(name), take, rows, held, their_layout.n_prompt)
+    return Write(name, to, layout.n_prompt, taken.value)
+
+
+def _paired(patch: Patch, to: Tensor, take: Tensor, n_prompt: int, their_prompt: int) -> tuple[Tensor, Tensor]:
+    """Positions to write, and those in the source to take them from: the prompt's in order, then generated ones.
+
+    A source without generated tokens patches the prompt alone.
+    """
+    here, there = ([int((p < n).sum()), int((p >= n).sum())] for p, n in ((to, n_prompt), (take, their_prompt)))
+    if here[0] != there[0] or (there[1] and here[1] > there[1]) or (here[1] and not sum(there)):
+        n_here, n_there = (sum(here), sum(there)) if here[0] != there[0] else (here[1], there[1])
+        raise InterventionError(
+            f"{patch.label()}: {n_here} positions here, {n_there} in the source; both must be equally many"
+        )
+    n = here[0] + min(here[1], there[1])
+    return to[:n], take[:n]
+
+
+class _Taken(NamedTuple):
+    """A source's activation of one item, and where in it the positions that a patch takes stand."""
+
+    label: str
+    act: Tensor
+    axis: int
+    positions: Int[Tensor, " chosen"]
+    rows: Int[Tensor, " chosen"]
+    keys: Int[Tensor, " key"]
+    n_prompt: int
+
+    def value(self, act: Tensor, which: Tensor) -> Tensor:
+        """As `Write.value`."""
+        taken = self.act.index_select(self.axis, self.rows[which].to(self.act.device))
+        if self.axis == 2:
+            seen = _seen(self.keys, self.positions[which], self.n_prompt)
+            taken = taken.index_select(-1, seen.to(taken.device))
+            if taken.shape[-1] != act.shape[-1]:
+                raise InterventionError(
+                    f"{self.label}: its rows see {act.shape[-1]} keys here, {taken.shape[-1]} in the source; both must "
+                    "be equally many"
+                )
+        return taken.to(act)
 
 
 def _source(patch: Patch, sources: Mapping[str, Any] | None) -> Any:
@@ -115,8 +206,8 @@ def _source(patch: Patch, sources: Mapping[str, Any] | None) -> Any:
     return sources[patch.source]
 
 
-def _checked(edit: Edit) -> Callable[[Tensor], Tensor]:
-    def value(act: Tensor) -> Tensor:
+def _checked(edit: Edit) -> Callable[[Tensor, Tensor], Tensor]:
+    def value(act: Tensor, which: Tensor) -> Tensor:
         out = edit.fn(act)
         if not isinstance(out, Tensor) or out.shape != act.shape:
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -124,16 +215,6 @@ def _checked(edit: Edit) -> Callable[[Tensor], Tensor]:
         return out
 
     return value
-
-
-def _writer(items: Sequence[tuple[Write, Tensor]]) -> Callable:
-    def write(act: Tensor, hook: Any) -> Tensor:
-        act = act.clone()
-        for i, (one, rows) in enumerate(items):
-            one.into(act[i : i + 1], rows)
-        return act
-
-    return write
 
 
 @torch.no_grad()
@@ -151,14 +232,16 @@ def patch_sweep(
 
     metric: logits [1, pos, d_vocab] → a number. at: selectors, one column each; every frame by default.
     layers: blocks, 0-based; all by default. Each run starts at its own layer, on the residual stream of
-    the unpatched run, so half the blocks are skipped; the numbers are those of full runs, bitwise.
+    the unpatched run, so half the blocks are skipped; the numbers are those of full runs, bitwise, in float64 for a
+    float64 model and else in float32.
     """
     selectors = [f"video[{k}]" for k in range(inputs.layout.n_frames)] if at is None else list(at)
     layers = list(range(model.cfg.n_layers)) if layers is None else list(layers)
     _, base = model.run_with_cache(
         inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in layers], return_type=None
     )
-    result = torch.zeros(len(layers), len(selectors))
+    dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    result = torch.zeros(len(layers), len(selectors), dtype=dtype)
     for r, layer in enumerate(layers):
         for c, selector in enumerate(selectors):
             patch = Patch(hook, layer, selector, source)

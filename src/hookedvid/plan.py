@@ -7,20 +7,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.config import DecoderConfig
-from hookedvid.errors import InterventionError
+from hookedvid.errors import InputError, InterventionError
 from hookedvid.inputs import PAD, VideoInputs
 from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
+from hookedvid.layout import ROLES_OF, TokenLayout
 from hookedvid.masks import active, allowed, kept_positions
 from hookedvid.nn.kv import KVCache
 from hookedvid.nn.structured import Structure, structure
 
 
 class RunPlan:
-    """Interventions resolved on one batch; raises InterventionError where they do not fit it.
+    """Interventions resolved on one batch; nothing that was given is changed.
 
-    `pos` holds the layout positions of the columns this forward computes, on the CPU; the rest is in the
-    key-value cache. One mask, or list of kernel calls, is made for each distinct set of knockouts, not for each
-    layer.
+    Positions are the layout's, on the CPU. One mask, or list of kernel calls, is made for each distinct set of
+    knockouts, not for each layer. Raises InterventionError where interventions do not fit the batch, InputError where
+    a key-value cache does not.
     """
 
     def __init__(
@@ -31,38 +32,55 @@ class RunPlan:
         kv_cache: KVCache | None,
     ):
         cached = 0 if kv_cache is None else kv_cache.n_tokens
-        n_columns = inputs.tokens.shape[1]
+        self.n_columns = inputs.tokens.shape[1]
+        if cached:
+            _check_step(inputs, cached)
         self.layouts = inputs.layouts
         self.device = inputs.tokens.device
         self.is_prefill = cached == 0
-        self.n_new = n_columns - cached
+        self.n_new = self.n_columns - cached
         self.pos = inputs.pos.cpu()[:, cached:]
-        self.n_rope = tuple(layout.n_tokens for layout in inputs.layouts)
-        if kv_cache is not None:
-            kv_cache.n_rope = self.n_rope = kv_cache.n_rope or self.n_rope
-            kv_cache.n_tokens = n_columns
+        self.n_rope = _lengths(lm, inputs, kv_cache)
         self.active = active(interventions, lm.n_layers)
+        self._cached = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
         exits = [i for i in interventions if isinstance(i, EarlyExit)]
         self.exits = bool(exits)
         self.exit_layer = exits[0].layer if exits else lm.n_layers
-        self._kept = [_kept(layout, exits[0], lm.n_layers) for layout in inputs.layouts] if exits else []
+        self.kept = [_kept(layout, exits[0], lm.n_layers) for layout in inputs.layouts] if exits else []
+        self._check_left()
+        left = _stacked(self.kept) if exits and self.is_prefill else self.pos
+        self.held = [self.pos if i < self.exit_layer else left for i in range(lm.n_layers)]
         self._masks: dict[
-            tuple[tuple[Knockout | RandomEdges, ...], int, int], tuple[Tensor | Structure | None, bool]
+            tuple[tuple[Knockout | RandomEdges, ...], bool, int, int], tuple[Tensor | Structure | None, bool]
         ] = {}
 
-    def drop(self, resid: Float[Tensor, "batch pos d_model"]) -> tuple[Tensor, Tensor]:
-        """The stream and its positions without what exits, items of unequal length padded on the left."""
-        longest = max(len(k) for k in self._kept)
-        pos = torch.stack([torch.nn.functional.pad(k, (longest - len(k), 0), value=PAD) for k in self._kept])
+    def _check_left(self) -> None:
+        before = self._cached[self.exit_layer] if self.exit_layer < len(self._cached) else None
+        if before is None:
+            return
+        for kept, pos in zip(self.kept, before, strict=True):
+            if not bool(torch.isin(pos[pos != PAD], kept).all()):
+                raise InterventionError(
+                    f"the key-value cache holds positions in block {self.exit_layer} (0-based) that this exit drops; "
+                    "give the exit from the first step on"
+                )
+
+    def drop(self, resid: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch kept d_model"]:
+        """The stream without what exits, in the columns that the block `layer` holds."""
         pads = torch.tensor([self.pos.shape[1] - layout.n_tokens for layout in self.layouts])
-        columns = (pos.clamp(min=0) + pads[:, None]).to(resid.device)
-        return resid.gather(1, columns[..., None].expand(-1, -1, resid.shape[-1])), pos
+        columns = (self.held[layer].clamp(min=0) + pads[:, None]).to(resid.device)
+        return resid.gather(1, columns[..., None].expand(-1, -1, resid.shape[-1]))
+
+    def keys(self, layer: int) -> Int[Tensor, "batch key"]:
+        """Positions of the keys that a block reads: those that are cached, then those of its own columns."""
+        before = self._cached[layer]
+        return self.held[layer] if before is None else torch.cat([before, self.held[layer]], 1)
 
     def mask(
         self, layer: int, query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"]
     ) -> tuple[Bool[Tensor, "batch 1 query key"] | Structure | None, bool]:
         """(mask, causal) of a block: nothing where the kernel's own causality does, kernel calls where they do."""
-        memo = (self.active[layer], query.shape[1], key.shape[1])
+        memo = (self.active[layer], layer >= self.exit_layer, query.shape[1], key.shape[1])
         if memo not in self._masks:
             self._masks[memo] = self._make_mask(self.active[layer], query, key)
         return self._masks[memo]
@@ -81,7 +99,54 @@ class RunPlan:
         return torch.stack(items)[:, None].to(self.device), False
 
 
-def _kept(layout, exit: EarlyExit, n_layers: int) -> Tensor:
+def blocks_run(n_layers: int, start: int | None, stop: int | None) -> tuple[int, int]:
+    """The first block of a run and the one it stops before; both count from the end when negative."""
+    bounds = (0 if start is None else start, n_layers if stop is None else stop)
+    first, end = (b + n_layers if b < 0 else b for b in bounds)
+    if any(not 0 <= b <= n_layers for b in (first, end)) or first > end:
+        raise InterventionError(
+            f"start_at_layer={start}, stop_at_layer={stop} do not fit a model of {n_layers} blocks, numbered from 0"
+        )
+    return first, end
+
+
+def _check_step(inputs: VideoInputs, cached: int) -> None:
+    """Raise InputError unless columns after the first `cached` are new text."""
+    if cached >= inputs.tokens.shape[1]:
+        raise InputError(
+            f"the key-value cache holds {cached} columns and the inputs have {inputs.tokens.shape[1]}: nothing is new; "
+            "extend the inputs, or start with an empty cache"
+        )
+    for layout, pad in zip(inputs.layouts, inputs.pads, strict=True):
+        if any(s.role in ROLES_OF["video"] and s.stop > cached - pad for s in layout.segments):
+            raise InputError(
+                f"the key-value cache ends inside or before the video, after {cached} columns; give the whole video "
+                "with the first forward"
+            )
+
+
+def _lengths(lm: DecoderConfig, inputs: VideoInputs, kv_cache: KVCache | None) -> tuple[int, ...]:
+    """Of each item the length that dynamic NTK scaling reacts to: its prompt's, so that all steps turn keys alike."""
+    lengths = tuple(layout.n_prompt for layout in inputs.layouts)
+    if kv_cache is None or not kv_cache.n_rope:
+        return lengths
+    turned = [tuple(max(n, lm.n_ctx) for n in ns) for ns in (kv_cache.n_rope, lengths)]
+    if lm.rope.scaling == "dynamic" and turned[0] != turned[1]:
+        raise InputError(
+            f"the cached keys are turned by the angles of prompts of {kv_cache.n_rope} tokens, and these have "
+            f"{lengths}: beyond {lm.n_ctx} tokens they differ; give new tokens by inputs.extend, or start with "
+            "an empty cache"
+        )
+    return kv_cache.n_rope
+
+
+def _stacked(kept: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
+    """Positions of items side by side, padded on the left."""
+    longest = max(len(k) for k in kept)
+    return torch.stack([torch.nn.functional.pad(k, (longest - len(k), 0), value=PAD) for k in kept])
+
+
+def _kept(layout: TokenLayout, exit: EarlyExit, n_layers: int) -> Tensor:
     if exit.layer > n_layers:
         raise InterventionError(f"{exit.label()}: this model has {n_layers} blocks")
     dropped = layout.mask(exit.drop) & layout.mask("text")

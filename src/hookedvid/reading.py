@@ -150,7 +150,7 @@ def read_attention(
     layout = batch.layout
     asked = _Asked.of(model, layout, queries, reduce, heads, mean_queries)
     read = _layers(layers, model.cfg.n_layers)
-    held = model.rows_of(batch, given) or [torch.arange(layout.n_tokens)] * model.cfg.n_layers
+    held = [rows[0] for rows in model.rows_of(batch, given)]
     for i in read:
         if not bool(torch.isin(asked.queries, held[i]).all()):
             raise InterventionError(

@@ -15,7 +15,7 @@ from hookedvid.cache import BY_QUERY
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
-from hookedvid.layout import TokenLayout
+from hookedvid.layout import Segment, TokenLayout
 from hookedvid.masks import active
 
 
@@ -80,8 +80,8 @@ class Counts:
 class Sweep:
     """Questions on one video, each under every condition.
 
-    inputs: one item each, all with the same video behind the same tokens. conditions: interventions that are
-    `shareable`. Raises InputError or InterventionError for what cannot be swept together.
+    inputs: one item each, all with the same video behind the same tokens of the same roles. conditions:
+    interventions that are `shareable`. Raises InputError or InterventionError for what cannot be swept together.
     """
 
     def __init__(self, n_layers: int, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]):
@@ -115,6 +115,12 @@ class Sweep:
             mine, theirs = x.pixel_values[0], first.pixel_values[0]
             if not (same and mine is not None and theirs is not None and torch.equal(mine, theirs)):
                 raise InputError("questions of one sweep must share their video and everything before it")
+            if _roles(x.layout, n) != _roles(first.layout, n):
+                raise InputError(
+                    "questions of one sweep have the same tokens up to the end of their video, but other roles there "
+                    "(markers_are_language, or inputs made another way), so a selector means other positions in each: "
+                    "sweep them alone"
+                )
 
     def _grow(self, layer: int, states: Sequence[tuple[int, Sequence[Cell]]]) -> list[Node]:
         """The nodes of a layer below one path; the untouched one last."""
@@ -180,6 +186,12 @@ class Sweep:
 def stream_length(layout: TokenLayout) -> int:
     """Positions up to the last of the video, which no text after it can change; 0 without a video."""
     return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
+
+
+def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:
+    """What the first `n` positions are, and whether markers among them are language."""
+    before = [s for s in layout.segments if s.start < n]
+    return before, layout.markers_are_language and any(s.role == "marker" for s in before)
 
 
 def _check_condition(condition: Sequence[Intervention], layout: TokenLayout) -> None:

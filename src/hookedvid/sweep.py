@@ -60,11 +60,11 @@ class Rows:
         n, lm = plan.n_stream, model.cfg.lm
         whole = model.embed_inputs(inputs[0])
         self.dtype, self.device = whole.dtype, whole.device
-        lengths = [layout.n_tokens for layout in plan.layouts]
-        if lm.rope.scaling == "dynamic" and len({max(x, lm.n_ctx) for x in lengths}) > 1:
-            raise InputError(f"{lengths} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
-        longest = max(lengths)
-        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (lengths[0],), self.dtype)
+        prompts = [layout.n_prompt for layout in plan.layouts]
+        if lm.rope.scaling == "dynamic" and len({max(x, lm.n_ctx) for x in prompts}) > 1:
+            raise InputError(f"{prompts} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
+        longest = max(layout.n_tokens for layout in plan.layouts)
+        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (prompts[0],), self.dtype)
         self.n_text = longest - n
         self.beside, self.together = states_a_call(n, self.n_text)
         at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])

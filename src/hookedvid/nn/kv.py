@@ -1,5 +1,8 @@
 """Keys and values kept between the steps of generation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,10 +22,9 @@ class LayerKV:
         self.v = v if self.v is None else torch.cat([self.v, v], 1)
         return self.k, self.v
 
-    def append_positions(self, pos: Int[Tensor, "batch new"]) -> Int[Tensor, "batch key"]:
-        """Positions of all keys once the new rows are in."""
-        self.pos = pos if self.pos is None else torch.cat([self.pos, pos], 1)
-        return self.pos
+    def cut(self, n: int) -> None:
+        """Keep the first `n` rows."""
+        self.k, self.v, self.pos = (None if x is None or not n else x[:, :n] for x in (self.k, self.v, self.pos))
 
 
 class KVCache:
@@ -36,3 +38,15 @@ class KVCache:
         self.layers = [LayerKV() for _ in range(n_layers)]
         self.n_rope: tuple[int, ...] = ()
         self.n_tokens = 0
+
+    @contextmanager
+    def step(self, n_tokens: int, n_rope: tuple[int, ...]) -> Iterator[None]:
+        """A forward that appends to the layers: its columns count once it ends, and an exception takes them back."""
+        before = [0 if layer.pos is None else layer.pos.shape[1] for layer in self.layers]
+        try:
+            yield
+        except BaseException:
+            for layer, n in zip(self.layers, before, strict=True):
+                layer.cut(n)
+            raise
+        self.n_tokens, self.n_rope = n_tokens, n_rope

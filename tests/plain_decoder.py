@@ -1,0 +1,183 @@
+"""A decoder in plain sums with dense masks, one sequence at a time: what a run under interventions must give.
+
+Written apart from the package's masks, plans and hooks: of it only the weights, the layout's segments and the values'
+fields are read. Writes are applied in the order of the list; an exit deletes rows; generation runs all of the
+sequence again for each token.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, Patch
+from hookedvid.layout import TokenLayout
+
+NAMES = {
+    "video": ("video", "newline"),
+    "patches": ("video",),
+    "newlines": ("newline",),
+    "markers": ("marker",),
+    "text": ("question", "options", "template", "generated"),
+}
+Taken = dict[tuple[str, int], Tensor]
+
+
+class Place:
+    """Role and frame of every position."""
+
+    def __init__(self, layout: TokenLayout):
+        self.roles = [s.role for s in layout.segments for _ in range(s.start, s.stop)]
+        self.frames = [s.frame for s in layout.segments for _ in range(s.start, s.stop)]
+        self.n, self.prompt = len(self.roles), sum(r != "generated" for r in self.roles)
+        self.n_frames = len({f for r, f in zip(self.roles, self.frames, strict=True) if r == "video"})
+        self.spoken = layout.markers_are_language
+
+    def of(self, selector: str) -> list[int]:
+        found: set[int] = set()
+        for term in selector.split("+"):
+            name, index = re.fullmatch(r"(\w+)(?:\[(.+)\])?", term).groups()
+            if name == "last":
+                found |= set(range(self.prompt - 1, self.n))
+                continue
+            roles = {*NAMES.get(name, (name,)), *(("marker",) if name == "text" and self.spoken else ())}
+            frames = None if index is None else eval(f"list(range({self.n_frames}))[{index}]")
+            frames = [frames] if isinstance(frames, int) else frames
+            found |= {
+                i
+                for i in range(self.n)
+                if (name == "all" or self.roles[i] in roles) and (frames is None or self.frames[i] in frames)
+            }
+        return sorted(found)
+
+    def frame(self, i: int) -> int | None:
+        """The newline that ends a whole video is a frame of its own."""
+        return self.n_frames if self.roles[i] == "newline" and self.frames[i] is None else self.frames[i]
+
+    def allowed(self, knockouts: Sequence[Knockout]) -> Tensor:
+        may = torch.ones(self.n, self.n, dtype=torch.bool).tril()
+        for k in knockouts:
+            src, dst = self.of(k.src), self.of(k.dst)
+            for q in dst:
+                for key in src:
+                    frames = self.frame(q), self.frame(key)
+                    framed = None not in frames
+                    fits = {"any": True, "same_frame": framed and frames[0] == frames[1]}
+                    fits["other_frame"] = framed and frames[0] != frames[1]
+                    if fits[k.relation] and not (k.keep_self and q == key):
+                        may[q, key] = False
+        return may
+
+
+def run(
+    model, layout: TokenLayout, embeds: Tensor, given: Sequence[Intervention] = (), sources: dict | None = None
+) -> tuple[Tensor, Taken]:
+    """Logits [held, vocab] of the positions that reach the end, and every point's activation.
+
+    sources: by the id of a patch's source, (activations, layout) of its own plain run.
+    """
+    lm, w, place = model.cfg.lm, dict(model.named_parameters()), Place(layout)
+    held, x, points = list(range(place.n)), embeds, {}
+    cos, sin = angles(lm, place)
+
+    def at(hook: str, layer: int, act: Tensor) -> Tensor:
+        """Rows of positions first (maps: heads second)."""
+        for change in given:
+            if isinstance(change, Edit | Patch) and (change.hook, change.layer) == (hook, layer):
+                act = written(change, act, held, place, hook in ("pattern", "attn_scores"), hook, sources)
+        points[hook, layer] = act
+        return act
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + lm.eps).rsqrt() * w[name]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        bias = w.get(f"{name}.bias")
+        return x @ w[f"{name}.weight"].T + (0 if bias is None else bias)
+
+    for i in range(lm.n_layers):
+        for e in given:
+            if isinstance(e, EarlyExit) and e.layer == i:
+                stay = [r for r, p in enumerate(held) if p not in place.of(e.drop)]
+                held, x = [held[r] for r in stay], x[stay]
+        cuts = [k for k in given if isinstance(k, Knockout) and i in k.layers.layers(lm.n_layers)]
+        may = place.allowed(cuts)[held][:, held]
+        x = at("resid_pre", i, x)
+        h, b = norm(x, f"blocks.{i}.ln1.weight"), f"blocks.{i}.attn"
+        q = at("q", i, linear(h, f"{b}.q").unflatten(-1, (lm.n_heads, lm.d_head)))
+        k = linear(h, f"{b}.k").unflatten(-1, (lm.n_kv_heads, lm.d_head))
+        v = at("v", i, linear(h, f"{b}.v").unflatten(-1, (lm.n_kv_heads, lm.d_head)))
+        q, k = turned(q, cos[held], sin[held]), at("rot_k", i, turned(k, cos[held], sin[held]))
+        groups = lm.n_heads // lm.n_kv_heads
+        k, v = (a.repeat_interleave(groups, 1) for a in (k, v))
+        scores = torch.einsum("qhd,khd->qhk", q, k) / math.sqrt(lm.d_head)
+        scores = at("attn_scores", i, scores.masked_fill(~may[:, None], -math.inf))
+        pattern = at("pattern", i, scores.softmax(-1).nan_to_num(0.0))
+        z = at("z", i, torch.einsum("qhk,khd->qhd", pattern, v))
+        x = at("resid_mid", i, x + at("attn_out", i, linear(z.flatten(1), f"{b}.o")))
+        h, m = norm(x, f"blocks.{i}.ln2.weight"), f"blocks.{i}.mlp"
+        gate = linear(h, f"{m}.gate")
+        x = x + at("mlp_out", i, linear(gate * gate.sigmoid() * linear(h, f"{m}.up"), f"{m}.down"))
+        x = at("resid_post", i, x)
+    return norm(x, "ln_final.weight") @ model.unembed.weight.T, points
+
+
+def written(
+    change: Edit | Patch, act: Tensor, held: list[int], place: Place, is_map: bool, hook: str, sources: dict | None
+) -> Tensor:
+    """The prompt's rows in one call of a function, a generated token's alone; of maps, keys up to the last of them."""
+    act, chosen = act.clone(), place.of(change.at)
+    prompt = [p for p in chosen if p < place.prompt]
+    if isinstance(change, Patch):
+        theirs, layout = sources[id(change.source)]
+        there = [p for p in Place(layout).of(change.at) if p < Place(layout).prompt]
+        act[[held.index(p) for p in prompt]] = theirs[hook, change.layer][there]
+        return act
+    for call in [prompt, *([p] for p in chosen if p >= place.prompt)]:
+        if call:
+            rows = torch.tensor([held.index(p) for p in call])
+            keys = [r for r, p in enumerate(held) if p <= max(place.prompt - 1, call[-1])] if is_map else None
+            some = act[rows] if keys is None else act[rows][..., keys]
+            some = some.transpose(0, 1)[None] if is_map else some[None]
+            out = change.fn(some)[0]
+            if keys is None:
+                act[rows] = out
+            else:
+                act[rows[:, None], :, torch.tensor(keys)] = out.permute(1, 2, 0)
+    return act
+
+
+def angles(lm, place: Place) -> tuple[Tensor, Tensor]:
+    """In float32, as transformers has them; dynamic NTK reacts to the length of the prompt."""
+    theta = lm.rope.theta
+    if lm.rope.scaling == "dynamic" and place.prompt > lm.n_ctx:
+        theta *= (lm.rope.factor * place.prompt / lm.n_ctx - (lm.rope.factor - 1)) ** (lm.d_head / (lm.d_head - 2))
+    inverse = 1.0 / theta ** (torch.arange(0, lm.d_head, 2, dtype=torch.float32) / lm.d_head)
+    turns = torch.arange(place.n, dtype=torch.float32)[:, None] * inverse
+    turns = torch.cat([turns, turns], -1)[:, None]
+    return turns.cos().double(), turns.sin().double()
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    one, two = x.chunk(2, -1)
+    return x * cos + torch.cat([-two, one], -1) * sin
+
+
+def embedded(model, inputs) -> Tensor:
+    """The merged stream of a single item's prompt: features of the tower, rows of the table."""
+    ids = inputs.tokens[0]
+    rows = model.embed.weight[ids.clamp(min=0)].clone()
+    rows[ids < 0] = model.encode_video(inputs).to(rows)
+    return rows
+
+
+def generated(model, inputs, given: Sequence[Intervention], sources: dict | None, n: int) -> tuple[list[int], Tensor]:
+    """Greedy ids and the logits [n, vocab] that they were chosen from."""
+    embeds, layout, ids, rows = embedded(model, inputs), inputs.layout, [], []
+    for _ in range(n):
+        rows.append(run(model, layout, embeds, given, sources)[0][-1])
+        ids.append(int(rows[-1][: model.cfg.n_tokens].argmax()))
+        embeds, layout = torch.cat([embeds, model.embed.weight[ids[-1:]]]), layout.extend(1)
+    return ids, torch.stack(rows)
