@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hookedvid.data.item import Item
 from hookedvid.errors import ConfigError, DataError, InputError
@@ -15,6 +16,7 @@ from hookedvid.families import FAMILIES, small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import breakdown, conventions, scoring, submission
 from hookedvid.study.conventions import CONVENTIONS, convention, guess
+from hookedvid.study.extractors import extractor
 from hookedvid.study.protocols import BASELINE
 from hookedvid.study.study import Study
 from hookedvid.study.summary import Outcomes, summarise
@@ -157,6 +159,34 @@ def test_what_evaluators_make_of_an_answer(name, text, counted):
     assert by.counted(item(), text, found.chosen) == counted
     assert found.text == text and (found.status == "ok") == (found.chosen is not None)
     assert found.correct is (None if found.chosen is None else found.chosen == 1)
+
+
+def test_equal_options_are_equally_right_and_evaluators_take_the_first_or_the_last():
+    """MVBench has such questions: the answer is a text there, which several options may be."""
+    one = Item(id="q", video="v.mp4", question="q ?", options=("3", "2", "3"), answer=0)
+    assert one.right == (0, 2) and scoring.chance(one) == 2 / 3 and item(answer=None).right == ()
+    by = CONVENTIONS["mvbench/official"]
+    for text, correct in (("A", True), ("C", True), ("B", False)):
+        assert scoring.read_text(one, text, extractor("leading-letter@1")).correct is correct
+    for name, counted in (("lmms-eval@2026-04", (1, 0, 0)), ("official", (0, 0, 1)), ("vlmevalkit", (0, 0, 1))):
+        by = CONVENTIONS[f"mvbench/{name}"]
+        given = [by.counted(one, text, i) for i, text in enumerate(("A)", "B)", "C)"))]
+        assert given == list(counted) and by.gold_of(one) == counted.index(1)
+
+
+def test_logits_of_equal_options_are_one_options():
+    net = HookedVideoLLM.from_config(small_config("llava-onevision"))
+    inputs = net.prepare(None, "q ?", ["3", "2", "3"])
+    logits = torch.zeros(net.cfg.d_vocab)
+    for best, correct in ((0, True), (1, False), (2, True)):
+        logits[list(inputs.option_tokens[0])] = torch.tensor([1.0, 2.0, 3.0]).roll(best - 2)
+        one = Item(id="q", video="v.mp4", question="q ?", options=("3", "2", "3"), answer=0)
+        found = scoring.outcome(net, one, logits, inputs)
+        (a, b, c), p = logits[list(inputs.option_tokens[0])].tolist(), logits.softmax(-1)[list(inputs.option_tokens[0])]
+        assert (found.chosen, found.correct, found.margin) == (best, correct, max(a, c) - b)
+        assert found.prob == pytest.approx(float(p[0] + p[2]))
+    same = replace(one, options=("3", "3", "3"))
+    assert scoring.outcome(net, same, logits, inputs).margin is None and scoring.chance(same) == 1.0
 
 
 def test_egoschema_guesses_but_we_do_not():

@@ -231,6 +231,18 @@ def test_every_problem_of_the_rows_is_listed(tmp_path):
     assert "\x1b" not in said and "has 8 problem(s)" in said
 
 
+@pytest.mark.parametrize("answer", ["AB", "", "a", "E", "1", "A.", "ABCD"])
+def test_an_answer_is_one_letter(tmp_path, answer):
+    rows = miniatures.videomme_rows()[:3]
+    rows[2]["answer"] = answer
+    miniatures.videomme(tmp_path, "none", rows=rows)
+    with pytest.raises(DataError, match=rf"row 2: answer should be (one of ABCD|a text), got '{answer}'"):
+        read_dataset("videomme", tmp_path)
+    rows[2]["answer"] = " B "
+    miniatures.videomme(tmp_path, "none", rows=rows)
+    assert read_dataset("videomme", tmp_path).items[2].answer == 1
+
+
 def test_columns_are_checked_by_type(tmp_path):
     rows = [
         {k: v for k, v in r.items() if k != "domain"} | {"options": "A. x\nB. y", "answer": 1}

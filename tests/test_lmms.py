@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 
 from clips import cut
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, Knockout, lmms, small_config
+from hookedvid.answering import answer_log_probs
 from hookedvid.data.item import Item, read_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.errors import ConfigError, HookedVidError, InputError, InterventionError, VideoError
@@ -280,18 +282,38 @@ def test_options_are_chosen_by_the_loss_of_their_tokens(found, miniature, model,
     assert said["results"][LOSSES]["score,none"] == pytest.approx(sum(right) / len(right))
 
 
-@needs_lmms_eval
 @pytest.mark.parametrize(
     ("prompt", "end"),
-    [("qwen_1_5", "<|im_end|>\n"), ("vicuna_v1", "</s>"), ("internlm2-chat", "<|im_end|>"), ("plain", "")],
+    [("qwen_1_5", "<|im_end|>"), ("internlm2-chat", "<|im_end|>"), ("plain", "<|im_end|>")],
 )
-def test_an_answer_is_scored_with_what_ends_its_turn(miniature, prompt, end):
+@torch.no_grad()
+def test_an_answer_has_one_end_and_one_likelihood_in_the_plug_in_and_in_studies(plug_in, prompt, end):
+    """Generation stops at it; the template's line break behind it begins the next turn."""
+    plug_in.model = HookedVideoLLM.from_config(replace(small_config("llava-onevision"), prompt=prompt))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    prepared = plug_in.model.prepare(frames, "what ?", n_frames=4, answer="a red ring")
+    answer = plug_in._answer_tokens("what ?", "a red ring")
+    assert torch.equal(prepared.tokens[:, prepared.layout.n_prompt :], answer)
+    assert plug_in.model.tokenizer.decode(answer[0]).strip() == f"a red ring{end}"
+    found, _ = plug_in._loss(plug_in.model.prepare(frames, "what ?", n_frames=4), answer)
+    log_probs = answer_log_probs(plug_in.model(prepared)[0], prepared, plug_in.model.cfg.n_tokens)
+    assert found == pytest.approx(-log_probs.mean().item(), abs=1e-5)  # float32, the last rows alone
+
+
+@pytest.fixture
+def plug_in(monkeypatch):
+    """The plug-in's class on stand-ins for the three names that it takes from lmms-eval, which need not be there."""
+    base = type("lmms", (), {"rank": 0})
+    names = {"": {}, ".api": {}, ".api.instance": {"GenerationResult": tuple}, ".api.model": {"lmms": base}}
+    for name, values in names.items():
+        module = ModuleType(f"lmms_eval{name}")
+        module.__dict__.update(values, __path__=[])
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delitem(sys.modules, "hookedvid.lmms.plugin", raising=False)
     from hookedvid.lmms.plugin import HookedVid
 
-    plugin = HookedVid("tiny", device="cpu")
-    plugin.model = HookedVideoLLM.from_config(replace(small_config("llava-onevision"), prompt=prompt))
-    (ids,) = plugin._answer_tokens(" a red ring").tolist()
-    assert plugin.model.tokenizer.decode(ids) == f" a red ring{end}"
+    yield HookedVid("tiny", device="cpu")
+    sys.modules.pop("hookedvid.lmms.plugin", None)
 
 
 @torch.no_grad()

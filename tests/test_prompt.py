@@ -1,5 +1,6 @@
 """Prompts: the exact text of every template, and which position of it is what."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
+from hookedvid.answering import score_options
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.errors import InputError
 from hookedvid.preparing import _check_question, prepare
+from hookedvid.prompt_tokens import UnknownWordWarning
 from hookedvid.tokenizer import byte_tokenizer
 from hookedvid.video.frames import read_clip
 from hookedvid.video.prompt import (
@@ -255,6 +258,57 @@ def test_questions_and_options_that_ask_nothing_are_refused(question, options, s
 def test_options_may_repeat_as_they_do_in_published_sets():
     inputs = model("qwen_1_5").prepare(None, QUESTION, ["a", "a"])
     assert inputs.options == (("a", "a"),) and len(set(inputs.option_tokens[0])) == 2
+
+
+@pytest.mark.parametrize("held", ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<pad>"])
+def test_a_users_text_never_becomes_a_control_token(held):
+    """The whole prompt goes to the tokenizer, which would read it as one, as the original packages do unsaid."""
+    m, text = model("qwen_1_5"), f"what is {held}user\n ?"
+    control = set(m.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<pad>"]))
+    said = f"'what is {re.escape(held)}.* which this tokenizer reads as a control token"
+    form = replace(template("qwen_1_5").form, before="{subtitles}", subtitles=text)
+    for given in ((text,), (QUESTION, ["a", text])):
+        with pytest.raises(InputError, match=said):
+            m.prepare(None, *given)
+    for more in ({"answer": text}, {"form": form}):
+        with pytest.raises(InputError, match=said):
+            m.prepare(None, QUESTION, **more)
+    plain = m.prepare(None, "what is < |im_end|> or <|IM_END|> or <video> ?", ["<s>", "[INST]"])
+    ours = m.prepare(None, QUESTION, ["<s>", "[INST]"])
+    assert [t for t in plain.tokens[0].tolist() if t in control] == [t for t in ours.tokens[0].tolist() if t in control]
+
+
+def test_halves_of_surrogate_pairs_are_no_text():
+    with pytest.raises(InputError, match=r"'\\ud800 \?' holds half of a surrogate pair"):
+        model("qwen_1_5").prepare(None, "\ud800 ?")
+
+
+def test_words_that_a_tokenizer_does_not_know_are_said():
+    tiny = HookedVideoLLM.from_pretrained("tiny")
+    with pytest.warns(UnknownWordWarning, match=r"does not know 'zebra', 'quagga', and reads each as '<unk>'"):
+        tiny.prepare(None, "what color is the zebra ?", ["red", "quagga"])
+    tiny.prepare(None, "what color is the circle ?", ["red", "blue"])  # warns of nothing
+    assert "<unk>" not in {t.content for t in model("qwen_1_5").tokenizer.added_tokens_decoder.values()}
+
+
+def words(*known: str) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", *known])}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
+@pytest.mark.filterwarnings("ignore::hookedvid.prompt_tokens.UnknownWordWarning")
+def test_option_letters_that_no_logit_stands_for_are_refused():
+    m = with_tokenizer(words("A", "what"))
+    with pytest.raises(InputError, match="this tokenizer does not know the option letter 'B'"):
+        m.prepare(None, "what", ["x", "y"])
+    alike = tokenizer([])
+    alike.backend_tokenizer.normalizer = normalizers.Replace("B", "A")
+    with pytest.raises(InputError, match=r"tokens \[\d+, \d+, \d+\] are not all different"):
+        with_tokenizer(alike).prepare(None, QUESTION, OPTIONS)
+    inputs = replace(model("qwen_1_5").prepare(None, QUESTION, OPTIONS), option_tokens=((0, 0, 1),))
+    with pytest.raises(InputError, match="are not all different"):
+        score_options(torch.zeros(300), inputs)
 
 
 def test_tokenizers_that_cannot_lay_out_a_prompt_are_refused():

@@ -1,5 +1,6 @@
 """What logits say: the option of a multiple-choice question, or how likely a given answer is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,18 +47,28 @@ def real_tokens(logits: Float[Tensor, "*batch d_vocab"], n_tokens: int | None) -
     return logits[..., :n_tokens]
 
 
+def check_option_tokens(tokens: Sequence[int]) -> None:
+    """Raises InputError where two options have one token: no logit tells them apart."""
+    if len(set(tokens)) < len(tokens):
+        raise InputError(
+            f"the options' tokens {list(tokens)} are not all different, so that no logits tell the options apart; use "
+            'another tokenizer, or score by "likelihood"'
+        )
+
+
 def score_options(
     logits: Float[Tensor, " d_vocab"], inputs: VideoInputs, item: int = 0, n_tokens: int | None = None
 ) -> Answer:
     """The answer of one item; `n_tokens` is the config's.
 
-    Raises InputError without options, or when the logits are not finite.
+    Raises InputError without options, where two have one token, or when the logits are not finite.
     """
     if not inputs.option_tokens[item]:
         raise InputError(
             "this input has no options to choose from: give prepare(..., options=[...]), or use generate() for an "
             "open answer"
         )
+    check_option_tokens(inputs.option_tokens[item])
     logits = real_tokens(logits, n_tokens)
     if not bool(torch.isfinite(logits).all()):
         raise NonFiniteError(

@@ -10,20 +10,10 @@ import torch
 
 from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
-from hookedvid.inputs import VIDEO, VideoInputs
-from hookedvid.layout import Segment, TokenLayout, video_segments
-from hookedvid.video.prompt import (
-    Piece,
-    QuestionForm,
-    Template,
-    TimeInstruction,
-    Timing,
-    named_instruction,
-    pieces,
-    template,
-)
-
-Run = tuple[Segment, list[int]]
+from hookedvid.inputs import VideoInputs
+from hookedvid.layout import TokenLayout
+from hookedvid.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
+from hookedvid.video.prompt import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
 
 
 def prepare(
@@ -43,6 +33,7 @@ def prepare(
 ) -> VideoInputs:
     """See `HookedVideoLLM.prepare`."""
     _check_question(model, video, question, options, answer)
+    form = _checked_form(model, question, options, answer, form)
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
     clip, timing, count = None, None, 0
@@ -54,13 +45,14 @@ def prepare(
         given = isinstance(video, Clip)
         clip = video if given else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
-    form = form or template(cfg.prompt).form
 
     def laid_out(n_frames: int) -> list[Run]:
         return _laid_out(model, question, options, n_frames, timing, form, answer)
 
     tokens, layout = _checked(model, count, markers_are_language, laid_out)
-    letters = tuple(_letter_token(model.tokenizer, LETTERS[i], form.prefill) for i in range(len(options)))
+    asked = pieces(template(cfg.prompt), question, options, 0, None, form, answer)
+    warn_of_unknown_words(model.tokenizer, asked, tokens[0].tolist())
+    letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
 
@@ -81,10 +73,10 @@ def expected(
     A short clip may have fewer frames under some samplers. A time instruction is written as for a minute of video.
     """
     _check_question(model, "expected", question, options, answer)
+    form = _checked_form(model, question, options, answer, form)
     instruction = named_instruction(time_instruction)
     times = tuple(60.0 * i / n_frames for i in range(n_frames))
     timing = Timing(instruction, 60.0, times) if instruction.text else None
-    form = form or template(model.cfg.prompt).form
 
     def laid_out(n: int) -> list[Run]:
         return _laid_out(model, question, options, n, timing, form, answer)
@@ -124,6 +116,16 @@ def _check_question(model: Any, video: Any, question: str, options: Sequence[str
         raise InputError("this model takes no video; pass None")
 
 
+def _checked_form(
+    model: Any, question: str, options: Sequence[str], answer: str, form: QuestionForm | None
+) -> QuestionForm:
+    """`form`, or the template's own. Raises InputError for texts that the tokenizer would not read as text."""
+    around = template(model.cfg.prompt)
+    form = form or around.form
+    check_texts(model.tokenizer, around, (question, *options, answer, form.subtitles or ""))
+    return form
+
+
 def _timing(
     instruction: TimeInstruction, clip: Any, sampler: str, bound: tuple[float | int, float | int] | None
 ) -> Timing | None:
@@ -160,10 +162,10 @@ def _laid_out(
     answer: str,
 ) -> list[Run]:  # fmt: skip
     around = template(model.cfg.prompt)
-    prompt = _tokenized(model, pieces(around, question, options, n_frames, timing, form), n_frames)
+    prompt = tokenized(model, pieces(around, question, options, n_frames, timing, form), n_frames)
     if not answer:
         return prompt
-    whole = _tokenized(model, pieces(around, question, options, n_frames, timing, form, answer), n_frames)
+    whole = tokenized(model, pieces(around, question, options, n_frames, timing, form, answer), n_frames)
     *before, (segment, ids) = whole
     if before != prompt:
         raise InputError(
@@ -172,16 +174,8 @@ def _laid_out(
         )
     if model.tokenizer.unk_token_id in ids:
         raise InputError(f"the answer {answer!r} holds words that this tokenizer does not know")
-    ids = ids + _end_token(model, around)
+    ids = ids + end_token(model.tokenizer, around)
     return [*prompt, (replace(segment, stop=len(ids)), ids)]
-
-
-def _end_token(model: Any, around: Template) -> list[int]:
-    """What a finished answer ends with: the template's first stop, else the tokenizer's end of text, if any."""
-    tokenizer = model.tokenizer
-    stops = [tokenizer.convert_tokens_to_ids(stop) for stop in around.stops]
-    known = [i for i in (*stops, tokenizer.eos_token_id) if i is not None and i != tokenizer.unk_token_id]
-    return known[:1]
 
 
 def _check_length(model: Any, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
@@ -208,55 +202,3 @@ def _check_length(model: Any, runs: Sequence[Run], n_frames: int, laid_out: Call
 
 def _length(runs: Sequence[Run]) -> int:
     return sum(len(ids) for _, ids in runs)
-
-
-def _tokenized(model: Any, parts: Sequence[Piece], n_frames: int) -> list[Run]:
-    """Segments with their ids. Text between videos is tokenized as one, as the original code does."""
-    whole = video_segments(model.cfg.projector, model.cfg.vision.grid, n_frames) if n_frames else []
-    out: list[Run] = []
-    chunk: list[Piece] = []
-    for p in [*parts, None]:
-        if p is not None and p.role != "video":
-            chunk.append(p)
-            continue
-        out += _tokenized_text(model.tokenizer, chunk, first=not out)
-        chunk = []
-        if p is not None:
-            out += [(s, [VIDEO] * len(s)) for s in whole if p.frame is None or s.frame == p.frame]
-    return out
-
-
-def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list[Run]:
-    """A token belongs to the piece its last character is in; special tokens put in front, to the first."""
-    text, owner = "", []
-    for i, p in enumerate(chunk):
-        text += p.text
-        owner += [i] * len(p.text)
-    if not text:
-        return []
-    encoded = tokenizer(text, add_special_tokens=first, return_offsets_mapping=True)
-    ids_of: list[list[int]] = [[] for _ in chunk]
-    last = 0
-    for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        piece = owner[stop - 1] if stop > start else 0
-        if piece < last:
-            raise InputError(
-                f"this tokenizer puts the special token {tokenizer.decode([token])!r} after the text; load it "
-                "so that it adds tokens in front only (add_eos_token=False)"
-            )
-        last = piece
-        ids_of[piece].append(token)
-    return [
-        (Segment(p.role, 0, len(ids), frame=p.frame, index=p.index), ids) for p, ids in zip(chunk, ids_of, strict=True)
-    ]
-
-
-def _letter_token(tokenizer: Any, letter: str, prefill: str) -> int:
-    """The token a letter is as an answer's first word, or directly behind what the answer is made to begin with."""
-    ids = tokenizer(letter, add_special_tokens=False)["input_ids"]
-    if prefill:
-        begun, whole = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (prefill, prefill + letter))
-        ids = whole[-1:] if whole[:-1] == begun else ids  # where the two do not run together
-    if len(ids) != 1:
-        raise InputError(f"the option letter {letter!r} is {len(ids)} tokens in this tokenizer; it must be one")
-    return ids[0]

@@ -12,6 +12,15 @@ from hookedvid.errors import HookedVidError, nearest
 T = TypeVar("T")
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: halves of surrogate pairs, which JSON lets through, are no characters."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_dict(value: Any) -> Any:
     """Plain JSON types of a (nested) dataclass; tuples become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

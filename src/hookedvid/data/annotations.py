@@ -86,6 +86,14 @@ class Row:
             return tuple(value)
         return ()
 
+    def letter(self, key: str, n: int) -> int:
+        """The 0-based option that a single letter names, of the first `n`; blanks around it are no matter."""
+        said = self.text(key).strip()
+        if len(said) == 1 and said in LETTERS[:n]:
+            return LETTERS.index(said)
+        self.wrong(f"{key} should be one of {LETTERS[:n]}, got {_shown(self.values.get(key))}")
+        return 0
+
     def seconds(self, key: str) -> float:
         """A moment of the video."""
         value = self.values.get(key)

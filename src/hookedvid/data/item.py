@@ -64,6 +64,13 @@ class Item:
         if problems:
             raise DataError(f"item {self.id!r}: " + "; ".join(problems))
 
+    @property
+    def right(self) -> tuple[int, ...]:
+        """Every option that is right: the answer, and those that say the same text. Empty where it is hidden."""
+        if self.answer is None:
+            return ()
+        return tuple(i for i, o in enumerate(self.options) if o == self.options[self.answer])
+
 
 def read_items(path: str | os.PathLike[str]) -> list[Item]:
     """The items of a JSONL file, one object a line, in file order; blank lines are passed over.

@@ -6,7 +6,7 @@
 
 from pathlib import Path
 
-from hookedvid.data.annotations import LETTERS, Problems, Row, read_table, without_letters
+from hookedvid.data.annotations import Problems, Row, read_table, without_letters
 from hookedvid.data.dataset import Dataset, Entry, check_options, finished, placed
 from hookedvid.data.folder import Folder, shards
 from hookedvid.data.item import Item
@@ -60,9 +60,7 @@ def _read(row: Row, folder: Folder, subtitles: bool) -> Entry | None:
     meta = {key: row.label(key, DURATIONS if key == "duration" else ()) for key in LABELS}
     meta |= {key: value for key in KEPT if isinstance(value := row.values.get(key), str)}
     texts, raw = without_letters(row, row.texts("options"))
-    answer = LETTERS.find(row.text("answer").strip() or "?")
-    if texts and not 0 <= answer < len(texts):
-        row.wrong(f"answer should be one of {LETTERS[: len(texts)]}, got {row.values['answer']!r}")
+    answer = row.letter("answer", len(texts)) if texts else 0
     if "/" in video:
         row.wrong(f"videoID {video!r} has a slash in it")
     question, family = row.text("question"), row.label("task_type")

@@ -8,20 +8,19 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from PIL import ImageFile
 from torch import Tensor
 from tqdm import tqdm
 
-from hookedvid.answering import real_tokens
-from hookedvid.errors import HookedVidError, InputError, NonFiniteError
+from hookedvid.answering import answer_log_probs, real_tokens
+from hookedvid.errors import HookedVidError, InputError
 from hookedvid.inputs import VideoInputs
 from hookedvid.lmms import arguments
 from hookedvid.lmms.arguments import Value
 from hookedvid.model import HookedVideoLLM
-from hookedvid.video.prompt import template
 
 
 class HookedVid(lmms):
@@ -80,9 +79,9 @@ class HookedVid(lmms):
         """(loss, is it greedy) of each request (question, answer, doc_to_visual, doc_id, task, split).
 
         Greedy is an answer that `generate_until` would give, its end included. The loss is the mean negative
-        log-likelihood of the answer's tokens and its end: lmms-eval's tasks choose the option with the smallest
-        value, and its wrappers return this, not the log-likelihood. The pairs come in lmms-eval's container of
-        answers: 0.7.3 makes a text of a bare pair, which no task can read.
+        log-likelihood of the answer's tokens and its end, as in a study of likelihoods: lmms-eval's tasks choose the
+        option with the smallest value, and its wrappers return this, not the log-likelihood. The pairs come in
+        lmms-eval's container of answers: 0.7.3 makes a text of a bare pair, which no task can read.
         """
         losses = []
         progress = tqdm(total=len(requests), desc="hookedvid", disable=self.rank != 0)
@@ -93,7 +92,7 @@ class HookedVid(lmms):
                 _, answer, *where = request.args
                 inputs = inputs or self._inputs(question, *where)
                 text = answer if isinstance(answer, str) else answer(self._doc(*where[1:]))
-                losses.append(GenerationResult(self._loss(inputs, self._answer_tokens(text))))
+                losses.append(GenerationResult(self._loss(inputs, self._answer_tokens(question, text))))
                 progress.update()
         progress.close()
         return losses
@@ -118,29 +117,15 @@ class HookedVid(lmms):
             e.add_note(f"This is document {doc_id} of {task}; the run ends here, so that it cannot be scored.")
             raise
 
-    def _answer_tokens(self, text: str) -> Tensor:
-        """Ids [1, new] of an answer and of what ends it, as they stand after the prompt."""
-        form = template(self.model.cfg.prompt)
-        end = form.stops[0] if form.stops else ""
-        end += "\n" if end and f"{end}\n" in form.after else ""  # the original code's templates end a turn so
-        before, whole = (
-            self.model.tokenizer(t, add_special_tokens=False)["input_ids"]
-            for t in (form.after, f"{form.after}{text}{end}")
-        )
-        if whole[: len(before)] != before or len(whole) == len(before):
-            raise InputError(f"the answer {text!r} cannot be told from the prompt's end {form.after!r} by its tokens")
-        return torch.tensor([whole[len(before) :]], device=self.device)
+    def _answer_tokens(self, question: str, answer: str) -> Int[Tensor, "1 new"]:
+        """Ids of an answer to the question and of its end, as `prepare` puts them behind a prompt."""
+        inputs = self.model.prepare(None, question, answer=answer)
+        return inputs.tokens[:, inputs.layout.n_prompt :]
 
     @torch.no_grad()
-    def _loss(self, inputs: VideoInputs, tokens: Tensor) -> tuple[float, bool]:
-        logits = self.model(
-            inputs.extend(tokens), interventions=self.interventions, logits_to_keep=tokens.shape[1] + 1
-        )[:, :-1]
-        wide: Float[Tensor, "1 new n_tokens"] = real_tokens(logits, self.model.cfg.n_tokens)
-        wide = wide.to(torch.promote_types(wide.dtype, torch.float32)).log_softmax(-1)
-        if not bool(torch.isfinite(wide).all()):
-            raise NonFiniteError(
-                "the logits are not finite: the weights or this dtype overflow, so nothing can be scored"
-            )
-        said = wide.gather(-1, tokens[..., None])
-        return -said.mean().item(), bool((wide.argmax(-1) == tokens).all())
+    def _loss(self, inputs: VideoInputs, tokens: Int[Tensor, "1 new"]) -> tuple[float, bool]:
+        inputs, n_tokens = inputs.extend(tokens), self.model.cfg.n_tokens
+        logits = self.model(inputs, interventions=self.interventions, logits_to_keep=tokens.shape[1] + 1)
+        said = answer_log_probs(logits[0], inputs, n_tokens)
+        likeliest = real_tokens(logits[0, :-1], n_tokens).argmax(-1)
+        return -said.mean().item(), bool((likeliest == tokens[0]).all())

@@ -25,6 +25,7 @@ class Convention:
 
     name: without the dataset. forms, samplers: by family of models, where they differ from form and sampler (None:
     the model's own). n_frames: likewise. unit: what the evaluator prints. options: how many it can letter at most.
+    gold: where several options say the right text, the one that the annotation or the first match names, or the last.
     echo: what it puts in front of an answer's first line, the rest of which it drops. subtitle_frames: how many
     uniform frames choose the subtitles, by family where it is not 32.
     """
@@ -35,6 +36,7 @@ class Convention:
     extractor: str
     unparsed: Unparsed
     options: int
+    gold: Literal["answer", "last"] = "answer"
     forms: Mapping[str, QuestionForm] = field(default_factory=dict)
     sampler: str | None = None
     samplers: Mapping[str, str] = field(default_factory=dict)
@@ -70,19 +72,24 @@ class Convention:
         """A generated text as the evaluator takes it up."""
         return self.echo + text.strip().split("\n")[0] if self.echo else text
 
+    def gold_of(self, item: Item) -> int:
+        """The option that the evaluator takes for the right one. The item's answer must be known."""
+        assert item.answer is not None
+        return item.right[-1] if self.gold == "last" else item.answer
+
     def counted(self, item: Item, text: str, chosen: int | None) -> float | None:
         """What the evaluator counts a row as: 0 or 1, None where it leaves it out of the mean.
 
         `chosen` is what the extractor found. The item's answer must be known.
         """
-        assert item.answer is not None
+        gold = self.gold_of(item)
         if self.unparsed == "check":
             check = self.rule.check
             assert check is not None
-            return float(check(self.heard(text), item.answer))
+            return float(check(self.heard(text), gold))
         if chosen is None and (self.unparsed == "dropped" or (self.unparsed == "dropped if empty" and not text)):
             return None
-        return float(self.submitted(item, chosen) == item.answer)
+        return float(self.submitted(item, chosen) == gold)
 
     def submitted(self, item: Item, chosen: int | None) -> int | None:
         """The option that stands for a row: what was found, or the evaluator's guess."""
@@ -184,6 +191,7 @@ _MVBENCH_OFFICIAL = Convention(
     unparsed="check",
     echo="(",
     options=5,
+    gold="last",
 )
 _EGOSCHEMA_LMMS = Convention(
     name="lmms-eval@2026-07",

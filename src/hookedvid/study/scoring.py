@@ -31,8 +31,9 @@ class Outcome:
     """What one item under one condition came to.
 
     chosen: 0-based option, None if generated text named none (`unparsed`). correct: None where nothing was chosen, or
-    the item's answer is not known. prob: probability of the right option over all tokens; margin: its logit minus
-    the best other option's; both None for generated text. text: what was generated, as it was. flag: what is wrong
+    the item's answer is not known. Options of equal text are equally right (`Item.right`). prob: probability of the
+    right ones over all tokens; margin: the best right one's logit minus the best other's; both None for generated
+    text, margin also where every option is right. text: what was generated, as it was. flag: what is wrong
     with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
     attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
     ran. reason: why it failed; fault: in one word, `video` (it cannot be decoded exactly), `input` (this model cannot
@@ -123,9 +124,10 @@ def outcome(model: Any, item: Item, values: Float[Tensor, " value"], inputs: Vid
         return Outcome.failed(e)
     if item.answer is None:
         return Outcome("ok", answer.index)
-    others = [x for i, x in enumerate(answer.logits) if i != item.answer]
-    margin = answer.logits[item.answer] - max(others)
-    return Outcome("ok", answer.index, answer.index == item.answer, answer.probs[item.answer], margin)
+    others = [x for i, x in enumerate(answer.logits) if i not in item.right]
+    margin = max(answer.logits[i] for i in item.right) - max(others) if others else None
+    prob = sum(answer.probs[i] for i in item.right)
+    return Outcome("ok", answer.index, answer.index in item.right, prob, margin)
 
 
 @torch.no_grad()
@@ -148,7 +150,7 @@ def read_text(item: Item, text: str, by: Convention | Extractor) -> Outcome:
     flag = "empty" if not text.strip() else "degenerate" if is_degenerate(text) else ""
     if chosen is None:
         return Outcome("unparsed", text=text, flag=flag)
-    correct = None if item.answer is None else chosen == item.answer
+    correct = None if item.answer is None else chosen in item.right
     return Outcome("ok", chosen, correct, text=text, flag=flag)
 
 
@@ -159,8 +161,8 @@ def is_degenerate(text: str) -> bool:
 
 
 def chance(item: Item) -> float:
-    """Accuracy of guessing."""
-    return 1 / len(item.options) if item.options else math.nan
+    """Accuracy of guessing; options of the right one's text are right, too."""
+    return max(1, len(item.right)) / len(item.options) if item.options else math.nan
 
 
 def _word_token(model: Any, word: str) -> int:

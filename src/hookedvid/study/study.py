@@ -240,7 +240,8 @@ def plan(
         part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
         said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
         gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(study.scoring, ())
-        content = digest(repr((item.question, item.options, item.answer, *part, *said, *gold)).encode())
+        alike = item.right if len(item.right) > 1 else ()  # these are scored as one
+        content = digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())
         settings = {**laid.settings, "video": hashes[path], "question": content}
         for c, cut in zip(conditions, cuts, strict=True):
             task = Task(item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer, cut, settings)
