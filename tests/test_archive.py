@@ -10,10 +10,10 @@ import miniatures
 from clips import numbers, write_clip
 from hookedvid.data.dataset import read_dataset
 from hookedvid.errors import VideoError
-from hookedvid.study.records import video_hash
 from hookedvid.video import archive
 from hookedvid.video.archive import split, unsafe
 from hookedvid.video.frames import read_clip
+from hookedvid.video.source import video_hash
 
 CLIP = miniatures.clip(".mp4")
 

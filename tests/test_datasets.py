@@ -16,8 +16,8 @@ from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items, subtitles_path, video_path, write_items
 from hookedvid.data.mvbench import TASKS, WHY_NOT
 from hookedvid.errors import DataError
-from hookedvid.study.records import video_hash
 from hookedvid.video.frames import read_clip
+from hookedvid.video.source import video_hash
 from hookedvid.video.subtitles import Line, read_subtitles, sampled_lines
 from miniatures import BOUND, UIDS
 

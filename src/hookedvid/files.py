@@ -5,8 +5,8 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from hookedvid.errors import DataError, HookedVidError
 
@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BinaryIO:
+def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BufferedReader:
     """Open a regular file for reading; a pipe, device or folder raises `error` without waiting for anybody.
 
     Raises:
@@ -57,7 +57,8 @@ def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BinaryI
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise error(f"{path} is no regular file but a pipe, device or folder; give a file")
-    return os.fdopen(descriptor, "rb")
+    # Not os.fdopen, whose files have a number for a name: FFmpeg looks at a name's ending.
+    return BufferedReader(FileIO(os.fspath(path), opener=lambda *_: descriptor))
 
 
 def read_regular(path: Path, limit: int, error: type[HookedVidError] = DataError) -> bytes:

@@ -27,8 +27,8 @@ from hookedvid.study.running import Answering, Answers, Audit, Engine, Timing, U
 from hookedvid.study.schedule import AHEAD, TRIES, Schedule
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan, settings_of
-from hookedvid.video.clip_files import identity
 from hookedvid.video.decoders import gathered
+from hookedvid.video.source import identity
 
 LOCAL = "local"
 LOOK = 1.0  # seconds between two looks at which nodes there are

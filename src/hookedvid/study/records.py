@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hookedvid.errors import DataError, RunError, VideoError
+from hookedvid.errors import DataError, RunError
 from hookedvid.study.scoring import Outcome
-from hookedvid.video.archive import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,33 +167,6 @@ def model_hash(model: Any) -> str:
     for name, p in sorted(model.named_parameters()):
         h.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
         h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return h.hexdigest()[:16]
-
-
-def video_hash(path: Path) -> str:
-    """Hash of a file's content, or of a folder's files with their names; empty if there is nothing to be read.
-
-    The same whether they lie in a zip file or beside it.
-    """
-    h = hashlib.sha256()
-    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe or a device would not end
-        return ""
-    try:
-        with opened(path) as found:
-            if isinstance(found, list):
-                found.sort(key=lambda member: member.name)
-                files: list = found
-            elif isinstance(found, Path) and found.is_dir():
-                files = sorted(p for p in found.rglob("*") if p.is_file())
-            else:
-                files = [found]
-            for p in files:
-                h.update(p.name.encode())
-                with p.open("rb") as f:
-                    while chunk := f.read(1 << 20):
-                        h.update(chunk)
-    except (OSError, VideoError):
-        return ""
     return h.hexdigest()[:16]
 
 

@@ -14,10 +14,11 @@ from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Task, digest, model_hash, video_hash
+from hookedvid.study.records import Task, digest, model_hash
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
 from hookedvid.video.prompt import template
+from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 PROTOCOLS = (*WHOLE, "efficiency")

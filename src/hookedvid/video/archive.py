@@ -6,7 +6,9 @@ a damaged archive is an error and no wrong picture. Members that point outside, 
 beyond reason are refused, whoever asks.
 """
 
+import errno
 import io
+import lzma
 import os
 import stat
 import struct
@@ -14,14 +16,15 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
-from hookedvid.errors import VideoError
+from hookedvid.errors import DecodingError, VideoError
+from hookedvid.files import open_regular
+from hookedvid.video.refusals import NO_NAME
 
 MARK = "::"  # between an archive and the member in it
 # Video inflates by a few per cent, subtitles by 4; what inflates beyond these was made to fill a disk.
@@ -29,9 +32,15 @@ MAX_RATIO = 100
 MAX_INFLATED = 8 << 30
 SLACK = 1 << 20  # bytes that any member may inflate to
 IN_MEMORY = 64 << 20  # a compressed member beyond this is inflated to disk
+LARGEST_LIST = 64 << 20  # bytes of an archive's list of members, which is read whole: enough for 600,000 long names
+# Bytes of one file, in an archive or not: an hour of 4K at 75 Mbit/s. Every byte is read for the hash, and a sparse
+# file of terabytes takes no room on the disk that it comes from.
+LARGEST = 32 << 30
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, struct.error)
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, struct.error, ValueError,
+)  # fmt: skip
 
 
 def split(source: str | os.PathLike[str]) -> tuple[Path, str] | None:
@@ -65,19 +74,36 @@ def index(archive: Path) -> Index:
     """An archive's list of files, from its end alone. Raises VideoError where it is no whole zip file."""
     try:
         found = archive.stat()
-        return _index(archive, found.st_size, found.st_mtime_ns)
+        return _index(archive, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
     except _BROKEN as e:
-        todo = "download it again" if archive.exists() else "check the path"
-        raise _refusal(archive, f"the archive cannot be read ({e})", todo) from e
+        raise _broken(archive, "the archive cannot be read", e) from e
 
 
 @lru_cache(maxsize=32)  # an archive of frames lists tens of thousands
-def _index(archive: Path, size: int, mtime_ns: int) -> Index:
-    with zipfile.ZipFile(archive) as file:
-        infos = [info for info in file.infolist() if not info.is_dir()]
+def _index(archive: Path, written: tuple[int, ...]) -> Index:
+    with _Bounded(archive) as file, zipfile.ZipFile(file) as found:
+        infos = [info for info in found.infolist() if not info.is_dir()]
+        size = file.size
     often = Counter(info.filename for info in infos)
     refused = {info.filename: why for info in infos if (why := _suspicious(info, often[info.filename], size))}
     return Index(MappingProxyType({info.filename: info for info in infos}), MappingProxyType(refused))
+
+
+class _Bounded(io.BufferedReader):
+    """An archive's bytes, of which no more are read at once than a list of members may have."""
+
+    def __init__(self, path: Path):
+        super().__init__(open_regular(path, VideoError).detach())
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As a file's. Raises zipfile.BadZipFile beyond the bound."""
+        left = max(0, self.size - self.tell())
+        if (n := left if size is None or size < 0 else min(size, left)) > LARGEST_LIST:
+            raise zipfile.BadZipFile(
+                f"its list of members has {n:,} bytes, and more than {LARGEST_LIST:,} are not read"
+            )
+        return super().read(size)
 
 
 def _suspicious(info: zipfile.ZipInfo, often: int, size: int) -> str:
@@ -94,6 +120,8 @@ def _suspicious(info: zipfile.ZipInfo, often: int, size: int) -> str:
         return f"it is compressed by method {info.compress_type}, which Python does not read"
     if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
         return f"it says that it is {info.file_size} bytes, stored as {info.compress_size}"
+    if info.file_size > LARGEST:
+        return f"it has {info.file_size:,} bytes, and more than {LARGEST:,} are not read"
     if info.compress_size > size:
         return f"it says that it takes {info.compress_size} bytes, in an archive of {size}"
     if info.compress_type != zipfile.ZIP_STORED and info.file_size > min(
@@ -120,12 +148,16 @@ class Member:
         """What its name ends in, with the dot."""
         return PurePosixPath(self._info.filename).suffix
 
-    def open(self, mode: str = "rb") -> io.BufferedReader:
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self._info.file_size
+
+    def open(self) -> io.BufferedReader:
         """Its bytes from the start, seekable, until the archive is closed; checked when first opened.
 
         Raises VideoError where they are not what the archive says.
         """
-        assert mode == "rb"
         if self._bytes is None:
             self._bytes = self._archive.window(self._info)
         return io.BufferedReader(_Stream(self._bytes, self.name))
@@ -141,16 +173,16 @@ class Archive:
         self.path, self.index = path, index(path)
         self._inflated: list[BinaryIO] = []
         try:
-            self._zip = zipfile.ZipFile(path)
-            self._file = path.open("rb")
+            self._file = _Bounded(path)
+            self._zip = zipfile.ZipFile(self._file)
         except _BROKEN as e:
-            raise _refusal(path, f"the archive cannot be read ({e})", "download it again") from e
+            raise _broken(path, "the archive cannot be read", e) from e
 
     def __enter__(self) -> "Archive":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (*self._inflated, self._file, self._zip):
+        for file in (*self._inflated, self._zip, self._file):
             file.close()
 
     def get(self, name: str) -> Member | list[Member]:
@@ -183,8 +215,7 @@ class Archive:
                     inflated.write(chunk)
                 return _Window(inflated, 0, info.file_size)  # pyright: ignore[reportArgumentType]
         except _BROKEN as e:
-            where = f"{self.path}{MARK}{info.filename}"
-            raise _refusal(where, f"its bytes are not what the archive says ({e})", "download the archive again") from e
+            raise _broken(f"{self.path}{MARK}{info.filename}", "its bytes are not what the archive says", e) from e
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where the bytes of a stored member begin: after its own header, of 30 bytes, its name and extra field."""
@@ -226,15 +257,16 @@ class _Stream(io.RawIOBase):
         return len(data)
 
 
-@contextmanager
-def opened(source: str | os.PathLike[str]) -> Iterator[Member | list[Member] | Path]:
-    """A source to read from: a path as it is, a member or a folder of an archive. Raises VideoError as above."""
-    if (parts := split(source)) is None:
-        yield Path(source)
-        return
-    with Archive(parts[0]) as archive:
-        yield archive.get(parts[1])
-
-
 def _refusal(source: object, found: str, todo: str) -> VideoError:
     return VideoError(f"cannot read {source}: {found}; {todo}")
+
+
+def _broken(source: object, found: str, e: Exception) -> VideoError:
+    """The error for what cannot be read of an archive; DecodingError where that is the machine's fault."""
+    if isinstance(e, VideoError):
+        return e
+    if isinstance(e, OSError) and e.errno in NO_NAME:
+        return _refusal(source, f"{found} ({e.strerror})", "check the path")
+    if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):  # these two come of damaged bytes
+        return DecodingError(str(_refusal(source, f"{found} ({e.strerror})", "mend that, and run it again")), "machine")
+    return _refusal(source, f"{found} ({e})", "download it again")

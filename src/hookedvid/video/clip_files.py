@@ -10,13 +10,12 @@ import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hookedvid.errors import RunError
-from hookedvid.video.archive import split
 from hookedvid.video.frames import Clip, Number, read_clip
+from hookedvid.video.source import identity
 
 FORMAT = 1  # of the files and their names: raised whenever either changes
 SUFFIX = ".npz"
@@ -112,17 +111,3 @@ class FrameCache:
                 Path(path).unlink(missing_ok=True)
                 total -= stat.st_size
         self._room = min(self.limit - total, self.limit // 50)
-
-
-def identity(source: str) -> Any:
-    """Sizes and times of change: other ones once the source is written anew. None if it is not there."""
-    parts = split(source)
-    path = source if parts is None else parts[0]
-    try:
-        if os.path.isdir(path):
-            found = ((e.name, e.stat()) for e in os.scandir(path))
-            return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns

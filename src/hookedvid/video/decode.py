@@ -15,27 +15,42 @@ Choosing frames does not live here: see `samplers` and `frames`.
 """
 
 import bisect
+import errno
 import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
+from io import BufferedReader
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from hookedvid.errors import VideoError
-from hookedvid.video.archive import Member
+from hookedvid.video.refusals import refusal, unreadable
+from hookedvid.video.source import Source, open_bytes
+
+# FFmpeg's readers of files that hold their frames themselves, by its names. Others fetch what a file names from
+# anywhere, as those of playlists do (hls, dash, concat, sdp, imf).
+CONTAINERS = (
+    "apng,asf,av1,avi,cavsvideo,dirac,dv,flv,gif,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,"
+    "mxf,nut,obu,ogg,rm,vc1,vvc,wtv,yuv4mpegpipe"
+)
+# Opened only for the error to say what they are: sound, stills and texts.
+NO_VIDEOS = "aac,flac,mp3,wav,bmp_pipe,jpeg_pipe,png_pipe,tiff_pipe,tty,webp_pipe"
+# FFmpeg is handed the bytes of one file and can ask for no others. The last two are its defaults, which may change.
+ALONE = {
+    "format_whitelist": f"{CONTAINERS},{NO_VIDEOS}",
+    "protocol_whitelist": "none",
+    "enable_drefs": "0",
+    "use_absolute_path": "0",
+}
 
 # Stop at the first damaged slice: FFmpeg's default fills it from other frames and marks nothing.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 _AGAIN = "download it again, or check that this is the right file"
-
-
-Source = Path | Member  # a file, on its own or in an archive
+_ALONE = "download it again, or give one file of mp4, mov, mkv, webm, avi, …, no playlist and no text"
 
 
 class Track(NamedTuple):
@@ -67,11 +82,6 @@ class Track(NamedTuple):
 
 class _NotExact(Exception):
     """The decoder did not give the frames that the packets announce."""
-
-
-def refusal(source: object, found: str, todo: str) -> VideoError:
-    """The error for a source that cannot be sampled exactly: what was found, and what to do."""
-    return VideoError(f"cannot sample frames of {source}: {found}; {todo}")
 
 
 def fill(
@@ -269,33 +279,59 @@ def _rgb(frame: Any) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Source, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
+def _opened(source: Source, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
     """The open container and its video stream. Raises VideoError for whatever is no video."""
+    from av.error import FFmpegError
+
+    try:
+        with open_bytes(source) as file, _container(source, file, ALONE | (options or {})) as container:
+            yield container, _video_stream(container, source)
+    except OSError as e:
+        if isinstance(e, FFmpegError):
+            raise
+        raise unreadable(source, e) from e  # FFmpeg passes on what goes wrong with our reading
+
+
+class _Bytes:
+    """A file as FFmpeg reads it: a place that it cannot have is an answer, and no exception."""
+
+    def __init__(self, file: BufferedReader):
+        self.name, self.read, self.tell, self._seek = str(file.name), file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int) -> int:
+        """The new position, or FFmpeg's code for a wrong argument."""
+        try:
+            return self._seek(offset, whence)
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            return -errno.EINVAL
+
+
+def _container(source: Source, file: BufferedReader, options: dict[str, str]) -> Any:
     import av
     from av.error import FFmpegError
 
-    if isinstance(path, Path) and not os.path.isfile(path):
-        raise refusal(path, "there is no such file", "check the path")
-    # Absolute, because FFmpeg takes what stands before a colon for a protocol.
-    url = os.path.abspath(path) if isinstance(path, Path) else None
     try:
         try:
-            container = av.open(url or path.open("rb"), options=options or {})
+            return av.open(_Bytes(file), options=options)
         except UnicodeDecodeError:
             # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
-            container = av.open(url or path.open("rb"), options=options or {}, metadata_errors="replace")
-    except (FFmpegError, OSError) as e:
-        raise refusal(path, f"it cannot be opened as a video: {_reason(e)}, {_head(path)}", _AGAIN) from e
-    with container:
-        yield container, _video_stream(container, path)
+            file.seek(0)
+            return av.open(_Bytes(file), options=options, metadata_errors="replace")
+    except FFmpegError as e:
+        why = "a kind that is not read" if e.errno == errno.EINVAL else _reason(e)  # the list's answer
+        found = f"it cannot be opened as a video that holds its frames itself: {why}, {_head(source)}"
+        raise refusal(source, found, _ALONE) from e
 
 
 def _video_stream(container: Any, path: Source) -> Any:
     from av.stream import Disposition
 
     name = container.format.name
+    assert set(name.split(",")) & set(ALONE["format_whitelist"].split(","))
     # FFmpeg takes stills for videos of one frame, and text files (.txt, .nfo) for terminal art.
-    if name in ("image2", "tty") or name.endswith("_pipe"):
+    if name == "tty" or name.endswith("_pipe"):
         raise refusal(path, f"it is a still image or a text ({name})", "give images as a folder or a list")
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -312,13 +348,10 @@ def _reason(e: Exception) -> str:
     return getattr(e, "strerror", None) or str(e) or type(e).__name__
 
 
-def _head(path: Source) -> str:
+def _head(source: Source) -> str:
     """What the file's first bytes tell a person who has to find out why it is no video."""
-    try:
-        with path.open("rb") as file:
-            start, size = file.read(16), file.seek(0, os.SEEK_END)
-    except OSError as e:
-        return _reason(e)
+    with open_bytes(source) as file:
+        start, size = file.read(16), file.seek(0, os.SEEK_END)
     if start[4:8] == b"ftyp":
         return f"an MP4 of {size} bytes whose index (moov) is missing or broken"
     return f"{size} bytes that begin with {start!r}" if size else "0 bytes"

@@ -27,8 +27,8 @@ import psutil
 from hookedvid import errors
 from hookedvid.errors import DecodingError, HookedVidError, InputError, RunError
 from hookedvid.video.clip_files import SUFFIX, ClipRequest, FrameCache, load_clip
-from hookedvid.video.decode import refusal
 from hookedvid.video.frames import Clip, Number
+from hookedvid.video.refusals import refusal
 
 WORKER = "hookedvid.video.worker"
 START = 120  # seconds that a process may take to start, on a disk that sleeps

@@ -9,18 +9,19 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from hookedvid.errors import InputError
-from hookedvid.video.archive import opened
-from hookedvid.video.decode import Source, decode, fill, read_track, refusal
+from hookedvid.video.decode import decode, fill, read_track
+from hookedvid.video.refusals import refusal, unreadable
 from hookedvid.video.samplers import sample_indices
+from hookedvid.video.source import Source, open_bytes, opened
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever the name says: Pillow's others run programs (EPS) or are no stills
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +102,7 @@ def read_clip(
 def _from_path(video: str | os.PathLike, choose: Chooser, fps: float | None) -> Clip:
     with opened(video) as found:
         if isinstance(found, list):
-            return _from_folder(str(video), found, choose, fps)
-        if isinstance(found, Path) and os.path.isdir(found):
-            return _from_folder(str(found), _listed(found), choose, fps)
+            return _from_folder(os.fspath(video), found, choose, fps)
         return _from_file(found, choose)
 
 
@@ -113,13 +112,6 @@ def _from_file(path: Source, choose: Chooser) -> Clip:
     frames = decode(path, track, indices)
     times = tuple(track.seconds(i) for i in indices) if track.pts else None
     return Clip(frames, tuple(indices), times, track.fps, track.n_total, track.duration, str(path))
-
-
-def _listed(path: Path) -> list[Path]:
-    try:
-        return list(path.iterdir())
-    except OSError as e:
-        raise refusal(path, f"the folder cannot be listed ({e.strerror})", "check its permissions") from e
 
 
 def _from_folder(path: str, entries: Sequence[Source], choose: Chooser, fps: float | None) -> Clip:
@@ -146,11 +138,14 @@ def _natural(path: Source) -> list[Any]:
 def _read_image(path: Source) -> UInt8[np.ndarray, "height width 3"]:
     from PIL import Image
 
-    try:
-        with path.open("rb") as file, Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise refusal(path, f"the image cannot be read ({e})", "extract the frame again") from e
+    with open_bytes(path) as file:
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+            if isinstance(e, OSError) and e.errno:  # Pillow's own have none
+                raise unreadable(path, e) from e
+            raise refusal(path, f"the image cannot be read ({e})", "extract the frame again") from e
 
 
 def _from_array(video: np.ndarray | Tensor, choose: Chooser, fps: float | None) -> Clip:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import NamedTuple
 
-from hookedvid.errors import DataError, VideoError
-from hookedvid.video.archive import opened
+from hookedvid.errors import DataError
 from hookedvid.video.decode import read_track
 from hookedvid.video.samplers import sample_indices
+from hookedvid.video.source import n_bytes, open_bytes, opened
 
 LARGEST = 16 << 20  # bytes; the longest of Video-MME have some 200 kB
 _TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
@@ -39,12 +39,12 @@ def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
         with opened(source) as file:
             if isinstance(file, list):
                 raise DataError(f"{source} is a folder and no subtitles")
-            with file.open("rb") as f:
-                data = f.read(LARGEST + 1)
-    except (OSError, VideoError) as e:
+            if n_bytes(file) > LARGEST:
+                raise DataError(f"{source} is larger than {LARGEST >> 20} MB, and no subtitles; download it again")
+            with open_bytes(file) as f:
+                data = f.read(LARGEST)
+    except (OSError, ValueError) as e:
         raise DataError(f"cannot read subtitles {str(source)!r}: {e}") from e
-    if len(data) > LARGEST:
-        raise DataError(f"{source} is larger than {LARGEST >> 20} MB, and no subtitles; download it again")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as e:
