@@ -42,18 +42,21 @@ def write_clip(
     bf=None,
     pix="yuv420p",
     noise=0,
+    first=0,
+    size=None,
     **tags,
 ):
-    """Encodes frames 0 .. n-1 at 30 frames per second, or at times `pts` in units of 1/30 s.
+    """Encodes frames `first` .. first+n-1 at 30 frames per second, or at times `pts` in units of 1/30 s.
 
-    `noise` is added to every picture, so that packets are as full as real ones.
+    `noise` is added to every picture, so that packets are as full as real ones. `size` is that of the pictures,
+    where they are to be stretched.
     """
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no encoder {codec}")
     with av.open(str(path), "w", options=muxer or {}) as container:
         container.metadata.update(tags)
         stream = container.add_stream(codec, rate=30, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix
+        (stream.width, stream.height), stream.pix_fmt = size or (WIDTH, HEIGHT), pix
         stream.codec_context.gop_size = gop
         stream.codec_context.thread_count = 1
         if bf is not None:
@@ -61,8 +64,10 @@ def write_clip(
         rng = np.random.default_rng(0)
         for i in range(n):
             grain = rng.integers(-noise, noise + 1, (HEIGHT, WIDTH, 1)) if noise else 0
-            shown = np.clip(picture(i) + grain, 0, 255).astype(np.uint8)
+            shown = np.clip(picture(first + i) + grain, 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+            if size is not None:
+                frame = frame.reformat(*size)
             frame.pts = i if pts is None else pts[i]
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -97,4 +102,19 @@ def remux(path, source, change, keep=lambda i, packet: True):
                     packet = other
                 packet.stream = stream
                 written.mux(packet)
+    return Path(path)
+
+
+def join(path, parts):
+    """The packets of files of one codec, one after another, in one file of 30 frames per second."""
+    with av.open(str(path), "w") as written:
+        stream, n = None, 0
+        for part in parts:
+            with av.open(str(part)) as read:
+                stream = stream or written.add_stream_from_template(read.streams.video[0])
+                for packet in read.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = round(n / 30 / packet.time_base)
+                        packet.stream, n = stream, n + 1
+                        written.mux(packet)
     return Path(path)

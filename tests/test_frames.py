@@ -178,25 +178,6 @@ def test_hidden_vp8_packets_are_no_frames(clip, folder):
     assert numbers(clip.frames) == [i for i in range(60) if i != 20]
 
 
-@pytest.mark.parametrize(
-    ("matrix", "turns"),
-    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1), ((1, 0, 0, 1), 0)],
-    ids=["clockwise", "half", "anticlockwise", "none"],
-)
-def test_rotation_is_applied(clip, folder, matrix, turns):
-    # QuickTime: x' = a x + c y, y' = b x + d y with y down, so a, b, c, d = 0, 1, -1, 0 turns clockwise.
-    a, b, c, d = (v << 16 for v in matrix)
-    path = patched(folder / f"turned{turns}.mp4", clip("h264.mp4"), b"tkhd", 40, ">8i", a, b, 0, c, d, 0, 0, 0)
-    upright = read_frames(clip("h264.mp4"), 3)
-    assert np.array_equal(read_frames(path, 3), np.rot90(upright, turns, axes=(1, 2)))
-
-
-def test_odd_rotations_are_ignored(clip, folder):
-    a, b = round(0.956 * 65536), round(0.292 * 65536)  # 17 degrees
-    path = patched(folder / "tilted.mp4", clip("h264.mp4"), b"tkhd", 40, ">8i", a, b, 0, -b, a, 0, 0, 0)
-    assert np.array_equal(read_frames(path, 3), read_frames(clip("h264.mp4"), 3))
-
-
 def test_short_videos_repeat_frames_as_the_sampler_says(folder):
     clip = read_clip(write_clip(folder / "three.mp4", n=3), 8)
     assert numbers(clip.frames) == list(clip.indices) == [0, 0, 0, 0, 1, 1, 1, 2]

@@ -188,22 +188,6 @@ def test_a_text_file(folder):
     refused(path, "it is a still image or a text (tty)", "give images as a folder or a list")
 
 
-def test_a_size_that_changes(folder):
-    parts = []
-    for width in (96, 128):
-        path = folder / f"{width}.h264"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
-            for _ in range(5):
-                frame = av.VideoFrame.from_ndarray(np.zeros((64, width, 3), np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        parts.append(path.read_bytes())
-    path = written(folder / "both.h264", b"".join(parts))
-    refused(path, "frame 5 is 128x64 but frame 0 is 96x64", "bring all frames to one size", n_frames=10)
-
-
 def test_more_pictures_or_fewer_than_packets(folder):
     # AVI has no times that could tell which picture is missing.
     path = folder / "fewer.avi"

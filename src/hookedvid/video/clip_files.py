@@ -17,7 +17,7 @@ from hookedvid.errors import RunError
 from hookedvid.video.frames import Clip, Number, read_clip
 from hookedvid.video.source import identity
 
-FORMAT = 1  # of the files and their names: raised whenever either changes
+FORMAT = 2  # of the files and their names: raised whenever either changes
 SUFFIX = ".npz"
 STALE = 24 * 3600  # seconds after which what a killed process left half written is cleared away
 

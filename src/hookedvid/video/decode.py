@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from hookedvid.video.pixels import NotConvertible, OtherSize, Upright
 from hookedvid.video.refusals import refusal, unreadable
 from hookedvid.video.source import Source, open_bytes
 
@@ -111,9 +112,9 @@ def _size(picture: np.ndarray) -> str:
 
 
 def decode(path: Source, track: Track, indices: list[int]) -> UInt8[np.ndarray, "frame height width 3"]:
-    """The RGB frames with these numbers (0-based, ascending, repeats allowed), rotation applied.
+    """The RGB frames with these numbers (0-based, ascending, repeats allowed), upright, of the first's size.
 
-    Raises VideoError where they cannot be had exactly, or differ in size.
+    Raises VideoError where they cannot be had exactly.
     """
     try:
         return _decode(path, track, indices, seek=track.ordered)
@@ -207,17 +208,24 @@ def _decode(path: Source, track: Track, indices: list[int], *, seek: bool) -> np
         stream.codec_context.thread_type = "FRAME"
         stream.codec_context.options = dict(STRICT)
         targets = sorted(set(indices))
+        upright = Upright((stream.codec_context.width, stream.codec_context.height))
         if track.ordered:
-            frames = _by_time(container, stream, track, targets, seek)
+            frames = _by_time(container, stream, track, targets, upright, seek)
         else:
-            frames = _by_count(container, stream, track, targets)
+            frames = _by_count(container, stream, track, targets, upright)
         try:
-            return fill(((number, _rgb(frame)) for number, frame in frames), indices, path)
+            return fill(((number, upright(frame)) for number, frame in frames), indices, path)
+        except NotConvertible as e:
+            raise refusal(path, str(e), "bring it to BT.709 first, for example with ffmpeg's zscale filter") from e
+        except OtherSize as e:
+            raise _NotExact(str(e)) from e
         except FFmpegError as e:
             raise _NotExact(f"decoding stops ({_reason(e)})") from e
 
 
-def _by_time(container: Any, stream: Any, track: Track, targets: list[int], seek: bool) -> Iterator[tuple[int, Any]]:
+def _by_time(
+    container: Any, stream: Any, track: Track, targets: list[int], upright: Upright, seek: bool
+) -> Iterator[tuple[int, Any]]:
     """The targets with their frames; every picture on the way must have the next time on the list."""
     number, frame, pictures = -1, None, iter(())
     for target in targets:
@@ -232,6 +240,7 @@ def _by_time(container: Any, stream: Any, track: Track, targets: list[int], seek
             false_key = frame.pts == key and not frame.key_frame
             if frame.pts != track.pts[number] or frame.is_corrupt or false_key:
                 raise _NotExact(f"frame {number} of {track.n_total} cannot be decoded")
+            upright.see(number, frame)
         yield target, frame
 
 
@@ -242,12 +251,15 @@ def _access_point(track: Track, target: int) -> tuple[int, int]:
     return track.keys[i]
 
 
-def _by_count(container: Any, stream: Any, track: Track, targets: list[int]) -> Iterator[tuple[int, Any]]:
+def _by_count(
+    container: Any, stream: Any, track: Track, targets: list[int], upright: Upright
+) -> Iterator[tuple[int, Any]]:
     """The targets with their frames, counted from the file's start; packets and pictures must be as many."""
     wanted, n_pictures = set(targets), 0
     for frame in _pictures(container, stream, None):
         if frame.is_corrupt:
             raise _NotExact(f"frame {n_pictures} of {track.n_total} is corrupt")
+        upright.see(n_pictures, frame)
         if n_pictures in wanted:
             yield n_pictures, frame
         n_pictures += 1
@@ -269,13 +281,6 @@ def _pictures(container: Any, stream: Any, key: int | None) -> Iterator[Any]:
     if not feeding:
         raise _NotExact(f"the random access point at time {key} cannot be reached")
     yield from stream.codec_context.decode(None)
-
-
-def _rgb(frame: Any) -> np.ndarray:
-    # Positive angles of the display matrix turn anticlockwise, as rot90 does. Other angles than multiples of
-    # 90 degrees stay unturned, as in decord.
-    picture = frame.to_ndarray(format="rgb24")
-    return np.rot90(picture, frame.rotation // 90 % 4) if frame.rotation % 90 == 0 else picture
 
 
 @contextmanager

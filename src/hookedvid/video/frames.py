@@ -80,8 +80,9 @@ def read_clip(
     are those of `sample_indices`. `folder_fps` is the rate of whatever is not a file (MVBench's TVQA folders: 3);
     files tell their own.
 
-    Rotation by multiples of 90 degrees is applied and other display transforms are not, as decord does.
-    Memory is one array for the result and what the decoder holds.
+    A file's pictures are those of `ffmpeg -pix_fmt rgb24`: colours by the file's own matrix, range and depth,
+    upright and unmirrored by its display matrix, each of the size of the file's first frame. Memory is
+    one array for the result and what the decoder holds.
 
     Raises VideoError for every source whose sampled frames cannot be had exactly; InputError for an unknown
     sampler, or `n_frames` or `folder_fps` out of range.
