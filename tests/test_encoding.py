@@ -1,11 +1,14 @@
 """Encoding a video once changes no bit of what is asked of it."""
 
+import copy
+
 import pytest
 import torch
 
-from hookedvid import LV_K, VT_K, LayerRange
-from hookedvid.errors import HookError
+from hookedvid import LV_K, VT_K, HookedVideoLLM, LayerRange
+from hookedvid.errors import HookError, InputError
 from hookedvid.inputs import VideoInputs
+from hookedvid.sweep import sweep
 from models import random_inputs, random_model
 
 
@@ -22,6 +25,47 @@ def test_forwards_on_encoded_inputs_are_bitwise_those_on_pixels_and_run_no_tower
         assert torch.equal(model(kept, interventions=c), logits)
     with pytest.raises(HookError, match="no video to encode"):
         model.run_with_hooks(kept, fwd_hooks=[("vision.hook_out", lambda x, hook: None)])
+
+
+@torch.no_grad()
+def test_features_are_taken_by_the_tower_and_weights_that_made_them_alone():
+    model = random_model("llava-onevision", n_layers=1)
+    inputs = random_inputs(model)
+    kept = model.encoded(inputs)
+    same = HookedVideoLLM.from_config(model.cfg, seed=5).double()
+    same.load_state_dict(model.state_dict())
+    assert torch.equal(same(kept), model(inputs)), "another load of the same weights"
+    unlike = {
+        "another model": HookedVideoLLM.from_config(model.cfg).double(),
+        "another dtype": copy.deepcopy(model).float(),
+        "its own weights, changed since": copy.deepcopy(model),
+        "another family": random_model("llava-video", n_layers=1),
+    }
+    unlike["its own weights, changed since"].projector.out.weight.mul_(1.5)
+    for name, other in unlike.items():
+        for run in (other, lambda x, other=other: sweep(other, [x], [()])):
+            with pytest.raises(InputError, match="features that another tower, or other weights of this one, made"):
+                run(kept)
+                pytest.fail(name)
+    other = unlike["another model"].encoded(inputs)
+    with pytest.raises(InputError, match="features that unlike towers made"):
+        VideoInputs.stack([kept, other])
+    mixed = VideoInputs.stack([inputs, kept])
+    with pytest.raises(InputError, match="another tower"):
+        unlike["another model"].encoded(mixed)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at", ["vision.blocks.0.hook_resid_post", "projector.hook_out"])
+def test_hooks_on_a_tower_that_does_not_run_are_refused(at):
+    model = random_model("llava-onevision", n_layers=1)
+    inputs = random_inputs(model)
+    kept = model.encoded(inputs)
+    with model.hooks([(at, lambda a, hook: a * 0)]):
+        for batch in (kept, VideoInputs.stack([kept, inputs])):
+            with pytest.raises(HookError, match=f"{at}.* cannot act on inputs whose features are given"):
+                model(batch)
+    assert torch.equal(model(kept), model(inputs))
 
 
 def test_a_batch_encodes_the_items_that_are_not_yet():

@@ -164,6 +164,43 @@ def test_a_cache_goes_to_its_device_and_loses_its_batch_axis():
         model.run_with_cache(VideoInputs.stack([inputs, inputs]), remove_batch_dim=True)
 
 
+@torch.no_grad()
+def test_a_cache_holds_what_was_there_whatever_a_later_hook_writes_in_place():
+    model = random_model("llava-video", n_layers=1)
+    inputs = random_inputs(model, n_frames=4)
+    _, clean = model.run_with_cache(inputs)
+    order = [n for n in clean if ".1." not in n]  # as they fire
+
+    def zero(a, hook=None):
+        a.zero_()
+
+    for i, at in enumerate(order):
+        with model.hooks([(at, zero)]):
+            _, cache = model.run_with_cache(inputs)
+        assert all(torch.equal(cache[n], clean[n]) for n in order[:i]), at
+        assert not cache[at].any()
+    embedded = model.run_with_cache(inputs, names_filter="embed")[1]["hook_embed"]
+    handle = model.blocks[0].register_forward_pre_hook(lambda module, args: zero(args[0]))
+    assert torch.equal(model.run_with_cache(inputs, names_filter="embed")[1]["hook_embed"], embedded), "torch's own too"
+    handle.remove()
+    _, cache = model.run_with_cache(inputs)
+    assert cache["hook_embed"].data_ptr() == cache["resid_pre", 0].data_ptr(), "nothing is copied where nothing writes"
+
+
+def test_cached_gradients_hold_what_was_there_too():
+    model, inputs = case("text")
+    names = [n for n in model.hook_dict if n.startswith("blocks.") and n.endswith(("resid_post", "resid_mid", "_out"))]
+
+    def gradients(*hooks: tuple) -> dict:
+        with model.hooks(bwd_hooks=hooks):
+            return model.run_with_cache(inputs, names_filter=names, return_type="loss", incl_bwd=True)[1].cache_dict
+
+    clean, cache = gradients(), gradients(("blocks.1.hook_mlp_out", lambda grad, hook: grad.mul_(0)))
+    later = "blocks.1.hook_resid_post_grad"
+    assert torch.equal(cache[later], clean[later])
+    model.zero_grad()
+
+
 def test_cached_gradients_are_autograds():
     model, inputs = case("internvideo2.5")
     _, cache = model.run_with_cache(inputs, return_type="loss", incl_bwd=True)

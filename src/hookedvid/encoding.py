@@ -1,5 +1,6 @@
 """A video's tokens in the decoder's stream: through tower and projector once, however often it is asked about."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,33 +9,69 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hookedvid.errors import HookError, InputError
 from hookedvid.inputs import VideoInputs
+from hookedvid.nn.hooks import hooked
+
+SAMPLE = 16  # values of each weight that tell one tower from another
 
 
 def encode_video(model: Any, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
     """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once.
 
-    Items whose features are given are not encoded again.
+    Items whose features are given are not encoded again. Raises InputError where another model made these, and
+    HookError where hooks are on the tower or projector that they skip.
     """
-    made: Iterator[Tensor] = iter(())
-    if videos := inputs.to_encode:
-        pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
-        tokens = model.projector(model.vision.patches(model.vision(pixels, model.kernel)))
-        made = iter([model.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
+    if inputs.features:
+        _check_given(model, inputs)
+    with model.turn():
+        made: Iterator[Tensor] = iter(())
+        if videos := inputs.to_encode:
+            pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
+            tokens = model.projector(model.vision.patches(model.vision(pixels, model.kernel)))
+            made = iter([model.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
     given = inputs.features or (None,) * inputs.batch_size
     held = [f for p, f in zip(inputs.pixel_values, given, strict=True) if p is not None]
     return torch.cat([next(made) if f is None else f for f in held])
+
+
+def _check_given(model: Any, inputs: VideoInputs) -> None:
+    if inputs.encoder != encoder_of(model):
+        raise InputError(
+            "these inputs hold features that another tower, or other weights of this one, made: run the model on the "
+            "inputs that prepare gave, or call its own encoded() on those"
+        )
+    if on := [f"{part}.{n}" for part in ("vision", "projector") for n in hooked(getattr(model, part))]:
+        raise HookError(
+            f"hooks on {on[:3]} cannot act on inputs whose features are given, since tower and projector do not run: "
+            "take the inputs that prepare gave, or encode under the hooks and remove them"
+        )
+
+
+def encoder_of(model: Any) -> str:
+    """A digest of what makes features: the configs of tower and projector, and some values of each of their weights.
+
+    The same for two loads of one checkpoint, on any device.
+    """
+    h = hashlib.sha256(repr((model.cfg.vision, model.cfg.projector)).encode())
+    weights = [p.detach() for part in (model.vision, model.projector) for p in part.parameters()]
+    h.update(repr([w.dtype for w in weights]).encode())
+    sample = torch.cat([w.flatten()[:: max(1, w.numel() // SAMPLE)] for w in weights])
+    h.update(sample.double().cpu().numpy().tobytes())
+    return h.hexdigest()[:16]
 
 
 @torch.no_grad()
 def encoded(model: Any, inputs: VideoInputs) -> VideoInputs:
     """The same inputs with their videos' features kept: forwards on them skip tower and projector, same bits.
 
-    Hook points of the two do not fire there. A video's features do not depend on the question.
+    Hook points of the two do not fire there, so hooks on them are refused; features made under hooks keep what these
+    did. A video's features do not depend on the question. Only a model with the same tower and projector takes them.
     """
     if not inputs.to_encode:
         return inputs
     inputs = inputs.to(model.device)
     sizes = [n for n in inputs.is_video.sum(1).tolist() if n]
     made = iter(encode_video(model, inputs).split(sizes))
-    return replace(inputs, features=tuple(None if p is None else next(made) for p in inputs.pixel_values))
+    features = tuple(None if p is None else next(made) for p in inputs.pixel_values)
+    return replace(inputs, features=features, encoder=encoder_of(model))

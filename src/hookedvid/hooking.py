@@ -5,15 +5,16 @@ added here are ever removed, also after an exception.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import HookError, InputError, nearest
-from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice
+from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
+from hookedvid.turns import Turns
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 HookList = Iterable[tuple[str | Callable[[str], bool], Callable]]
@@ -23,7 +24,32 @@ ON_DEMAND = ("hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v
 
 
 class HookVerbs(HookedRootModule):
-    """A root module whose hooks are named strictly and scoped to the `with` block that added them."""
+    """A root module whose hooks are named strictly and scoped to the `with` block that added them.
+
+    Threads share its hooks: runs with hooks have the model alone, others go side by side (`turns`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = Turns()
+
+    def listened(self) -> bool:
+        """Whether anything, ours or plain torch's, listens anywhere on the model."""
+        return listening(self, *self.mod_dict.values())
+
+    def turn(self, hooked: bool = False) -> AbstractContextManager[None]:
+        """A run's turn: alone where hooks are on the model, or will be; beside other plain runs otherwise."""
+        return self.turns.alone() if hooked or self.listened() else self.turns.shared()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile every block of decoder and tower on its own (`torch.nn.Module.compile`'s arguments).
+
+        While anything listens they run as they are written.
+        """
+        for blocks in self.modules():
+            if isinstance(blocks, nn.ModuleList):
+                for block in blocks:
+                    block.compile(*args, **kwargs)
 
     def names(self, names_filter: NamesFilter) -> list[str]:
         """The hook points a filter means.
@@ -78,7 +104,13 @@ class HookVerbs(HookedRootModule):
             self.hook_point(name)
         else:
             self.names(name)
-        super().add_hook(name, hook, **kwargs)
+        with self.turns.alone():
+            super().add_hook(name, hook, **kwargs)
+
+    def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Remove what `add_hook` attached, see TransformerLens's."""
+        with self.turns.alone():
+            super().reset_hooks(*args, **kwargs)
 
     @contextmanager
     def hooks(
@@ -92,26 +124,29 @@ class HookVerbs(HookedRootModule):
         """Hooks for the length of a `with` block; exactly these are removed at its end, whatever happens.
 
         Names are full, or predicates on full names. `prepend` runs them before hooks already there. Those of one
-        point run in the order of their list.
+        point run in the order of their list. Until the end other threads' runs of this model wait: do not wait inside
+        for a thread that runs it.
         """
+        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
         added = []
-        try:
-            if prepend:  # each goes before those already there
-                fwd_hooks, bwd_hooks = list(fwd_hooks)[::-1], list(bwd_hooks)[::-1]
-            for name, fn in fwd_hooks:
-                added += [(p, p.add_hook(fn, dir="fwd", prepend=prepend)) for p in self._points(name)]
-            for name, fn in bwd_hooks:
-                added += [(p, p.add_hook(fn, dir="bwd", prepend=prepend)) for p in self._points(name)]
-            yield self
-        finally:
-            if reset_hooks_end:
-                for point, handle in added:
-                    handle.hook.remove()
-                    for handles in (point.fwd_hooks, point.bwd_hooks):
-                        if handle in handles:
-                            handles.remove(handle)
-            if clear_contexts:
-                self.clear_contexts()
+        with self.turns.alone() if fwd_hooks or bwd_hooks else nullcontext():
+            try:
+                if prepend:  # each goes before those already there
+                    fwd_hooks, bwd_hooks = fwd_hooks[::-1], bwd_hooks[::-1]
+                for name, fn in fwd_hooks:
+                    added += [(p, p.add_hook(fn, dir="fwd", prepend=prepend)) for p in self._points(name)]
+                for name, fn in bwd_hooks:
+                    added += [(p, p.add_hook(fn, dir="bwd", prepend=prepend)) for p in self._points(name)]
+                yield self
+            finally:
+                if reset_hooks_end:
+                    for point, handle in added:
+                        handle.hook.remove()
+                        for handles in (point.fwd_hooks, point.bwd_hooks):
+                            if handle in handles:
+                                handles.remove(handle)
+                if clear_contexts:
+                    self.clear_contexts()
 
     def run_with_hooks(
         self,
@@ -174,14 +209,17 @@ class HookVerbs(HookedRootModule):
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
         cut = None if pos_slice is None else Slice(pos_slice)
-        save = _saver(store, device, remove_batch_dim, cut)
-        save_grad = _saver(store, device, remove_batch_dim, cut, "_grad")
-        fwd = [(n, save) for n in names]
-        bwd = [(n, save_grad) for n in names] if incl_bwd else []
-        with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
-            out = self(*args, **kwargs)
-            if incl_bwd:
-                out.backward()
+        with self.turns.alone():
+            # Hook points share storage. Only other hooks write there in place; where there are none, none is copied.
+            copied = self.listened()
+            save = _saver(store, device, remove_batch_dim, cut, copied)
+            save_grad = _saver(store, device, remove_batch_dim, cut, copied, "_grad")
+            fwd = [(n, save) for n in names]
+            bwd = [(n, save_grad) for n in names] if incl_bwd else []
+            with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
+                out = self(*args, **kwargs)
+                if incl_bwd:
+                    out.backward()
         if not return_cache_object:
             return out, store
         return out, VideoCache(store, self, inputs.layouts, held, not remove_batch_dim, pos_slice is not None)
@@ -216,7 +254,12 @@ class HookVerbs(HookedRootModule):
 
 
 def _saver(
-    store: dict[str, Tensor], device: Any, remove_batch_dim: bool, pos_slice: Slice | None, suffix: str = ""
+    store: dict[str, Tensor],
+    device: Any,
+    remove_batch_dim: bool,
+    pos_slice: Slice | None,
+    copied: bool,
+    suffix: str = "",
 ) -> Callable[..., None]:
     def save(tensor: Tensor, hook: HookPoint) -> None:
         assert hook.name is not None
@@ -224,6 +267,8 @@ def _saver(
         if pos_slice is not None and hook.name.startswith(("blocks.", "hook_", "ln_final.")):
             # A clone: a view would keep the whole activation alive.
             kept = pos_slice.apply(kept, dim=pos_axis(hook.name)).clone()
+        elif copied:
+            kept = kept.clone()
         if device is not None:
             kept = kept.to(device)
         in_tower = hook.name.startswith(("vision.", "projector."))

@@ -24,7 +24,8 @@ class VideoInputs:
     pixel_values: one per item, float32 [frame, 3, height, width], None without a video.
     options: the option texts of each item; `option_tokens` the ids whose logits are compared.
     features: one per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all are
-    encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once.
+    encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says
+    by which weights (`hookedvid.encoding.encoder_of`).
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -33,6 +34,7 @@ class VideoInputs:
     options: tuple[tuple[str, ...], ...] = ()
     option_tokens: tuple[tuple[int, ...], ...] = ()
     features: tuple[Float[Tensor, "_video_pos _d_model"] | None, ...] = ()
+    encoder: str = ""
 
     @property
     def batch_size(self) -> int:
@@ -97,14 +99,19 @@ class VideoInputs:
 
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":
-        """One batch of several inputs, shorter ones padded on the left."""
+        """One batch of several inputs, shorter ones padded on the left. Raises InputError without any.
+
+        Also where two hold features that unlike towers made.
+        """
         if not items:
             raise InputError("no inputs to stack; give at least one")
+        if len(encoders := {i.encoder for i in items if i.features}) > 1:
+            raise InputError("these inputs hold features that unlike towers made: encode all by the model that runs")
         longest = max(i.tokens.shape[1] for i in items)
-        features = tuple(f for i in items for f in i.features or (None,) * i.batch_size)
+        features = tuple(f for i in items for f in i.features or (None,) * i.batch_size) if encoders else ()
         tokens = [torch.nn.functional.pad(i.tokens, (longest - i.tokens.shape[1], 0), value=PAD) for i in items]
         per_item = {f: tuple(x for i in items for x in getattr(i, f)) for f in _PER_ITEM}
-        return VideoInputs(torch.cat(tokens), **per_item, features=features if any(i.features for i in items) else ())
+        return VideoInputs(torch.cat(tokens), **per_item, features=features, encoder="".join(encoders))
 
 
 _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")

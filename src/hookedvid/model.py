@@ -20,6 +20,7 @@ from hookedvid.answering import Answer, score_options
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
+from hookedvid.eager import untraced
 from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError
 from hookedvid.generation import generate
@@ -186,6 +187,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     # ---- running -----------------------------------------------------------------------------------------
 
+    @untraced
     def forward(
         self,
         input: VideoInputs | Tensor,
@@ -216,7 +218,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if self.cfg.decoder is None:
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
                 raise InputError("this model is a vision tower alone: it takes pixels, no interventions or layers")
-            return self.vision(self._pixels(input), self.kernel)
+            with self.turn():
+                return self.vision(self._pixels(input), self.kernel)
         if return_type not in (None, "logits", "loss", "both"):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
@@ -225,7 +228,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         hooks = patch_hooks(self, given, sources, batch, plan)
         start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
         step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope)
-        with step, self.hooks(fwd_hooks=hooks, prepend=True):
+        with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
                 resid = self.embed_inputs(batch, plan.n_new)
             else:
@@ -245,7 +248,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         tokens = inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
         resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
         is_video = inputs.is_video[:, -n_new:]
-        if bool(is_video.any()):
+        # A device is asked only about a part of the columns; the whole is known to hold the videos there are.
+        if inputs.has_video and (n_new == inputs.tokens.shape[1] or bool(is_video.any())):
             resid = resid.masked_scatter(is_video[..., None], self.encode_video(inputs).to(resid.dtype))
         return self.hook_embed(resid)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from hookedvid.answering import Answer, score_options
 from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import as_interventions
+from hookedvid.interventions import Edit, Patch, as_interventions
 from hookedvid.nn.kv import LayerKV
 from hookedvid.sharing import Node, Sweep
 from hookedvid.sweep import Rows, check_sweepable
@@ -53,14 +53,14 @@ class Session:
     """
 
     def __init__(self, model: Any, inputs: VideoInputs, device_memory: int | None = None, cpu_memory: int | None = 0):
-        check_sweepable(model)
         self.model, self.inputs = model, inputs.to(model.device)
         if inputs.batch_size != 1:
             raise InputError(f"a session is about one item, and this batch holds {inputs.batch_size}")
         self._plan = Sweep(model.cfg.n_layers, [self.inputs], [()])
         self._resid: dict[int, Tensor] = {}
         self._kv: dict[int, LayerKV] = {}
-        with torch.no_grad():
+        with model.turn(), torch.no_grad():
+            check_sweepable(model)
             self._rows = Rows(model, self._plan, [self.inputs])
             self.kept = self._budget(device_memory, cpu_memory)
             self._texts, resid = [self._rows.texts], self._rows.stream
@@ -77,8 +77,13 @@ class Session:
     @torch.no_grad()
     def logits(self, interventions: Any = None, sources: Mapping[str, Any] | None = None) -> Float[Tensor, " d_vocab"]:
         """Of the last position, as `model(inputs, interventions=…, sources=…)` gives them up to rounding."""
-        check_sweepable(self.model)
-        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [as_interventions(interventions)])
+        given = as_interventions(interventions)
+        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [given])
+        with self.model.turn(hooked=any(isinstance(i, Patch | Edit) for i in given)):
+            check_sweepable(self.model)
+            return self._run(plan, sources)
+
+    def _run(self, plan: Sweep, sources: Mapping[str, Any] | None) -> Float[Tensor, " d_vocab"]:
         path = list(_path(plan))
         first = min((n.layer for n in path if n.changes or n.texts[0].changes), default=len(path))
         parted = min((n.layer for n in path if n.changes), default=len(path))

@@ -19,10 +19,10 @@ from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Intervention
+from hookedvid.interventions import Edit, Intervention, Patch
 from hookedvid.masks import allowed
 from hookedvid.nn.attention import AttnContext
-from hookedvid.nn.hooks import listening
+from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.shared import Joined, States, View
@@ -294,23 +294,22 @@ def sweep(
     inputs: questions on one video. progress: told how many cells are done. read: what to keep of a cell instead, from
     the question's index and the logits [last, d_vocab] of its positions `last`, several where inputs hold an answer.
     """
-    check_sweepable(model)
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
-    rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
-    walk = _Walk(rows, progress, read)
-    held = [torch.cat([rows.stream, rows.texts], 1)]
-    del rows.stream, rows.texts
-    walk.down(plan.tree, held)
+    with model.turn(hooked=any(isinstance(i, Patch | Edit) for c in conditions for i in c)):
+        check_sweepable(model)
+        rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
+        walk = _Walk(rows, progress, read)
+        held = [torch.cat([rows.stream, rows.texts], 1)]
+        del rows.stream, rows.texts
+        walk.down(plan.tree, held)
     return [[walk.found[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 
 def check_sweepable(model: Any) -> None:
     """Raise InputError for a model whose rows cannot be run apart: hooks on it, or several devices."""
-    hooked = [n for n, p in model.hook_dict.items() if listening(p)]
-    hooked += [n for n, m in model.named_modules() if n not in hooked and (m._forward_hooks or m._forward_pre_hooks)]
-    if hooked:
+    if on := hooked(model):
         raise InputError(
-            f"a sweep runs rows apart, so hooks would see parts of them: {hooked[:3]}; give Edit values, which say "
+            f"a sweep runs rows apart, so hooks would see parts of them: {on[:3]}; give Edit values, which say "
             "what rows they write, or run forwards"
         )
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:

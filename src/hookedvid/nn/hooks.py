@@ -2,7 +2,8 @@
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
@@ -17,15 +18,25 @@ __all__ = [
     "Slice",
     "branch",
     "heard",
+    "hooked",
     "listening",
     "untouched",
     "with_path",
 ]
 
 
-def listening(*points: HookPoint) -> bool:
+def listening(*points: nn.Module) -> bool:
     """Whether anything, forward or backward, ours or plain torch's, is attached to one of the hook points."""
     return any(p._forward_hooks or p._backward_hooks or p._backward_pre_hooks or p._forward_pre_hooks for p in points)
+
+
+def hooked(module: nn.Module) -> list[str]:
+    """Names of the modules that anything listens on, hook points first: hooks of ours, plain torch's, torch's for all.
+
+    The module's own name is empty. A hook on every module there is stands as `*`.
+    """
+    found = [(not isinstance(m, HookPoint), n) for n, m in module.named_modules() if listening(m)]
+    return [n for _, n in sorted(found)] + ["*"] * bool(_has_any_global_hook())
 
 
 def branch(point: HookPoint, x: Tensor) -> Tensor:
