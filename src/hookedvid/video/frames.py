@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,12 +17,16 @@ from jaxtyping import UInt8
 
 from hookedvid.errors import InputError
 from hookedvid.video.decode import decode, fill, read_track
+from hookedvid.video.pictures import upright_rgb
 from hookedvid.video.refusals import refusal, unreadable
 from hookedvid.video.samplers import sample_indices
 from hookedvid.video.source import Source, open_bytes, opened
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever the name says: Pillow's others run programs (EPS) or are no stills
+# Numbers in the names of a folder's frames, as decimals and counted on both sides of a dot.
+DECIMAL, WHOLE = re.compile(r"([0-9]+(?:\.[0-9]+)?)"), re.compile(r"([0-9]+)")
+ENDS_IN_0 = re.compile(r"[0-9]\.[0-9]+0(?![0-9])")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,12 +78,12 @@ def read_clip(
 ) -> Clip:
     """RGB frames of a video with their numbers and times.
 
-    `video` is a path to a video file; a folder of jpg, png, webp or bmp frames, in natural order (`frame_2`
-    before `frame_10`; names that start with a dot are ignored, anything else that is no image is refused); either
-    of them inside a zip file, as `archive.zip::member`; a uint8 array or tensor [frame, height, width, 3] or
-    [frame, 3, height, width]; or a list of PIL images of one size. `n_frames`, `sampler` and `bound` (seconds)
-    are those of `sample_indices`. `folder_fps` is the rate of whatever is not a file (MVBench's TVQA folders: 3);
-    files tell their own.
+    `video` is a path to a video file; a folder of jpg, png, webp or bmp frames, by the numbers in their names
+    (`frame_2` before `frame_10`, `1.25` before `1.5`; names that start with a dot are ignored, anything else that is
+    no image is refused); either of them inside a zip file, as `archive.zip::member`; a uint8 array or tensor
+    [frame, height, width, 3] or [frame, 3, height, width]; or a list of PIL images of one size. `n_frames`, `sampler`
+    and `bound` (seconds) are those of `sample_indices`. `folder_fps` is the rate of whatever is not a file (MVBench's
+    TVQA folders: 3); files tell their own.
 
     A file's pictures are those of `ffmpeg -pix_fmt rgb24`: colours by the file's own matrix, range and depth,
     upright and unmirrored by its display matrix, each of the size of the file's first frame. Memory is
@@ -116,7 +121,7 @@ def _from_file(path: Source, choose: Chooser) -> Clip:
 
 
 def _from_folder(path: str, entries: Sequence[Source], choose: Chooser, fps: float | None) -> Clip:
-    files = sorted((p for p in entries if not p.name.startswith(".")), key=_natural)
+    files = sorted((p for p in entries if not p.name.startswith(".")), key=lambda p: p.name)
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if not images:
@@ -125,15 +130,26 @@ def _from_folder(path: str, entries: Sequence[Source], choose: Chooser, fps: flo
     if others:
         found = f"{len(others)} entries of the folder are no images: {', '.join(others[:5])}"
         raise refusal(path, found, f"move them out, or convert them to {', '.join(IMAGE_SUFFIXES)}")
+    images = _in_order(path, images)
     indices = choose(n_total=len(images), fps=fps)
     frames = fill(((i, _read_image(images[i])) for i in sorted(set(indices))), indices, path)
     return _even_clip(frames, indices, len(images), fps, path)
 
 
-def _natural(path: Source) -> list[Any]:
-    """Sort key under which digits count as numbers: even places of the split are text, odd ones digits."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+def _in_order(folder: str, images: Sequence[Source]) -> list[Source]:
+    """Images by the numbers in their names, `1.25` before `1.5`; by their names where these are equal."""
+    ordered, counted = (sorted(images, key=partial(_numbers, number)) for number in (DECIMAL, WHOLE))
+    # 1.10 is the tenth after 1.9 or a tenth of a second after 1; of the two a decimal rarely ends in 0.
+    if ordered != counted and (unclear := [image.name for image in images if ENDS_IN_0.search(image.name)]):
+        found = f"the numbers in names like {unclear[0]} may be decimals or count after the dot, which are two orders"
+        raise refusal(folder, found, "write all with as many digits after the dot")
+    return ordered
+
+
+def _numbers(number: re.Pattern[str], image: Source) -> tuple[list[str | Decimal], str]:
+    """Sort key of a name: its text and numbers by turns, then all of it."""
+    parts = number.split(image.name.removesuffix(image.suffix))
+    return [Decimal(part) if i % 2 else part for i, part in enumerate(parts)], image.name
 
 
 def _read_image(path: Source) -> UInt8[np.ndarray, "height width 3"]:
@@ -141,12 +157,13 @@ def _read_image(path: Source) -> UInt8[np.ndarray, "height width 3"]:
 
     with open_bytes(path) as file:
         try:
-            with Image.open(file, formats=FORMATS) as image:
-                return np.asarray(image.convert("RGB"))
+            image = Image.open(file, formats=FORMATS)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
             if isinstance(e, OSError) and e.errno:  # Pillow's own have none
                 raise unreadable(path, e) from e
             raise refusal(path, f"the image cannot be read ({e})", "extract the frame again") from e
+        with image:
+            return upright_rgb(image, path)
 
 
 def _from_array(video: np.ndarray | Tensor, choose: Chooser, fps: float | None) -> Clip:
@@ -175,7 +192,7 @@ def _from_images(images: Sequence[Any], choose: Chooser, fps: float | None) -> C
         todo = "give PIL images only, or one stacked uint8 array"
         raise refusal(asked, f"it holds {', '.join(kinds)} besides images", todo)
     indices = choose(n_total=len(images), fps=fps)
-    frames = fill(((i, np.asarray(images[i].convert("RGB"))) for i in sorted(set(indices))), indices, asked)
+    frames = fill(((i, upright_rgb(images[i], f"image {i} of {asked}")) for i in sorted(set(indices))), indices, asked)
     return _even_clip(frames, indices, len(images), fps, "images")
 
 
