@@ -319,11 +319,13 @@ def _container(source: Source, file: BufferedReader, options: dict[str, str]) ->
 
     try:
         try:
-            return av.open(_Bytes(file), options=options)
+            # Not `options`, which go to the streams as well: PyAV 14.1 then reads beyond the streams of the header
+            # where FFmpeg finds more as it reads on (MPEG program streams), and crashes.
+            return av.open(_Bytes(file), container_options=options)
         except UnicodeDecodeError:
             # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
             file.seek(0)
-            return av.open(_Bytes(file), options=options, metadata_errors="replace")
+            return av.open(_Bytes(file), container_options=options, metadata_errors="replace")
     except FFmpegError as e:
         why = "a kind that is not read" if e.errno == errno.EINVAL else _reason(e)  # the list's answer
         found = f"it cannot be opened as a video that holds its frames itself: {why}, {_head(source)}"
