@@ -1,6 +1,9 @@
 """A model's folder: what is written comes back bit for bit, and a broken one says what is wrong with it."""
 
+import copy
+import io
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
 from hookedvid.errors import ConfigError, ConversionError, HookedVidError
 from hookedvid.families import FAMILIES
+from models import random_inputs, random_model
 
 
 def made(family: str = "llava-onevision", dtype: torch.dtype = torch.float32, **decoder) -> HookedVideoLLM:
@@ -47,6 +51,48 @@ def test_weights_config_and_dtype_come_back_bitwise(tmp_path, family, dtype):
     assert back.cfg == model.cfg
     assert same_weights(back, model)
     assert not back.training
+
+
+def test_a_model_of_several_dtypes_comes_back_as_it_was(tmp_path):
+    model = made(dtype=torch.bfloat16)
+    model.vision.float()
+    model.ln_final.double()
+    model.save_pretrained(tmp_path)
+    back = HookedVideoLLM.from_pretrained(str(tmp_path))
+    assert same_weights(back, model)
+    assert {p.dtype for p in back.parameters()} == {torch.bfloat16, torch.float32, torch.float64}
+    cast = HookedVideoLLM.from_pretrained(str(tmp_path), dtype="float32")
+    assert {p.dtype for p in cast.parameters()} == {torch.float32}
+    model.ln_final.bfloat16()
+    inputs = random_inputs(model)
+    with torch.no_grad():
+        assert model(inputs).dtype == torch.bfloat16, "the tower's features are cast to what reads them"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["pickle", "copy", "torch.save"])
+def test_models_and_caches_can_be_pickled_copied_and_saved_whole(way):
+    model = random_model("llava-onevision", n_layers=1)
+    inputs = random_inputs(model)
+    _, cache = model.run_with_cache(inputs)
+    ways = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.deepcopy, "torch.save": through_torch}
+    again, held = ways[way]((model, cache))
+    assert held.model is again and torch.equal(again(inputs), model(inputs))
+    assert again.unembed.weight is not model.unembed.weight
+    assert all(torch.equal(held[n], cache[n]) for n in cache)
+    assert torch.equal(held.at("resid_post", 0, "video[1]"), cache.at("resid_post", 0, "video[1]"))
+    hook = ("blocks.0.attn.hook_z", lambda z, hook: z * 2)
+    edited = again.run_with_hooks(inputs, fwd_hooks=[hook])
+    assert torch.equal(edited, model.run_with_hooks(inputs, fwd_hooks=[hook]))
+    assert not torch.equal(edited, model(inputs)) and torch.equal(again(ways[way](inputs)), model(inputs))
+    assert torch.equal(again(again.encoded(inputs)), again(model.encoded(inputs)))
+
+
+def through_torch(x):
+    file = io.BytesIO()
+    torch.save(x, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -235,6 +235,16 @@ def test_config_fields_without_a_place_here_are_refused_by_name(read, config, sa
         read(config)
 
 
+def test_a_config_changed_in_memory_to_a_sliding_window_is_refused():
+    hf = decoder("qwen2")
+    hf.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    hf.config.sliding_window = 4
+    with pytest.raises(ConversionError, match=r"layer_types holds .'sliding_attention'.: only full attention"):
+        HookedVideoLLM.from_transformers(hf)
+    hf.config.layer_types = ["full_attention"] * 3  # as transformers writes those that do not slide
+    assert HookedVideoLLM.from_transformers(hf).cfg.n_layers == 3
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

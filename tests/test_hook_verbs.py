@@ -201,6 +201,28 @@ def test_cached_gradients_hold_what_was_there_too():
     model.zero_grad()
 
 
+def test_a_run_with_cache_makes_a_graph_only_where_a_gradient_is_asked_for():
+    model, inputs = case("text")
+    assert all(p.requires_grad for p in model.parameters()) and torch.is_grad_enabled()
+    logits, cache = model.run_with_cache(inputs)
+    assert logits.grad_fn is None and not any(a.requires_grad for a in cache.values())
+    assert torch.equal(model.run_with_cache(inputs, keep_graph=True)[0], logits)
+    loss, _ = model.run_with_cache(inputs, return_type="loss", keep_graph=True)
+    (grad,) = torch.autograd.grad(loss, [model.W_E])
+    assert grad.any()
+    kept: dict[str, Tensor] = {}
+    point, save = "blocks.0.hook_resid_post", lambda grad, hook: kept.update({hook.name: grad.clone()})
+    _, held = model.run_with_cache(inputs, names_filter=point, return_type="loss", incl_bwd=True)
+    bound = model.bind(inputs)
+    with bound.hooks(bwd_hooks=[(point, save)]):  # as attribution patching does
+        bound.run_with_cache(bound.tokens, names_filter=point, return_type="loss")[0].backward()
+    assert torch.equal(kept[point], held[f"{point}_grad"])
+    resid = model(inputs, stop_at_layer=1).detach().requires_grad_()
+    model.run_with_cache(resid, start_at_layer=1, inputs=inputs, return_type="loss")[0].backward()
+    assert apart(resid.grad, kept[point]) < ROUNDING, "an input that requires a gradient asks for it"
+    model.zero_grad()
+
+
 def test_cached_gradients_are_autograds():
     model, inputs = case("internvideo2.5")
     _, cache = model.run_with_cache(inputs, return_type="loss", incl_bwd=True)

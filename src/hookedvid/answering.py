@@ -1,14 +1,15 @@
-"""What logits say: the option of a multiple-choice question, or how likely a given answer is."""
+"""What logits say: the option of a multiple-choice question, how likely a given answer or text is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hookedvid.errors import InputError, NonFiniteError
-from hookedvid.inputs import VideoInputs
+from hookedvid.inputs import PAD, VideoInputs
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -105,3 +106,23 @@ def answer_log_probs(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = inputs.tokens[0, -n:].to(logits.device)
     return wide.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+def is_predicted(inputs: VideoInputs) -> Bool[Tensor, "batch next"]:
+    """Whether each column but the last is followed by text, and so predicts a token."""
+    # Left of a row's first token stands nothing that could predict it, in a padded batch as well as alone.
+    return (inputs.tokens[:, 1:] >= 0) & (inputs.tokens[:, :-1] != PAD)
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch pos d_vocab"], inputs: VideoInputs, n_tokens: int | None = None
+) -> Float[Tensor, "batch next"]:
+    """Cross entropy (natural) of each column's next token, 0 where that is no text; `n_tokens` is the config's.
+
+    An id beyond `n_tokens` has no probability, and a loss of infinity.
+    """
+    real = real_tokens(logits[:, :-1], n_tokens)
+    if n_rest := logits.shape[-1] - real.shape[-1]:
+        real = F.pad(real, (0, n_rest), value=float("-inf"))
+    targets = inputs.tokens[:, 1:].masked_fill(~is_predicted(inputs), -100)
+    return F.cross_entropy(real.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)

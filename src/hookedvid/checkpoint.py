@@ -24,6 +24,7 @@ from hookedvid.sources import repo_of, source_of
 from hookedvid.tokenizer_files import load_tokenizer
 from hookedvid.values import override
 
+DTYPES = "hookedvid.dtypes"  # what a file of `save` says of its tensors' dtypes, in its metadata
 TOWER = "vision."  # overrides of the tower say what its tensors mean, so they are the conversion's
 
 
@@ -96,7 +97,7 @@ def load(
     model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), **kwargs)
     shards = open_shards(folder)
     _check(model, shards, folder, first_n_layers)
-    if target is None:
+    if target is None and not (_keeps_dtypes(shards) and device_map is None):
         target = _main_dtype(shards)
     if device_map is not None:
         from hookedvid.placing import place
@@ -106,6 +107,7 @@ def load(
                 "device_map places the weights: leave out device; to merge an adapter, load with adapter=…, "
                 "save_pretrained, and load that folder with device_map"
             )
+        assert target is not None
         return place(model, shards, target, device_map, max_memory)
     install(model, shards, target, torch.device("cpu" if device is None else device))
     if adapter is not None:
@@ -126,6 +128,11 @@ def _cut(cfg: VideoLLMConfig, n: int | None) -> VideoLLMConfig:
 def _named(cfg: VideoLLMConfig, name: str) -> VideoLLMConfig:
     known = cfg.model_name or repo_of(name) is None
     return cfg if known else replace(cfg, model_name=name)
+
+
+def _keeps_dtypes(shards: Shards) -> bool:
+    """Whether a model of several dtypes was saved; what others publish in several runs in one."""
+    return all(h.metadata.get(DTYPES) == "kept" for h in shards.headers.values())
 
 
 def _main_dtype(shards: Shards) -> torch.dtype:
@@ -163,7 +170,7 @@ def save(model: Any, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: p.detach().cpu().contiguous() for k, p in model.named_parameters()}
     part = folder / "model.safetensors.part"
-    save_file(tensors, part)
+    save_file(tensors, part, {DTYPES: "kept"})
     part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     part.rename(folder / "model.safetensors")
     (folder / "config.json").write_text(model.cfg.to_json() + "\n", encoding="utf-8")

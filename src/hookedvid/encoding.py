@@ -28,7 +28,8 @@ def encode_video(model: Any, inputs: VideoInputs) -> Float[Tensor, "video_pos d_
         made: Iterator[Tensor] = iter(())
         if videos := inputs.to_encode:
             pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
-            tokens = model.projector(model.vision.patches(model.vision(pixels, model.kernel)))
+            features = model.vision.patches(model.vision(pixels, model.kernel))
+            tokens = model.projector(features.to(model.projector.inp.weight.dtype))
             made = iter([model.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
     given = inputs.features or (None,) * inputs.batch_size
     held = [f for p, f in zip(inputs.pixel_values, given, strict=True) if p is not None]

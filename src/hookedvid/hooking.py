@@ -37,6 +37,9 @@ class HookVerbs(HookedRootModule):
         """Whether anything, ours or plain torch's, listens anywhere on the model."""
         return listening(self, *self.mod_dict.values())
 
+    def _hooked_backward(self) -> bool:
+        return any(m._backward_hooks or m._backward_pre_hooks for m in (self, *self.mod_dict.values()))
+
     def turn(self, hooked: bool = False) -> AbstractContextManager[None]:
         """A run's turn: alone where hooks are on the model, or will be; beside other plain runs otherwise."""
         return self.turns.alone() if hooked or self.listened() else self.turns.shared()
@@ -184,6 +187,7 @@ class HookVerbs(HookedRootModule):
         clear_contexts: bool = False,
         pos_slice: Any = None,
         return_cache_object: bool = True,
+        keep_graph: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         """`forward` with its activations: (output, VideoCache), or (output, dict).
@@ -193,6 +197,9 @@ class HookVerbs(HookedRootModule):
         device: where to keep activations. pos_slice: positions of decoder activations to keep (int, slice,
             tuple or list of ints, counted from 0 in the batch's columns); the rest is freed at once.
         incl_bwd: also run backward from the output, a scalar, and keep each gradient as `name_grad`.
+        keep_graph: whether the output can be run backward from. Otherwise autograd's graph, which holds every
+            activation, is made only where a gradient is asked for: by incl_bwd, by a backward hook on the model, by
+            an input that requires one.
         Raises HookError when a name is unknown or cannot fire in this run.
         """
         args, kwargs = self.prepared(args, kwargs)
@@ -209,7 +216,8 @@ class HookVerbs(HookedRootModule):
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
         cut = None if pos_slice is None else Slice(pos_slice)
-        with self.turns.alone():
+        asked = keep_graph or incl_bwd or any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        with self.turns.alone(), torch.set_grad_enabled(torch.is_grad_enabled() and (asked or self._hooked_backward())):
             # Hook points share storage. Only other hooks write there in place; where there are none, none is copied.
             copied = self.listened()
             save = _saver(store, device, remove_batch_dim, cut, copied)

@@ -31,13 +31,14 @@ def put(model: Any, name: str, tensor: Tensor) -> None:
         model.unembed.weight = parameter
 
 
-def install(model: Any, shards: Shards, dtype: torch.dtype, device: torch.device) -> None:
-    """Fill an empty model from files, mapped into memory, straight to the device."""
+def install(model: Any, shards: Shards, dtype: torch.dtype | None, device: torch.device) -> None:
+    """Fill an empty model from files, mapped into memory, straight to the device; None keeps each tensor's dtype."""
     wanted = {n for n, _ in model.named_parameters()}
     for file in shards.headers:
         with safe_open(shards.folder / file, framework="pt", device=str(device)) as f:
             for name in wanted & set(f.keys()):
-                put(model, name, f.get_tensor(name).to(dtype))
+                tensor = f.get_tensor(name)
+                put(model, name, tensor if dtype is None else tensor.to(dtype))
 
 
 def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kwargs: Any) -> Any:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hookedvid.answering import Answer, score_options
+from hookedvid.answering import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
@@ -113,7 +112,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         What is not in our layout is downloaded, converted once into HOOKEDVID_HOME (default ~/.cache/hookedvid)
         and loaded from there by memory map. Keyword arguments:
 
-        device, dtype: where and as what ("cuda", "bfloat16"); default the CPU and as stored.
+        device, dtype: where and as what ("cuda", "bfloat16"); default the CPU and as stored (where others stored
+            several dtypes: the one of most weights).
         overrides: config fields by dotted path, {"projector.pool": "average"}. revision: of a hub repository.
         first_n_layers: only so many decoder blocks. tokenizer: in place of the checkpoint's.
         adapter: a LoRA adapter (peft's files; folder or hub repository), merged into the weights.
@@ -213,7 +213,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         stop_at_layer: return the residual stream entering that block instead; both count from the end when
             negative, and skip the work outside.
         logits_to_keep: only the last so many positions' logits. loss: mean next-token cross entropy over
-            positions whose next token is text. probes: of blocks by number, see `AttnContext`; for `attention`.
+            positions whose next token is text, rows of the vocabulary that no token has left out. probes: of
+            blocks by number, see `AttnContext`; for `attention`.
         """
         if self.cfg.decoder is None:
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
@@ -290,26 +291,24 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         assert logits is not None
         if logits.shape[1] != inputs.tokens.shape[1] or plan.exits:
             raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")
-        # Left of a row's first token stands nothing that could predict it, in a padded batch as well as alone.
-        targets = inputs.tokens[:, 1:].masked_fill(inputs.tokens[:, :-1] == PAD, PAD)
-        loss = F.cross_entropy(
-            logits[:, :-1].flatten(0, 1),
-            targets.clamp(min=-100).masked_fill(targets < 0, -100).flatten(),
-            reduction="none",
-        ).view_as(targets)
+        loss = next_token_loss(logits, inputs, self.cfg.n_tokens)
         if not per_token:
-            loss = loss.sum() / (targets >= 0).sum()
+            loss = loss.sum() / is_predicted(inputs).sum()
         return loss if return_type == "loss" else (logits, loss)
 
     def answer(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> Answer:
-        """The option a single item's model chooses, by the logits of the options' letters at the last position."""
+        """The option chosen for a single item, by the logits of the options' letters at the end of its prompt."""
+        if inputs.batch_size != 1:
+            raise InputError(f"answer is about one item, and this batch holds {inputs.batch_size}: use answers")
         return self.answers(inputs, interventions, sources=sources)[0]
 
     @torch.no_grad()
     def answers(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> list[Answer]:
         """`answer` for every item of a batch."""
-        logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1)
-        return [score_options(row[-1], inputs, i, self.cfg.n_tokens) for i, row in enumerate(logits)]
+        after = [layout.n_tokens - layout.n_prompt for layout in inputs.layouts]  # what was given to go on with
+        logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1 + max(after))
+        rows = (row[-1 - n] for row, n in zip(logits, after, strict=True))
+        return [score_options(row, inputs, i, self.cfg.n_tokens) for i, row in enumerate(rows)]
 
     attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
 

@@ -74,16 +74,20 @@ class Session:
                     self._kv[node.layer] = _moved(kv, self._place(place))
                 self._texts.append(self._rows.text_step(node.layer, node.texts, self._texts[-1], kv))
 
-    @torch.no_grad()
     def logits(self, interventions: Any = None, sources: Mapping[str, Any] | None = None) -> Float[Tensor, " d_vocab"]:
         """Of the last position, as `model(inputs, interventions=…, sources=…)` gives them up to rounding."""
+        return self._run(interventions, sources)[-1]
+
+    @torch.no_grad()
+    def _run(self, interventions: Any, sources: Mapping[str, Any] | None) -> Float[Tensor, "last d_vocab"]:
+        """At the end of the prompt, and at every token of an answer that the inputs hold."""
         given = as_interventions(interventions)
         plan = Sweep(self.model.cfg.n_layers, [self.inputs], [given])
         with self.model.turn(hooked=any(isinstance(i, Patch | Edit) for i in given)):
             check_sweepable(self.model)
-            return self._run(plan, sources)
+            return self._follow(plan, sources)
 
-    def _run(self, plan: Sweep, sources: Mapping[str, Any] | None) -> Float[Tensor, " d_vocab"]:
+    def _follow(self, plan: Sweep, sources: Mapping[str, Any] | None) -> Float[Tensor, "last d_vocab"]:
         path = list(_path(plan))
         first = min((n.layer for n in path if n.changes or n.texts[0].changes), default=len(path))
         parted = min((n.layer for n in path if n.changes), default=len(path))
@@ -98,11 +102,11 @@ class Session:
                 )
             text = rows.text_step(node.layer, node.texts, text, kv)
         ((_, logits),) = rows.logits(path[-1].texts, text)
-        return logits[-1]
+        return logits
 
     def answer(self, interventions: Any = None, sources: Mapping[str, Any] | None = None) -> Answer:
         """As `model.answer`."""
-        return score_options(self.logits(interventions, sources), self.inputs, n_tokens=self.model.cfg.n_tokens)
+        return score_options(self._run(interventions, sources)[0], self.inputs, n_tokens=self.model.cfg.n_tokens)
 
     def _residual(self, layer: int) -> Float[Tensor, "1 stream d_model"]:
         """The intact stream entering a block, from the nearest one kept."""

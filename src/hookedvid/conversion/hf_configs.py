@@ -53,6 +53,8 @@ def read_decoder(config: Any) -> DecoderConfig:
     if config.model_type not in ("qwen2", "llama"):
         raise ConversionError(f"decoder model_type {config.model_type!r} is not supported (only 'qwen2', 'llama')")
     read.only("use_sliding_window", False)
+    if sliding := set(read("layer_types", None) or ()) - {"full_attention"}:
+        read.problems.append(f"layer_types holds {sorted(sliding)}: only full attention is supported")
     read.only("mlp_bias", False)
     heads = read("num_attention_heads")
     bias = bool(read("attention_bias", False))

@@ -1,6 +1,7 @@
 """Norms, feed-forward layers and rotary positions, each bitwise what transformers computes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,17 @@ from torch import Tensor, nn
 from hookedvid.config import Activation, RopeConfig
 from hookedvid.nn.hooks import HookPoint, heard, listening, untouched
 
+
+def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """CLIP's: x * sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
 }
 
 
