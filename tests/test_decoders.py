@@ -1,11 +1,13 @@
 """Decoding in processes: the same clips, in order, whatever happens there; the cache on disk."""
 
+import errno
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -14,9 +16,13 @@ from PIL import Image
 
 from clips import numbers, write_clip
 from hookedvid.errors import DecodingError, InputError, RunError, VideoError
+from hookedvid.files import PART
+from hookedvid.video import clip_files
+from hookedvid.video import decoders as decoding
 from hookedvid.video.clip_files import ClipRequest, FrameCache, load_clip, save_clip
 from hookedvid.video.decoders import Decoders, Limits
 from hookedvid.video.frames import Clip, read_clip
+from hookedvid.video.source import video_hash
 
 FAULTY = "faulty_worker"
 TIGHT = Limits(seconds=3, memory=256 << 20)
@@ -43,7 +49,7 @@ def cache(tmp_path):
 
 
 def asked(path, n_frames=4, **others) -> ClipRequest:
-    return ClipRequest(str(path), n_frames, "linspace", **others)
+    return ClipRequest(str(path), n_frames, "linspace", **others, content=video_hash(path))
 
 
 def named(tmp_path, video, name) -> ClipRequest:
@@ -140,6 +146,19 @@ def test_one_killed_by_chance_is_replaced_and_asked_again(tmp_path, video):
         assert decoders.n_lost == 1
 
 
+def test_one_that_is_stopped_while_it_starts_is_replaced(video, monkeypatch):
+    assert decoding.START <= 30
+    monkeypatch.setattr(decoding, "START", 5)
+    with Decoders(1) as decoders:
+        found = decoders.submit(asked(video))
+        while not (starting := workers()):
+            time.sleep(0.001)
+        starting[0].suspend()
+        assert_same(found.result(timeout=60).clip, asked(video).read())
+        assert decoders.n_lost == 1
+    assert workers() == []
+
+
 def test_errors_keep_their_kind(tmp_path, video):
     (tmp_path / "text.mp4").write_text("<html>")
     with Decoders(1, worker=FAULTY) as decoders:
@@ -198,15 +217,115 @@ def test_what_is_found_again_is_what_was_asked_of_the_same_content(tmp_path, vid
             return decoders.submit(request).result().cached
 
         assert not cached(asked(copy)) and cached(asked(copy))
-        others = [asked(copy, 5), asked(copy, bound=(0, 1)), ClipRequest(str(copy), 4, "inner"), asked(video)]
+        others = [asked(copy, 5), asked(copy, bound=(0, 1)), replace(asked(copy), sampler="inner"), asked(video)]
         assert not any(cached(other) for other in others) and all(cached(other) for other in others)
-        copy.write_bytes(copy.read_bytes())  # the same bytes, but written anew
-        os.utime(copy, ns=(0, 1))
-        assert not cached(asked(copy)) and cached(asked(copy))
+        (tmp_path / "moved").mkdir()
+        moved = shutil.move(copy, tmp_path / "moved" / "copy.mp4")
+        found = decoders.submit(asked(moved)).result()
+        assert found.cached and found.clip.source == str(moved)
         assert not cached(asked(folder)) and cached(asked(folder))
         (folder / "3.png").write_bytes((folder / "4.png").read_bytes())
         assert not cached(asked(folder))
-    assert cache.path(asked(tmp_path / "none.mp4")) is None
+    assert cache.path(asked(tmp_path / "none.mp4")) is cache.path(replace(asked(video), content=None)) is None
+
+
+def other_clip(path, like):
+    """Another video of the same size and time of change as the file `like`, at `path`."""
+    write_clip(path, n=29)
+    stat = like.stat()
+    with path.open("ab") as file:  # a box that nobody reads
+        left = stat.st_size - path.stat().st_size
+        assert left >= 8
+        file.write(left.to_bytes(4, "big") + b"free" + bytes(left - 8))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return path
+
+
+def test_other_content_of_the_same_size_and_time_is_not_found_in_the_cache(tmp_path, video, cache):
+    path = tmp_path / "clip.mp4"
+    shutil.copy2(video, path)
+    with Decoders(1, cache=cache) as decoders:
+        before = asked(path)
+        assert numbers(decoders.submit(before).result().clip.frames)[-1] == 29
+        other_clip(path, video)
+        assert path.stat().st_size == video.stat().st_size and path.stat().st_mtime_ns == video.stat().st_mtime_ns
+        now = decoders.submit(asked(path)).result()
+        assert not now.cached and numbers(now.clip.frames)[-1] == 28
+        assert numbers(decoders.submit(before).result().clip.frames)[-1] == 29  # those that were hashed
+
+
+@pytest.mark.parametrize("new", ["other", "none", "half"])
+def test_a_video_replaced_after_it_was_hashed_is_not_decoded_under_its_hash(tmp_path, video, folder, new):
+    path = tmp_path / "clip.mp4"
+    shutil.copy2(video, path)
+    planned, frames = asked(path), asked(folder)
+    if new == "other":
+        other_clip(path, video)
+    elif new == "half":
+        path.write_bytes(video.read_bytes()[:2000])
+    else:
+        path.unlink()
+    (folder / "3.png").write_bytes((folder / "4.png").read_bytes())
+    appeared = replace(asked(video), content="")  # not there when the study was planned
+    with Decoders(1) as decoders:
+        for request in (planned, frames, appeared):
+            with pytest.raises(DecodingError, match="its bytes are not those that were hashed") as e:
+                decoders.submit(request).result()
+            assert e.value.fault == "changed"
+
+
+def test_a_video_that_changes_while_it_is_decoded_gives_no_frames(tmp_path, video, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    shutil.copy2(video, path)
+    request = asked(path)
+
+    def meanwhile(change):
+        def read(*arguments, **named):
+            clip = read_clip(*arguments, **named)
+            change()
+            return clip
+
+        monkeypatch.setattr(clip_files, "read_clip", read)
+        with pytest.raises(DecodingError, match="changed while they were read"):
+            request.read()
+
+    meanwhile(lambda: other_clip(path, video))
+    shutil.copy2(video, path)
+    meanwhile(lambda: (time.sleep(0.02), path.write_bytes(video.read_bytes())))  # there and back: it was another
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_a_fault_of_the_machine_is_none_of_the_videos(video, monkeypatch, error):
+    def broken(*_):
+        raise OSError(error, os.strerror(error))
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(DecodingError, match="it cannot be read") as e:
+        patched.setattr("hookedvid.video.source.open_regular", broken)
+        read_clip(video, 2)
+    assert e.value.fault == "machine"
+    monkeypatch.setattr("hookedvid.video.decode._Bytes.seek", broken)
+    with pytest.raises(DecodingError, match="it cannot be read") as e:
+        read_clip(video, 2)
+    assert e.value.fault == "machine"
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_once(tmp_path, video):
+    """A file where the folder should be stands for a disk that may only be read: root may write anywhere."""
+    (tmp_path / "cache").write_text("")
+    cache = FrameCache(tmp_path / "cache" / "frames", 1 << 30)
+    with pytest.warns(UserWarning, match=r"cannot keep frames in .*cache/frames: .*directory.*HOOKEDVID_HOME") as told:  # noqa: SIM117
+        with Decoders(2, cache=cache) as decoders:
+            requests = [asked(video, n) for n in (2, 3, 4)] * 2
+            found = [future.result() for future in [decoders.submit(request) for request in requests]]
+    assert [len(one.clip.frames) for one in found] == [2, 3, 4] * 2 and not any(one.cached for one in found)
+    assert len(told) == 1
+
+
+def test_files_of_the_cache_are_the_users_alone(video, cache):
+    with Decoders(1, cache=cache) as decoders:
+        decoders.submit(asked(video)).result()
+    [path] = cache.folder.iterdir()
+    assert (path.stat().st_mode & 0o777, cache.folder.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_a_damaged_file_counts_as_none_and_is_made_again(video, cache):
@@ -217,15 +336,15 @@ def test_a_damaged_file_counts_as_none_and_is_made_again(video, cache):
         data = path.read_bytes()
         for broken in (b"", data[:100], data[:-1], data[: len(data) // 2], b"\0" * len(data)):
             path.write_bytes(broken)
-            assert load_clip(path) is None
+            assert load_clip(path, str(video)) is None
             assert_same(decoders.submit(request).result().clip, whole)
-            assert_same(load_clip(path), whole)
+            assert_same(load_clip(path, str(video)), whole)
     for at in np.random.default_rng(0).integers(0, len(data), 200):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
-        found = load_clip(path)  # bytes between the members, such as their dates, say nothing
+        found = load_clip(path, str(video))  # bytes between the members, such as their dates, say nothing
         assert found is None or np.array_equal(found.frames, whole.frames)
     np.savez(path, about=np.array([{}]), frames=np.array([object()], dtype=object), allow_pickle=True)
-    assert load_clip(path) is None  # no pickle is read
+    assert load_clip(path, str(video)) is None  # no pickle is read
 
 
 def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest(tmp_path, video):
@@ -235,14 +354,14 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest(tmp_path
     cache = FrameCache(tmp_path / "cache", 3 * size + size // 2)
     cache.folder.mkdir()
     requests = [asked(video, bound=(0, 1 + i)) for i in range(5)]
-    (cache.folder / "left.npz.1.part").touch()
-    os.utime(cache.folder / "left.npz.1.part", (0, 0))
+    (cache.folder / f"{PART}left.npz").touch()
+    os.utime(cache.folder / f"{PART}left.npz", (0, 0))
     for i, request in enumerate(requests):
         path = cache.path(request)
         save_clip(clip, path)
         os.utime(path, (10**9 + i, 10**9 + i))
         if i == 3:
-            assert cache.load(cache.path(requests[1])) is not None  # marked as used: now the youngest
+            assert cache.load(requests[1]) is not None  # marked as used: now the youngest
         cache.added(size)
     kept = {path.name for path in cache.folder.iterdir()}
     assert kept == {cache.path(requests[i]).name for i in (1, 3, 4)}
@@ -253,7 +372,7 @@ def test_no_room_for_frames_stops_the_run(video, cache):
     with Decoders(1, cache=cache) as decoders:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         try:
-            with pytest.raises(RunError, match=r"cannot keep frames in .*cache: File too large"):
+            with pytest.raises(RunError, match=r"cannot write frames to .*hookedvid-.*: File too large; make room"):
                 decoders.submit(asked(video)).result()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

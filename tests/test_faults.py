@@ -242,7 +242,7 @@ def test_the_command_shows_failures_and_seconds_and_a_pipe_stops_nothing(annotat
     command = ["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out"), "--decoders", "1"]
     assert main([*command, "--frame-cache", "0"]) == 0
     printed = capsys.readouterr().out
-    assert re.search("failed: .*hang-8.mp4: there is no such file", printed)
+    assert re.search("failed: .*hang-8.mp4: it is no regular file but a pipe", printed)
     assert "decoding 0." in printed and " s in 1 workers, model " in printed and "waited for frames" in printed
     timing = json.loads((tmp_path / "out" / "study.json").read_text())["timing"]
     assert timing["videos"].keys() == {"sound-7.mp4", "hang-8.mp4", "sound-9.mp4"}

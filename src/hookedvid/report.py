@@ -4,6 +4,7 @@ import base64
 import importlib.resources
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +12,30 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 
 from hookedvid.answering import LETTERS
+from hookedvid.checkpoint import home
 from hookedvid.data.item import Item, video_path
-from hookedvid.errors import VideoError
+from hookedvid.errors import HookedVidError
 from hookedvid.study.laws import Finding
+from hookedvid.video.clip_files import ClipRequest, FrameCache
+from hookedvid.video.decoders import Decoded, Decoders, Limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_EXAMPLES = 6
+LONGEST = 30  # seconds that decoding a clip may take: a picture is worth no longer wait
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip as a strip of its sampled frames, with the answer under some conditions."""
+    """A clip as a strip of its sampled frames, or why there is none, with the answer under some conditions."""
 
     question: str
     family: str
     options: str
     strip: str
     answers: list[dict[str, str]]
+    trouble: str = ""
 
 
 def render(
@@ -73,29 +79,36 @@ def examples(
 ) -> list[Example]:
     """The first answered item of each family and some more, each from another video where there are enough.
 
+    Frames are those that the rows are of: kept ones, or decoded anew as in a study, apart and in bounds. Where the
+    video is another one by now, or not to be had, the example says so instead.
+
     shown: labels of the conditions whose answers are printed.
     """
-    from hookedvid.video.frames import read_frames
-
     answers: dict[str, dict[str, Mapping]] = {}
-    failed = {row["item"] for row in rows if row["status"] == "failed"}  # decoding them once more may hang
+    failed = {row["item"] for row in rows if row["status"] == "failed"}
     for row in rows:
         answers.setdefault(row["item"], {})[row["condition"]] = row
-    found: list[Example] = []
-    for item in _varied([i for i in items if i.id not in failed]):
-        if len(found) == N_EXAMPLES:
-            break
-        try:
-            frames = read_frames(
-                video_path(item, annotations), sampling["n_frames"], sampling["sampler"], bound=item.bound,
-                folder_fps=item.folder_fps,
-            )  # fmt: skip
-        except VideoError:
-            continue
-        said = [_said(item, label, answers[item.id][label]) for label in shown]
-        options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
-        found.append(Example(item.question, item.family, options, _strip(frames), said))
-    return found
+    chosen = _varied([i for i in items if i.id not in failed])[:N_EXAMPLES]
+    with Decoders(limits=Limits(seconds=LONGEST), cache=FrameCache(home() / "frames", 0)) as decoders:
+        asked = [_request(item, annotations, answers[item.id][shown[0]]["settings"], sampling) for item in chosen]
+        clips = [decoders.submit(request) for request in asked]
+        return [_example(i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
+
+
+def _request(item: Item, annotations: Path, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> ClipRequest:
+    asked = (sampling["n_frames"], sampling["sampler"], item.bound, item.folder_fps)
+    return ClipRequest(str(video_path(item, annotations)), *asked, content=settings["video"])
+
+
+def _example(item: Item, clip: "Future[Decoded]", shown: Sequence[str], answers: Mapping[str, Mapping]) -> Example:
+    strip = trouble = ""
+    try:
+        strip = _strip(clip.result().clip.frames)
+    except HookedVidError as e:
+        trouble = str(e)
+    said = [_said(item, label, answers[label]) for label in shown]
+    options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
+    return Example(item.question, item.family, options, strip, said, trouble)
 
 
 def _varied(items: Sequence[Item]) -> list[Item]:

@@ -26,12 +26,13 @@ from hookedvid.study import grounding, scoring
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard, Task
 from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Plan
+from hookedvid.study.study import Plan, question_hash
 from hookedvid.study.timing import Timing
 from hookedvid.sweep import sweep
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders
 from hookedvid.video.frames import Clip
+from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import shown_subtitles
 
 # A row whose key falls on a multiple of this is run once more from the pixels.
@@ -40,7 +41,7 @@ AUDITED = 100
 THRESHOLD = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 # Failures that another run may not meet; it tries their rows once more.
-PASSING = ("timeout", "memory", "killed")
+PASSING = ("timeout", "memory", "killed", "changed", "machine")
 # How torch's allocators say that memory ran out where they do not raise torch.OutOfMemoryError.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -177,7 +178,7 @@ class Answering:
 
     def requests(self, unit: Unit) -> list[ClipRequest]:
         """The clips that a unit needs."""
-        return list({_request(self._laid, item): None for item, _ in unit.items})
+        return list({_request(self._laid, item, asked): None for item, asked in unit.items})
 
     @torch.no_grad()  # on a generator it may be lost under decorators
     def answer(self, unit: Unit, batch: Batch) -> Answers:
@@ -209,9 +210,10 @@ def _work(
     return distinct if left and (whole or any(t.key in stored for _, asked in left for _, t in asked)) else left
 
 
-def _request(laid: Plan, item: Item) -> ClipRequest:
-    source = str(video_path(item, laid.annotations))
-    return ClipRequest(source, laid.settings["n_frames"], laid.settings["sampler"], item.bound, item.folder_fps)
+def _request(laid: Plan, item: Item, asked: Asked) -> ClipRequest:
+    source, settings = str(video_path(item, laid.annotations)), asked[0][1].settings
+    sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
+    return ClipRequest(source, *sampling, content=settings["video"])
 
 
 def _named(row: dict, task: Task) -> dict:
@@ -234,7 +236,9 @@ def _run_video(
     laid: Plan, model: Any, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
-    prepared = {item.id: _prepare(laid, model, item, clips[_request(laid, item)]) for item, _ in items}
+    prepared = {
+        item.id: _prepare(laid, model, item, clips[_request(laid, item, asked)], asked) for item, asked in items
+    }
     values: dict[str, Tensor | Outcome] = {}
     if laid.study.reuse == "layers+positions" and laid.study.scoring not in scoring.GENERATED:
         values = _swept(model, [(prepared[i.id], asked) for i, asked in items], audit)
@@ -268,7 +272,7 @@ def _failed(e: Exception) -> Outcome:
     raise e
 
 
-def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError) -> VideoInputs | Outcome:
+def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs | Outcome:
     if isinstance(clip, HookedVidError):
         return _failed(clip)
     sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
@@ -276,16 +280,21 @@ def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError) ->
     if laid.study.frame_order == "shuffled":
         clip = shuffled(clip, laid.study.seed, item.video)
     try:
-        said = _subtitles(laid, model, item) if form is not None and form.wants_subtitles else None
+        said = _subtitles(laid, model, item, clip, asked) if form is not None and form.wants_subtitles else None
         return scoring.prepare(model, item, clip, laid.study.scoring, form, said, **sampling)
     except (HookedVidError, RuntimeError, MemoryError) as e:
         return _failed(e)
 
 
-def _subtitles(laid: Plan, model: Any, item: Item) -> str:
+def _subtitles(laid: Plan, model: Any, item: Item, clip: Clip, asked: Asked) -> str:
+    """What is said during the clip. Raises DecodingError where that is not what the row's key was made of."""
     assert laid.convention is not None
-    n = laid.convention.subtitle_frames_for(model.cfg.family)
-    return shown_subtitles(subtitles_path(item, laid.annotations), video_path(item, laid.annotations), n)
+    if (path := subtitles_path(item, laid.annotations)) is None:
+        return ""
+    said = shown_subtitles(path, clip, laid.convention.subtitle_frames_for(model.cfg.family))
+    if question_hash(item, laid.annotations, laid.study.scoring) != asked[0][1].settings["question"]:
+        raise changed(path)
+    return said
 
 
 def _swept(
@@ -380,5 +389,5 @@ def _priced(outcome: Outcome, costs: Costs, condition: Condition) -> Outcome:
 
 def shuffled(clip: Clip, seed: int, video: str) -> Clip:
     """A clip in an order of its own: the same for every question on it, whatever else the study asks."""
-    rng = np.random.default_rng([seed, *video.encode()])
+    rng = np.random.default_rng([seed, *video.encode(errors="surrogatepass")])
     return clip._replace(frames=clip.frames[rng.permutation(len(clip.frames))])

@@ -238,16 +238,21 @@ def plan(
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
-        said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
-        gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(study.scoring, ())
-        alike = item.right if len(item.right) > 1 else ()  # these are scored as one
-        content = digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())
-        settings = {**laid.settings, "video": hashes[path], "question": content}
+        content = {"video": hashes[path], "question": question_hash(item, annotations, study.scoring)}
+        settings = {**laid.settings, **content}
         for c, cut in zip(conditions, cuts, strict=True):
             task = Task(item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer, cut, settings)
             laid.tasks.append((item, c, task))
     return laid
+
+
+def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
+    """Hash of what is asked of a video and how the answer is scored, subtitles included."""
+    part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
+    said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
+    gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(scoring, ())
+    alike = item.right if len(item.right) > 1 else ()  # these are scored as one
+    return digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())
 
 
 def _check_scorable(items: Sequence[Item], scoring: Scoring) -> None:

@@ -7,67 +7,83 @@ that is cut off or changed counts as none, and is made again.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hookedvid.errors import RunError
+from hookedvid.errors import VideoError
+from hookedvid.files import PART, written
 from hookedvid.video.frames import Clip, Number, read_clip
-from hookedvid.video.source import identity
+from hookedvid.video.refusals import changed
+from hookedvid.video.source import content_hash, identity, video_hash
 
-FORMAT = 2  # of the files and their names: raised whenever either changes
+FORMAT = 3  # of the files, their names, and the pixels in them: raised whenever any of these changes
 SUFFIX = ".npz"
 STALE = 24 * 3600  # seconds after which what a killed process left half written is cleared away
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """Which frames of which video: the arguments of `read_clip`, for a source that is a path."""
+    """Which frames of which video: the arguments of `read_clip`, for a source that is a path.
+
+    content: what `video_hash` gave for the source when the study was planned; None asks for whatever is there now.
+    """
 
     source: str
     n_frames: int
     sampler: str
     bound: tuple[Number, Number] | None = None
     folder_fps: Number | None = None
+    content: str | None = None
 
     def read(self) -> Clip:
-        """The clip, decoded here and now."""
+        """The clip, decoded here and now. Raises DecodingError where it is not of `content`, and nothing else."""
+        before = identity(self.source)
+        try:
+            clip = self._decoded()
+        except VideoError:
+            self._check(before, video_hash(self.source))  # half a new file may be no video
+            raise
+        if self.content is not None:
+            # Hashed after they were decoded: bytes that were written in between are not those of the plan.
+            self._check(before, content_hash(self.source))
+        return clip
+
+    def _decoded(self) -> Clip:
         return read_clip(self.source, self.n_frames, self.sampler, bound=self.bound, folder_fps=self.folder_fps)
+
+    def _check(self, before: Any, found: str) -> None:
+        if self.content is not None and (found != self.content or identity(self.source) != before):
+            raise changed(self.source)
 
 
 def save_clip(clip: Clip, path: Path) -> None:
-    """Write a clip's file; it appears whole or not at all. Raises RunError where there is no room for it."""
-    about = {name: value for name, value in clip._asdict().items() if name != "frames"}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as f:
-            np.savez(f, about=np.frombuffer(json.dumps(about).encode(), np.uint8), frames=clip.frames)
-        part.replace(path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot keep frames in {path.parent}: {e.strerror}; make room there or set another place"
-        ) from e
+    """Write a clip's file, which is its user's alone; it appears whole or not at all. Raises OSError."""
+    about = {name: value for name, value in clip._asdict().items() if name not in ("frames", "source")}
+    with written(path, 0o600) as part, part.open("wb") as file:
+        np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), frames=clip.frames)
 
 
-def load_clip(path: Path) -> Clip | None:
-    """The clip of a file; None unless it is there and whole."""
+def load_clip(path: Path, source: str) -> Clip | None:
+    """The clip of a file, made of `source`; None unless it is there and whole."""
     try:
         with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
             about, frames = json.loads(kept["about"].tobytes()), kept["frames"]
         listed = {name: tuple(about[name]) for name in ("indices", "times") if about[name] is not None}
-        return Clip(frames=frames, **about | listed)
+        return Clip(frames=frames, source=source, **about | listed)
     except Exception:  # what can be wrong with changed bytes has no end, and all of it means: not whole
         return None
 
 
 class FrameCache:
-    """Clips in a folder, at most `limit` bytes of them, the ones unused for longest dropped first.
+    """Clips in a folder, at most `limit` bytes of them (0: none are added), the ones unused for longest dropped first.
 
-    A file's name says what it is of: the source's place, size and time of change, what was asked, and the
-    versions of what decodes. Several processes may share a folder.
+    A file's name says what it is of: the hash of the source's content, what was asked of it, and the versions of what
+    decodes. Several processes may share a folder.
     """
 
     def __init__(self, folder: Path, limit: int):
@@ -75,18 +91,21 @@ class FrameCache:
         self._room = 0  # bytes that may be added before the folder is looked through again
 
     def path(self, request: ClipRequest) -> Path | None:
-        """The file of a request; None where there is no such source."""
-        found = identity(request.source)
-        if found is None:
+        """The file of a request; None where it does not say of what content."""
+        if not request.content:
             return None
-        asked = asdict(request) | {"source": os.path.abspath(request.source)}
+        asked = asdict(request)
+        del asked["source"]
         decoders = {package: version(package) for package in ("hookedvid", "av", "pillow")}
-        named = json.dumps([FORMAT, found, asked, decoders], sort_keys=True)
+        named = json.dumps([FORMAT, asked, decoders], sort_keys=True)
         return self.folder / (hashlib.sha256(named.encode()).hexdigest()[:32] + SUFFIX)
 
-    def load(self, path: Path) -> Clip | None:
-        """The clip of a file, marked as used; a damaged file is removed."""
-        clip = load_clip(path)
+    def load(self, request: ClipRequest) -> Clip | None:
+        """The clip of a request, marked as used; a damaged file is removed."""
+        path = self.path(request)
+        if path is None:
+            return None
+        clip = load_clip(path, request.source)
         try:
             if clip is None:
                 path.unlink(missing_ok=True)
@@ -101,13 +120,20 @@ class FrameCache:
         self._room -= size
         if self._room >= 0:
             return
-        found = [(e.stat(), e.path) for e in os.scandir(self.folder) if e.is_file(follow_symlinks=False)]
-        found.sort(key=lambda one: one[0].st_mtime_ns)
+        found = sorted(self._files(), key=lambda one: one[0].st_mtime_ns)
         total = sum(stat.st_size for stat, _ in found)
         now = max((stat.st_mtime for stat, _ in found), default=0.0)
         for stat, path in found:
-            whole = path.endswith(SUFFIX)
-            if (whole and total > self.limit) or (path.endswith(".part") and now - stat.st_mtime > STALE):
-                Path(path).unlink(missing_ok=True)
+            torn = path.name.startswith(PART)
+            if (now - stat.st_mtime > STALE) if torn else (total > self.limit):
+                path.unlink(missing_ok=True)
                 total -= stat.st_size
         self._room = min(self.limit - total, self.limit // 50)
+
+    def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
+        for entry in os.scandir(self.folder):
+            try:
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.stat(), Path(entry.path)
+            except FileNotFoundError:  # another process dropped it
+                continue

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -31,7 +32,7 @@ from hookedvid.video.frames import Clip, Number
 from hookedvid.video.refusals import refusal
 
 WORKER = "hookedvid.video.worker"
-START = 120  # seconds that a process may take to start, on a disk that sleeps
+START = 30  # seconds that a process may take to start, on a disk that sleeps; one that is stopped is replaced
 POLL = 0.05  # seconds between two looks at a process; decoders fill memory at some 2 GB/s
 TRIES = 2  # a process that died may have been somebody else's victim
 
@@ -63,6 +64,14 @@ class Batch(NamedTuple):
     n_cached: int
 
 
+class _Written(NamedTuple):
+    """Where a process wrote a clip, the seconds it took to decode, and why it wrote it to no place before."""
+
+    path: Path
+    seconds: float
+    why: str
+
+
 class Decoders:
     """Up to `n` decoding processes, started as they are needed; leaving the `with` block ends them.
 
@@ -83,6 +92,7 @@ class Decoders:
         self.limits = limits or Limits()
         self.n_lost = 0
         self._cache, self._module = cache, worker
+        self._keeps = cache is not None and cache.limit > 0  # until it takes no file
         self._threads = ThreadPoolExecutor(self.n, "decoder")
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -135,31 +145,42 @@ class Decoders:
             ask(1)
 
     def _decode(self, request: ClipRequest) -> Decoded:
-        kept = None if self._cache is None else self._cache.path(request)
-        if self._cache is not None and kept is not None and (clip := self._cache.load(kept)):
+        if self._cache is not None and (clip := self._cache.load(request)):
             return Decoded(clip, 0.0, True)
         for left in reversed(range(TRIES)):
             worker, scratch = self._take()
-            path = kept or scratch
+            kept = self._cache.path(request) if self._cache is not None and self._keeps else None
             try:
-                seconds = worker.decode(request, path, self.limits)
+                written = worker.decode(request, [p for p in (kept, scratch) if p is not None], self.limits)
             except DecodingError as e:
                 if left and e.fault in ("killed", "crash"):
                     continue
                 raise
+            except _NoStart:
+                if left:
+                    continue
+                raise
             finally:
                 self._give(worker)
-            if (clip := load_clip(path)) is not None:
-                self._stored(request, path, kept)
-                return Decoded(clip, seconds, False)
+            clip = load_clip(written.path, request.source)
+            self._stored(written, kept)
+            if clip is not None:
+                return Decoded(clip, written.seconds, False)
         raise RunError(f"the frames of {request.source}, written to disk, cannot be read back; check the disk")
 
-    def _stored(self, request: ClipRequest, path: Path, kept: Path | None) -> None:
-        """A scratch file has served; one in the cache stays, unless the video changed meanwhile."""
-        if self._cache is None or kept is None or self._cache.path(request) != kept:
-            path.unlink(missing_ok=True)
-        else:
-            self._cache.added(path.stat().st_size)
+    def _stored(self, written: "_Written", kept: Path | None) -> None:
+        """A scratch file has served, one in the cache stays; a cache that took none is not tried again."""
+        if self._cache is not None and kept is not None and written.path == kept:
+            self._cache.added(kept.stat().st_size)
+            return
+        written.path.unlink(missing_ok=True)
+        if kept is None:
+            return
+        with self._lock:
+            first, self._keeps = self._keeps, False
+        if first:
+            todo = "make room there or set HOOKEDVID_HOME; until then frames are decoded anew each time"
+            warnings.warn(f"cannot keep frames in {written.why}; {todo}", stacklevel=2)
 
     def _take(self) -> tuple["_Worker", Path]:
         """A process that has nothing to do, and a file for what is not to be kept."""
@@ -169,11 +190,9 @@ class Decoders:
             try:
                 if self._scratch is None:
                     self._scratch = tempfile.TemporaryDirectory(prefix="hookedvid-", ignore_cleanup_errors=True)
-                if self._cache is not None:
-                    self._cache.folder.mkdir(parents=True, exist_ok=True)
                 worker = self._idle.pop() if self._idle else _Worker(self._module, self._scratch.name)
             except OSError as e:
-                raise RunError(f"cannot start a decoding process: {e}") from e
+                raise RunError(f"cannot start a decoding process: {e}; make room there, or set TMPDIR") from e
             self._busy.add(worker)
         return worker, Path(self._scratch.name) / f"{threading.get_ident()}{SUFFIX}"
 
@@ -210,9 +229,9 @@ class _Worker:
     def alive(self) -> bool:
         return not self._ended and self._process.poll() is None
 
-    def decode(self, request: ClipRequest, path: Path, limits: Limits) -> float:
-        """Seconds that decoding took, the clip being in the file `path`. Raises what the process says."""
-        asked = {"request": asdict(request), "path": str(path), "seconds": limits.seconds}
+    def decode(self, request: ClipRequest, places: Sequence[Path], limits: Limits) -> "_Written":
+        """The clip, written to the first of these places that took it. Raises what the process says."""
+        asked = {"request": asdict(request), "places": [str(p) for p in places], "seconds": limits.seconds}
         try:
             self._await_start()
             self._send(json.dumps(asked).encode() + b"\n")
@@ -228,9 +247,11 @@ class _Worker:
         if answer.get("error") == "MemoryError":
             todo = "free memory, or take fewer frames"
             raise DecodingError(str(refusal(request.source, "there was not enough memory", todo)), "memory")
+        if "fault" in answer:
+            raise DecodingError(answer["says"], answer["fault"])
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["says"])
-        return answer["seconds"]
+        return _Written(places[answer["failed"]], answer["seconds"], answer["why"])
 
     def end(self, wait: Number = 0) -> None:
         """Kill the process unless it ends by itself within `wait` seconds; one that hangs in a dead disk stays."""
@@ -255,7 +276,9 @@ class _Worker:
             self._ready = bool(self._line(START, sys.maxsize))
         except _Stopped as e:
             self.end()
-            raise RunError(f"cannot start a decoding process: {e.args[1]}") from None
+            raise _NoStart(
+                f"cannot start a decoding process: {e.args[1]}; look for what holds the machine up"
+            ) from None
         if not self._ready:
             self.end(wait=1)
             if self._fault() == "crash":  # a killed one is asked for again, as later on
@@ -299,6 +322,10 @@ class _Worker:
             how = f"exit status {code}"
         words = self._last_words
         return f"the decoder crashed ({how}{': ' if words else ''}{words})", "re-encode it, or leave it out"
+
+
+class _NoStart(RunError):
+    """A process that did not start in time, which another may."""
 
 
 class _Stopped(Exception):

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from hookedvid.errors import DataError
-from hookedvid.video.decode import read_track
+from hookedvid.video.frames import Clip
 from hookedvid.video.samplers import sample_indices
 from hookedvid.video.source import n_bytes, open_bytes, opened
 
@@ -71,21 +71,15 @@ def sampled_lines(lines: Iterable[Line], indices: Iterable[int], fps: float) -> 
     return [line.text for line in lines if any(int(line.start * fps) <= i < int(line.end * fps) for i in shown)]
 
 
-def shown_subtitles(subtitles: str | os.PathLike[str] | None, video: str | os.PathLike[str], n_frames: int) -> str:
-    """What is said during any of `n_frames` frames of a video file from first to last, a line each; "" without a file.
+def shown_subtitles(subtitles: str | os.PathLike[str], clip: Clip, n_frames: int) -> str:
+    """What is said during any of `n_frames` frames, from first to last, of the video of a clip, a line each.
 
     Which frames the model is shown is another matter: the evaluators choose subtitles by frames of their own.
     """
-    if subtitles is None:
-        return ""
-    lines = read_subtitles(subtitles)
-    with opened(video) as file:
-        if isinstance(file, list):
-            raise DataError(f"{video} is a folder of frames, which tells no times to choose subtitles by")
-        track = read_track(file)
-    if track.fps is None:
-        raise DataError(f"{video} states no frame rate to choose subtitles by")
-    return "\n".join(sampled_lines(lines, sample_indices("linspace", track.n_total, n_frames), track.fps))
+    if clip.fps is None:
+        raise DataError(f"{clip.source} states no frame rate to choose subtitles by")
+    chosen = sample_indices("linspace", clip.n_total, n_frames)
+    return "\n".join(sampled_lines(read_subtitles(subtitles), chosen, clip.fps))
 
 
 def _said(body: str) -> str:
