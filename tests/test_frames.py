@@ -240,10 +240,41 @@ def test_sources_are_named(clip, tmp_path):
     assert read_clip([Image.fromarray(frames[0])], 1).source == "images"
 
 
-def test_without_a_rate_there_are_no_times(clip):
-    for source in (np.stack([picture(i) for i in range(3)]), clip("bare.h264")):
+def test_without_a_rate_there_are_no_times(clip, folder):
+    # FFmpeg states 25 per second for a bare stream of whatever rate.
+    av1 = write_clip(folder / "bare.obu", "libsvtav1", 3, options={"preset": "12"})
+    for source in (np.stack([picture(i) for i in range(3)]), clip("bare.h264"), av1):
         found = read_clip(source, 2)
         assert (found.times, found.fps, found.duration) == (None, None, None)
+
+
+# Files whose header states no rate.
+RATES = {
+    "vp8.ogv": dict(codec="libvpx", options=REALTIME),
+    "vp9.ivf": dict(codec="libvpx-vp9", options=REALTIME),
+    "bare.m2v": dict(codec="mpeg2video", bf=2),
+    "bare.m4v": dict(codec="mpeg4"),
+}
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *RATES, "equal.mkv"])
+def test_rates_are_the_files_own(clip, folder, name):
+    if name in RATES:
+        path = write_clip(folder / name, **RATES[name])
+    elif name == "equal.mkv":
+
+        def no_time_of_its_own(i, packet):
+            packet.pts = packet.dts = (i - (i % 12 == 6)) * 33
+
+        path = remux(folder / name, clip("vp8.webm"), no_time_of_its_own)
+    else:
+        path = clip(name)
+    found = read_clip(path, 3)
+    n = FORMATS.get(name, {}).get("n", 60)
+    # GIF counts hundredths of a second, Matroska thousandths; a single frame of either has no rate.
+    assert found.fps == (None if name == "bare.h264" else pytest.approx(30, rel=0.12 if name == "frames.gif" else 0.02))
+    assert numbers(found.frames) == [0, (n - 1) // 2, n - 1]
+    assert (found.times is None) == (name in ("bare.h264", "equal.mkv"))
 
 
 def test_folder_rate_serves_bounds_and_one_fps():

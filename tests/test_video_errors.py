@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_cut_fragments(folder):
 def test_cut_where_only_the_length_is_known(folder, name, codec, options):
     path = cut(folder / f"cut-{name}", write_clip(folder / name, codec, options=options, noise=20), 0.6)
     refused(path, "its header announces 2.00 s, but the file ends at ", "the file was cut off")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "box", "offset", "fmt", "value"),
+    [
+        # AVI: dwLength of the stream's header, 32 bytes behind its type. Matroska: the duration, in milliseconds.
+        ("long.avi", "mpeg4", {}, b"vids", 28, "<I", 90),
+        ("long.mkv", "libx264", X264, b"\x44\x89\x88", 0, ">d", 3000.0),
+    ],
+)
+def test_a_header_that_promises_too_much_is_told_apart_from_a_cut_file(
+    folder, name, codec, options, box, offset, fmt, value
+):
+    whole = write_clip(folder / f"right-{name}", codec, options=options, noise=20)
+    data = bytearray(whole.read_bytes())
+    struct.pack_into(fmt, data, data.index(box) + len(box) + offset, value)
+    path = written(folder / name, data)
+    refused(path, "its header announces 3.00 s, but the file ends at 2.0", "promises too much: remux it (ffmpeg -i")
+    refused(cut(folder / f"cut-{name}", path, 0.9), "its header announces 3.00 s", "the file was cut off")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])

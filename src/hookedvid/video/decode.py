@@ -20,16 +20,17 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from io import BufferedReader
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from hookedvid.video.lengths import lacks_bytes
 from hookedvid.video.pixels import NotConvertible, OtherSize, Upright
 from hookedvid.video.refusals import refusal, unreadable
 from hookedvid.video.source import Source, open_bytes
+from hookedvid.video.track import Track, track_of
 
 # FFmpeg's readers of files that hold their frames themselves, by its names. Others fetch what a file names from
 # anywhere, as those of playlists do (hls, dash, concat, sdp, imf).
@@ -50,35 +51,11 @@ ALONE = {
 # Stop at the first damaged slice: FFmpeg's default fills it from other frames and marks nothing.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
+_TOO_MUCH = (
+    "the file has all bytes that it says, so its header promises too much: remux it (ffmpeg -i FILE -c copy OUT.mkv)"
+)
 _AGAIN = "download it again, or check that this is the right file"
 _ALONE = "download it again, or give one file of mp4, mov, mkv, webm, avi, …, no playlist and no text"
-
-
-class Track(NamedTuple):
-    """The video track of a file as its packets tell it.
-
-    `pts` holds the presentation times of the displayed frames, sorted, in units of `time_base` seconds; it is
-    empty where some are missing or equal, and `fps`, the average rate the container states, is then None.
-    `keys` are the random access points, sorted: (number of the first frame at or after it, pts). `ordered`
-    says whether pts give the display order; where they do not, frames are counted as they come out.
-    """
-
-    n_total: int
-    pts: list[int]
-    keys: list[tuple[int, int]]
-    ordered: bool
-    time_base: Fraction
-    last_duration: int
-    fps: float | None
-
-    def seconds(self, index: int) -> float:
-        """When frame `index` (0-based) is shown, in seconds after the first."""
-        return float((self.pts[index] - self.pts[0]) * self.time_base)
-
-    @property
-    def duration(self) -> float | None:
-        """Seconds from the first frame to the end of the last; None without times."""
-        return self.seconds(-1) + float(self.last_duration * self.time_base) if self.pts else None
 
 
 class _NotExact(Exception):
@@ -150,31 +127,14 @@ def read_track(path: Source) -> Track:
         except FFmpegError as e:
             raise refusal(path, f"reading stops after {n_packets} packets ({_reason(e)})", _AGAIN) from e
         if missing:
-            raise refusal(path, missing, "the file was cut off: download it again")
+            with open_bytes(path) as file:
+                todo = _TOO_MUCH if lacks_bytes(file) is False else "the file was cut off: download it again"
+            raise refusal(path, missing, todo)
         if n_corrupt:
             raise refusal(path, f"cut or corrupt packets: {n_corrupt} of {n_packets}", _AGAIN)
         if not shown:
             raise refusal(path, "its video track holds no frames", _AGAIN)
-        return _track(container, stream, shown, keys)
-
-
-def _track(container: Any, stream: Any, shown: list[tuple[Any, int]], keys: list[int]) -> Track:
-    timed = all(pts is not None for pts, _ in shown) and len({pts for pts, _ in shown}) == len(shown)
-    if timed:
-        shown = sorted(shown)
-    pts = [pts for pts, _ in shown] if timed else []
-    base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
-    rate = float(stream.average_rate) if stream.average_rate else 0.0
-    return Track(
-        n_total=len(shown),
-        pts=pts,
-        keys=sorted((bisect.bisect_left(pts, key), key) for key in keys),
-        # AVI stores decoding times only, and what FFmpeg makes of them is wrong for H.264 and Xvid B-frames.
-        ordered=timed and container.format.name != "avi",
-        time_base=base,
-        last_duration=shown[-1][1] or (round(1 / (rate * base)) if rate > 0 else 0),
-        fps=rate if timed and rate > 0 else None,
-    )
+        return track_of(container, stream, shown, keys)
 
 
 def _hidden(stream: Any, packet: Any) -> bool:

@@ -42,9 +42,10 @@ class Clip(NamedTuple):
     """Sampled frames and where they come from.
 
     `indices` are the frames' numbers in the source (0-based, display order), `times` their seconds after its
-    first frame, `duration` the seconds from its first frame to the end of its last, `fps` the average rate
-    the container states. These three are None where the source tells no times: images and arrays without
-    `folder_fps`, bare codec streams. `source` is the path, or "array" or "images".
+    first frame, `duration` the seconds from its first frame to the end of its last, `fps` the average rate that the
+    container states, or that of its times where it states none. These three are None where the source tells no
+    times: images and arrays without `folder_fps`, bare codec streams. Where two frames share a time, or one has none,
+    `times` and `duration` are None and the rate stands. `source` is the path, or "array" or "images".
     """
 
     frames: UInt8[np.ndarray, "frame height width 3"]
