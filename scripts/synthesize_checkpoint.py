@@ -23,7 +23,7 @@ from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, Vis
 from hookedvid.conversion import original, tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
-from hookedvid.conversion.shards import INDEX, Entry, Header, Writer, as_bytes, encoded, layout
+from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
 from hookedvid.converting import our_shapes
 from hookedvid.errors import HookedVidError, nearest
 from hookedvid.families import FAMILIES
@@ -219,7 +219,7 @@ def split(entries: Sequence[Entry], shard: int) -> list[list[Entry]]:
 
 
 def write_random(path: Path, header: Header, generator: torch.Generator, bar: Any) -> None:
-    with Writer(path, header) as writer:
+    with writing(path, header) as writer:
         for e in header.entries:
             for values in drawn(e, generator):
                 writer.write(as_bytes(values))

@@ -1,5 +1,6 @@
 """Calls that cannot be meant: each is refused with what was asked, what exists and what to do."""
 
+import inspect
 from functools import cache
 
 import pytest
@@ -45,7 +46,7 @@ def inputs(frames: int = 2) -> VideoInputs:
 
 def unchecked(function):
     """Without the type checks that only tests turn on, and that would refuse some of this first."""
-    return getattr(function, "__wrapped__", function)
+    return inspect.unwrap(function)
 
 
 def tensors(*args, cfg=None) -> VideoInputs:
@@ -57,6 +58,8 @@ MAKING_INPUTS = {
     "negative id": (lambda: tensors(ids(1, -5), None), "token ids [-5] are outside this model's vocabulary of 300"),
     "ids with three axes": (lambda: tensors(ids()[None, None], None), "tokens are torch.int64 (1, 1, 3); give integer"),
     "ids that are no integers": (lambda: tensors(ids() + 0.5, None), "torch.float32 (3,); give integer ids [pos] or"),
+    "a list of what are no ids": (lambda: tensors([1, "a"], None), "tokens are [1, 'a']; give whole numbers, [pos] or"),
+    "a list of two depths": (lambda: tensors([1, [2]], None), "tokens are [1, [2]]; give whole numbers"),
     "no placeholder": (
         lambda: tensors(ids(1, 2), pixels()),
         "video placeholders in runs of no ids; 2 frames of this model are 19 tokens: mark them by one -200, by 19 ids",
@@ -231,3 +234,16 @@ def test_nothing_is_left_behind_by_a_refused_run():
             call()
     points = [p for m in (model(), decoder()) for p in m.hook_dict.values()]
     assert not any(p.fwd_hooks or p.bwd_hooks or p._forward_hooks for p in points)
+
+
+def test_lists_of_ids_are_as_good_as_tensors():
+    m = model()
+    one = m.inputs_from_tensors([1, -200, 2], pixels())
+    assert torch.equal(one.tokens, inputs().tokens) and one.layouts == inputs().layouts
+    # Items of unlike lengths, as only lists can hold, padded on the left; the second has no video.
+    both = m.inputs_from_tensors([[1, -200, 2], [5, 6, 7]], [pixels(), None])
+    assert torch.equal(both.tokens[0], one.tokens[0]) and both.tokens[1, -3:].tolist() == [5, 6, 7]
+    with torch.no_grad():
+        assert torch.allclose(m(both)[0, -1], m(one)[0, -1], atol=1e-5)  # another batch, other sums
+    with pytest.raises(InputError, match="2 rows of tokens came with 1 videos"):
+        m.inputs_from_tensors([[1, -200, 2], [1, -200, 2]], pixels())

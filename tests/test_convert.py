@@ -462,6 +462,7 @@ def test_killed_outright_it_leaves_no_half_checkpoint_and_goes_on(tmp_path):
 
 def test_a_folder_in_the_way_is_not_touched(source, tmp_path):
     (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "notes.txt").write_text("mine")
     with pytest.raises(ConversionError, match="ours exists already; choose another folder, or remove it"):
         convert(source, tmp_path / "ours", overrides=OVERRIDES, progress=False)
     with pytest.raises(ConversionError, match="exists already"):

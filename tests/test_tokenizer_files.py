@@ -14,7 +14,7 @@ from transformers import Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from hookedvid.errors import ConversionError
-from hookedvid.preparing import _tokenized_text
+from hookedvid.prompt_tokens import _tokenized_text
 from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.video.prompt import TEMPLATES, pieces, template
 
@@ -384,3 +384,25 @@ def test_check_tokens_names_what_is_not_one_token(tmp_path):
     assert check_tokens(intern, ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<s>", "<unk>"]) == []
     assert check_tokens(qwen, ["<|im_start|>", "<img>", "", "<|im_end|>"]) == ["<img>", ""]
     assert check_tokens(intern, ["🐉"]) == ["🐉"]
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_chat_templates_travel_nowhere_and_name_no_file_elsewhere(tmp_path, form):
+    """Some versions of transformers write each named template to a file of its name."""
+    folder = tmp_path / "source"
+    byte_level_json(folder, {}, False)
+
+    def named(name):
+        templates = {"default": "x", name: "y"}
+        listed = [{"name": k, "template": v} for k, v in templates.items()]
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"chat_template": templates if form == "dict" else listed, "unused": "z"})
+        )
+        return load_tokenizer(folder)
+
+    for name in ("../../evil", "/tmp/evil", "a\\b", "", ".."):
+        with pytest.raises(ConversionError, match=r"names chat templates .* which are no plain file names"):
+            named(name)
+    named("tool_use").save_pretrained(tmp_path / "saved")
+    written = "".join(p.read_text() for p in (tmp_path / "saved").rglob("*") if p.is_file())
+    assert "chat_template" not in written and "unused" not in written

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.resources
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,31 +15,35 @@ from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import match_names
 from hookedvid.conversion.shards import Shards, open_shards
+from hookedvid.conversion_folder import fingerprint
 from hookedvid.converting import as_dtype, convert, read_config
 from hookedvid.errors import ConfigError, ConversionError
+from hookedvid.files import write_text, written
 from hookedvid.loading import empty_model, install
 from hookedvid.published import SHIPPED
-from hookedvid.sources import repo_of, source_of
+from hookedvid.sources import home, repo_of, source_of
 from hookedvid.tokenizer_files import load_tokenizer
 from hookedvid.values import override
 
 DTYPES = "hookedvid.dtypes"  # what a file of `save` says of its tensors' dtypes, in its metadata
 TOWER = "vision."  # overrides of the tower say what its tensors mean, so they are the conversion's
+# Raised whenever the same files convert to other weights or another config: copies made before are not used again.
+CONVERSION = 2
 
 
-def home() -> Path:
-    """Where checkpoints converted by `from_pretrained` are kept: HOOKEDVID_HOME, or hookedvid in the user's cache."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("HOOKEDVID_HOME", caches / "hookedvid"))
-
-
-def find(name: str, revision: str | None = None, tower: Mapping[str, Any] | None = None) -> Path:
+def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None = None) -> Path:
     """The converted folder of a name, made now if it is not there yet.
 
     A shipped or published name, a hub repository, or a folder in the original layout, transformers' or ours.
-    What was converted before is used without asking the hub. Raises ConversionError saying what exists.
+    What was converted before is used without asking the hub. given: overrides, of which a conversion takes those of
+    the tower and the family. Raises ConversionError saying what exists.
     """
+    given = given or {}
+    tower = {k: v for k, v in given.items() if k.startswith(TOWER)}
+    choices = tower | {k: v for k, v in given.items() if k == "family"}
     if name in SHIPPED:
+        if tower:
+            raise ConversionError(f"{name} is converted already, so {sorted(tower)} cannot be overridden")
         inside = Path(str(importlib.resources.files("hookedvid"))) / "weights" / name
         beside = Path(__file__).resolve().parents[2] / "weights" / name
         return inside if (inside / "config.json").exists() else beside
@@ -51,25 +54,18 @@ def find(name: str, revision: str | None = None, tower: Mapping[str, Any] | None
             if tower:
                 raise ConversionError(f"{name} is converted already; give {sorted(tower)} to its conversion instead")
             return folder
-        kept = f"{folder.resolve().name}-{_fingerprint(folder)}"
+        kept = f"{folder.resolve().name}-{fingerprint(folder)}"
     else:
         kept = repo.replace("/", "--") + (f"@{revision}" if revision else "")
-    if tower:
-        kept += "-" + hashlib.sha256(repr(sorted(tower.items())).encode()).hexdigest()[:8]
-    converted = home() / re.sub(r"[^\w.@-]", "_", kept)
+    if choices:
+        kept += "-" + hashlib.sha256(repr(sorted(choices.items())).encode()).hexdigest()[:8]
+    converted = home() / re.sub(r"[^\w.@-]", "_", f"{kept}.{CONVERSION}")
     if not converted.exists():
         converted.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(home() / f".{converted.name}.waiting"):  # others wait, then find it there
             if not converted.exists():
-                convert(name, converted, overrides=tower, revision=revision)
+                convert(name, converted, overrides=choices, revision=revision)
     return converted
-
-
-def _fingerprint(folder: Path) -> str:
-    """Changes when a folder's place or any of its checkpoint files does."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt"))
-    seen = [str(folder.resolve()), *((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:12]
 
 
 def load(
@@ -90,7 +86,7 @@ def load(
     """See `HookedVideoLLM.from_pretrained`."""
     target = as_dtype(dtype)
     given = dict(overrides or {})
-    folder = find(str(name_or_path), revision, {k: v for k, v in given.items() if k.startswith(TOWER)})
+    folder = find(str(name_or_path), revision, given)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
     cfg = override(cfg, {k: v for k, v in given.items() if not k.startswith(TOWER)}, ConfigError)
     cfg = _named(_cut(cfg, first_n_layers), str(name_or_path))
@@ -169,10 +165,10 @@ def save(model: Any, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: p.detach().cpu().contiguous() for k, p in model.named_parameters()}
-    part = folder / "model.safetensors.part"
-    save_file(tensors, part, {DTYPES: "kept"})
-    part.chmod(0o644)  # safetensors writes for the owner's eyes alone
-    part.rename(folder / "model.safetensors")
-    (folder / "config.json").write_text(model.cfg.to_json() + "\n", encoding="utf-8")
+    with written(folder / "model.safetensors") as part:
+        mode = part.stat().st_mode
+        save_file(tensors, part, {DTYPES: "kept"})
+        part.chmod(mode)  # safetensors writes for the owner's eyes alone
+    write_text(folder / "config.json", model.cfg.to_json() + "\n")
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)

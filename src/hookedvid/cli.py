@@ -135,7 +135,7 @@ def _add_weights(verbs: Any) -> None:
 
     convert = verbs.add_parser("convert", help="a checkpoint of the original packages or transformers into our layout")
     convert.add_argument("source", help="a name (hookedvid models), a hub repository or a folder")
-    convert.add_argument("folder", type=Path, help="where to; must not exist")
+    convert.add_argument("folder", type=Path, help="where to; must not exist, or be empty")
     convert.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
     convert.add_argument("--revision", help="branch, tag or commit of a hub repository")
     convert.add_argument(
@@ -149,7 +149,7 @@ def _add_weights(verbs: Any) -> None:
 
     export = verbs.add_parser("export", help="a converted checkpoint back into the layout it came from")
     export.add_argument("folder", type=Path, help="what hookedvid convert wrote")
-    export.add_argument("out", type=Path, help="where to; must not exist")
+    export.add_argument("out", type=Path, help="where to; must not exist, or be empty")
     export.set_defaults(run=_export)
 
 
@@ -221,7 +221,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from hookedvid.faces import models
+    from hookedvid.model_list import models
 
     return models()
 

@@ -9,32 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hookedvid import __version__
 from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import layouts, provenance
+from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.provenance import Provenance, source_files
-from hookedvid.conversion.rules import match
-from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, open_shards, read_header
+from hookedvid.conversion.rules import Ignored, match, stored
+from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of, open_shards, read_header, shapes_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
+from hookedvid.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.errors import ConversionError
+from hookedvid.families import named_in
+from hookedvid.files import read_regular, write_bytes, write_text
 from hookedvid.sources import source_of
 from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.video.prompt import special_strings, template
 
-PARTIAL = ".partial"  # after the name of a folder that is still being written
+MAX_JSON = 64 << 20  # bytes of a config.json; those published have some 10,000
 SPARE = 64 << 20  # bytes of disk left free beside what is written
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion that was checked in full from headers alone; nothing is written yet."""
+    """A conversion that was checked in full from headers alone; nothing is written yet.
+
+    config_json: config.json as it was read. seen: the folder's fingerprint before anything was.
+    """
 
     folder: Path
     shards: Shards
-    config: Mapping[str, Any]
+    config_json: bytes
+    seen: str
     cfg: VideoLLMConfig
     lines: Lines
     dtype: torch.dtype | None
@@ -58,16 +65,20 @@ def plan(
     commit: str | None = None,
 ) -> Plan:
     """Check a checkpoint folder against the family it says it is; arguments as `convert`."""
-    config = read_config(folder)
+    config, config_json = read_config(folder), (folder / "config.json").read_bytes()
+    seen = fingerprint(folder)
     shards = open_shards(folder)
-    shapes = shards.shapes
-    reading = layouts.read(config, shapes, overrides, ignore)
+    source = source or str(folder)
+    shapes, pair = shards.shapes, layouts.head_and_embedding(shards.shapes)
+    same_head = pair is not None and shards.same_bits(*pair)
+    reading = layouts.read(config, shapes, overrides, ignore, same_head=same_head, stated=named_in(source))
+    lines = match(shapes, reading.table, our_shapes(reading.cfg), str(folder), layouts.hint(None, shapes))
+    lines = stored(lines, shards.aliases)
+    _check_types(shards, lines)
     tokenizer = load_tokenizer(folder)
     cfg = _with_tokenizer(reading.cfg, tokenizer, folder, overrides or {})
-    hint = layouts.hint(None, shapes)
-    lines = match(shapes, reading.table, our_shapes(cfg), str(folder), hint)
     origin = Provenance(
-        source=source or str(folder),
+        source=source,
         architecture=config["architectures"][0],
         version=__version__,
         commit=commit,
@@ -77,21 +88,45 @@ def plan(
         notes=(*reading.notes, *_tokenizer_notes(tokenizer, reading.cfg)),
         files=source_files(shards),
     )
-    return Plan(folder, shards, config, cfg, lines, dtype, tokenizer, origin)
+    return Plan(folder, shards, config_json, seen, cfg, lines, dtype, tokenizer, origin)
+
+
+def _check_types(shards: Shards, lines: Lines) -> None:
+    """Raise ConversionError for a weight that is no floating-point number."""
+    for header in shards.headers.values():
+        for e in header.entries:
+            if not isinstance(lines[e.name], Ignored) and not e.dtype.is_floating_point:
+                refuse_type(e.name, str(e.dtype).removeprefix("torch."))
+                raise ConversionError(f"tensor {e.name!r} is stored as {e.dtype}, which is no weight's type")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder. Raises ConversionError if it is missing or damaged."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ConversionError(f"{folder} has no config.json, so it is no checkpoint folder")
+        raise ConversionError(f"{folder} has no config.json, so it is no checkpoint folder{_in_hub_cache(folder)}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+        config = json.loads(read_regular(path, MAX_JSON, ConversionError))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
         raise ConversionError(f"{path} is no JSON: {e}; download it again") from e
     if not isinstance(config, dict):
         raise ConversionError(f"{path} holds {type(config).__name__}, not an object; download it again")
     return config
+
+
+def _in_hub_cache(folder: Path) -> str:
+    """For the folder of a repository in the hub's cache: which of its folders is the checkpoint's."""
+    root = folder.parent if folder.name == "snapshots" else folder
+    snapshots = sorted(p for p in (root / "snapshots").glob("*") if (p / "config.json").is_file())
+    if not snapshots:
+        return ""
+    main = root / "refs" / "main"
+    named = root / "snapshots" / (read_regular(main, 1 << 10).decode().strip() if main.is_file() else "")
+    repo = "/".join(root.name.split("--")[1:])
+    return (
+        f" but the hub's cache of {repo or 'a repository'}: give {named if named in snapshots else snapshots[-1]}"
+        f"{f', or the name {repo}' if repo else ''}"
+    )
 
 
 def our_shapes(cfg: VideoLLMConfig) -> dict[str, torch.Size]:
@@ -111,9 +146,17 @@ def _with_tokenizer(cfg: VideoLLMConfig, tokenizer: Any, folder: Path, overrides
             f"the tokenizer of {folder} is not the one of prompt {cfg.prompt!r}: {', '.join(map(repr, wrong))} should "
             "be one token each; copy the checkpoint's own tokenizer files"
         )
-    known: dict[str, Any] = {"n_tokens": min(1 + max(tokenizer.get_vocab().values()), cfg.decoder.d_vocab)}
+    ids = tokenizer.get_vocab()
+    beyond = sorted((i, text) for text, i in ids.items() if i >= cfg.decoder.d_vocab)
+    if beyond and "n_tokens" not in overrides:
+        raise ConversionError(
+            f"the tokenizer of {folder} has ids up to {beyond[-1][0]} (first {beyond[0][1]!r} = {beyond[0][0]}), and "
+            f"the embedding has {cfg.decoder.d_vocab} rows: take tokenizer and weights from one release. If no prompt "
+            f"holds such tokens, override n_tokens={cfg.decoder.d_vocab}"
+        )
+    known: dict[str, Any] = {"n_tokens": 1 + max(ids.values(), default=0)}
     if cfg.family == "internvideo2.5":
-        known["placeholder_id"] = tokenizer.get_vocab().get("<IMG_CONTEXT>")
+        known["placeholder_id"] = ids.get("<IMG_CONTEXT>")
     return replace(cfg, **{k: v for k, v in known.items() if k not in overrides})
 
 
@@ -136,40 +179,32 @@ def convert(
     """Convert a checkpoint into a folder of ours, which `from_pretrained` loads; returns that folder.
 
     src: a name (`hookedvid models`), a hub repository or a folder, in the layout of the original packages or of
-    transformers. dst: a folder that does not exist yet. dtype: as stored unless given. overrides: fields of
-    `VideoLLMConfig` by dotted path, over what the checkpoint says, such as {"vision.n_heads": 4}. ignore: fields
-    of its config.json that change nothing. revision: of a hub repository.
+    transformers. dst: a folder that does not exist yet, or is empty. dtype: as stored unless given. overrides:
+    fields of `VideoLLMConfig` by dotted path, over what the checkpoint says, such as {"vision.n_heads": 4}. ignore:
+    fields of its config.json that change nothing. revision: of a hub repository.
 
-    Interrupted, the same call goes on after the last finished file; nothing stands at `dst` before all does.
+    Interrupted, the same call goes on after the last finished file, once it has seen by sha256 that nothing of it
+    changed since; nothing stands at `dst` before all does.
     Raises ConversionError, leaving nothing behind, for a checkpoint that does not fit in any part.
     """
     found = source_of(str(src), revision)
     given = {**found.overrides, **(overrides or {})}
     dst = Path(dst)
-    if dst.exists():
-        raise ConversionError(f"{dst} exists already; choose another folder, or remove it")
+    check_free(dst)
     prepared = plan(
         found.folder, dtype=as_dtype(dtype), overrides=given, ignore=ignore, source=found.name, commit=found.commit
     )
-    with _partial(dst) as partial:
-        origin = _resumed(prepared, partial)
+    with partial_folder(dst) as partial:
+        origin = resumed(prepared.origin, prepared.folder, prepared.config_json, partial)
+        write_bytes(partial / provenance.SOURCE_CONFIG, prepared.config_json)
         _check_space(prepared, partial, origin)
         origin = _convert_files(prepared, partial, origin, progress)
         _write_around(prepared, partial, origin)
+        if fingerprint(prepared.folder) != prepared.seen:
+            raise ConversionError(f"{prepared.folder} changed while it was converted; convert it again")
     for note in origin.notes if progress else ():
         tqdm.write(f"note: {note}")
     return dst
-
-
-def _resumed(prepared: Plan, partial: Path) -> Provenance:
-    """What an interrupted run of the same conversion has finished; its files are removed if it was another."""
-    if (partial / provenance.FILE).is_file():
-        before = Provenance.load(partial)
-        if before.plan() == prepared.origin:
-            return before
-    for path in partial.iterdir():
-        path.unlink()
-    return prepared.origin
 
 
 def _check_space(prepared: Plan, partial: Path, origin: Provenance) -> None:
@@ -187,6 +222,8 @@ def _convert_files(prepared: Plan, partial: Path, origin: Provenance, progress: 
     sizes = {f: sum(e.size for e in prepared.shards.headers[f].entries) for f in origin.files}
     with _bar(sizes, todo, f"converting {prepared.folder.name}", progress) as step:
         for file in todo:
+            if read_header(prepared.folder / file) != prepared.shards.headers[file]:
+                raise ConversionError(f"{prepared.folder / file} changed while it was converted; convert it again")
             digest, hashes = convert_file(prepared.folder / file, partial / file, prepared.lines, prepared.dtype, step)
             files = {**origin.files, file: replace(origin.files[file], sha256=digest)}
             origin = replace(origin, files=files, tensors={**origin.tensors, **hashes})
@@ -204,37 +241,13 @@ def _bar(sizes: Mapping[str, int], todo: Collection[str], what: str, shown: bool
 
 def _write_around(prepared: Plan, partial: Path, origin: Provenance) -> None:
     """What stands beside the weights: configs, index, tokenizer."""
-    (partial / "config.json").write_text(prepared.cfg.to_json() + "\n", encoding="utf-8")
-    shutil.copyfile(prepared.folder / "config.json", partial / provenance.SOURCE_CONFIG)
+    origin.save(partial)
+    write_text(partial / "config.json", prepared.cfg.to_json() + "\n")
     if list(origin.files) != ["model.safetensors"]:
         headers = {f: read_header(partial / f) for f in origin.files}
-        (partial / INDEX).write_text(provenance.index_of(headers), encoding="utf-8")
+        write_text(partial / INDEX, provenance.index_of(headers))
     if prepared.tokenizer is not None:
         prepared.tokenizer.save_pretrained(partial)
-
-
-@contextmanager
-def _partial(dst: Path):
-    """A folder beside `dst` that takes its name at the end; kept when interrupted, removed on an error."""
-    partial = dst.with_name(dst.name + PARTIAL)
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(dst.with_name(f".{dst.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConversionError(f"another process is writing {dst}; wait for it to end") from None
-    try:
-        yield partial
-        partial.rename(dst)
-    except OSError as e:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise ConversionError(f"writing {dst} failed: {e}") from e
-    except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
@@ -246,14 +259,16 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
     """
     src, dst = Path(src), Path(dst)
     origin = Provenance.load(src)
-    if dst.exists():
-        raise ConversionError(f"{dst} exists already; choose another folder, or remove it")
-    config = json.loads((src / provenance.SOURCE_CONFIG).read_text(encoding="utf-8"))
-    reading = layouts.read(config, origin.shapes, origin.overrides, origin.ignored)
-    lines = match(origin.shapes, reading.table, our_shapes(reading.cfg), str(src))
+    check_free(dst)
+    config = json.loads(read_regular(src / provenance.SOURCE_CONFIG, MAX_JSON, ConversionError))
+    theirs, same_head = shapes_of(origin.headers), "unembed.weight" not in origin.tensors
+    reading = layouts.read(
+        config, theirs, origin.overrides, origin.ignored, same_head=same_head, stated=named_in(origin.source)
+    )
+    lines = stored(match(theirs, reading.table, our_shapes(reading.cfg), str(src)), aliases_of(origin.headers))
     cast = None if origin.dtype is None else DTYPES[origin.dtype]
     sizes = {f: sum(e.size for e in s.header.entries) for f, s in origin.files.items()}
-    with _partial(dst) as partial, _bar(sizes, list(sizes), f"exporting {src.name}", progress) as step:
+    with partial_folder(dst) as partial, _bar(sizes, list(sizes), f"exporting {src.name}", progress) as step:
         headers = {}
         for file, known in origin.files.items():
             headers[file] = provenance.cast(known.header, lines, cast)
@@ -262,7 +277,7 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
                 raise ConversionError(f"{src / file}: the exported file is not the one that was converted")
         shutil.copyfile(src / provenance.SOURCE_CONFIG, partial / "config.json")
         if list(origin.files) != ["model.safetensors"]:
-            (partial / INDEX).write_text(provenance.index_of(headers), encoding="utf-8")
+            write_text(partial / INDEX, provenance.index_of(headers))
         for pattern in TOKENIZER_FILES:
             for path in src.glob(pattern):
                 shutil.copyfile(path, partial / path.name)

@@ -5,12 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from hookedvid import accuracy, converting, measured
-from hookedvid.checkpoint import home
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
@@ -18,7 +15,6 @@ from hookedvid.data.shapes import held_out
 from hookedvid.errors import ConfigError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.progress import conduct
-from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.study import study as studies
 from hookedvid.study.estimate import estimate
 from hookedvid.study.execution import Execution
@@ -167,30 +163,6 @@ def inspect(name: str, hooks: bool) -> int:
     if hooks:
         for point in model.hook_dict:
             console.print(point, highlight=False)
-    return 0
-
-
-def models() -> int:
-    """`hookedvid models`: what `from_pretrained` knows by name."""
-    console = Console()
-    console.width = max(console.width, 134)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = ("name", "vision tower", "same as")
-    numbers = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
-    for column in (*words[:2], *numbers, words[2]):
-        table.add_column(column, justify="left" if column in words else "right", no_wrap=column in words)
-    for name, p in PUBLISHED.items():
-        scores = ("–" if s is None else f"{s:g}" for s in p.scores)
-        table.add_row(name, p.tower, str(p.frames), p.tokens, f"{p.size:g}", *scores, p.parity)
-    console.print(table)
-    console.print(
-        "tokens: of one frame; + 1 ends the video; + text: markers around frames. Scores: percent as reported for "
-        "the original code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family "
-        "agrees with, stage by stage, on tiny weights.\n"
-        f"Also: {', '.join(SHIPPED)}, which ships with the package; any hub repository (owner/name); a folder in the "
-        f"original, the transformers or our layout. Converted once into {home()}.",
-        highlight=False,
-    )
     return 0
 
 

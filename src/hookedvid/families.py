@@ -6,6 +6,8 @@ from typing import Any
 from hookedvid.config import (
     DecoderConfig,
     MergeConfig,
+    Newline,
+    Pool,
     ProjectorConfig,
     RopeConfig,
     VideoLLMConfig,
@@ -44,7 +46,10 @@ INTERNLM2 = {"eps": 1e-5}
 
 @dataclass(frozen=True)
 class Family:
-    """The parts of a family, sizes left open where checkpoints of it differ."""
+    """The parts of a family, sizes left open where checkpoints of it differ.
+
+    newlines, pools: what a config.json of the family may say of them, beside its own defaults here; empty: anything.
+    """
 
     tower: VisionConfig
     projector: dict[str, Any]
@@ -53,18 +58,26 @@ class Family:
     prompt: str
     n_frames: int = 32
     sampler: str = "linspace"
+    newlines: tuple[Newline, ...] = ()
+    pools: tuple[Pool, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {
-    "longva": Family(CLIP_L_336, {"pool": "average"}, QWEN2, RopeConfig(theta=1e9), "qwen_1_5"),
-    "llava-onevision": Family(
-        SIGLIP_SO400M, {"pool": "bilinear", "newline": "once"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5"
+    "longva": Family(
+        CLIP_L_336, {"pool": "average"}, QWEN2, RopeConfig(theta=1e9), "qwen_1_5", newlines=("none",)
     ),
+    "llava-onevision": Family(
+        SIGLIP_SO400M, {"pool": "bilinear", "newline": "once"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5",
+        newlines=("once",),
+    ),
+    # Its authors train with bilinear pooling and evaluate with average.
     "llava-video": Family(
-        SIGLIP_SO400M, {"pool": "bilinear", "newline": "row"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5", 64
+        SIGLIP_SO400M, {"pool": "bilinear", "newline": "row"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5", 64,
+        newlines=("row",),
     ),
     "llava-next-video-qwen": Family(
-        SIGLIP_SO400M, {"pool": "average", "newline": "row"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5"
+        SIGLIP_SO400M, {"pool": "average", "newline": "row"}, QWEN2, RopeConfig(theta=1e6), "qwen_1_5",
+        newlines=("row",), pools=("average", "max"),
     ),
     # The only family that pools before its projector.
     "llava-next-video": Family(
@@ -78,7 +91,7 @@ FAMILIES: dict[str, Family] = {
         "internvl2_5",
         sampler="mid_segment",
     ),
-}
+}  # fmt: skip
 
 
 def family(name: str) -> Family:
@@ -86,6 +99,26 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise ConfigError(f"no family {name!r} ({nearest(name, FAMILIES)})")
     return FAMILIES[name]
+
+
+def matching(tower: VisionConfig, qwen: bool, newline: Newline, pool: Pool) -> list[str]:
+    """The families of the original LLaVA packages whose checkpoints have these parts.
+
+    qwen: the decoder is a Qwen2. Only one family has Llama's, so that tells it whatever its tower.
+    """
+    return [
+        name
+        for name, f in FAMILIES.items()
+        if (f.decoder is QWEN2 and f.tower == tower if qwen else f.decoder is LLAMA)
+        and (not f.newlines or newline in f.newlines)
+        and (not f.pools or pool in f.pools)
+    ]
+
+
+def named_in(name: str) -> str | None:
+    """The family that a checkpoint's name states: the longest family name in the last part of a path or repository."""
+    last = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
+    return max((f for f in FAMILIES if f in last), key=len, default=None)
 
 
 def small_config(name: str, *, n_layers: int = 3, d_vocab: int = 300) -> VideoLLMConfig:

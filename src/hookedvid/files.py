@@ -46,6 +46,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a file of a folder, on any system: no way out of it, no folder within, nothing empty."""
+    return name not in ("", ".", "..") and not any(c in "/\\:\0" for c in name)
+
+
 def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BufferedReader:
     """Open a regular file for reading; a pipe, device or folder raises `error` without waiting for anybody.
 

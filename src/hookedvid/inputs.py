@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +12,8 @@ from hookedvid.config import VideoLLMConfig
 from hookedvid.errors import InputError
 from hookedvid.layout import Segment, TokenLayout, video_segments
 
+Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
+Pixels = Float[Tensor, "*batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 height width"] | None] | None
 VIDEO = -200  # the id that stands for video in the original LLaVA code (IMAGE_TOKEN_INDEX)
 PAD = -1
 
@@ -117,36 +120,44 @@ class VideoInputs:
 _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")
 
 
-def from_tokens(
-    cfg: VideoLLMConfig,
-    tokens: Int[Tensor, "*batch pos"],
-    pixel_values: Float[Tensor, "*batch frame 3 height width"] | None,
-) -> VideoInputs:
+def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> VideoInputs:
     """Inputs of ids in which -200, or the family's own placeholder id, marks the video.
 
-    The placeholder stands once per video, or once per visual token (newlines included), in one run or in
+    Both may be lists: ids of one item or of several, which may differ in length, and one video an item, None where
+    it has none. The placeholder stands once per video, or once per visual token (newlines included), in one run or in
     one run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
     Raises InputError when ids and pixels do not fit each other or the model.
     """
-    if tokens.ndim not in (1, 2) or tokens.is_floating_point():
-        raise InputError(f"tokens are {tokens.dtype} {tuple(tokens.shape)}; give integer ids [pos] or [batch, pos]")
-    tokens = tokens if tokens.ndim == 2 else tokens[None]
-    pixels: list = [None] * len(tokens)
+    items, device = _ids(tokens), tokens.device if isinstance(tokens, Tensor) else None
+    pixels: list = [None] * len(items)
     if pixel_values is not None:
-        batched = pixel_values if pixel_values.ndim == 5 else pixel_values[None]
-        if len(batched) != len(tokens):
-            raise InputError(f"{len(tokens)} rows of tokens came with {len(batched)} videos; give one for each")
-        pixels = [_checked_pixels(cfg, p) for p in batched]
+        batched = [pixel_values] if isinstance(pixel_values, Tensor) and pixel_values.ndim != 5 else pixel_values
+        if len(batched) != len(items):
+            raise InputError(f"{len(items)} rows of tokens came with {len(batched)} videos; give one for each")
+        pixels = [None if p is None else _checked_pixels(cfg, p) for p in batched]
     rows = []
-    for ids, frames in zip(tokens.tolist(), pixels, strict=True):
+    for ids, frames in zip(items, pixels, strict=True):
         runs = _runs(ids, {VIDEO, cfg.placeholder_id} - {None})
         segments = _segments(cfg, runs, None if frames is None else len(frames))
         layout = TokenLayout.of(s for s, _ in segments)
         text = [t for _, chunk in segments for t in chunk]
         _check_vocabulary(cfg, text)
-        row = torch.tensor([text], dtype=torch.long, device=tokens.device)
+        row = torch.tensor([text], dtype=torch.long, device=device)
         rows.append(VideoInputs(row, (layout,), (frames,), ((),), ((),)))
     return VideoInputs.stack(rows)
+
+
+def _ids(tokens: Tensor | Sequence) -> list[list[int]]:
+    """The ids of every item. Raises InputError for what are no ids."""
+    if isinstance(tokens, Tensor):
+        if tokens.ndim not in (1, 2) or tokens.is_floating_point():
+            raise InputError(f"tokens are {tokens.dtype} {tuple(tokens.shape)}; give integer ids [pos] or [batch, pos]")
+        return (tokens if tokens.ndim == 2 else tokens[None]).tolist()
+    items: list[Any] = list(tokens)
+    rows = items if items and all(isinstance(i, Sequence) for i in items) else [items]
+    if not all(type(i) is int for row in rows for i in row):
+        raise InputError(f"tokens are {tokens!r:.80}; give whole numbers, [pos] or [batch, pos]")
+    return [list(row) for row in rows]
 
 
 def _checked_pixels(cfg: VideoLLMConfig, pixels: Tensor) -> Tensor:

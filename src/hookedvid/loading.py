@@ -1,6 +1,6 @@
 """Models from a config, from transformers in memory, from open_clip."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import layouts, tables
+from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import Line, to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
@@ -57,13 +58,16 @@ def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kw
     return model
 
 
-def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, **kwargs: Any) -> Any:
+def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, *, ignore: Collection[str] = (), **kwargs: Any) -> Any:
     """See `HookedVideoLLM.from_transformers`."""
     name = type(hf).__name__
     if name not in layouts.HF:
         raise ConversionError(f"cannot load a {name}; {nearest(name, layouts.HF)}. Supported: {', '.join(layouts.HF)}")
     tensors = hf.state_dict()
-    reading = layouts.read_transformers(hf.config, name, tensors)
+    refuse_packed(tensors)
+    for weight, parameter in hf.named_parameters():
+        refuse_type(weight, str(parameter.dtype).removeprefix("torch."))
+    reading = layouts.read_transformers(hf.config, name, tensors, ignore)
     return fill(empty_model(cls, reading.cfg, tokenizer, **kwargs), tensors, reading.table, name)
 
 

@@ -24,7 +24,7 @@ from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
-from hookedvid.inputs import PAD, VideoInputs, from_tokens
+from hookedvid.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.interventions import Intervention, as_interventions
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
@@ -90,7 +90,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     def from_transformers(cls, hf_model: nn.Module, tokenizer: Any = None, **kwargs: Any) -> "HookedVideoLLM":
         """A transformers model in memory, its weights copied: a Video-LLM, a decoder or a vision tower.
 
-        Raises ConversionError for a class, field or tensor that has no place here.
+        ignore=: config fields that change nothing. Raises ConversionError for what has no place here.
         """
         from hookedvid.loading import from_transformers
 
@@ -174,8 +174,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             form=form,
         )  # fmt: skip
 
-    def inputs_from_tensors(self, tokens: Int[Tensor, "*batch pos"], pixel_values: Tensor | None = None) -> VideoInputs:
-        """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row.
+    def inputs_from_tensors(self, tokens: Tokens, pixel_values: Pixels = None) -> VideoInputs:
+        """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row; lists of them too.
 
         -200, or the family's placeholder id, marks the video: once, or once per visual token.
         """

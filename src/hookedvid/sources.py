@@ -1,5 +1,6 @@
 """Where a checkpoint is that is not converted yet: a published name, a hub repository, a folder."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ class Source:
     name: str
     commit: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def home() -> Path:
+    """Where checkpoints converted by `from_pretrained` are kept: HOOKEDVID_HOME, or hookedvid in the user's cache."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("HOOKEDVID_HOME", caches / "hookedvid"))
 
 
 def repo_of(name: str) -> str | None:
@@ -45,4 +52,5 @@ def source_of(name: str, revision: str | None = None) -> Source:
     from hookedvid.hub import commit_of, fetch
 
     folder, known = fetch(repo, revision), of_repo(repo)
-    return Source(folder, name, commit_of(folder), known.overrides if known else {})
+    choices = {"family": known.family, **known.overrides} if known else {}
+    return Source(folder, name, commit_of(folder), choices)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.errors import ConversionError
+from hookedvid.files import is_plain_name, read_regular
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -27,8 +28,10 @@ TOKENIZER_FILES: tuple[str, ...] = (
 # Vocabularies of tokenizers that no family here uses: told apart from "no tokenizer at all".
 _FOREIGN = ("*.tiktoken", "*.model", "vocab.txt", "tekken.json")
 _NEED = "needed is tokenizer.json, or vocab.json with merges.txt (Qwen2), or tokenizer.model (Llama, InternLM2)"
+MAX_SIZE = 256 << 20  # bytes of a JSON file; the largest published tokenizer has some 20 million
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
-_KEPT = ("model_max_length", "padding_side", "chat_template", "add_bos_token", "add_eos_token")
+# Chat templates do not travel: prompts are those of `hookedvid.video.prompt`.
+_KEPT = ("model_max_length", "padding_side", "add_bos_token", "add_eos_token")
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast | None":
@@ -43,6 +46,7 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast | None":
     if not found:
         return None
     settings = _settings(folder)
+    _check_template_names(folder, settings.get("chat_template"))
     listed = _listed(folder, settings)
     if "tokenizer.json" in found:
         core = _from_json(folder / "tokenizer.json")
@@ -73,8 +77,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+        value = json.loads(read_regular(path, MAX_SIZE, ConversionError))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
         raise ConversionError(
             f"{path} is no JSON ({e}); copy it again, it may be cut short or a Git LFS pointer"
         ) from e
@@ -90,6 +94,21 @@ def _settings(folder: Path) -> dict[str, Any]:
     """
     config, names = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "special_tokens_map.json")
     return {**names, **config} if "added_tokens_decoder" in config else {**config, **names}
+
+
+def _check_template_names(folder: Path, templates: Any) -> None:
+    """Raise ConversionError for named chat templates whose names are no file's, which some libraries write to."""
+    entries = templates if isinstance(templates, list) else []
+    names = (
+        list(templates)
+        if isinstance(templates, Mapping)
+        else [e.get("name") for e in entries if isinstance(e, Mapping)]
+    )
+    if strange := [n for n in names if not (isinstance(n, str) and is_plain_name(n))]:
+        raise ConversionError(
+            f"tokenizer_config.json of {folder} names chat templates {', '.join(map(repr, strange[:4]))}, which are no "
+            "plain file names; remove them, they are not read here"
+        )
 
 
 def _content(token: Any) -> str | None:

@@ -1,9 +1,10 @@
 """Fields of other people's configs: taken one by one, so that what nobody took can be refused."""
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hookedvid.config import Activation
+from hookedvid.config import LIMITS, Activation
 from hookedvid.errors import ConversionError
 
 ACT: dict[str, Activation] = {
@@ -12,12 +13,28 @@ ACT: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
+# Sizes as other people's configs name them, by the bound that holds for each.
+SIZES = {
+    "num_hidden_layers": "n_layers",
+    "hidden_size": "d_model",
+    "intermediate_size": "d_mlp",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "head_dim": "d_head",
+    "vocab_size": "d_vocab",
+    "max_position_embeddings": "n_ctx",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "mm_spatial_pool_stride": "pool_stride",
+}
 
 
 class Fields:
     """Takes fields from a config and keeps what it took and what was wrong with it."""
 
     def __init__(self, values: Mapping[str, Any], what: str):
+        if not isinstance(values, Mapping):
+            raise ConversionError(f"{what} is {values!r}, not an object")
         self.values = values
         self.what = what
         self.taken: set[str] = set()
@@ -34,6 +51,28 @@ class Fields:
             self.problems.append(f"{name} is missing")
         return self(name)
 
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number from 1 to the bound of its kind; anything else, and a missing one, is recorded."""
+        value = self(name, default)
+        if value is None and default is not None:
+            return default
+        if value is None:
+            self.problems.append(f"{name} is missing")
+        elif problem := _misfit(value, SIZES[name]):
+            self.problems.append(f"{name} = {value!r} {problem}")
+        else:
+            return value
+        return 1
+
+    def number(self, name: str, default: float) -> float:
+        """A finite number; anything else is recorded."""
+        value = self(name, default)
+        value = default if value is None else value
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            return float(value)
+        self.problems.append(f"{name} = {value!r} is no finite number")
+        return default
+
     def only(self, name: str, *values: Any) -> None:
         """Record a problem unless a field is absent or has one of these values."""
         found = self(name, values[0])
@@ -43,15 +82,22 @@ class Fields:
     def act(self, name: str) -> Activation:
         """One of our activations; an unsupported one is recorded."""
         self.only(name, *ACT)
-        return ACT.get(self(name), "gelu")
+        found = self(name)
+        return ACT.get(found, "gelu") if isinstance(found, str) else "gelu"
 
     def close(self, harmless: Collection[str], ignore: Collection[str] = ()) -> None:
         """Raise ConversionError for everything recorded and for fields set but never taken.
 
-        harmless: fields known to change no forward pass. ignore: fields the caller takes upon himself.
+        harmless: fields known to change no forward pass, beside book-keeping (`is_book_keeping`). ignore: fields the
+        caller takes upon himself; one that is read here has an effect, so it cannot be ignored.
         """
-        unknown = sorted(self.values.keys() - self.taken - set(harmless) - set(ignore))
+        left = self.values.keys() - self.taken - set(harmless)
+        unknown = sorted(n for n in left - set(ignore) if not is_book_keeping(n))
         self.problems += [f"{n} = {self.values[n]!r} is set and nothing here reads it" for n in unknown]
+        self.problems += [
+            f"{n} = {self.values[n]!r} is read here and cannot be ignored; override what it should be"
+            for n in sorted(self.taken & self.values.keys() & set(ignore))
+        ]
         self.raise_problems(
             "; if such a field changes nothing of the forward pass, ignore it by name" if unknown else ""
         )
@@ -60,3 +106,37 @@ class Fields:
         """Raise ConversionError for everything recorded so far."""
         if self.problems:
             raise ConversionError(f"{self.what}: {'; '.join(self.problems)}{hint}")
+
+
+def is_book_keeping(name: str) -> bool:
+    """Whether a field tells where a config comes from or which ids tokens have, by its name alone."""
+    return name.startswith("_") or name.endswith(("_token_id", "_token_index"))
+
+
+def check_sizes(config: Any, where: str) -> None:
+    """Raise ConversionError for sizes beyond their bounds, at any level of a config.
+
+    transformers' own classes lay out a list a layer as soon as they read one, so this comes first.
+    """
+    if not isinstance(config, Mapping):
+        return
+    wrong = [
+        f"{name} = {value!r} {problem}"
+        for name, kind in SIZES.items()
+        if isinstance(value := config.get(name), int | float) and (problem := _misfit(value, kind))
+    ]
+    if wrong:
+        raise ConversionError(f"{where}: {'; '.join(wrong)}")
+    for name, inside in config.items():
+        check_sizes(inside, f"{where}, {name}")
+
+
+def _misfit(value: Any, kind: str) -> str:
+    """Why a value is no size of its kind; empty if it is one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "is no whole number"
+    if value < 1:
+        return "must be at least 1"
+    limit = LIMITS[kind]
+    over = f"is above the bound of {limit:,}; if it is meant, raise hookedvid.config.LIMITS[{kind!r}]"
+    return over if value > limit else ""

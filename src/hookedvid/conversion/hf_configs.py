@@ -1,6 +1,8 @@
 """transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
 
-from typing import Any, Literal
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
 from hookedvid.config import (
     DecoderConfig,
@@ -9,6 +11,7 @@ from hookedvid.config import (
     VideoLLMConfig,
     VisionConfig,
 )
+from hookedvid.conversion.decoder_fields import ROPE
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
 from hookedvid.families import (
@@ -18,19 +21,16 @@ from hookedvid.families import (
     SIGLIP_SO400M,
 )
 
-ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}
-
-# Fields that change no forward pass of ours: training, token ids and book-keeping.
+# Fields that change no forward pass of ours. quantization_config is one where the weights are plain numbers again;
+# packed ones are refused by their tensors.
 HARMLESS = {
-    "_attn_implementation", "_attn_implementation_internal", "_commit_hash", "_name_or_path", "architectures",
-    "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "head_dim",
-    "hidden_dropout_prob", "id2label", "ignore_index", "image_grid_pinpoints", "image_seq_length",
-    "image_token_id", "image_token_index", "initializer_factor", "initializer_range", "is_encoder_decoder",
-    "label2id", "layer_scale_init_value", "layer_types", "max_window_layers", "model_type", "output_attentions",
-    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "projection_dim",
-    "projection_dropout", "return_dict", "sliding_window", "tie_word_embeddings", "torch_dtype",
-    "transformers_version", "use_cache", "use_image_newline_parameter", "video_seq_length",
-    "vision_aspect_ratio", "vision_use_head",
+    "architectures", "attention_dropout", "chunk_size_feed_forward", "dtype", "head_dim", "hidden_dropout_prob",
+    "id2label", "ignore_index", "image_grid_pinpoints", "image_seq_length", "initializer_factor",
+    "initializer_range", "is_encoder_decoder", "label2id", "layer_scale_init_value", "layer_types",
+    "max_window_layers", "model_type", "output_attentions", "output_hidden_states", "pretraining_tp",
+    "problem_type", "projection_dim", "projection_dropout", "quantization_config", "return_dict", "sliding_window",
+    "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache", "use_image_newline_parameter",
+    "video_seq_length", "vision_aspect_ratio", "vision_use_head",
 }  # fmt: skip
 
 
@@ -46,8 +46,8 @@ class _Reader(Fields):
         return getattr(self.config, name, default)
 
 
-def read_decoder(config: Any) -> DecoderConfig:
-    """Qwen2Config or LlamaConfig."""
+def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
+    """Qwen2Config or LlamaConfig; ignore: fields that the caller knows to change nothing."""
     read = _Reader(config)
     is_qwen = config.model_type == "qwen2"
     if config.model_type not in ("qwen2", "llama"):
@@ -75,7 +75,7 @@ def read_decoder(config: Any) -> DecoderConfig:
         tied=bool(config.tie_word_embeddings),
         rope=_read_rope(read),
     )
-    read.close(HARMLESS)
+    read.close(HARMLESS, ignore)
     return cfg
 
 
@@ -91,7 +91,9 @@ def _read_rope(read: _Reader) -> RopeConfig:
     return RopeConfig(theta=float(theta), scaling=scaling or "none", factor=float(factor))
 
 
-def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = False) -> VisionConfig:
+def read_tower(
+    config: Any, n_layers: int | None = None, final_norm: bool = False, ignore: Collection[str] = ()
+) -> VisionConfig:
     """CLIPVisionConfig, SiglipVisionConfig or InternVLVisionConfig; `n_layers` blocks of it run (default all)."""
     kind = config.model_type
     if kind not in ("clip_vision_model", "siglip_vision_model", "internvl_vision"):
@@ -129,7 +131,7 @@ def read_tower(config: Any, n_layers: int | None = None, final_norm: bool = Fals
         mean=IMAGENET_MEAN if intern else like.mean,
         std=IMAGENET_STD if intern else like.std,
     )
-    read.close(HARMLESS)
+    read.close(HARMLESS, ignore)
     return cfg
 
 
@@ -142,7 +144,7 @@ def _square(read: _Reader, name: str) -> int:
     return size[0]
 
 
-def read_llava(config: Any) -> VideoLLMConfig:
+def read_llava(config: Any, ignore: Collection[str] = ()) -> VideoLLMConfig:
     """LlavaOnevisionConfig or LlavaNextVideoConfig.
 
     OneVision pools bilinearly after the projector and ends the video with one newline; NeXT-Video pools
@@ -153,14 +155,15 @@ def read_llava(config: Any) -> VideoLLMConfig:
     read.taken |= {"text_config", "vision_config"}
     read.only("projector_hidden_act", "gelu")
     read.only("multimodal_projector_bias", True)
-    decoder = read_decoder(config.text_config)
+    decoder = read_decoder(config.text_config, ignore)
+    decoder = replace(decoder, tied=decoder.tied or bool(config.tie_word_embeddings))
     layer = read("vision_feature_layer", -1)
     total = config.vision_config.num_hidden_layers
     if not isinstance(layer, int):
         read.problems.append(f"vision_feature_layer = {layer!r}: features of several layers are not supported")
         layer = -1
     # hidden_states[0] is the embedding, so index k is the stream after k blocks.
-    tower = read_tower(config.vision_config, layer if layer >= 0 else total + 1 + layer)
+    tower = read_tower(config.vision_config, layer if layer >= 0 else total + 1 + layer, ignore=ignore)
     wanted = "default" if tower.cls_token else "full"
     read.only("vision_feature_select_strategy", wanted)
     mode = "bilinear" if onevision else read("spatial_pool_mode", "average")
@@ -176,7 +179,7 @@ def read_llava(config: Any) -> VideoLLMConfig:
         newline="once" if onevision else "none",
     )
     placeholder = read("video_token_index", None) or read("video_token_id", None)
-    read.close(HARMLESS)
+    read.close(HARMLESS, ignore)
     return VideoLLMConfig(
         family="llava-onevision" if onevision else "llava-next-video",
         vision=tower,

@@ -1,14 +1,24 @@
 """Which layout a checkpoint is in, and with it how its config reads and what its tensors are called."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import hf_configs, original, tables
+from hookedvid.conversion.fields import check_sizes
+from hookedvid.conversion.packed import refuse_packed
 from hookedvid.conversion.rules import Line, Shapes
 from hookedvid.errors import ConfigError, ConversionError, nearest
 from hookedvid.values import override
+
+# A decoder's head and embedding, in the names of every layout.
+HEAD = re.compile(r"(.*\.)?lm_head\.weight|language_model\.output\.weight")
+EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|tok_embeddings)\.weight")
 
 
 @dataclass(frozen=True)
@@ -20,103 +30,167 @@ class Reading:
     notes: Sequence[str] = ()
 
 
+class Original(NamedTuple):
+    """How config.json of an original package reads, and how its tensors are called."""
+
+    read: Callable[..., tuple[VideoLLMConfig, list[str]]]
+    table: Callable[[VideoLLMConfig], list[Line]]
+
+
+class Transformers(NamedTuple):
+    """How a transformers config reads, and how its tensors are called, given the names there are."""
+
+    read: Callable[[Any, Collection[str]], VideoLLMConfig]
+    table: Callable[[VideoLLMConfig, Sequence[str]], list[Line]]
+
+
 def read(
     config: Mapping[str, Any],
     shapes: Shapes,
     overrides: Mapping[str, Any] | None = None,
     ignore: Collection[str] = (),
+    *,
+    same_head: bool = False,
+    stated: str | None = None,
 ) -> Reading:
     """A checkpoint by its config.json and its tensors' shapes.
 
-    overrides: fields of our config by dotted path, taken over what the checkpoint says. ignore: fields of its
-    config.json that change nothing. Raises ConversionError for whatever does not fit.
+    Args:
+        config: Its config.json.
+        shapes: Its tensors.
+        overrides: Fields of our config by dotted path, taken over what the checkpoint says.
+        ignore: Fields of its config.json that change nothing.
+        same_head: Whether its head has the very bits of its embedding.
+        stated: The family that its name states.
+
+    Raises:
+        ConversionError: Whatever does not fit.
     """
-    named = config.get("architectures")
-    name = named[0] if isinstance(named, list) and named else None
-    if name not in READERS:
+    named, given = config.get("architectures"), overrides or {}
+    name = str(named[0] if isinstance(named, list) and named else None)
+    if name not in (*ORIGINAL, *HF):
         raise ConversionError(
-            f"config.json names the architecture {name!r} ({nearest(str(name), READERS)}). Supported: "
-            f"{', '.join(READERS)}"
+            f"config.json names the architecture {name!r} ({nearest(name, [*ORIGINAL, *HF])}). Supported: "
+            f"{', '.join([*ORIGINAL, *HF])}"
         )
+    refuse_packed(shapes)
     try:
-        return READERS[name](config, shapes, overrides or {}, ignore)
+        if name in HF:
+            read_by = HF[name]
+            cfg = override(read_by.read(_transformers_config(config), ignore), given, ConversionError)
+            cfg = _headed(cfg, shapes, same_head, given)
+            return Reading(cfg, read_by.table(cfg, list(shapes)))
+        cfg, notes = ORIGINAL[name].read(config, shapes, given, ignore, stated)
+        cfg = _headed(cfg, shapes, same_head, given)
+        return Reading(cfg, ORIGINAL[name].table(cfg), notes)
     except (ConversionError, ConfigError) as e:
         raise ConversionError(f"{e}{hint(name, shapes)}") from e
 
 
-def _llava(config: Mapping, shapes: Shapes, overrides: Mapping, ignore: Collection[str]) -> Reading:
-    cfg, notes = original.read_llava(config, shapes, overrides, ignore)
-    assert cfg.decoder and cfg.vision and cfg.projector
-    newline = cfg.projector.newline != "none"
-    table = [
-        *tables.llama(cfg.decoder),
-        *tables.clip_like(cfg.vision, original.TOWER),
-        *tables.mlp2x("model.mm_projector.0", "model.mm_projector.2", "model.image_newline", newline),
-        *tables.SKIPPED,
-    ]
-    return Reading(cfg, table, notes)
+def read_transformers(config: Any, name: str, tensors: Mapping[str, Tensor], ignore: Collection[str] = ()) -> Reading:
+    """A transformers model by its config object, its class's name and its tensors; ignore: as `read`.
+
+    The names are those of a model in memory, of a file it saved, or of the files published before
+    transformers 5: they differ in prefixes (`model.`, `vision_model.`), which are found by what they end in.
+    """
+    pair = head_and_embedding(tensors)
+    same = pair is not None and _same_bits(tensors[pair[0]], tensors[pair[1]])
+    cfg = _headed(HF[name].read(config, ignore), tensors, same, {})
+    return Reading(cfg, HF[name].table(cfg, list(tensors)))
 
 
-def _internvideo(config: Mapping, shapes: Shapes, overrides: Mapping, ignore: Collection[str]) -> Reading:
-    cfg, notes = original.read_internvideo(config, shapes, overrides, ignore)
-    assert cfg.decoder and cfg.vision
-    table = [*tables.internlm2(cfg.decoder), *tables.internvit(cfg.vision), *tables.intern_projector()]
-    return Reading(cfg, table, notes)
+def head_and_embedding(names: Iterable[str]) -> tuple[str, str] | None:
+    """The names of a decoder's head and of its embedding; None unless there is one of each."""
+    names = list(names)
+    heads, embeddings = ([n for n in names if p.fullmatch(n)] for p in (HEAD, EMBEDDING))
+    return (heads[0], embeddings[0]) if len(heads) == len(embeddings) == 1 else None
 
 
-def _transformers(config: Mapping, shapes: Shapes, overrides: Mapping, ignore: Collection[str]) -> Reading:
+def _headed(cfg: VideoLLMConfig, names: Iterable[str], same_head: bool, overrides: Mapping[str, Any]) -> VideoLLMConfig:
+    """The config with its head tied if and only if the files hold none, or the embedding's very bits.
+
+    An absent head is tied where any level of their config says so; else it will be missed by its name.
+    """
+    if cfg.decoder is None or not any(HEAD.fullmatch(n) for n in names):
+        return cfg
+    tied = bool(overrides.get("decoder.tied", same_head))
+    if tied and not same_head:
+        raise ConversionError(
+            "decoder.tied is overridden as true, but the checkpoint holds a head that is not its embedding; leave the "
+            "override out"
+        )
+    return replace(cfg, decoder=replace(cfg.decoder, tied=tied))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a.data_ptr() == b.data_ptr() or torch.equal(a.view(torch.uint8), b.to(a.device).view(torch.uint8))
+
+
+def _transformers_config(config: Mapping[str, Any]) -> Any:
+    """The config object of transformers. Raises ConversionError for what its class refuses."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ConversionError(f"config.json: transformers knows no model_type {kind!r}")
-    kept = {k: v for k, v in config.items() if k not in ignore}
-    name = config["architectures"][0]
-    reading = read_transformers(CONFIG_MAPPING[kind].from_dict(kept), name, shapes)
-    return Reading(override(reading.cfg, overrides, ConversionError), reading.table)
+    check_sizes(config, "config.json")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(dict(config))
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as e:
+        raise ConversionError(f"config.json: transformers cannot read it as {kind!r}: {e}") from e
 
 
-def read_transformers(config: Any, name: str, names: Iterable[str]) -> Reading:
-    """A transformers model by its config object, its class's name and its tensors' names.
+def _llava_table(cfg: VideoLLMConfig) -> list[Line]:
+    assert cfg.decoder and cfg.vision and cfg.projector
+    newline = cfg.projector.newline != "none"
+    return [
+        *tables.llama(cfg.decoder),
+        *tables.clip_like(cfg.vision, original.TOWER),
+        *tables.mlp2x("model.mm_projector.0", "model.mm_projector.2", "model.image_newline", newline),
+        *tables.SKIPPED,
+    ]
 
-    The names are those of a model in memory, of a file it saved, or of the files published before
-    transformers 5: they differ in prefixes (`model.`, `vision_model.`), which are found by what they end in.
-    """
-    return HF[name](config, list(names))
+
+def _internvideo_table(cfg: VideoLLMConfig) -> list[Line]:
+    assert cfg.decoder and cfg.vision
+    return [*tables.internlm2(cfg.decoder), *tables.internvit(cfg.vision), *tables.intern_projector()]
 
 
-def _hf_llava(config: Any, names: Sequence[str]) -> Reading:
-    cfg = hf_configs.read_llava(config)
+def _hf_llava_table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
     assert cfg.decoder and cfg.vision and cfg.projector
     mlp = _prefix(names, "linear_1.weight", "model.multi_modal_projector.")
     newline = f"{_prefix(names, 'image_newline', 'model.')}image_newline"
-    return Reading(
-        cfg,
-        [
-            *_hf_decoder_table(cfg, names, "model.language_model."),
-            *tables.clip_like(cfg.vision, _prefix(names, "embeddings.patch_embedding.weight", "model.vision_tower.")),
-            *tables.mlp2x(f"{mlp}linear_1", f"{mlp}linear_2", newline, cfg.projector.newline != "none"),
-        ],
-    )
+    return [
+        *_hf_decoder_table(cfg, names, "model.language_model."),
+        *tables.clip_like(cfg.vision, _prefix(names, "embeddings.patch_embedding.weight", "model.vision_tower.")),
+        *tables.mlp2x(f"{mlp}linear_1", f"{mlp}linear_2", newline, cfg.projector.newline != "none"),
+    ]
 
 
-def _hf_decoder(config: Any, names: Sequence[str]) -> Reading:
-    cfg = VideoLLMConfig(family=config.model_type, decoder=hf_configs.read_decoder(config))
-    return Reading(cfg, _hf_decoder_table(cfg, names, "model."))
+def _hf_decoder(config: Any, ignore: Collection[str]) -> VideoLLMConfig:
+    return VideoLLMConfig(family=config.model_type, decoder=hf_configs.read_decoder(config, ignore))
 
 
-def _hf_decoder_table(cfg: VideoLLMConfig, names: Sequence[str], model: str) -> list[Line]:
+def _hf_decoder_table(cfg: VideoLLMConfig, names: Sequence[str], model: str = "model.") -> list[Line]:
     head = f"{_prefix(names, 'lm_head.weight', '')}lm_head.weight"
     return tables.llama(cfg.lm, _prefix(names, "embed_tokens.weight", model), head)
 
 
-def _hf_tower(config: Any, names: Sequence[str]) -> Reading:
+def _hf_tower(config: Any, ignore: Collection[str]) -> VideoLLMConfig:
     # SigLIP's last_hidden_state is normalised, CLIP's is not.
-    vision = hf_configs.read_tower(config, final_norm=config.model_type == "siglip_vision_model")
-    cfg = VideoLLMConfig(family=config.model_type, vision=vision)
-    if vision.layer_scale:
-        return Reading(cfg, tables.internvl_vision(vision, _prefix(names, "embeddings.cls_token", "")))
-    return Reading(cfg, tables.clip_like(vision, _prefix(names, "embeddings.patch_embedding.weight", "")))
+    normed = config.model_type == "siglip_vision_model"
+    vision = hf_configs.read_tower(config, final_norm=normed, ignore=ignore)
+    return VideoLLMConfig(family=config.model_type, vision=vision)
+
+
+def _hf_tower_table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
+    assert cfg.vision
+    if cfg.vision.layer_scale:
+        return tables.internvl_vision(cfg.vision, _prefix(names, "embeddings.cls_token", ""))
+    return tables.clip_like(cfg.vision, _prefix(names, "embeddings.patch_embedding.weight", ""))
 
 
 def _prefix(names: Sequence[str], end: str, default: str) -> str:
@@ -125,20 +199,21 @@ def _prefix(names: Sequence[str], end: str, default: str) -> str:
     return found.pop() if len(found) == 1 else default
 
 
-HF: dict[str, Callable[[Any, Sequence[str]], Reading]] = {
-    "LlavaOnevisionForConditionalGeneration": _hf_llava,
-    "LlavaNextVideoForConditionalGeneration": _hf_llava,
-    "Qwen2ForCausalLM": _hf_decoder,
-    "LlamaForCausalLM": _hf_decoder,
-    "CLIPVisionModel": _hf_tower,
-    "SiglipVisionModel": _hf_tower,
-    "InternVLVisionModel": _hf_tower,
+_LLAVA, _DECODER = Transformers(hf_configs.read_llava, _hf_llava_table), Transformers(_hf_decoder, _hf_decoder_table)
+_TOWER = Transformers(_hf_tower, _hf_tower_table)
+HF: dict[str, Transformers] = {
+    "LlavaOnevisionForConditionalGeneration": _LLAVA,
+    "LlavaNextVideoForConditionalGeneration": _LLAVA,
+    "Qwen2ForCausalLM": _DECODER,
+    "LlamaForCausalLM": _DECODER,
+    "CLIPVisionModel": _TOWER,
+    "SiglipVisionModel": _TOWER,
+    "InternVLVisionModel": _TOWER,
 }
-READERS: dict[str, Callable[[Mapping, Shapes, Mapping, Collection[str]], Reading]] = {
-    "LlavaQwenForCausalLM": _llava,
-    "LlavaLlamaForCausalLM": _llava,
-    "InternVLChatModel": _internvideo,
-    **dict.fromkeys(HF, _transformers),
+ORIGINAL: dict[str, Original] = {
+    "LlavaQwenForCausalLM": Original(original.read_llava, _llava_table),
+    "LlavaLlamaForCausalLM": Original(original.read_llava, _llava_table),
+    "InternVLChatModel": Original(original.read_internvideo, _internvideo_table),
 }
 
 

@@ -11,9 +11,11 @@ import torch
 from hookedvid.conversion.rules import Ignored, Line
 from hookedvid.conversion.shards import CODES, DTYPES, Entry, Header, Shards, layout
 from hookedvid.errors import ConversionError
+from hookedvid.files import is_plain_name, read_regular, write_text
 from hookedvid.values import from_dict, to_dict
 
 FILE = "provenance.json"
+MAX_SIZE = 256 << 20  # bytes; that of the largest published checkpoint has 0.6 million
 SOURCE_CONFIG = "source_config.json"
 UNUSED = "unused."  # before the names of tensors carried along for export alone
 
@@ -61,9 +63,9 @@ class Provenance:
     tensors: dict = field(default_factory=dict)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every source tensor's shape."""
-        return {t.name: t.shape for f in self.files.values() for t in f.tensors}
+    def headers(self) -> list[Header]:
+        """Those of the source's files."""
+        return [f.header for f in self.files.values()]
 
     def plan(self) -> "Provenance":
         """The same conversion before anything was read: what two runs must share to be one."""
@@ -71,21 +73,23 @@ class Provenance:
 
     def save(self, folder: Path) -> None:
         """Write it whole into a folder, over an older one."""
-        part = folder / f"{FILE}.part"
-        part.write_text(json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.rename(folder / FILE)
+        write_text(folder / FILE, json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Provenance":
-        """What `save` wrote. Raises ConversionError where there is none."""
+        """What `save` wrote. Raises ConversionError where there is none, or one that names files elsewhere."""
         path = folder / FILE
         if not path.is_file():
             raise ConversionError(f"{folder} has no {FILE}: it was not converted, so its original layout is unknown")
         try:
-            data: Any = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
+            data: Any = json.loads(read_regular(path, MAX_SIZE, ConversionError))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
             raise ConversionError(f"{path} cannot be read: {e}") from e
         known = from_dict(cls, data, ConversionError)
+        if strange := [f for f in known.files if not (is_plain_name(f) and f.endswith(".safetensors"))]:
+            raise ConversionError(
+                f"{path} lists {', '.join(map(repr, strange[:4]))}, which is no safetensors file of it"
+            )
         return replace(known, files={k: from_dict(SourceFile, f, ConversionError) for k, f in known.files.items()})
 
 

@@ -94,6 +94,25 @@ def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: 
     return lines
 
 
+def stored(lines: Mapping[str, Line], aliases: Mapping[str, str]) -> dict[str, Line]:
+    """The lines of the tensors that files hold, where some names are aliases of another's tensor.
+
+    A tensor is read by its own line, or by its alias's where it has no place in ours itself: of a head and an
+    embedding that are one, the file holds whichever it likes. Raises ConversionError for one tensor with two places.
+    """
+    lines = dict(lines)
+    for alias, held in aliases.items():
+        line = lines.pop(alias)
+        if isinstance(lines[held], Ignored):
+            lines[held] = line
+        elif not isinstance(line, Ignored):
+            raise ConversionError(
+                f"the files hold {alias!r} and {held!r} as one tensor, which are two in this model; save the "
+                "checkpoint with both"
+            )
+    return lines
+
+
 def match_names(held: Shapes, wanted: Shapes, what: str) -> None:
     """Raise ConversionError unless both sides have the same names and shapes; `what` names where they are held."""
     problems = [f"missing {n}" for n in grouped(wanted.keys() - held.keys())]

@@ -9,17 +9,21 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.errors import ConversionError
+from hookedvid.files import is_plain_name, read_regular, written
 
 CHUNK = 32 << 20  # bytes read at a time
+PIECE = 1 << 20  # bytes compared at a time
 MAX_HEADER = 100 << 20  # the format's own limit
 INDEX = "model.safetensors.index.json"
 
@@ -64,9 +68,13 @@ def read_header(path: Path) -> Header:
         text = f.read(length)
     try:
         fields: dict[str, Any] = json.loads(text)
-        metadata = fields.pop("__metadata__", {})
+        metadata = {str(k): str(v) for k, v in fields.pop("__metadata__", {}).items()}
+        for name, described in fields.items():
+            refuse_type(name, described["dtype"])
         entries = sorted((_entry(n, d) for n, d in fields.items()), key=lambda e: (e.start, e.size))
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except ConversionError as e:
+        raise ConversionError(f"{path}: {e}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise _damaged(path, f"its header cannot be read: {e!r}") from e
     place = 0
     for e in entries:
@@ -153,18 +161,13 @@ class Reader:
 
 
 class Writer:
-    """A file whose tensors are written one after the other; its name appears when all are there."""
+    """A file whose tensors are written one after the other; made by `writing`."""
 
-    def __init__(self, path: Path, header: Header):
-        self.path = path
-        self.part = path.with_name(path.name + ".part")
-        self._file = self.part.open("wb", buffering=0)
+    def __init__(self, file: BinaryIO, header: Header):
+        self._file = file
         self.start = encoded(header.entries, header.metadata)  # the header's bytes
-        self._size = len(self.start) + sum(e.size for e in header.entries)
+        self.size = len(self.start) + sum(e.size for e in header.entries)
         self.write(self.start)
-
-    def __enter__(self) -> "Writer":
-        return self
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes."""
@@ -172,15 +175,14 @@ class Writer:
         while len(left):
             left = left[self._file.write(left) :]
 
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        if kind is None:
-            assert self._file.tell() == self._size, f"{self.path}: wrote {self._file.tell()} of {self._size} bytes"
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self.part.rename(self.path)
-        else:
-            self.part.unlink(missing_ok=True)
+
+@contextmanager
+def writing(path: Path, header: Header) -> Iterator[Writer]:
+    """Write a file tensor by tensor; its name appears when all are there."""
+    with written(path) as part, part.open("r+b", buffering=0) as file:
+        writer = Writer(file, header)
+        yield writer
+        assert file.tell() == writer.size, f"{path}: wrote {file.tell()} of {writer.size} bytes"
 
 
 def as_tensor(data: bytearray | memoryview, dtype: torch.dtype) -> torch.Tensor:
@@ -202,14 +204,49 @@ class Shards:
     headers: Mapping[str, Header]
 
     @property
+    def aliases(self) -> dict[str, str]:
+        """Names that stand for another tensor; see `aliases_of`."""
+        return aliases_of(self.headers.values())
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape."""
-        return {e.name: e.shape for h in self.headers.values() for e in h.entries}
+        """Every tensor's shape, that of a shared one under each of its names."""
+        return shapes_of(self.headers.values())
+
+    def same_bits(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal bit for bit; nothing is read beyond the first piece that differs."""
+        places = {e.name: (self.folder / f, h, e) for f, h in self.headers.items() for e in h.entries}
+        (a, ha, first), (b, hb, second) = (places[self.aliases.get(n, n)] for n in (one, other))
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        with a.open("rb") as x, b.open("rb") as y:
+            x.seek(ha.length + first.start)
+            y.seek(hb.length + second.start)
+            pieces = (min(PIECE, first.size - done) for done in range(0, first.size, PIECE))
+            return all(x.read(n) == y.read(n) for n in pieces)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(h.length + sum(e.size for e in h.entries) for h in self.headers.values())
+
+
+def aliases_of(headers: Iterable[Header]) -> dict[str, str]:
+    """Names that stand for another tensor in the files, as safetensors' `save_model` notes tensors that are shared.
+
+    One step is followed: a name that stands for a name that is itself none is left out.
+    """
+    headers = list(headers)
+    held = {e.name for h in headers for e in h.entries}
+    noted = {k: v for h in headers for k, v in h.metadata.items()}
+    return {alias: name for alias, name in noted.items() if alias not in held and name in held}
+
+
+def shapes_of(headers: Iterable[Header]) -> dict[str, tuple[int, ...]]:
+    """Every tensor's shape, that of a shared one under each of its names."""
+    headers = list(headers)
+    stored = {e.name: e.shape for h in headers for e in h.entries}
+    return stored | {alias: stored[name] for alias, name in aliases_of(headers).items()}
 
 
 def open_shards(folder: Path) -> Shards:
@@ -254,11 +291,11 @@ def _pickles(folder: Path) -> str:
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        if not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+        names = json.loads(read_regular(path, MAX_HEADER, ConversionError))["weight_map"]
+        if not all(isinstance(n, str) and is_plain_name(n) for n in names.values()):
             raise ValueError("weight_map names something that is no file of this folder")
         return names
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ConversionError(f"{path} cannot be read: {e!r}; download it again") from e
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import Ignored, Line, Rule, apply, names_of, undo
-from hookedvid.conversion.shards import Entry, Header, Reader, Writer, as_bytes, as_tensor, layout
+from hookedvid.conversion.shards import Entry, Header, Reader, Writer, as_bytes, as_tensor, layout, writing
 from hookedvid.errors import ConversionError
 
 Progress = Callable[[int], object]  # told the bytes that were read since the last call
@@ -45,7 +45,7 @@ def convert_file(
     hashes: dict[str, str] = {}
     with ThreadPoolExecutor(2) as pool, Reader(source) as reader:
         whole = hashlib.sha256(reader.start)
-        with Writer(destination, target(reader.header, lines, dtype)) as writer:
+        with writing(destination, target(reader.header, lines, dtype)) as writer:
             for entry in reader.header.entries:
                 line = lines[entry.name]
                 plain = isinstance(line, Ignored) or (isinstance(line, Rule) and not line.pattern)
@@ -99,7 +99,7 @@ def export_file(
 
     hashes: sha256 of our tensors. Raises ConversionError for a tensor that is not what was converted.
     """
-    with Reader(source) as reader, Writer(destination, header) as writer:
+    with Reader(source) as reader, writing(destination, header) as writer:
         whole = hashlib.sha256(writer.start)
         ours = iter(reader.header.entries)
         for entry in header.entries:

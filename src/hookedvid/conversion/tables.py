@@ -26,9 +26,7 @@ def llama(cfg: DecoderConfig, model: str = "model.", head: str = "lm_head.weight
         *(x for p in ("gate", "up", "down") for x in _many(f"{block}mlp.{p}_proj", f"blocks.{{i}}.mlp.{p}", NORM)),
         Ignored(r".*rotary_emb\.inv_freq", "computed from the config"),
     ]
-    if cfg.tied:
-        return [*lines, Ignored(head.replace(".", r"\."), "tied to the embedding")]
-    return [*lines, Rule(head, "unembed.weight")]
+    return [*lines, _head(cfg, head)]
 
 
 def internlm2(
@@ -50,7 +48,7 @@ def internlm2(
             for theirs, ours in (("w1", "gate"), ("w3", "up"), ("w2", "down"))
             for x in _many(f"{block}feed_forward.{theirs}", f"blocks.{{i}}.mlp.{ours}", NORM)
         ),
-        Rule(head, "unembed.weight"),
+        _head(cfg, head),
         Ignored(r".*rotary_emb\.inv_freq", "computed from the config"),
     ]
 
@@ -160,6 +158,10 @@ def intern_projector(mlp: str = "mlp1.") -> list[Line]:
         *_many(f"{mlp}1", "projector.inp"),
         *_many(f"{mlp}3", "projector.out"),
     ]
+
+
+def _head(cfg: DecoderConfig, theirs: str) -> Line:
+    return Ignored(_literal(theirs), "tied to the embedding") if cfg.tied else Rule(theirs, "unembed.weight")
 
 
 def _final_norm(cfg: VisionConfig, theirs: str) -> list[Line]:

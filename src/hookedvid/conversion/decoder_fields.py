@@ -1,0 +1,91 @@
+"""A decoder's sizes and rotary positions as the original packages' configs name them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from hookedvid.config import DecoderConfig, RopeConfig
+from hookedvid.conversion.fields import Fields
+
+LLAMA_THETA = 10_000.0  # of Llama's class; configs of its first years do not name it, nor does Vicuna's
+ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}
+
+
+def rows_of(shapes: Mapping[str, Sequence[int]], embedding: str) -> int:
+    """Rows of an embedding; 1 where there is none, which is then missed by its name."""
+    return (*shapes.get(embedding, ()), 1)[0]
+
+
+def read_decoder(
+    read: Fields, rows: int, overrides: Mapping[str, Any], notes: list[str], *, kind: str
+) -> DecoderConfig:
+    """Qwen2, Llama or InternLM2, as `kind` says.
+
+    rows: of the embedding, which the tensors show. LLaVA's Qwen2 sets rope_scaling aside; the others honour it.
+    """
+    read.only("attention_bias", False)
+    read.only("mlp_bias", False)
+    read("vocab_size")
+    heads, width = read.count("num_attention_heads"), read.count("hidden_size")
+    n_layers, d_mlp, n_ctx = map(read.count, ("num_hidden_layers", "intermediate_size", "max_position_embeddings"))
+    n_kv_heads, d_head = read.count("num_key_value_heads", heads), read.count("head_dim", max(width // heads, 1))
+    act, eps = read.act("hidden_act"), read.number("rms_norm_eps", 1e-6)
+    tied = bool(read("tie_word_embeddings", False))
+    layers = read("layer_types")
+    if layers is not None and set(map(str, layers)) != {"full_attention"}:
+        read.problems.append(f"layer_types = {layers!r} is not supported (only full_attention in every layer)")
+    rope = _rope(read, overrides.get("decoder.rope.theta"), notes, kind)
+    read.raise_problems()
+    return DecoderConfig(
+        n_layers=n_layers,
+        d_model=width,
+        n_heads=heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        d_mlp=d_mlp,
+        d_vocab=rows,
+        n_ctx=n_ctx,
+        act=act,
+        eps=eps,
+        qkv_bias=kind == "qwen2",
+        tied=tied,
+        rope=rope,
+    )
+
+
+def _rope(read: Fields, chosen: float | None, notes: list[str], kind: str) -> RopeConfig:
+    """From rope_theta and rope_scaling, or from the rope_parameters in which transformers 5 writes both.
+
+    chosen: the override's theta, which stands in for one that config.json does not name.
+    """
+    new = Fields(read("rope_parameters") or {}, "rope_parameters")
+    old = Fields(read("rope_scaling") or {}, "rope_scaling")
+    thetas = [f.number("rope_theta", 1.0) for f in (read, new) if f("rope_theta") is not None]
+    if not thetas and chosen is None and kind != "llama":
+        read.problems.append(
+            "rope_theta is missing, as is rope_parameters; state it as an override of decoder.rope.theta"
+        )
+    elif not thetas and chosen is None:
+        notes.append(f"config.json names no rope_theta; {LLAMA_THETA:g}, the default of Llama's class")
+    theta = (thetas or [LLAMA_THETA])[0]
+    if len(set(thetas)) > 1:
+        read.problems.append(f"rope_theta = {thetas[0]:g} contradicts rope_parameters = {new.values!r}")
+    if kind == "qwen2":
+        old = Fields({}, "rope_scaling")
+        new.only("rope_type", "default")
+    said = {_scaling(f) for f in (old, new) if f.values} or {("none", 1.0)}
+    if len(said) > 1:
+        read.problems.append(f"rope_scaling = {old.values!r} contradicts rope_parameters = {new.values!r}")
+    read.problems += old.problems + new.problems
+    scaling, factor = said.pop()
+    return RopeConfig(theta=theta, scaling=scaling, factor=factor)
+
+
+def _scaling(given: Fields) -> tuple[Literal["none", "linear", "dynamic"], float]:
+    """The kind and factor of scaling; what else is said of it is recorded as not supported."""
+    kind, factor = str(given("rope_type") or given("type") or "default"), given.number("factor", 1.0)
+    given("rope_theta")
+    if kind == "default":  # as long as nothing is scaled, the length it would be scaled from says nothing
+        given("original_max_position_embeddings")
+    if kind not in ROPE or given.values.keys() - given.taken or factor <= 0:
+        given.problems.append(f"{given.what} = {given.values!r} is not supported (only linear, dynamic)")
+    return ROPE.get(kind, "none"), factor if factor > 0 else 1.0

@@ -1,0 +1,33 @@
+"""`hookedvid models`: the names `from_pretrained` knows, printed without loading torch."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from hookedvid.published import PUBLISHED, SHIPPED
+from hookedvid.sources import home
+
+WORDS = ("name", "vision tower", "same as")
+NUMBERS = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
+
+
+def models() -> int:
+    """Print the published checkpoints with what their authors report, and where converted ones are kept."""
+    console = Console()
+    console.width = max(console.width, 134)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in (*WORDS[:2], *NUMBERS, WORDS[2]):
+        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=column in WORDS)
+    for name, p in PUBLISHED.items():
+        scores = ("–" if s is None else f"{s:g}" for s in p.scores)
+        table.add_row(name, p.tower, str(p.frames), p.tokens, f"{p.size:g}", *scores, p.parity)
+    console.print(table)
+    console.print(
+        "tokens: of one frame; + 1 ends the video; + text: markers around frames. Scores: percent as reported for "
+        "the original code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family "
+        "agrees with, stage by stage, on tiny weights.\n"
+        f"Also: {', '.join(SHIPPED)}, which ships with the package; any hub repository (owner/name); a folder in the "
+        f"original, the transformers or our layout. Converted once into {home()}.",
+        highlight=False,
+    )
+    return 0
