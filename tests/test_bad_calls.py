@@ -139,6 +139,11 @@ INTERVENING = {
         lambda: model()(inputs(), interventions=LV_K.at(LayerRange(1, 5))),
         "layers 1:5 reach beyond this model's 3 blocks, numbered 0 to 2",
     ),
+    "a range without a layer": (
+        lambda: model()(inputs(), interventions=LV_K.at("3:")),
+        "LV-K 4–: layers 3: hold none of this model's 3 blocks, numbered 0 to 2",
+    ),
+    "no layer": (lambda: model()(inputs(), interventions=LV_K.at("~:")), "LV-K no layer: layers ~0: hold none of this"),
     "no intervention": (lambda: unchecked(as_interventions)(["LV-K"]), "'LV-K' is no intervention; give Knockout"),
 }
 
@@ -150,6 +155,18 @@ HOOKING = {
     "a mistyped name": (
         lambda: model().run_with_cache(inputs(), names_filter="resid_pst"),
         "no hook point 'resid_pst'; nearest: 'resid_post'",
+    ),
+    "a layer that is not there": (
+        lambda: model().run_with_cache(inputs(), names_filter=("resid_post", 3)),
+        "hook point 'resid_post' of layer 3 is none: there are blocks 0 to 2",
+    ),
+    "a layer of several": (
+        lambda: model().run_with_cache(inputs(), names_filter=("scale", 1)),
+        "hook point 'scale' of layer 1 is several: ['blocks.1.ln1.hook_scale', 'blocks.1.ln2.hook_scale']",
+    ),
+    "a number as a name": (
+        lambda: unchecked(HookedVideoLLM.names)(model(), ["resid_post", 1]),
+        "1 is no name of a hook point; give names, or one with its layer: ('resid_post', 3)",
     ),
     "a skipped layer": (
         lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.2.hook_resid_pre", print)], stop_at_layer=1),
@@ -221,11 +238,17 @@ def test_a_selector_that_selects_nothing_says_what_is_there():
         lambda: model().answer(inputs(), intervention=LV_K),
         lambda: model().prepare(None, "What?", frames=3),
         lambda: HookedVideoLLM.from_config(model().cfg, device="cpu"),
+        lambda: HookedVideoLLM.from_pretrained("no-such-model", devise="cpu"),
     ],
 )
 def test_unknown_keywords_are_refused(call):
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         call()
+
+
+def test_a_mistyped_keyword_of_loading_is_told_the_nearest_before_anything_is_found():
+    with pytest.raises(TypeError, match=r"from_pretrained\(\) got .* 'devise' \(nearest: 'device'"):
+        HookedVideoLLM.from_pretrained("no-such-model", devise="cpu")
 
 
 def test_nothing_is_left_behind_by_a_refused_run():

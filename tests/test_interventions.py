@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,9 +17,11 @@ from hookedvid.interventions import (
     VS_K,
     VT_K,
     EarlyExit,
+    Edit,
     Knockout,
     LayerRange,
     Patch,
+    RandomEdges,
     as_interventions,
     as_range,
     from_json,
@@ -154,6 +157,59 @@ def test_values_of_a_wrong_type_are_refused_in_words(untyped):
         Knockout("video", "text", relation="other")
     with pytest.raises(InterventionError, match="'VT-K' is no intervention; give Knockout"):
         as_interventions([LV_K, "VT-K"])
+
+
+SPELLINGS = [
+    (lambda: Knockout("video", "last", layers=2), LayerRange(2, 3)),
+    (lambda: Knockout("video", "last", layers="2:4"), LayerRange(2, 4)),
+    (lambda: Knockout("video", "last", layers=range(2, 4)), LayerRange(2, 4)),
+    (lambda: Knockout("video", "last", layers=torch.tensor(2)), LayerRange(2, 3)),
+    (lambda: Knockout("video", "last").at(np.int64(2)), LayerRange(2, 3)),
+    (lambda: LV_K.at("~2"), LayerRange(2, 3, outside=True)),
+]
+
+
+@pytest.mark.parametrize(("make", "layers"), SPELLINGS)
+def test_layers_are_read_in_any_plain_spelling(make, layers):
+    made = make()
+    assert made.layers == layers and from_json(to_json([made])) == (made,)
+
+
+def test_selectors_may_be_sequences_and_blocks_texts():
+    assert Knockout(["video", "system"], ("last",)) == Knockout("video+system", "last")
+    assert Edit("z", "3", abs, ["last", "question"]) == Edit("z", 3, abs, "last+question")
+    assert Patch("z", LayerRange(3, 4)) == Patch("z", np.int32(3)) == Patch("z", 3)
+    assert to_json([EarlyExit(np.int64(3))]) == to_json([EarlyExit(3)])
+
+
+LATE = {
+    "a tensor as selector": (lambda: Knockout(torch.tensor([1]), "last"), "Tensor is no selector; write names joined"),
+    "numbers as selector": (lambda: Patch("z", 1, at=[3, 4]), "list is no selector; write names joined by '+'"),
+    "nothing as selector": (lambda: EarlyExit(1, None), "NoneType is no selector"),
+    "a mistyped part": (lambda: Knockout(["video", "sytem"], "last"), "no selector 'sytem' in 'video+sytem' (nearest:"),
+    "several blocks": (lambda: Edit("z", LayerRange(0, 4), abs), "Edit writes in one block, and layer is LayerRange("),
+    "blocks as text": (lambda: Patch("z", "0:4"), "Patch writes in one block, and layer is '0:4'; give one for each"),
+    "half a block": (lambda: Edit("z", 1.5, abs), "1.5 is not a block that Edit could write in; give a whole number"),
+    "half an exit": (
+        lambda: EarlyExit(1.2),
+        "1.2 is not how many blocks an EarlyExit could keep the video for; give a",
+    ),
+    "a yes": (lambda: EarlyExit(True), "True is not how many blocks"),
+    "pairs of layers": (lambda: Knockout("video", "last", layers=(2, 4)), "(2, 4) is no range of layers; write 7, "),
+    "every other layer": (lambda: LV_K.at(range(0, 8, 2)), "range(0, 8, 2) is no range of layers"),
+    "half a layer": (lambda: LayerRange(0.5, 2), "0.5 is not where a LayerRange begins; give a whole number"),
+    "a layer's name": (lambda: Knockout("video", "last", layers="last"), "cannot read layers 'last'; write 12:16"),
+    "no hook": (lambda: Edit(3, 1, abs), "3 is no hook point; give its name, such as 'resid_post' or 'z'"),
+    "a control of a name": (lambda: RandomEdges("LV-K"), "RandomEdges are drawn like a Knockout, and like is 'LV-K'"),
+    "half a seed": (lambda: RandomEdges(LV_K, 0.5), "0.5 is not a seed"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), LATE.values(), ids=LATE)
+def test_what_cannot_be_meant_is_refused_when_the_value_is_made(make, said):
+    with pytest.raises((InterventionError, SelectorError)) as e:
+        make()
+    assert said in str(e.value)
 
 
 @pytest.mark.parametrize(

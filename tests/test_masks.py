@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange
+from hookedvid.errors import SelectorError
+from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout
-from hookedvid.masks import active, allowed, blocked, kept_positions
+from hookedvid.masks import NoEdgeWarning, active, allowed, blocked, cuts_any, kept_positions, warn_of_idle
 from models import LAW, blended_layout, each_position, layouts
 from models import one_thread as one_thread
 
@@ -176,3 +177,40 @@ def test_a_relation_between_frames_warns_where_tokens_mix_frames():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         blocked(layout, LV_K)
+
+
+@LAW
+@given(layouts(), KNOCKOUTS)
+def test_whether_a_knockout_cuts_is_what_its_mask_says(layout, knockout):
+    present = [s for s in (knockout.src, knockout.dst) if selects(layout, s)]
+    if len(present) == 2:
+        cut = blocked(layout, knockout) & torch.ones(layout.n_tokens, layout.n_tokens, dtype=torch.bool).tril()
+        assert cuts_any(layout, knockout) == bool(cut.any())
+
+
+def selects(layout, selector):
+    try:
+        return layout.mask(selector).any()
+    except SelectorError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("idle", "cutting"),
+    [
+        (Knockout("video", "text", relation="same_frame"), VS_K),
+        (RandomEdges(Knockout("video", "text", relation="same_frame")), RandomEdges(LV_K)),
+        (Knockout("text", "video"), LV_K),
+        (Knockout("question", "system"), PATHWAYS["last→last"]),
+        (Knockout("video", "system"), Knockout("video", "generated")),  # of which one is still to come
+    ],
+)
+def test_a_knockout_that_cuts_nothing_is_told(idle, cutting):
+    runs = [Segment("system", 0, 2), *(Segment("video", 0, 2, frame=f) for f in (0, 1)), Segment("question", 0, 3)]
+    layout = TokenLayout.of(runs)
+    warn_of_idle([cutting], [layout])
+    with pytest.warns(NoEdgeWarning, match="cuts nothing: no position of its destination may look at one of its sour"):
+        warn_of_idle([cutting, idle], [layout])
+    one_frame = TokenLayout.of([runs[0], runs[1], runs[3]])
+    with pytest.warns(NoEdgeWarning, match="VT-K all layers cuts nothing in 1 of 2 items"):
+        warn_of_idle([VT_K], [layout, one_frame])

@@ -22,7 +22,7 @@ from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families import small_config
-from hookedvid.interventions import LV_K, VT_K, LayerRange
+from hookedvid.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
 from hookedvid.masks import allowed
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import laws, protocols, running, scoring, summary
@@ -69,6 +69,21 @@ def test_the_papers_study_of_28_layers_is_108_conditions_of_105_different_ones()
     what = [c.interventions for c in paper]
     cuts = {tuple((k.src, k.dst, k.relation, k.layers.layers(28)) for k in i) for i in what}
     assert len(cuts) == 105  # LV-K after 0 = in all layers; after 24 = its last window
+
+
+def test_custom_conditions_may_be_values_and_are_read_when_the_study_is_made():
+    written = tuple(to_json([EarlyExit(2), LV_K]))
+    study = Study(custom=((EarlyExit(2), LV_K), written))
+    assert study == Study(custom=(written, written)) and study.custom[0][1]["src"] == "video"
+    assert study.conditions(4)[-1].interventions == (EarlyExit(2), LV_K)
+    with pytest.raises(InterventionError, match=r"custom holds a list of interventions for each condition"):
+        Study(custom=(LV_K,))
+    with pytest.raises(InterventionError, match="'LV-K' is no intervention; give Knockout"):
+        Study(custom=(("LV-K",),))
+    with pytest.raises(InterventionError, match=r"EarlyExit has no field 'layr' \(nearest: 'layer'"):
+        Study(custom=(({"kind": "early_exit", "layr": 2},),))
+    with pytest.raises(InterventionError, match="an edit is a Python function, which no file can hold"):
+        Study(custom=((Edit("z", 1, abs),),))
 
 
 def test_cumulative_cuts_every_layer_after_the_ith():

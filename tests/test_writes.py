@@ -14,6 +14,7 @@ from hookedvid.errors import InputError, InterventionError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch
 from hookedvid.layout import Segment, TokenLayout
+from hookedvid.masks import NoEdgeWarning
 from hookedvid.nn.kv import KVCache
 from hookedvid.session import Session
 from hookedvid.sharing import shareable
@@ -399,3 +400,22 @@ def test_questions_whose_roles_differ_are_not_swept_together():
 
 def roles_moved(x: VideoInputs) -> list[Segment]:
     return [replace(s, role="system", frame=None) if s.role == "marker" else s for s in x.layout.segments]
+
+
+@torch.no_grad()
+def test_a_knockout_that_cuts_nothing_is_told_in_forwards_sweeps_and_generation():
+    model = random_model("llava-video")
+    x, idle = item(model, 0), Knockout("video", "text", relation="same_frame")
+    calls = [
+        lambda: model(x, interventions=idle),
+        lambda: sweep(model, [x], [[idle]]),
+        lambda: Session(model, x).logits(idle),
+        lambda: model.generate(x, idle, max_new_tokens=2, return_type="tokens"),
+    ]
+    for call in calls:
+        with pytest.warns(NoEdgeWarning, match="video→text same frame all layers cuts nothing"):
+            call()
+    with pytest.raises(InterventionError, match="hold none of this model's 3 blocks"):
+        sweep(model, [x], [[LV_K.at("3:")]])
+    after = EarlyExit(N)
+    assert torch.equal(sweep(model, [x], [[after]])[0][0], sweep(model, [x], [[]])[0][0])

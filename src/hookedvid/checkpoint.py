@@ -20,6 +20,7 @@ from hookedvid.converting import as_dtype, convert, read_config
 from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.files import write_text, written
 from hookedvid.loading import empty_model, install
+from hookedvid.nn.attention import Kernel
 from hookedvid.published import SHIPPED
 from hookedvid.sources import home, repo_of, source_of
 from hookedvid.tokenizer_files import load_tokenizer
@@ -81,7 +82,7 @@ def load(
     max_memory: Mapping[Any, Any] | None = None,
     adapter: str | Path | None = None,
     tokenizer: Any = None,
-    **kwargs: Any,
+    kernel: Kernel = "sdpa",
 ) -> Any:
     """See `HookedVideoLLM.from_pretrained`."""
     target = as_dtype(dtype)
@@ -90,7 +91,7 @@ def load(
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
     cfg = override(cfg, {k: v for k, v in given.items() if not k.startswith(TOWER)}, ConfigError)
     cfg = _named(_cut(cfg, first_n_layers), str(name_or_path))
-    model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), **kwargs)
+    model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), kernel=kernel)
     shards = open_shards(folder)
     _check(model, shards, folder, first_n_layers)
     if target is None and not (_keeps_dtypes(shards) and device_map is None):

@@ -60,7 +60,7 @@ def _divides(config: Any, total: str, parts: str) -> None:
 class RopeConfig:
     """Rotary positions, half-split layout (`rotate_half`).
 
-    `linear` divides positions by `factor`. `dynamic` (NTK) enlarges theta once the sequence is longer
+    `linear` divides positions by `factor`. `dynamic` (NTK) enlarges theta once the prompt is longer
     than `n_ctx`: theta * (factor * n / n_ctx - (factor - 1)) ** (d / (d - 2)).
     """
 

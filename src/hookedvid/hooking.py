@@ -6,7 +6,7 @@ added here are ever removed, also after an exception.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
 from hookedvid.turns import Turns
 
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Name = str | tuple[str, int]
+NamesFilter = Name | Sequence[Name] | Callable[[str], bool] | None
 HookList = Iterable[tuple[str | Callable[[str], bool], Callable]]
 
 # Tensors that exist only for whoever listens, large and outside the usual path: cached when asked for by name.
@@ -58,8 +59,9 @@ class HookVerbs(HookedRootModule):
         """The hook points a filter means.
 
         A full name, a short one (`resid_post`: that hook in every decoder block; `vision.resid_post`: in every
-        tower block), a sequence of either, or a predicate on full names. None is every hook point but those
-        made on demand. Raises HookError when a name, or a predicate, matches nothing.
+        tower block), a short one with its layer as caches are asked (`("resid_post", 3)`), a sequence of these, or a
+        predicate on full names. None is every hook point but those made on demand. Raises HookError when a name, or a
+        predicate, matches nothing.
         """
         if names_filter is None:
             return [n for n in self.hook_dict if n.rsplit(".", 1)[-1] not in ON_DEMAND]
@@ -68,10 +70,15 @@ class HookVerbs(HookedRootModule):
             if not found:
                 raise HookError(f"the names_filter predicate matches none of the {len(self.hook_dict)} hook points")
             return found
-        asked = [names_filter] if isinstance(names_filter, str) else list(names_filter)
-        return list(dict.fromkeys(n for a in asked for n in self._names_of(a)))
+        return list(dict.fromkeys(n for a in _several(names_filter) for n in self._names_of(a)))
 
-    def _names_of(self, asked: str) -> list[str]:
+    def _names_of(self, asked: Any) -> list[str]:
+        if _has_layer(asked):
+            return [self._name_at(*asked)]
+        if not isinstance(asked, str):
+            raise HookError(
+                f"{asked!r} is no name of a hook point; give names, or one with its layer: ('resid_post', 3)"
+            )
         if asked in self.hook_dict:
             return [asked]
         prefix, _, short = asked.rpartition(".")
@@ -88,6 +95,16 @@ class HookVerbs(HookedRootModule):
             f"no hook point {asked!r}; {nearest(asked, [*self.hook_dict, *sorted(shorts)])} "
             f"({len(self.hook_dict)} hook points: model.hook_dict)"
         )
+
+    def _name_at(self, short: str, layer: int) -> str:
+        found = [n for n in self._names_of(short) if ".hook_" in n and "blocks." in n]
+        numbers = [int(n.split("blocks.")[1].split(".")[0]) for n in found]
+        last = max(numbers, default=-1)
+        at = [n for n, i in zip(found, numbers, strict=True) if i == (layer if layer >= 0 else layer + last + 1)]
+        if len(at) != 1:
+            what = f"several: {at}" if at else f"none: there are blocks 0 to {last}" if found else "in no block"
+            raise HookError(f"hook point {short!r} of layer {layer} is {what}")
+        return at[0]
 
     def hook_point(self, name: str) -> HookPoint:
         """The hook point of a full name. Raises HookError with the nearest ones."""
@@ -206,7 +223,7 @@ class HookVerbs(HookedRootModule):
         names = self.names(names_filter)
         can = self.fires(*args, **kwargs)
         if names_filter is not None and not callable(names_filter):
-            self.check_fires([names_filter] if isinstance(names_filter, str) else names_filter, *args, **kwargs)
+            self.check_fires(_several(names_filter), *args, **kwargs)
         names = [n for n in names if can(n)]
         if not names:
             raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
@@ -250,7 +267,7 @@ class HookVerbs(HookedRootModule):
         """Layout positions [batch, row] of each layer's rows."""
         raise NotImplementedError
 
-    def check_fires(self, asked: Iterable[str | Callable[[str], bool]], *args: Any, **kwargs: Any) -> None:
+    def check_fires(self, asked: Iterable[Name | Callable[[str], bool]], *args: Any, **kwargs: Any) -> None:
         """Raise HookError for names and predicates that match nothing, or nothing that fires in a call."""
         can = self.fires(*args, **kwargs)
         for name in asked:
@@ -259,6 +276,16 @@ class HookVerbs(HookedRootModule):
                     f"{name!r} cannot fire in this run: its layer is outside start_at_layer/stop_at_layer, or there is "
                     "no video to encode; drop the hook or run that part"
                 )
+
+
+def _has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
+    return isinstance(name, tuple) and len(name) == 2 and isinstance(name[0], str) and isinstance(name[1], int)
+
+
+def _several(names_filter: Any) -> list[Any]:
+    """The names of a filter that is no predicate."""
+    one = isinstance(names_filter, str) or _has_layer(names_filter)
+    return [names_filter] if one else list(names_filter)
 
 
 def _saver(

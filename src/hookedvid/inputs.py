@@ -58,10 +58,9 @@ class VideoInputs:
 
     @property
     def pos(self) -> Int[Tensor, "batch pos"]:
-        """The layout position of every column; -1 where padded."""
-        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        pads = torch.tensor(self.pads, device=self.tokens.device)
-        return (columns[None] - pads[:, None]).clamp(min=PAD)
+        """The layout position of every column, -1 where padded; on the CPU, so that no device is waited for."""
+        columns = torch.arange(self.tokens.shape[1])
+        return (columns[None] - torch.tensor(self.pads)[:, None]).clamp(min=PAD)
 
     @property
     def is_video(self) -> Bool[Tensor, "batch pos"]:

@@ -4,17 +4,28 @@ A value gives the mask, the label, the record and the share of attention left; c
 hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of a study.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 from hookedvid.errors import InterventionError
-from hookedvid.layout import parse_selector
+from hookedvid.layout import as_selector
 from hookedvid.values import from_dict, to_dict
 
 Relation = Literal["any", "same_frame", "other_frame"]
 
 
+_T = TypeVar("_T")
+
+
+def _spelled(cls: type[_T]) -> type[_T]:
+    """A value that reads the spellings of its fields itself, wider than their types, and refuses others in words."""
+    cls.__init__.__no_type_check__ = True  # no type checker at run time speaks before it does
+    return cls
+
+
+@_spelled
 @dataclass(frozen=True)
 class LayerRange:
     """Blocks [start, stop), 0-based; `stop=None` runs to the last block; `outside` takes all the others.
@@ -27,6 +38,8 @@ class LayerRange:
     outside: bool = False
 
     def __post_init__(self):
+        stop = None if self.stop is None else as_number(self.stop, "where a LayerRange ends")
+        _set(self, start=as_number(self.start, "where a LayerRange begins"), stop=stop)
         if self.start < 0 or (self.stop is not None and self.stop <= self.start):
             raise InterventionError(
                 f"LayerRange({self.start}, {self.stop}) holds no layer; layers are 0-based, start < stop"
@@ -82,18 +95,59 @@ class LayerRange:
         return ("~" if self.outside else "") + f"{self.start}:{'' if self.stop is None else self.stop}"
 
 
-def as_range(layers: "LayerRange | int | str") -> LayerRange:
-    """A LayerRange from one of its spellings: itself, one block's number, or `parse`'s text."""
+def as_range(layers: object) -> LayerRange:
+    """A LayerRange from one of its spellings: itself, one block's number, a `range`, or `parse`'s text."""
     if isinstance(layers, LayerRange):
         return layers
-    return LayerRange(layers, layers + 1) if isinstance(layers, int) else LayerRange.parse(layers)
+    if isinstance(layers, str):
+        return LayerRange.parse(layers)
+    if isinstance(layers, range) and layers.step == 1:
+        return LayerRange(layers.start, layers.stop)
+    if isinstance(layers, SupportsIndex) and not isinstance(layers, bool):
+        return LayerRange(operator.index(layers), operator.index(layers) + 1)
+    raise InterventionError(
+        f'{layers!r} is no range of layers; write 7, "12:16", "12:", "~12:16" or LayerRange(12, 16)'
+    )
 
 
+def as_number(value: object, what: str) -> int:
+    """A whole number, of numpy or torch as well. Raises InterventionError, saying `what` it should have been."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise InterventionError(f"{value!r} is not {what}; give a whole number")
+    return operator.index(value)
+
+
+def _as_block(layer: object, what: str) -> int:
+    """The number of one block; a text or a range may name it."""
+    if isinstance(layer, str | LayerRange | range):
+        blocks = as_range(layer)
+        if blocks.outside or blocks.stop != blocks.start + 1:
+            raise InterventionError(
+                f"{what} writes in one block, and layer is {layer!r}; give one for each: [{what}(…, i, …) for i in …]"
+            )
+        return blocks.start
+    return as_number(layer, f"a block that {what} could write in")
+
+
+def _as_hook(hook: object) -> str:
+    if not isinstance(hook, str):
+        raise InterventionError(f"{hook!r} is no hook point; give its name, such as 'resid_post' or 'z'")
+    return hook
+
+
+def _set(value: Any, **fields: Any) -> None:
+    """Set fields of a frozen value while it is made."""
+    for name, new in fields.items():
+        object.__setattr__(value, name, new)
+
+
+@_spelled
 @dataclass(frozen=True)
 class Knockout:
     """No attention from queries `dst` to keys `src` in `layers`: the entries of M become -inf before softmax.
 
-    `src` and `dst` are selectors. `relation` narrows the cut to pairs of positions that have frames, of the
+    `src` and `dst` are selectors, or sequences of them. `layers` takes a LayerRange's other spellings too (`4`,
+    `"4:8"`, `range(4, 8)`). `relation` narrows the cut to pairs of positions that have frames, of the
     same frame or of different ones. `keep_self` leaves every token's attention to itself, so that a row
     cannot empty; a row that does empty yields zero, never a uniform row. What is left renormalises.
     """
@@ -106,12 +160,11 @@ class Knockout:
     name: str = field(default="", compare=False)
 
     def __post_init__(self):
-        parse_selector(self.src)
-        parse_selector(self.dst)
+        _set(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
         if self.relation not in ("any", "same_frame", "other_frame"):
             raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
 
-    def at(self, layers: LayerRange | int | str) -> "Knockout":
+    def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Knockout":
         """The same knockout in other layers."""
         return replace(self, layers=as_range(layers))
 
@@ -121,6 +174,7 @@ class Knockout:
         return f"{self.name or f'{self.src}→{self.dst}{frames}'} {self.layers.label()}"
 
 
+@_spelled
 @dataclass(frozen=True)
 class RandomEdges:
     """As many attention edges cut as `like` cuts, drawn from all causal ones but a token's own.
@@ -132,12 +186,17 @@ class RandomEdges:
     like: Knockout
     seed: int = 0
 
+    def __post_init__(self):
+        if not isinstance(self.like, Knockout):
+            raise InterventionError(f"RandomEdges are drawn like a Knockout, and like is {self.like!r}")
+        _set(self, seed=as_number(self.seed, "a seed"))
+
     @property
     def layers(self) -> LayerRange:
         """Where it applies: the layers of `like`."""
         return self.like.layers
 
-    def at(self, layers: LayerRange | int | str) -> "RandomEdges":
+    def at(self, layers: LayerRange | SupportsIndex | str | range) -> "RandomEdges":
         """The same control in other layers."""
         return replace(self, like=self.like.at(layers))
 
@@ -151,6 +210,7 @@ class RandomEdges:
         return f"random like {self.like.label()}".removesuffix(" all layers")
 
 
+@_spelled
 @dataclass(frozen=True)
 class Patch:
     """The activation at `hook` of block `layer` is replaced at positions `at` by the one in `source`.
@@ -168,13 +228,14 @@ class Patch:
     source: Any = "source"
 
     def __post_init__(self):
-        parse_selector(self.at)
+        _set(self, layer=_as_block(self.layer, "Patch"), at=as_selector(self.at), hook=_as_hook(self.hook))
 
     def label(self) -> str:
         """For tables and plots; the layer counted from 1."""
         return f"patch {self.hook} layer {self.layer + 1} at {self.at}"
 
 
+@_spelled
 @dataclass(frozen=True)
 class Edit:
     """The activation at `hook` of block `layer` is replaced at positions `at` by `fn` of itself.
@@ -193,7 +254,7 @@ class Edit:
     name: str = field(default="edit", compare=False)
 
     def __post_init__(self):
-        parse_selector(self.at)
+        _set(self, layer=_as_block(self.layer, "Edit"), at=as_selector(self.at), hook=_as_hook(self.hook))
         if not callable(self.fn):
             raise InterventionError(f"Edit of {self.hook!r}: fn is {self.fn!r}; give a function of the activation")
 
@@ -202,6 +263,7 @@ class Edit:
         return f"{self.name} {self.hook} layer {self.layer + 1} at {self.at}"
 
 
+@_spelled
 @dataclass(frozen=True)
 class EarlyExit:
     """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
@@ -214,7 +276,8 @@ class EarlyExit:
     drop: str = "video"
 
     def __post_init__(self):
-        parse_selector(self.drop)
+        what = "how many blocks an EarlyExit could keep the video for"
+        _set(self, layer=as_number(self.layer, what), drop=as_selector(self.drop))
         if self.layer < 0:
             raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
 

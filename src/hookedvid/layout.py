@@ -53,10 +53,28 @@ class Term(NamedTuple):
     span: slice | None = None
 
 
+def as_selector(selector: object) -> str:
+    """A selector that can be read: itself, or several in a list joined. Raises SelectorError for anything else."""
+    text = _joined(selector)
+    parse_selector(text)
+    return text
+
+
+def _joined(selector: object) -> str:
+    if isinstance(selector, list | tuple) and selector and all(isinstance(s, str) for s in selector):
+        return "+".join(selector)
+    if not isinstance(selector, str):
+        raise SelectorError(
+            f"{type(selector).__name__} is no selector; write names joined by '+', such as 'video[2:5]+question' "
+            "(positions by number: a hook on `hook_mask`, or on the activation, takes any)"
+        )
+    return selector
+
+
 def parse_selector(selector: str) -> tuple[Term, ...]:
     """The terms of a selector, joined by `+`. Raises SelectorError on a name or form that does not exist."""
     terms = []
-    for part in selector.replace(" ", "").split("+"):
+    for part in _joined(selector).replace(" ", "").split("+"):
         match = _TERM.fullmatch(part)
         if not match:
             raise SelectorError(

@@ -11,8 +11,49 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, Patch, RandomEdges
+from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
 from hookedvid.layout import FrameBlendWarning, TokenLayout
+
+
+class NoEdgeWarning(UserWarning):
+    """A knockout that cuts no edge of an input, so that its run is the intact one."""
+
+
+def cuts_any(layout: TokenLayout, knockout: Knockout) -> bool:
+    """Whether a knockout cuts an edge that causality leaves, without a mask."""
+    src, dst = layout.positions(knockout.src), layout.positions(knockout.dst)
+    frames = layout.frames
+    if knockout.relation != "any":
+        src, dst = src[frames[src] >= 0], dst[frames[dst] >= 0]
+    if not len(src) or not len(dst):
+        return False
+    if knockout.relation == "other_frame":
+        later, earlier = dst[frames[dst] != frames[src[0]]], src[frames[src] != frames[dst[-1]]]
+        return bool((later > src[0]).any() or (earlier < dst[-1]).any())
+    first, last = src[:1], dst[-1:]
+    if knockout.relation == "same_frame":
+        n = int(frames.max()) + 1
+        first = torch.full((n,), layout.n_tokens).scatter_reduce(0, frames[src], src, "amin")
+        last = torch.full((n,), -1).scatter_reduce(0, frames[dst], dst, "amax")
+    return bool((first < last + (not knockout.keep_self)).any())
+
+
+def warn_of_idle(interventions: Sequence[Intervention], layouts: Sequence[TokenLayout]) -> None:
+    """Warn of knockouts that cut no edge of one of the inputs, a token still to be generated counted in.
+
+    It is no error: a clip of one frame has no other frame to cut, and its study goes on.
+    """
+    cuts = [k for k in interventions if isinstance(k, Knockout | RandomEdges)]
+    for k in {k.at(LayerRange()): k for k in cuts}.values():
+        one = k if isinstance(k, Knockout) else k.like
+        some = [cuts_any(x, one) or (one is k and cuts_any(x.extend(1), one)) for x in layouts]
+        if not all(some):
+            of = "" if len(some) == 1 else f" in {some.count(False)} of {len(some)} items"
+            warnings.warn(
+                f"{k.label()} cuts nothing{of}: no position of its destination may look at one of its source",
+                NoEdgeWarning,
+                stacklevel=3,
+            )
 
 
 def blocked(
@@ -84,8 +125,14 @@ def allowed(
 
 
 def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[Knockout | RandomEdges, ...]]:
-    """The knockouts at work in each block."""
+    """The knockouts at work in each block. Raises InterventionError for one that is at work in none."""
     knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout | RandomEdges)]
+    for k, layers in knockouts:
+        if not layers:
+            raise InterventionError(
+                f"{k.label()}: layers {k.layers} hold none of this model's {n_layers} blocks, numbered 0 to "
+                f"{n_layers - 1}"
+            )
     return [tuple(k for k, layers in knockouts if i in layers) for i in range(n_layers)]
 
 

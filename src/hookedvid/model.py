@@ -21,11 +21,12 @@ from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
 from hookedvid.eager import untraced
 from hookedvid.encoding import encode_video, encoded
-from hookedvid.errors import InputError
+from hookedvid.errors import InputError, check_keywords
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
 from hookedvid.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.interventions import Intervention, as_interventions
+from hookedvid.masks import warn_of_idle
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
 from hookedvid.nn.hooks import HookPoint
@@ -124,6 +125,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """
         from hookedvid.checkpoint import load
 
+        check_keywords(load, kwargs, "from_pretrained")
         return load(cls, name_or_path, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -227,6 +229,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
         hooks = patch_hooks(self, given, sources, batch, plan)
+        if plan.is_prefill:
+            warn_of_idle(given, batch.layouts)
         start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
         step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):

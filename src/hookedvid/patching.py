@@ -225,8 +225,8 @@ def patch_sweep(
     metric: Callable[[Tensor], Tensor | float],
     *,
     hook: str = "resid_post",
-    at: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    at: str | Sequence[str] | None = None,
+    layers: int | Sequence[int] | None = None,
 ) -> Float[Tensor, "layer selection"]:
     """The metric with one selection's activation, at one layer, replaced by the source's.
 
@@ -235,8 +235,9 @@ def patch_sweep(
     the unpatched run, so half the blocks are skipped; the numbers are those of full runs, bitwise, in float64 for a
     float64 model and else in float32.
     """
-    selectors = [f"video[{k}]" for k in range(inputs.layout.n_frames)] if at is None else list(at)
-    layers = list(range(model.cfg.n_layers)) if layers is None else list(layers)
+    frames = [f"video[{k}]" for k in range(inputs.layout.n_frames)]
+    selectors = frames if at is None else [at] if isinstance(at, str) else list(at)
+    layers = range(model.cfg.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     _, base = model.run_with_cache(
         inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in layers], return_type=None
     )

@@ -39,7 +39,7 @@ class RunPlan:
         self.device = inputs.tokens.device
         self.is_prefill = cached == 0
         self.n_new = self.n_columns - cached
-        self.pos = inputs.pos.cpu()[:, cached:]
+        self.pos = inputs.pos[:, cached:]
         self.n_rope = _lengths(lm, inputs, kv_cache)
         self.active = active(interventions, lm.n_layers)
         self._cached = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]

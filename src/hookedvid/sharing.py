@@ -16,7 +16,7 @@ from hookedvid.errors import InputError, InterventionError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
 from hookedvid.layout import Segment, TokenLayout
-from hookedvid.masks import active
+from hookedvid.masks import active, warn_of_idle
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +93,10 @@ class Sweep:
         for layout in self.layouts:
             for c in self.conditions:
                 _check_condition(c, layout)
+        warn_of_idle([i for c in self.conditions for i in c], self.layouts)
         # What a cut does to a layer it is at work in does not depend on its other layers.
-        self._active = [
-            [tuple(k.at(LayerRange()) for k in here) for here in active(given, n_layers)]
-            for given in ([_as_knockout(i, self.layouts[0]) for i in c] for c in self.conditions)
-        ]
+        cuts = [[_as_knockout(i, self.layouts[0]) for i in c if not _is_after(i, n_layers)] for c in self.conditions]
+        self._active = [[tuple(k.at(LayerRange()) for k in here) for here in active(c, n_layers)] for c in cuts]
         placed: dict[int, Placed] = {}
         self._placed: list[list[Placed]] = [
             [placed.setdefault(id(i), Placed(i)) for i in c if isinstance(i, Patch | Edit)] for c in self.conditions
@@ -203,6 +202,11 @@ def _check_condition(condition: Sequence[Intervention], layout: TokenLayout) -> 
             raise InterventionError(f"a sweep cannot share {i.label()}: {why}; run this condition alone")
         if exits and i.layer >= exits[0].layer and bool((layout.mask(exits[0].drop) & layout.mask(i.at)).any()):
             raise InterventionError(f"{i.label()}: these positions left the sequence by an early exit before it")
+
+
+def _is_after(i: Intervention, n_layers: int) -> bool:
+    """Whether it is an exit after the last block, which takes nothing from any."""
+    return isinstance(i, EarlyExit) and i.layer == n_layers
 
 
 def _as_knockout(i: Intervention, layout: TokenLayout) -> Intervention:

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import VT_K, EarlyExit, Intervention, Knockout, LayerRange, RandomEdges, label
+from hookedvid.interventions import (
+    VT_K,
+    EarlyExit,
+    Intervention,
+    Knockout,
+    LayerRange,
+    RandomEdges,
+    as_interventions,
+    from_json,
+    label,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,22 @@ def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
     return [Condition(knockout.at(r).label(), (knockout.at(r),), "windows", name, x) for x, r in ranges]
 
 
-def custom(several: Sequence[Sequence[Intervention]]) -> list[Condition]:
+def written(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dict, ...], ...]:
+    """Lists of interventions in their JSON form, from that or from values. Raises InterventionError for all else."""
+    found = []
+    for condition in several:
+        if not isinstance(condition, list | tuple):
+            raise InterventionError(
+                f"custom holds a list of interventions for each condition, and {condition!r} is none: [[LV_K], [VT_K]]"
+            )
+        found.append(tuple(i if isinstance(i, dict) else to_json(as_interventions([i]))[0] for i in condition))
+        from_json(found[-1])
+    return tuple(found)
+
+
+def custom(several: Sequence[Sequence[dict | Intervention]]) -> list[Condition]:
     """One condition for each list of interventions."""
-    return [Condition(label(tuple(i)), tuple(i)) for i in several]
+    return [Condition(label(i), i) for i in map(from_json, written(several))]
 
 
 def window_width(n_layers: int) -> int:

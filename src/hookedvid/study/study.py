@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, LayerRange, from_json, to_json
+from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
@@ -37,7 +37,8 @@ class Study:
     protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
     width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). grid: layers between the exits, and
     the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
-    cheapest has to keep. custom: lists of interventions in their JSON form, one condition each.
+    cheapest has to keep. custom: lists of interventions, as values or in their JSON form (which is kept), one
+    condition each.
     scoring: `letters`, `words` and `generate` choose among an item's options; `likelihood` is that of its reference,
     `grounding` the overlap of the span it names with its own. frame_order: `shuffled` permutes the sampled frames of
     every clip.
@@ -60,7 +61,7 @@ class Study:
     width: int = 0
     grid: int = 0
     keep: float = 0.97
-    custom: tuple[tuple[dict, ...], ...] = ()
+    custom: tuple[tuple[dict | Intervention, ...], ...] = ()
     scoring: Scoring = "letters"
     convention: str = ""
     n_frames: int | None = None
@@ -83,6 +84,7 @@ class Study:
             raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
+        object.__setattr__(self, "custom", protocols.written(self.custom))
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.convention:
@@ -120,7 +122,7 @@ class Study:
         if "efficiency" in self.protocols:
             found += protocols.efficiency(n_layers, self.grid)
         named = {c.label: c.interventions for c in found}
-        for c in protocols.custom([from_json(c) for c in self.custom]):
+        for c in protocols.custom(self.custom):
             if named.setdefault(c.label, c.interventions) != c.interventions:
                 raise ConfigError(f"two conditions are called {c.label!r}; give a knockout of one another name")
             found += [c] * (c.label not in {f.label for f in found})
