@@ -20,7 +20,7 @@ from conversion import ROOT, synthesize
 
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, LayerRange, edge_share
 from hookedvid.converting import convert
-from hookedvid.data.mp4 import write_mp4
+from hookedvid.data.mp4 import mp4_bytes
 
 
 def video(path: Path, n: int = 96, size: tuple[int, int] = (360, 640)) -> None:
@@ -30,7 +30,7 @@ def video(path: Path, n: int = 96, size: tuple[int, int] = (360, 640)) -> None:
         np.stack([(x + 4 * t) % 256, (y + 2 * t) % 256, (x + y + 8 * t) // 2 % 256], -1).astype(np.uint8)
         for t in range(n)
     ]
-    write_mp4(path, np.stack(frames), fps=24)
+    path.write_bytes(mp4_bytes(np.stack(frames), fps=24))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

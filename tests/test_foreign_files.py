@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clips import numbers, write_clip
-from hookedvid.errors import VideoError
+from hookedvid.errors import DataError, VideoError
 from hookedvid.video import archive, decode
 from hookedvid.video.frames import read_clip
 from hookedvid.video.source import content_hash, video_hash
@@ -195,3 +196,34 @@ def test_a_stored_member_too_large_to_be_a_video_is_not_read(tmp_path, monkeypat
     archive._index.cache_clear()
     with pytest.raises(VideoError, match=r"x.ts: it has [\d,]+ bytes, and more than 1,000 are not read"):
         read_clip(f"{tmp_path / 'a.zip'}::x.ts", 2)
+
+
+def test_annotations_and_study_files_are_regular_files_of_a_size(tmp_path, monkeypatch):
+    from hookedvid.data import annotations, item
+    from hookedvid.errors import ConfigError
+    from hookedvid.study.study import Study
+
+    big = sparse(tmp_path / "big", 2**42)
+    os.mkfifo(tmp_path / "pipe")
+    for read, error in (
+        (item.read_items, DataError),
+        (annotations.read_json, DataError),
+        (lambda path: list(annotations.read_table(path, {}, annotations.Problems())), DataError),
+        (Study.from_toml, ConfigError),
+    ):
+        for path in (big, tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+            with pytest.raises(error, match=r"no regular file|more than the|no Parquet file"):
+                read(path)
+
+
+def test_a_table_of_equal_rows_without_end_is_not_built(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from hookedvid.data import annotations
+
+    pq.write_table(pa.table({"a": pa.repeat("x", 100_000)}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 2000
+    monkeypatch.setattr(annotations, "MOST_ROWS", 1000)
+    with pytest.raises(DataError, match="would be 100,000 rows"):
+        list(annotations.read_table(tmp_path / "a.parquet", {"a": "text"}, annotations.Problems()))

@@ -1,16 +1,19 @@
 """Files are written beside their place and renamed there whole; only regular files of a stated size are read."""
 
+import errno
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from hookedvid.errors import DataError, HookedVidError
+from hookedvid.errors import DataError, HookedVidError, RunError
 
 PART = ".part-"  # begins the name of a file that is still being written
+LOOK = 0.1  # seconds between two tries to have a lock
 
 
 @contextmanager
@@ -49,6 +52,54 @@ def write_text(path: Path, text: str) -> None:
 def is_plain_name(name: str) -> bool:
     """Whether a text names a file of a folder, on any system: no way out of it, no folder within, nothing empty."""
     return name not in ("", ".", "..") and not any(c in "/\\:\0" for c in name)
+
+
+def write_if_other(path: Path, data: bytes) -> None:
+    """Write a whole file, unless it holds just that: whoever has read or hashed it is not disturbed."""
+    try:
+        if read_regular(path, len(data)) == data:
+            return
+    except (OSError, DataError):
+        pass  # none there, a longer one, or no file: it is replaced
+    write_bytes(path, data)
+
+
+@contextmanager
+def locked(path: Path, seconds: float | int) -> Iterator[None]:
+    """Hold the lock of a file, which one process has at a time; it is let go of when that process ends, however.
+
+    The file is made where there is none, and stays. On platforms and file systems without locks there is nothing to
+    wait for.
+
+    Args:
+        path: the lock's file.
+        seconds: after which waiting for another process ends.
+
+    Raises:
+        OSError: where the file cannot be made; a link at `path` is not followed.
+        RunError: where another process has the lock all that time.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    end = time.monotonic() + seconds
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as e:
+                if e.errno not in (errno.EAGAIN, errno.EACCES):
+                    break
+            if time.monotonic() > end:
+                raise RunError(f"another process holds {path} for more than {seconds:g} s; wait for it, or end it")
+            time.sleep(LOOK)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_regular(path: Path, error: type[HookedVidError] = DataError) -> BufferedReader:

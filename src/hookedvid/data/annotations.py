@@ -12,14 +12,16 @@ from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import TYPE_CHECKING, Any
 
-from hookedvid.data.item import Item
+from hookedvid.data.item import LARGEST, Item
 from hookedvid.errors import DataError
+from hookedvid.files import open_regular, read_regular
 from hookedvid.video.archive import unsafe
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN = 50  # problems that are listed
+MOST_ROWS = 10_000_000  # of a table: equal ones take no bytes in Parquet, and all of them in memory
 
 
 class Problems:
@@ -139,11 +141,19 @@ def read_table(path: Path, columns: Mapping[str, str], problems: Problems) -> It
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    start = b""
     try:
-        with path.open("rb") as f:
-            table = pq.read_table(f)
+        with open_regular(path) as f:
+            start = f.read(24)
+            about = (found := pq.ParquetFile(f)).metadata
+            size = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+            if size > LARGEST or about.num_rows > MOST_ROWS:
+                raise DataError(
+                    f"{path} would be {about.num_rows:,} rows of {size:,} bytes, more than the {MOST_ROWS:,} and "
+                    f"{LARGEST:,} that are read; split it"
+                )
+            table = found.read()
     except (OSError, pa.ArrowException) as e:
-        start = path.read_bytes()[:24] if path.is_file() else b""
         raise DataError(f"{path} is no Parquet file (it begins with {start!r}: {e}); download it again") from e
     wrong = [
         f"column {name!r} should be of type {kind}, not {table.schema.field(name).type}"
@@ -174,9 +184,11 @@ def _is(kind: "pa.DataType", wanted: str) -> bool:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises DataError where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse)
+        data = read_regular(path, LARGEST)
     except OSError as e:
         raise DataError(f"cannot read annotations {str(path)!r}: {e.strerror}") from e
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
     except RecursionError as e:
         raise DataError(f"{path} is nested too deeply for an annotation file; download it again") from e
     except ValueError as e:

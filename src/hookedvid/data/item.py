@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import DataError
+from hookedvid.files import read_regular, write_bytes
 from hookedvid.values import from_dict, to_dict
 
 MetaValue = str | int | float
+LARGEST = 1 << 30  # bytes of an annotation file, which is read whole: enough for three million questions
 SELDOM = ("bound", "folder_fps", "subtitles")  # fields that are written only where they say something
 
 
@@ -80,7 +82,7 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, LARGEST).decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as e:
         raise DataError(f"cannot read annotations {str(path)!r}: {e.strerror}") from e
     except UnicodeDecodeError as e:
@@ -113,15 +115,17 @@ def write_items(items: Iterable[Item], path: str | os.PathLike[str]) -> None:
 
     The file appears whole or not at all. Raises DataError where two items share an id.
     """
+    write_bytes(Path(path), jsonl(items))
+
+
+def jsonl(items: Iterable[Item]) -> bytes:
+    """The bytes of the file that `write_items` writes."""
     items = list(items)
     repeated = [i for i, n in Counter(item.id for item in items).items() if n > 1]
     if repeated:
         raise DataError(f"ids used more than once: {', '.join(map(repr, repeated))}; ids are unique")
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     text = "".join(json.dumps(_row(item), ensure_ascii=False, allow_nan=False) + "\n" for item in items)
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    return text.encode()
 
 
 def video_path(item: Item, annotations: str | os.PathLike[str]) -> Path:

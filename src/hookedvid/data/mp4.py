@@ -1,6 +1,6 @@
-"""Frames written as an H.264 file, so that made clips take the same road as real ones."""
+"""Frames as an H.264 file, so that made clips take the same road as real ones."""
 
-import os
+import io
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,16 +8,10 @@ from jaxtyping import UInt8
 from hookedvid.errors import VideoError
 
 
-def write_mp4(
-    path: str | os.PathLike[str],
-    frames: UInt8[np.ndarray, "frame height width 3"],
-    *,
-    fps: int,
-    crf: int = 18,
-) -> None:
-    """Encode RGB frames with x264 at a constant rate factor (0 lossless to 51; 18 looks lossless).
+def mp4_bytes(frames: UInt8[np.ndarray, "frame height width 3"], *, fps: int, crf: int = 18) -> bytes:
+    """The file of RGB frames, encoded with x264 at a constant rate factor (0 lossless to 51; 18 looks lossless).
 
-    The same frames give the same file. Sides must be even (4:2:0 chroma). Raises VideoError where PyAV was
+    The same frames give the same bytes. Sides must be even (4:2:0 chroma). Raises VideoError where PyAV was
     built without x264.
     """
     import av
@@ -25,7 +19,8 @@ def write_mp4(
     if "libx264" not in av.codecs_available:
         raise VideoError("this PyAV has no libx264 encoder; install the wheel from PyPI: pip install av")
     _, height, width, _ = frames.shape
-    with av.open(os.fspath(path), "w", format="mp4") as file:
+    made = io.BytesIO()
+    with av.open(made, "w", format="mp4") as file:
         # x264 (core 165) reads memory that it never wrote when macroblock-tree rate control meets B frames:
         # with it 8 of 8 such clips differed from run to run, without it none.
         options = {"crf": str(crf), "x264-params": "mbtree=0"}
@@ -35,3 +30,4 @@ def write_mp4(
         for picture in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode(None))
+    return made.getvalue()

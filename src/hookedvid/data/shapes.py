@@ -8,14 +8,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hookedvid.data.item import Item, write_items
-from hookedvid.data.mp4 import write_mp4
+from hookedvid.data.item import Item, jsonl
+from hookedvid.data.mp4 import mp4_bytes
 from hookedvid.data.shapes_questions import FACTS, FAMILY, Question, draw_options, questions
 from hookedvid.data.shapes_render import render
 from hookedvid.data.shapes_scene import Scenes, sample_scenes, things
 from hookedvid.data.shapes_tasks import FPS, answered, described, located
 from hookedvid.data.shapes_words import LETTERS
 from hookedvid.errors import DataError, nearest
+from hookedvid.files import locked, write_if_other
+
+LOCK = ".lock"  # in the folder, held by the one process that makes data there
+PATIENCE = 600  # seconds to wait for another process; the held-out set takes some ten
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -49,31 +53,49 @@ def make_dataset(
 
     A clip lasts 15 frames of 64 x 64 at 8 a second: linspace sampling of 8 frames meets every state that
     its questions are about, the odd frames lie half-way between. Clip i is the same whatever `n_videos`.
+
+    One process at a time makes data in a folder. Files appear whole, the questions' last, and those that are right
+    already are left alone. Raises RunError where another process makes data there for more than `PATIENCE` seconds.
     """
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, PATIENCE):
+        _make(folder, seed, split, n_videos, questions_per_video)
+    return folder / TASKS["questions"]
+
+
+def _make(folder: Path, seed: int, split: Split, n_videos: int, questions_per_video: int) -> None:
     tasks: dict[str, list[Item]] = {task: [] for task in TASKS}
     for index, (scene, asked) in enumerate(make_items(seed, split, n_videos, questions_per_video)):
         clip, video = _clip(split, seed, index), asked[0].video
         picture = render(stream(seed, split, index, 1), in_between(scene))[0]
-        write_mp4(folder / video, picture, fps=FPS)
+        write_if_other(folder / video, mp4_bytes(picture, fps=FPS))
         tasks["questions"] += asked
         tasks["captions"].append(described(clip, video, scene))
         tasks["answers"] += answered(asked)
         tasks["grounding"] += located(clip, video, scene)
-    for task, items in tasks.items():
-        write_items(items, folder / TASKS[task])
-    return folder / TASKS["questions"]
+    for task in reversed(TASKS):
+        write_if_other(folder / TASKS[task], jsonl(tasks[task]))
 
 
 def held_out(folder: str | os.PathLike[str], task: str = "questions") -> Path:
-    """The annotation file of one of the TASKS of the held-out set in a folder, made there if it is not."""
+    """The annotation file of one of the TASKS of the held-out set in a folder, made there if it is not.
+
+    Several processes may ask at once: one makes it, the others wait for it.
+    """
     if task not in TASKS:
         raise DataError(f"no task {task!r} of the shapes clips ({nearest(task, TASKS)})")
-    path = Path(folder) / TASKS[task]
-    if not path.exists():
-        make_dataset(folder, **HELD_OUT)
-    return path
+    folder = Path(folder)
+    if not _is_made(folder):
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, PATIENCE):
+            if not _is_made(folder):
+                _make(folder, **HELD_OUT)
+    return folder / TASKS[task]
+
+
+def _is_made(folder: Path) -> bool:
+    return all((folder / name).exists() for name in TASKS.values())
 
 
 def make_items(seed: int, split: Split, n_videos: int, questions_per_video: int) -> Iterator[tuple[Scenes, list[Item]]]:

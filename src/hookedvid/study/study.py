@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
+from hookedvid.files import read_regular
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
@@ -24,6 +25,7 @@ WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 PROTOCOLS = (*WHOLE, "efficiency")
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
+LARGEST = 16 << 20  # bytes of a study file
 Reuse = Literal["none", "layers", "layers+positions"]
 
 
@@ -98,8 +100,8 @@ class Study:
     def from_toml(cls, path: str | Path) -> "Study":
         """The study of a file. Raises ConfigError naming every unknown or wrong field."""
         try:
-            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as e:
+            data = tomllib.loads(read_regular(Path(path), LARGEST, ConfigError).decode())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
             raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
         return from_dict(cls, data, ConfigError)
 
