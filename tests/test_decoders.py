@@ -1,6 +1,7 @@
 """Decoding in processes: the same clips, in order, whatever happens there; the cache on disk."""
 
 import errno
+import io
 import os
 import resource
 import shutil
@@ -295,7 +296,10 @@ def test_a_video_that_changes_while_it_is_decoded_gives_no_frames(tmp_path, vide
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
-def test_a_fault_of_the_machine_is_none_of_the_videos(video, monkeypatch, error):
+def test_a_fault_of_the_machine_is_none_of_the_videos(tmp_path, error):
+    video = write_clip(tmp_path / "clip.mp4", noise=80)
+    assert video.stat().st_size > 1 << 16  # FFmpeg reads 32 kB at once
+
     def broken(*_):
         raise OSError(error, os.strerror(error))
 
@@ -303,10 +307,21 @@ def test_a_fault_of_the_machine_is_none_of_the_videos(video, monkeypatch, error)
         patched.setattr("hookedvid.video.source.open_regular", broken)
         read_clip(video, 2)
     assert e.value.fault == "machine"
-    monkeypatch.setattr("hookedvid.video.decode._Bytes.seek", broken)
-    with pytest.raises(DecodingError, match="it cannot be read") as e:
-        read_clip(video, 2)
-    assert e.value.fault == "machine"
+
+    # At the first read, and at a later one.
+    for n_good in (0, 1):
+
+        class Failing(io.BufferedReader):
+            n_read = 0
+
+            def read(self, n=-1):
+                self.n_read += 1
+                return super().read(n) if self.n_read <= n_good else broken()  # noqa: B023
+
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(DecodingError, match="it cannot be read") as e:
+            patched.setattr("hookedvid.video.decode.open_bytes", lambda source: Failing(io.FileIO(source)))
+            read_clip(video, 2)
+        assert e.value.fault == "machine"
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning_once(tmp_path, video):

@@ -245,35 +245,46 @@ def _pictures(container: Any, stream: Any, key: int | None) -> Iterator[Any]:
 
 @contextmanager
 def _opened(source: Source, options: dict[str, str] | None = None) -> Iterator[tuple[Any, Any]]:
-    """The open container and its video stream. Raises VideoError for whatever is no video."""
-    from av.error import FFmpegError
+    """The open container and its video stream.
 
-    try:
-        with open_bytes(source) as file, _container(source, file, ALONE | (options or {})) as container:
-            yield container, _video_stream(container, source)
-    except OSError as e:
-        if isinstance(e, FFmpegError):
-            raise
-        raise unreadable(source, e) from e  # FFmpeg passes on what goes wrong with our reading
+    Raises VideoError for whatever is no video, DecodingError where the machine does not read it.
+    """
+    with open_bytes(source) as file:
+        data = _Bytes(file)
+        try:
+            with _container(source, data, ALONE | (options or {})) as container:
+                yield container, _video_stream(container, source)
+        finally:
+            if data.fault is not None:
+                raise unreadable(source, data.fault)
 
 
 class _Bytes:
-    """A file as FFmpeg reads it: a place that it cannot have is an answer, and no exception."""
+    """A file as FFmpeg reads it: what goes wrong is an answer and kept as `fault`, for PyAV 14 loses exceptions."""
 
     def __init__(self, file: BufferedReader):
-        self.name, self.read, self.tell, self._seek = str(file.name), file.read, file.tell, file.seek
+        self.name, self.tell, self._file = str(file.name), file.tell, file
+        self.fault: OSError | None = None
+
+    def read(self, n: int) -> bytes:
+        """The next bytes; none at the end, or where they cannot be read."""
+        try:
+            return self._file.read(n)
+        except OSError as e:
+            self.fault = self.fault or e
+            return b""
 
     def seek(self, offset: int, whence: int) -> int:
-        """The new position, or FFmpeg's code for a wrong argument."""
+        """The new position, or FFmpeg's code for a place that the file cannot have."""
         try:
-            return self._seek(offset, whence)
+            return self._file.seek(offset, whence)
         except OSError as e:
             if e.errno != errno.EINVAL:
-                raise
-            return -errno.EINVAL
+                self.fault = self.fault or e
+            return -(e.errno or errno.EIO)
 
 
-def _container(source: Source, file: BufferedReader, options: dict[str, str]) -> Any:
+def _container(source: Source, data: _Bytes, options: dict[str, str]) -> Any:
     import av
     from av.error import FFmpegError
 
@@ -281,11 +292,11 @@ def _container(source: Source, file: BufferedReader, options: dict[str, str]) ->
         try:
             # Not `options`, which go to the streams as well: PyAV 14.1 then reads beyond the streams of the header
             # where FFmpeg finds more as it reads on (MPEG program streams), and crashes.
-            return av.open(_Bytes(file), container_options=options)
+            return av.open(data, container_options=options)
         except UnicodeDecodeError:
             # Up to av 18, tags that are not UTF-8 fail unless told; av 19 has no such argument.
-            file.seek(0)
-            return av.open(_Bytes(file), container_options=options, metadata_errors="replace")
+            data.seek(0, os.SEEK_SET)
+            return av.open(data, container_options=options, metadata_errors="replace")
     except FFmpegError as e:
         why = "a kind that is not read" if e.errno == errno.EINVAL else _reason(e)  # the list's answer
         found = f"it cannot be opened as a video that holds its frames itself: {why}, {_head(source)}"
