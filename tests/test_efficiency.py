@@ -99,15 +99,16 @@ def test_the_cheapest_that_keeps_enough_is_found():
     assert found.choice is not None and (found.n_tried, found.n_chosen_on, found.n_held_out) == (13, 20, 20)
     assert found.choice.condition.label == "exit after layer 4 + VT-K 1–4"
     assert found.choice.decoder_share == pytest.approx(0.42) and found.choice.attention_share == 0.5
-    # 100 of 100 right answers kept: resamples have no spread, the exact bound has.
-    assert found.choice.held_out.value == 1 and found.choice.held_out.low == pytest.approx(0.025**0.01)
+    # Every right answer is kept on 20 of 20 videos, which a condition that loses one video in eight may do.
+    assert found.choice.held_out.value == 1 and 0.8 < found.choice.held_out.low < 0.05 ** (1 / 20) + 0.01
     told = laws.findings(made_up(right), "all", N, 200)[-1]
     assert told.law == "cheapest inference" and told.sentence.startswith(
         "not supported: exit after layer 4 + VT-K 1–4 takes 42.0% of the decoder's operations (50.0% of attention) and "
-        "keeps 100.0% [96.4%, 100.0%] of the accuracy on 20 other videos (100.0% there;"
+        "keeps 100.0% ["
     )
-    assert laws.findings(made_up(right), "all", N, 200, keep=0.95)[-1].supported
-    assert laws.findings(made_up(right, n_videos=80), "all", N, 200)[-1].supported
+    assert "of the accuracy on 20 other videos (100.0% there;" in told.sentence
+    assert laws.findings(made_up(right), "all", N, 200, keep=0.8)[-1].supported
+    assert laws.findings(made_up(right, n_videos=300), "all", N, 200)[-1].supported
 
 
 def test_nothing_that_keeps_enough_is_said_so():

@@ -270,8 +270,8 @@ def test_findings_find_what_was_put_in():
     levels = {"LV-K after layer 0": -4.0, "LV-K all layers": -4.0, "LV-K after layer 1": -2.0, "VT-K all layers": -1.5}
     values, _ = made_up(levels)
     stages, flow = measures.findings(values, "all", 4, 200)
-    assert stages.supported and stages.sentence.startswith("what LV-K cuts is worth 3.000 nats")
-    assert "all up to layer 2 of 4 [2, 2]" in stages.sentence
+    assert stages.supported and stages.sentence.startswith("LV-K in every layer costs 3.000 nats [")
+    assert "needs the video up to layer 2 of 4 [2, 2]" in stages.sentence and "20 videos" in stages.sentence
     assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 3.000 nats")
     nothing = measures.findings(made_up({})[0], "all", 4, 200)
     assert [f.supported for f in nothing] == [False, False]
@@ -317,7 +317,7 @@ def test_the_command_scores_captions_of_the_shipped_model(clips, tmp_path, capsy
     assert not {"accuracy", "ratio", "chance"} & lines["baseline"].keys()
     assert int(lines["baseline"]["n"]) == 20 and float(lines["baseline"]["per_token_low"]) > -0.2
     assert float(lines["LV-K all layers"]["change_high"]) < -4 < -0.2 < float(lines["VS-K all layers"]["change_low"])
-    assert float(lines["LV-K all layers"]["wilcoxon_p_holm"]) < 1e-4
+    assert float(lines["LV-K all layers"]["sign_flip_p_holm"]) < 1e-4
     page = (out / "report.html").read_text()
     assert "nats per token of" in page and "accuracy" not in page and "chance" not in page
     assert main(["plot", str(out)]) == 0

@@ -307,6 +307,11 @@ def test_a_study_file_refuses_unknown_fields_and_names(tmp_path):
         Study(knockouts=("LVK",))
 
 
+def test_a_knockout_named_twice_is_run_once():
+    twice = Study(knockouts=("LV-K", "VT-K", "LV-K"))
+    assert twice.conditions(4) == Study(knockouts=("LV-K", "VT-K")).conditions(4)
+
+
 def test_groups_keep_the_language_control_apart(finished):
     laid, rows = finished
     groups = summary.Outcomes(laid.items, laid.conditions, rows).groups()
@@ -316,7 +321,12 @@ def test_groups_keep_the_language_control_apart(finished):
 
 def test_laws_are_not_claimed_without_a_model_above_chance(finished):
     laid, rows = finished
-    told = laws.findings(summary.Outcomes(laid.items, laid.conditions, rows), "all", 4, 200)
+    o = summary.Outcomes(laid.items, laid.conditions, rows)
+    told = laws.findings(o, "all", 4, 200)
+    assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].sentence
+    o.items = [replace(_item(i), video=f"{i}.mp4") for i in range(40)]
+    o.correct = np.arange(len(o.conditions) * 40).reshape(-1, 40) % 4 == 0.0
+    told = laws.findings(o, "all", 4, 200)
     assert [f.supported for f in told] == [False] and "not above chance" in told[0].sentence
 
 

@@ -1,5 +1,6 @@
 """Tables, figures and report of a study that scores accuracy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import frame
 from hookedvid.study.statistics import Interval
-from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
@@ -54,7 +55,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     if len(searches) > 1:
         console.print(choice_table(searches))
     for f in told[main]:
-        console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
+        console.print(f"[bold]{f.law}[/]: {f.verdict}", highlight=False)
     figures = draw(tables, main, run.n_layers, run.settings)
     if efficiency.PROTOCOL in protocols:
         chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
@@ -67,7 +68,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
 
 def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, settings: Mapping) -> dict:
     """The figures of the protocols that were run, by file name."""
-    families = [s for g, group in tables.items() if g not in ("all", "video") or len(tables) == 1 for s in group]
+    families = [s for g, group in tables.items() if g not in OURS or len(tables) == 1 for s in group]
     families = families or list(tables["all"])
     ran = {s.condition.protocol for s in families}
     about = studies.brief(settings, sum(s.n for s in families if s.condition.protocol == "baseline"))
@@ -88,7 +89,7 @@ def draw_pareto(tables: Mapping[str, Sequence[Summary]], main: str, chosen: Mapp
     about = studies.brief(run.settings, tables[main][0].n)
     figures = {"pareto": plots.pareto(tables[main], run.study.keep, chosen.get(main, ""), about)}
     if len(tables) > 1:
-        families = [s for g, group in tables.items() if g not in ("all", "video") for s in group]
+        families = [s for g, group in tables.items() if g not in OURS for s in group]
         about = studies.brief(run.settings, sum(s.n for s in families if s.condition.protocol == "baseline"))
         figures["pareto-by-family"] = plots.pareto_by_group(families, chosen, about)
     return figures
@@ -122,7 +123,7 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
         star = "*" if s.p_holm < 0.05 else " "
         lost = str(s.failed + s.unparsed or "")
         table.add_row(
-            s.condition.label, str(s.n), lost, _short(s.accuracy) + star, _short(s.ratio), f"{s.prob.value:.3f}"
+            s.condition.label, str(s.n), lost, _short(s.accuracy) + star, _short(s.ratio), _fixed(s.prob.value, 3)
         )
     return table
 
@@ -136,9 +137,9 @@ def cost_table(summaries: Sequence[Summary]) -> Table:
     for column in ("decoder", "attention", "accuracy", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for s in (*(tried[i] for i in best), summaries[0]):
-        shares = (f"{100 * share:.1f}" for share in (s.decoder_share, s.attention_share))
+        shares = (_fixed(100 * share) for share in (s.decoder_share, s.attention_share))
         star = "*" if s.p_holm < 0.05 else " "
-        table.add_row(s.condition.label, *shares, _short(s.accuracy) + star, f"{100 * s.ratio.value:.1f}")
+        table.add_row(s.condition.label, *shares, _short(s.accuracy) + star, _fixed(100 * s.ratio.value))
     return table
 
 
@@ -153,7 +154,7 @@ def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
         if (c := found.choice) is None:
             table.add_row(group, "none keeps enough")
             continue
-        shares = (f"{100 * share:.1f}" for share in (c.decoder_share, c.attention_share))
+        shares = (_fixed(100 * share) for share in (c.decoder_share, c.attention_share))
         table.add_row(group, c.condition.label, *shares, _short(c.held_out))
     return table
 
@@ -167,9 +168,9 @@ def family_table(tables: Mapping[str, Sequence[Summary]]) -> Table:
     wanted = ("baseline", "all layers", "random control", "custom")
     for i, s in enumerate(tables["all"]):
         if s.condition.protocol in wanted:
-            table.add_row(s.condition.label, *(f"{rows[i].accuracy.value * 100:.1f}" for rows in tables.values()))
+            table.add_row(s.condition.label, *(_fixed(100 * rows[i].accuracy.value) for rows in tables.values()))
     table.add_section()
-    table.add_row("chance", *(f"{rows[0].chance * 100:.1f}" for rows in tables.values()))
+    table.add_row("chance", *(_fixed(100 * rows[0].chance) for rows in tables.values()))
     table.add_row("n", *(str(rows[0].n) for rows in tables.values()))
     return table
 
@@ -179,4 +180,11 @@ def _table(title: str) -> Table:
 
 
 def _short(i: Interval) -> str:
-    return f"{i.value * 100:.1f} [{i.low * 100:.0f}, {i.high * 100:.0f}]"
+    if math.isnan(i.value):
+        return "–"
+    low, high = (_fixed(100 * x, 0) for x in (i.low, i.high))
+    return f"{_fixed(100 * i.value)} [{low}, {high}]"
+
+
+def _fixed(x: float, digits: int = 1) -> str:
+    return "–" if math.isnan(x) else f"{x:.{digits}f}"

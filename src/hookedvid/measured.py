@@ -16,6 +16,7 @@ from hookedvid.study.manifest import Manifest
 from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findings, summarise, write_csv
 from hookedvid.study.records import frame
 from hookedvid.study.statistics import Interval
+from hookedvid.study.summary import OURS
 
 MIN_WIDTH = 98  # columns the tables need
 COSTS_WIDTH = 30  # and those of what exits and windows cost
@@ -40,7 +41,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
         console.print(group_table(tables, measure))
     console.print(measure.note, style="dim", highlight=False)
     for f in told[main]:
-        console.print(f"[bold]{f.law}[/]: {f.sentence}", highlight=False)
+        console.print(f"[bold]{f.law}[/]: {f.verdict}", highlight=False)
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
         console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
@@ -128,7 +129,7 @@ def group_table(tables: Mapping[str, Sequence[Measured]], measure: Measure) -> T
 
 def draw(tables: Mapping[str, Sequence[Measured]], main: str, run: Manifest, measure: Measure) -> dict:
     """The figures of the protocols that were run, by file name."""
-    families = [m for g, lines in tables.items() if g not in ("all", "video") or len(tables) == 1 for m in lines]
+    families = [m for g, lines in tables.items() if g not in OURS or len(tables) == 1 for m in lines]
     ran, scale = {m.condition.protocol for m in families}, plots.scale_of(measure)
     about = studies.brief(run.settings, sum(m.n for m in families if m.condition.protocol == "baseline"))
     found = {}
@@ -145,6 +146,8 @@ def draw(tables: Mapping[str, Sequence[Measured]], main: str, run: Manifest, mea
 
 def short(i: Interval, times: int = 1) -> str:
     """`-0.123 [-0.20, -0.05]`, or `-12.3 [-20, -5]` times 100."""
+    if math.isnan(i.value):
+        return "–"
     digits = 3 if times == 1 else 1
     low, high = (_fixed(times * x, digits - 1) for x in (i.low, i.high))
     return f"{_fixed(times * i.value, digits)} [{low}, {high}]"

@@ -3,6 +3,7 @@
 import base64
 import importlib.resources
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def render(
         failures=failures,
         examples=examples,
         pct=percent,
+        number=number,
         columns=columns,
         note=note,
     )
@@ -71,7 +73,15 @@ def render(
 
 def percent(i: Any) -> str:
     """`61.2 % [55.0, 67.1]`."""
-    return f"{i.value * 100:.1f} % [{i.low * 100:.1f}, {i.high * 100:.1f}]"
+    if math.isnan(i.value):
+        return "–"
+    low, high = (number(100 * x) for x in (i.low, i.high))
+    return f"{i.value * 100:.1f} % [{low}, {high}]"
+
+
+def number(x: float, digits: int = 1) -> str:
+    """`61.2`, or a dash where there is none."""
+    return "–" if math.isnan(x) else f"{x:.{digits}f}"
 
 
 def examples(

@@ -131,7 +131,10 @@ def _both(part: breakdown.Part, by: Convention | None) -> str:
 
 
 def _interval(i: Interval) -> str:
-    return "–" if math.isnan(i.value) else f"{i.value * 100:.1f} [{i.low * 100:.0f}, {i.high * 100:.0f}]"
+    if math.isnan(i.value):
+        return "–"
+    low, high = ("–" if math.isnan(x) else f"{100 * x:.0f}" for x in (i.low, i.high))
+    return f"{100 * i.value:.1f} [{low}, {high}]"
 
 
 def _printed(value: float, by: Convention) -> str:

@@ -9,21 +9,22 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.study import statistics
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import Interval
-from hookedvid.study.summary import Outcomes
+from hookedvid.study.statistics import Interval, Resamples
+from hookedvid.study.summary import Outcomes, named
 
 # Keys of an item's meta that the three benchmarks report by; `family` is the item's own.
 AXES = ("duration", "domain", "sub_category", "task_type", "task")
+OURS = ("micro", "macro")  # means over items and over an axis's values, in the values' column
 
 
 @dataclass(frozen=True)
 class Part:
     """One condition on the items that share a value of one axis.
 
-    value: or `micro`, all items alike, and `macro`, the plain mean of the values' means. n: items scored.
+    value: as `named` says it; or `micro`, all items alike, and `macro`, the plain mean of the values' means. n: items
+    scored.
     accuracy: unparsed answers are wrong. as_printed: as the convention counts, NaN without one. chance: of guessing.
     """
 
@@ -53,42 +54,39 @@ def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
 
 def breakdown(o: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Part]:
     """Every axis, every condition: its values in the items' order, then micro and macro."""
-    weights = statistics.video_weights([item.video for item in o.items], n_resamples, seed)
+    resamples = Resamples.of([item.video for item in o.items], n_resamples, seed)
     guess = np.array([chance(item) for item in o.items])
-    return [
-        part
-        for axis, values in axes(o.items).items()
-        for i, condition in enumerate(o.conditions)
-        for part in _parts(axis, values, condition, weights, guess, (o.correct[i], o.counted[i]))
-    ]
+    return [part for axis, values in axes(o.items).items() for part in _parts(o, axis, values, resamples, guess)]
 
 
 def _parts(
-    axis: str,
-    values: np.ndarray,
-    condition: Condition,
-    weights: Float[np.ndarray, "resample item"],
-    guess: Float[np.ndarray, " item"],
-    scores: Sequence[Float[np.ndarray, " item"]],
+    o: Outcomes, axis: str, values: np.ndarray, resamples: Resamples, guess: Float[np.ndarray, " item"]
 ) -> list[Part]:
     names = list(dict.fromkeys(values.tolist()))
-    means = [[statistics.resampled_mean(weights, np.where(values == v, s, np.nan)) for v in names] for s in scores]
-    known = ~np.isnan(scores[0])
-    rows = [(v, known & (values == v), [statistics.interval(m[i]) for m in means]) for i, v in enumerate(names)]
-    rows.append(("micro", known, [statistics.mean(weights, s) for s in scores]))
-    rows.append(("macro", known, [statistics.interval(_mean(np.stack(m))) for m in means]))
-    chances = [float(guess[values == v].mean()) for v in names] + [float(guess.mean())]
-    chances.append(float(np.mean(chances[:-1])))
+    chances = [float(guess[values == v].mean()) for v in names]
+    chances += [float(guess.mean()), float(np.mean(chances))]
+    known = ~np.isnan(o.correct)
+    insides = [*(known & (values == v) for v in names), known, known]
+    scores = [_means(s, values, names, resamples) for s in (o.correct, o.counted)]
+    shown = [*(named(v, OURS) for v in names), *OURS]
     return [
-        Part(axis, value, condition, int(inside.sum()), by_chance, *intervals)
-        for (value, inside, intervals), by_chance in zip(rows, chances, strict=True)
+        Part(axis, value, condition, int(inside[i].sum()), by_chance, accuracy[i], counted[i])
+        for i, condition in enumerate(o.conditions)
+        for value, inside, by_chance, accuracy, counted in zip(shown, insides, chances, *scores, strict=True)
     ]
 
 
-def _mean(means: Float[np.ndarray, "group resample"]) -> Float[np.ndarray, " resample"]:
-    """Over the groups of which a resample drew some."""
-    n = (~np.isnan(means)).sum(0)
-    return np.where(n > 0, np.nansum(means, 0) / np.maximum(n, 1), np.nan)
+def _means(
+    scores: Float[np.ndarray, "condition item"], values: np.ndarray, names: Sequence[str], resamples: Resamples
+) -> list[list[Interval]]:
+    """Means of each group, of all items and of the groups' means, each for every condition."""
+    share = (0.0, 1.0)
+    apart = [np.where(values == v, scores, np.nan) for v in names]
+    weights = np.zeros(scores.shape)
+    for inside in (~np.isnan(x) for x in apart):  # each group that has a score weighs the same
+        weights += inside / np.maximum(inside.sum(1, keepdims=True), 1)
+    each = [resamples.means(x, share) for x in (*apart, scores)]
+    return [*each, resamples.means(scores, share, weights)]
 
 
 def write_csv(parts: Sequence[Part], path: Path) -> None:

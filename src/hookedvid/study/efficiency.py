@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from hookedvid.study import statistics
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import Interval
+from hookedvid.study.statistics import Interval, Resamples
 from hookedvid.study.summary import Outcomes
 
 PROTOCOL = "efficiency"
@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     """The condition chosen, and what it costs and keeps.
 
     decoder_share, attention_share: of the intact model's operations. chosen_on, held_out: share of the intact accuracy
-    on the videos it was chosen on, and on the others; accuracy: on the others.
+    on the videos it was chosen on, and on the others, where n_held_out items had both answers; accuracy: on them.
     """
 
     condition: Condition
@@ -30,6 +30,7 @@ class Choice(NamedTuple):
     attention_share: float
     chosen_on: Interval
     held_out: Interval
+    n_held_out: int
     accuracy: Interval
 
 
@@ -51,19 +52,31 @@ def search(o: Outcomes, group: str, keep: float, n_resamples: int = 2000, seed: 
     columns = o.groups()[group]
     first, second = halves([i.video if inside else "" for i, inside in zip(o.items, columns, strict=True)], seed)
     tried = [i for i, c in enumerate(o.conditions) if c.protocol == PROTOCOL]
-    seen = _Half(o, first, n_resamples, seed)
-    kept = {i: seen.kept(i) for i in tried}
+    kept = dict(zip(tried, _kept(o, first, tried, n_resamples, seed), strict=True))
     cost = {i: statistics.known_mean(o.decoder_share[i, columns]) for i in tried}
     enough = [i for i in tried if kept[i].value >= keep and not np.isnan(cost[i])]
     n_first, n_second = (len({i.video for i, b in zip(o.items, half, strict=True) if b}) for half in (first, second))
     if not enough or not second.any():
         return Search(len(tried), n_first, n_second, None)
     best = min(enough, key=lambda i: (cost[i], -kept[i].value))
-    others = _Half(o, second, n_resamples, seed)
+    (held_out,) = _kept(o, second, [best], n_resamples, seed)
+    both = second & ~np.isnan(o.correct[[0, best]]).any(0)
+    accuracy = _resamples(o, both, n_resamples, seed).mean(o.correct[best, both], (0.0, 1.0))
     attention = statistics.known_mean(o.attention_share[best, columns])
-    accuracy = statistics.mean(others.weights, o.correct[best, second])
-    choice = Choice(o.conditions[best], cost[best], attention, kept[best], others.kept(best), accuracy)
+    choice = Choice(o.conditions[best], cost[best], attention, kept[best], held_out, int(both.sum()), accuracy)
     return Search(len(tried), n_first, n_second, choice)
+
+
+def _kept(
+    o: Outcomes, inside: Bool[np.ndarray, " item"], conditions: Sequence[int], n_resamples: int, seed: int
+) -> list[Interval]:
+    """Accuracy of each condition over the intact one, on some items, of those that both answered."""
+    resamples = _resamples(o, inside, n_resamples, seed)
+    return resamples.ratios(o.correct[conditions][:, inside], o.correct[0, inside])
+
+
+def _resamples(o: Outcomes, inside: Bool[np.ndarray, " item"], n_resamples: int, seed: int) -> Resamples:
+    return Resamples.of([i.video for i, b in zip(o.items, inside, strict=True) if b], n_resamples, seed)
 
 
 def halves(videos: Sequence[str], seed: int) -> tuple[Bool[np.ndarray, " item"], Bool[np.ndarray, " item"]]:
@@ -83,26 +96,3 @@ def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         if not (np.isnan(costs[i]) or np.isnan(values[i])) and (not found or values[i] > values[found[-1]]):
             found.append(i)
     return found
-
-
-class _Half:
-    """Some items, and the resamples of their videos."""
-
-    def __init__(self, o: Outcomes, inside: Bool[np.ndarray, " item"], n_resamples: int, seed: int):
-        videos = [i.video for i, b in zip(o.items, inside, strict=True) if b]
-        self.correct, self.weights = o.correct[:, inside], statistics.video_weights(videos, n_resamples, seed)
-
-    def kept(self, condition: int) -> Interval:
-        """Accuracy over the intact one, on the items that both answered.
-
-        Where no right answer is lost, resamples lose none either, however few there are; the exact bound of a share
-        of which n in n were seen, 0.025 ** (1 / n), then is the lower end.
-        """
-        mine, base = self.correct[condition], self.correct[0]
-        both = ~np.isnan(mine) & ~np.isnan(base)
-        above, below = (statistics.resampled_mean(self.weights, np.where(both, x, np.nan)) for x in (mine, base))
-        found = statistics.ratio(above, below)
-        right = both & (base == 1)
-        if not right.any() or not (mine[right] == 1).all():
-            return found
-        return found._replace(low=min(found.low, 0.025 ** (1 / int(right.sum()))))

@@ -1,25 +1,45 @@
-"""What a study supports, in sentences: each of the paper's findings, with an interval, or "not supported"."""
+"""What a study supports, in sentences: each of the paper's findings with number, interval and videos, or why not.
 
-from collections.abc import Sequence
+A law is supported if the table's own test of its effect holds (marked there by a star), its interval says so too, and
+there are videos and items enough. docs/statistics.md says how often that errs.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hookedvid.study import efficiency, statistics
+from hookedvid.study.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
+from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import Interval
-from hookedvid.study.summary import Outcomes, paired_test
+from hookedvid.study.statistics import LEVEL, Interval, Resamples
+from hookedvid.study.summary import Outcomes
 
 CHEAPEST = "cheapest inference"
-PLATEAU_SHARE = 0.97  # of the intact accuracy: from where on later cuts count as costing nothing
+# From where on later cuts count as costing next to nothing: this share of what the cut in every layer costs. Of the
+# 50 videos of a small study, none of which loses anything, one in twenty may all the same.
+NEXT_TO_NOTHING = 1 / 10
+
+Amount = Callable[[Interval], str]
 
 
 class Finding(NamedTuple):
-    """One law: its name, whether the data support it, and the sentence to print."""
+    """One law: its name, whether the data support it, and what they say of it."""
 
     law: str
     supported: bool
-    sentence: str
+    said: str
+
+    @property
+    def sentence(self) -> str:
+        """What the data say, after `not supported: ` where they do not support the law."""
+        return self.said if self.supported else f"not supported: {self.said}"
+
+    @property
+    def verdict(self) -> str:
+        """Verdict and sentence, to print after the law's name."""
+        return f"supported: {self.said}" if self.supported else self.sentence
 
 
 def findings(
@@ -28,101 +48,147 @@ def findings(
     """The laws whose protocols were run, on one group of items; layers counted from 1. keep: as in a Study."""
     columns = o.groups()[group]
     items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
-    weights = statistics.video_weights([item.video for item in items], n_resamples, seed)
-    accuracy = {c.label: statistics.resampled_mean(weights, o.correct[i, columns]) for i, c in enumerate(o.conditions)}
-    by_protocol: dict[str, list] = {}
-    for c in o.conditions:
-        by_protocol.setdefault(c.protocol, []).append(c)
-    base = accuracy[o.conditions[0].label]
+    resamples = Resamples.of([item.video for item in items], n_resamples, seed)
+    evidence = Evidence(o.conditions, o.correct[:, columns], resamples, (0.0, 1.0))
+    if few := too_few(evidence):
+        return [few]
+    intact = resamples.mean(evidence.scores[0], (0.0, 1.0))
     guess = float(np.mean([chance(item) for item in items]))
-    if (intact := statistics.interval(base)).low <= guess:
-        body = f"not supported: the intact model's accuracy, {_percent(intact)}, is not above chance, {guess:.0%}"
-        return [Finding("any law", False, body)]
-    found = []
-    if "cumulative" in by_protocol:
-        found.append(_plateau(by_protocol["cumulative"], accuracy, base, n_layers))
-    if "all layers" in by_protocol:
-        found.append(_dominant(by_protocol["all layers"], accuracy, base))
-    if "windows" in by_protocol:
-        intact_right = o.correct[0, columns]
-        ps = {c.label: paired_test(intact_right, o.correct[i, columns]).p for i, c in enumerate(o.conditions)}
-        found.append(_critical(by_protocol["windows"], accuracy, base, ps))
-    if "random control" in by_protocol and "all layers" in by_protocol:
-        found.append(_specific(by_protocol["all layers"], by_protocol["random control"], accuracy))
-    if "efficiency" in by_protocol:
+    if not intact.low > guess:
+        said = f"the intact model's accuracy, {_percent(intact)}, is not above chance, {guess:.0%}"
+        return [Finding("any law", False, said)]
+    found = compared(evidence, n_layers, _points)
+    if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
+        found.append(_specific(evidence))
+    if "efficiency" in evidence.by_protocol:
         found.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
     return found
 
 
-def _plateau(conditions: Sequence, accuracy: dict, base: np.ndarray, n_layers: int) -> Finding:
-    layers = [c.layer for c in conditions]
-    curves = np.stack([accuracy[c.label] for c in conditions])  # [layer, resample]
-    # From layer i on, no later cut costs more than the share allows.
-    worst_after = np.minimum.accumulate(curves[::-1], axis=0)[::-1]
-    flat = worst_after >= PLATEAU_SHARE * base
-    starts = np.where(flat.any(0), np.array(layers)[flat.argmax(0)], n_layers).astype(float)
-    start = statistics.interval(starts)
-    supported = start.high < n_layers and start.value > 0
-    body = (
-        f"text needs the video up to layer {start.value:.0f} of {n_layers} [{start.low:.0f}, {start.high:.0f}] "
-        f"({start.value / n_layers:.0%} of the depth); later cuts keep {PLATEAU_SHARE:.0%} of the accuracy"
+def too_few(e: Evidence) -> Finding | None:
+    """The one finding of a group that is too small for any law."""
+    if enough(e.n, e.n_videos):
+        return None
+    return Finding(
+        "any law", False, f"{on(e.n, e.n_videos)}; a finding needs {MIN_ITEMS} questions, {MIN_VIDEOS} videos"
     )
-    return Finding("two stages", supported, body if supported else f"not supported: {body}")
 
 
-def _dominant(conditions: Sequence, accuracy: dict, base: np.ndarray) -> Finding:
-    drops = {c.knockout: base - accuracy[c.label] for c in conditions}
-    first = max(drops, key=lambda k: drops[k][0])
-    rest = [v for k, v in drops.items() if k != first]
-    drop = statistics.interval(drops[first])
-    body = f"{first} in every layer costs {_points(drop)}"
-    if not rest:
-        return Finding("which flow dominates", drop.low > 0, body)
-    lead = statistics.interval(drops[first] - np.max(rest, axis=0))
-    body += f", {_points(lead)} more than the next"
-    supported = lead.low > 0
-    return Finding("which flow dominates", supported, body if supported else f"not supported: {body}")
+def compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
+    """The laws about costs of cuts, of those whose protocols were run; amount: how a cost is written."""
+    found = []
+    if "cumulative" in e.by_protocol:
+        found.append(_stages(e, e.by_protocol["cumulative"], n_layers, amount))
+    if "all layers" in e.by_protocol:
+        found.append(_dominant(e, e.by_protocol["all layers"], amount))
+    if "windows" in e.by_protocol:
+        found.append(_critical(e, e.by_protocol["windows"], amount))
+    return found
 
 
-def _critical(conditions: Sequence, accuracy: dict, base: np.ndarray, ps: dict[str, float]) -> Finding:
-    """Windows whose exact McNemar test holds after Holm's correction over all windows; the costliest first."""
-    adjusted = statistics.holm([ps[c.label] for c in conditions])
-    drops = {c.label: statistics.interval(base - accuracy[c.label]) for c in conditions}
-    critical = [c.label for c, p in zip(conditions, adjusted, strict=True) if p < 0.05 and drops[c.label].value > 0]
-    critical.sort(key=lambda label: -drops[label].value)
+def _stages(e: Evidence, conditions: Sequence[Condition], n_layers: int, amount: Amount) -> Finding:
+    """The layer from which on every cut costs next to nothing, between bounds that intervals prove.
+
+    Each bound is sought in one order of the layers, from its end up to the first that is not proven: such a sequence
+    of tests errs as seldom as one of them, so it needs no correction.
+    """
+    labels, layers = [c.label for c in conditions], [c.layer or 0 for c in conditions]
+    known, name = e.known(labels), conditions[0].knockout
+    costs = dict(zip(labels, e.costs_on(labels, known), strict=True))
+    whole = costs[labels[0]]
+    said = f"{name} in every layer costs {amount(whole.size)}"
+    if not (e.costs(labels[0]) and whole.enough and whole.size.low > 0):
+        return Finding("two stages", False, f"{said} ({whole.on})")
+    # How much more than next to nothing each cut costs; of the first that is 0.9 of what it costs, which is proven.
+    left = {e.baseline: 1 - NEXT_TO_NOTHING, labels[0]: NEXT_TO_NOTHING}
+    over = [whole.size, *(x.size for x in e.effects([{**left, label: -1.0} for label in labels[1:]], known))]
+    ends = [*layers[1:], n_layers]
+
+    def first_of_rest(small: Callable[[Interval], bool]) -> int:
+        rest = next((i for i in reversed(range(len(over))) if not small(over[i])), -1)
+        return layers[0] if rest < 0 else ends[rest]
+
+    start, high = first_of_rest(lambda x: x.value <= 0), first_of_rest(lambda x: x.high <= 0)
+    low = next((layers[i] for i, x in enumerate(over) if not x.low > 0), n_layers)
+    said += (
+        f"; text needs the video up to layer {start} of {n_layers} [{low}, {high}], {start / n_layers:.0%} of the depth"
+    )
+    if high < n_layers:
+        shown = amount(costs[labels[layers.index(high)]].size)
+        said += f"; a cut after layer {high} costs {shown}, which is shown to be less than a tenth of that"
+    else:
+        said += "; no later cut is shown to cost less than a tenth of that"
+    return Finding("two stages", low > 0 and high < n_layers, f"{said} ({whole.on})")
+
+
+def _dominant(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> Finding:
+    """The flow that costs most, held against every other on the items that all have."""
+    law, known = "which flow dominates", e.known([c.label for c in conditions])
+    labels = [c.label for c in conditions]
+    drops = dict(zip(labels, e.costs_on(labels, known), strict=True))
+    first, *others = sorted(conditions, key=lambda c: -np.nan_to_num(drops[c.label].size.value, nan=-np.inf))
+    drop = drops[first.label]
+    said = f"{first.knockout} in every layer costs {amount(drop.size)}"
+    if not others:
+        return Finding(law, False, f"{said}, and no other flow was cut ({drop.on})")
+    leads = e.effects([{c.label: 1.0, first.label: -1.0} for c in others], known)
+    said += f", {amount(leads[0].size)} more than {others[0].knockout}, the next ({drop.on})"
+    ahead = all(p < LEVEL for p in statistics.holm([x.p for x in leads])) and all(x.size.low > 0 for x in leads)
+    return Finding(law, e.costs(first.label) and drop.enough and drop.size.low > 0 and ahead, said)
+
+
+def _critical(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> Finding:
+    """Windows that cost something, the costliest first."""
+    costs = {c.label: e.cost[c.label] for c in conditions}
+    critical = sorted((x for x in costs if e.costs(x)), key=lambda x: -costs[x].size.value)
     if not critical:
-        return Finding("critical windows", False, "not supported: no window costs accuracy beyond chance variation")
-    body = "; ".join(f"{label} costs {_points(drops[label])}" for label in critical)
-    return Finding("critical windows", True, body)
+        most = max(costs, key=lambda x: np.nan_to_num(costs[x].size.value, nan=-np.inf))
+        said = f"no window costs anything beyond chance variation; most costs {most}, {amount(costs[most].size)}"
+        return Finding("critical windows", False, f"{said} ({costs[most].on})")
+    said = "; ".join(f"{x} costs {amount(costs[x].size)}" for x in critical)
+    return Finding("critical windows", True, f"{said} ({_all_on([costs[x] for x in critical])})")
 
 
-def _specific(real: Sequence, random: Sequence, accuracy: dict) -> Finding:
-    parts, supported = [], True
-    control = {c.knockout: accuracy[c.label] for c in random}
-    for c in real:
-        if c.knockout in control:
-            more = statistics.interval(control[c.knockout] - accuracy[c.label])
-            parts.append(f"{c.knockout} costs {_points(more)} more than as many random edges")
-            supported &= more.low > 0 or more.high < 0
-    body = "; ".join(parts)
-    return Finding("these edges or fewer edges", supported, body if supported else f"not told apart for all: {body}")
+def _specific(e: Evidence) -> Finding:
+    """Each knockout against as many random edges; one of the two must cost or bring something at all."""
+    control = {c.knockout: c.label for c in e.by_protocol["random control"]}
+    pairs = [(c, control[c.knockout]) for c in e.by_protocol["all layers"] if c.knockout in control]
+    more = e.effects([{random: 1.0, c.label: -1.0} for c, random in pairs])
+    adjusted = statistics.holm([x.p for x in more])
+    unlike = [
+        p < LEVEL and x.enough and (x.size.low > 0 or x.size.high < 0) and (e.starred(c.label) or e.starred(random))
+        for (c, random), x, p in zip(pairs, more, adjusted, strict=True)
+    ]
+    said = "; ".join(
+        f"{c.knockout} costs {_more(x.size)} than as many random edges" + ("" if told else ", not told apart")
+        for (c, _), x, told in zip(pairs, more, unlike, strict=True)
+    )
+    return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{said} ({_all_on(more)})")
 
 
 def _cheapest(found: efficiency.Search, keep: float) -> Finding:
     choice = found.choice
     if choice is None:
-        body = (
-            f"none of {found.n_tried} exits and windows keeps {keep:.0%} of the accuracy on {found.n_chosen_on} videos"
-        )
-        return Finding(CHEAPEST, False, f"not supported: {body}")
-    body = (
+        tried = f"none of {found.n_tried} exits and windows keeps {keep:.0%} of the accuracy"
+        return Finding(CHEAPEST, False, f"{tried} on {found.n_chosen_on} videos")
+    said = (
         f"{choice.condition.label} takes {choice.decoder_share:.1%} of the decoder's operations "
         f"({choice.attention_share:.1%} of attention) and keeps {_percent(choice.held_out)} of the accuracy on "
         f"{found.n_held_out} other videos ({choice.accuracy.value:.1%} there; {choice.chosen_on.value:.1%} kept on the "
         f"{found.n_chosen_on} it was chosen on, to keep {keep:.0%})"
     )
-    supported = choice.held_out.low >= keep
-    return Finding(CHEAPEST, supported, body if supported else f"not supported: {body}")
+    held = enough(choice.n_held_out, found.n_held_out) and choice.held_out.low >= keep
+    return Finding(CHEAPEST, held, said)
+
+
+def _all_on(effects: Sequence[Effect]) -> str:
+    """`176 questions, 50 videos`, of the fewest where they differ."""
+    least = min(effects, key=lambda x: (x.n_videos, x.n))
+    return least.on if len({(x.n, x.n_videos) for x in effects}) < 2 else f"at least {least.on}"
+
+
+def _more(i: Interval) -> str:
+    return f"{_points(i)} more" if not i.value < 0 else f"{_points(Interval(-i.value, -i.high, -i.low))} less"
 
 
 def _percent(i: Interval) -> str:
@@ -130,4 +196,4 @@ def _percent(i: Interval) -> str:
 
 
 def _points(i: Interval) -> str:
-    return f"{i.value * 100:.1f} points [{i.low * 100:.1f}, {i.high * 100:.1f}]"
+    return f"{i.value * 100:z.1f} points [{i.low * 100:z.1f}, {i.high * 100:z.1f}]"

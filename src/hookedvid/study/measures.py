@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from hookedvid.data.item import Item
 from hookedvid.study import grounding, statistics
-from hookedvid.study.laws import PLATEAU_SHARE, Finding
+from hookedvid.study.evidence import Evidence
+from hookedvid.study.laws import Finding, compared, too_few
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import Interval
+from hookedvid.study.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.summary import Outcomes
 
 
@@ -38,6 +38,11 @@ class Measure:
     level_name: str
     bounded: bool
     note: str
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The lowest and highest score there is, if there are."""
+        return (0.0, 1.0) if self.bounded else None
 
 
 def likelihood(item: Item, row: Mapping[str, Any]) -> dict[str, float]:
@@ -74,15 +79,16 @@ MEASURES: dict[str, Measure] = {
 class Measured:
     """One condition on one group of items.
 
-    group: as in `Summary`. n: items with a score. means: of each of the measure's values over the items. change:
-    of the score against the baseline, on the items both have; p: two-sided, that changes are as often up as down
-    (Wilcoxon's signed ranks of the videos' mean changes); p_holm: adjusted for all conditions of the group.
+    group: as in `Summary`. n: items with a score; videos: that they are on. means: of each of the measure's values
+    over the items. change: of the score against the baseline, on the items both have; p: of no change
+    (`statistics.sign_flips`); p_holm: adjusted for all conditions of the group.
     attention_share, decoder_share: as in `Summary`.
     """
 
     condition: Condition
     group: str
     n: int
+    videos: int
     failed: int
     unparsed: int
     means: Mapping[str, Interval]
@@ -130,10 +136,14 @@ def summarise(v: Values, n_resamples: int = 2000, seed: int = 0) -> list[Measure
     found = []
     for group, columns in v.groups().items():
         items = [item for item, inside in zip(v.items, columns, strict=True) if inside]
-        videos = [item.video for item in items]
-        weights = statistics.video_weights(videos, n_resamples, seed)
-        changes = v.score[:, columns] - v.score[0, columns]
-        ps = [signed_ranks(videos, change) for change in changes]
+        resamples = Resamples.of([item.video for item in items], n_resamples, seed)
+        score = v.score[:, columns]
+        changes = score - score[0]
+        bounds, span = v.measure.bounds, v.measure.bounds and (-1.0, 1.0)
+        means = {name: resamples.means(x[:, columns], bounds) for name, x in v.values.items()}
+        itself, *changed = resamples.means(changes, span)
+        none = UNKNOWN if np.isnan(itself.value) else Interval(0.0, 0.0, 0.0)
+        ps = [statistics.paired_p(change, resamples.video) for change in changes]
         adjusted = [1.0, *statistics.holm(ps[1:])]
         for i, condition in enumerate(v.conditions):
             status = v.status[i, columns]
@@ -141,11 +151,12 @@ def summarise(v: Values, n_resamples: int = 2000, seed: int = 0) -> list[Measure
                 Measured(
                     condition,
                     group,
-                    n=int((~np.isnan(v.score[i, columns])).sum()),
+                    n=int((~np.isnan(score[i])).sum()),
+                    videos=resamples.n_videos(~np.isnan(score[i])),
                     failed=int((status == "failed").sum()),
                     unparsed=int((status == "unparsed").sum()),
-                    means={name: statistics.mean(weights, x[i, columns]) for name, x in v.values.items()},
-                    change=statistics.mean(weights, changes[i]),
+                    means={name: each[i] for name, each in means.items()},
+                    change=[none, *changed][i],
                     p=ps[i],
                     p_holm=float(adjusted[i]),
                     level=v.measure.level(items),
@@ -156,87 +167,18 @@ def summarise(v: Values, n_resamples: int = 2000, seed: int = 0) -> list[Measure
     return found
 
 
-def signed_ranks(videos: Sequence[str], changes: Float[np.ndarray, " item"]) -> float:
-    """Wilcoxon's two-sided p of the videos' mean changes; 1 where nothing changes or no item has a change."""
-    known = ~np.isnan(changes)
-    names, index = np.unique(np.asarray(videos)[known], return_inverse=True)
-    if not len(names):
-        return 1.0
-    means = np.bincount(index, changes[known]) / np.bincount(index)
-    if not (means != 0).any():
-        return 1.0
-    test: Any = stats.wilcoxon(means[means != 0])
-    return float(test.pvalue)
-
-
 def findings(v: Values, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0) -> list[Finding]:
-    """What the rows of one group say; layers counted from 1.
-
-    What a knockout cuts is worth the intact score minus that with the cut in every layer, cumulative's first condition;
-    the kept share of that takes the place of the paper's performance ratio.
-    """
+    """What the rows of one group say, by the laws of accuracies but that on random edges; layers counted from 1."""
     columns = v.groups()[group]
     videos = [item.video for item, inside in zip(v.items, columns, strict=True) if inside]
-    weights = statistics.video_weights(videos, n_resamples, seed)
-    means = {c.label: statistics.resampled_mean(weights, v.score[i, columns]) for i, c in enumerate(v.conditions)}
-    base = means[v.conditions[0].label]
-    by_protocol: dict[str, list[Condition]] = {}
-    for c in v.conditions:
-        by_protocol.setdefault(c.protocol, []).append(c)
-    found = []
-    if "cumulative" in by_protocol:
-        found.append(_plateau(v.measure, by_protocol["cumulative"], means, base, n_layers))
-    if "all layers" in by_protocol:
-        found.append(_dominant(v.measure, by_protocol["all layers"], means, base))
-    if "windows" in by_protocol:
-        changes = v.score[:, columns] - v.score[0, columns]
-        ps = {c.label: signed_ranks(videos, changes[i]) for i, c in enumerate(v.conditions)}
-        found.append(_critical(v.measure, by_protocol["windows"], means, base, ps))
-    return found
-
-
-def _plateau(m: Measure, conditions: Sequence[Condition], means: dict, base: np.ndarray, n_layers: int) -> Finding:
-    curves = np.stack([means[c.label] for c in conditions])  # [layer, resample]
-    gain = statistics.interval(base - curves[0])
-    body = f"what {conditions[0].knockout} cuts is worth {_amount(m, gain)}"
-    if not gain.low > 0:
-        return Finding("two stages", False, f"not supported: {body}")
-    worst_after = np.minimum.accumulate(curves[::-1], axis=0)[::-1]
-    flat = worst_after - curves[0] >= PLATEAU_SHARE * (base - curves[0])
-    layers = np.array([c.layer for c in conditions])
-    start = statistics.interval(np.where(flat.any(0), layers[flat.argmax(0)], n_layers).astype(float))
-    supported = start.high < n_layers and start.value > 0
-    body += (
-        f", all up to layer {start.value:.0f} of {n_layers} [{start.low:.0f}, {start.high:.0f}] "
-        f"({start.value / n_layers:.0%} of the depth); later cuts keep {PLATEAU_SHARE:.0%} of that"
-    )
-    return Finding("two stages", supported, body if supported else f"not supported: {body}")
-
-
-def _dominant(m: Measure, conditions: Sequence[Condition], means: dict, base: np.ndarray) -> Finding:
-    drops = {c.knockout: base - means[c.label] for c in conditions}
-    first = max(drops, key=lambda k: drops[k][0])
-    rest = [x for k, x in drops.items() if k != first]
-    drop = statistics.interval(drops[first])
-    body, supported = f"{first} in every layer costs {_amount(m, drop)}", drop.low > 0
-    if rest:
-        lead = statistics.interval(drops[first] - np.max(rest, axis=0))
-        body, supported = f"{body}, {_amount(m, lead)} more than the next", lead.low > 0
-    return Finding("which flow dominates", supported, body if supported else f"not supported: {body}")
-
-
-def _critical(m: Measure, conditions: Sequence[Condition], means: dict, base: np.ndarray, ps: dict) -> Finding:
-    adjusted = statistics.holm([ps[c.label] for c in conditions])
-    drops = {c.label: statistics.interval(base - means[c.label]) for c in conditions}
-    costly = [c.label for c, p in zip(conditions, adjusted, strict=True) if p < 0.05 and drops[c.label].value > 0]
-    costly.sort(key=lambda label: -drops[label].value)
-    if not costly:
-        return Finding("critical windows", False, "not supported: no window costs anything beyond chance variation")
-    return Finding("critical windows", True, "; ".join(f"{x} costs {_amount(m, drops[x])}" for x in costly))
+    resamples = Resamples.of(videos, n_resamples, seed)
+    evidence = Evidence(v.conditions, v.score[:, columns], resamples, v.measure.bounds)
+    few = too_few(evidence)
+    return [few] if few else compared(evidence, n_layers, lambda i: _amount(v.measure, i))
 
 
 def _amount(m: Measure, i: Interval) -> str:
-    return f"{i.value:.3f} {m.unit} [{i.low:.3f}, {i.high:.3f}]"
+    return f"{i.value:z.3f} {m.unit} [{i.low:z.3f}, {i.high:z.3f}]"
 
 
 def write_csv(lines: Sequence[Measured], path: Path) -> None:
@@ -250,13 +192,14 @@ def write_csv(lines: Sequence[Measured], path: Path) -> None:
             "knockout": m.condition.knockout,
             "layer": m.condition.layer,
             "n": m.n,
+            "videos": m.videos,
             "failed": m.failed,
             "unparsed": m.unparsed,
             "level": m.level,
         }
         for name, value in (*m.means.items(), ("change", m.change)):
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        line |= {"wilcoxon_p": m.p, "wilcoxon_p_holm": m.p_holm}
+        line |= {"sign_flip_p": m.p, "sign_flip_p_holm": m.p_holm}
         table.append(line | {"attention_share": m.attention_share, "decoder_share": m.decoder_share})
     with path.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(table[0]))

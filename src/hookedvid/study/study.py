@@ -108,9 +108,10 @@ class Study:
     def conditions(self, n_layers: int) -> list[Condition]:
         """Every condition for a model of that depth; the baseline first, whether it is asked for or not.
 
-        A custom condition that is one of the others is left out. Raises ConfigError for two that go by one name.
+        A knockout named twice is run once, and a custom condition that is one of the others is left out. Raises
+        ConfigError for two that go by one name.
         """
-        cuts = [KNOCKOUTS[k] for k in self.knockouts]
+        cuts = [KNOCKOUTS[k] for k in dict.fromkeys(self.knockouts)]
         width = self.width or protocols.window_width(n_layers)
         found = [protocols.BASELINE]
         if "cumulative" in self.protocols:

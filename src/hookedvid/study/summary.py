@@ -13,29 +13,36 @@ from hookedvid.study import statistics
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import Interval, McNemar
+from hookedvid.study.statistics import UNKNOWN, Interval, McNemar, Resamples
 
 # Families that no video is needed for: the control, kept out of the group `video`.
 LANGUAGE_ONLY = ("language",)
+OURS = ("all", "video")  # groups that are no family
+
+
+def named(name: str, ours: Sequence[str]) -> str:
+    """A user's name where names of ours stand too: itself, or `name “all”` if it could be taken for one of ours."""
+    return f"name “{name}”" if name in ours or name.startswith("name “") else name
 
 
 @dataclass(frozen=True)
 class Summary:
     """One condition on one group of items.
 
-    group: `all`, `video` (all but the language-only control) or a family. answered: items with an outcome, failed
-    ones not among them; n: those of them whose right answer is known, which alone are scored. accuracy: unparsed
-    answers are wrong; of_parsed: they are left out; as_printed: as the study's convention counts, NaN without one.
-    parsed: share of the answers that named an option; empty, degenerate (non-finite logits too): how many are flagged
-    so. prob, margin: of the right option. ratio: accuracy over the baseline's on the same items, the paper's
-    performance ratio; corrected: the same above chance. mcnemar: against the baseline; p_holm: its p, adjusted for
-    all conditions of the group. attention_share, decoder_share: of the intact model's operations, mean over the
-    items; NaN where rows do not tell.
+    group: `all`, `video` (all but the language-only control) or a family, by `named`. answered: items with an
+    outcome, failed ones not among them; n: those of them whose right answer is known, which alone are scored; videos:
+    that these are on. accuracy: unparsed answers are wrong; of_parsed: they are left out; as_printed: as the study's
+    convention counts, NaN without one. parsed: share of the answers that named an option; empty, degenerate
+    (non-finite logits too): how many are flagged so. prob, margin: of the right option. ratio: accuracy over the
+    baseline's on the same items, the paper's performance ratio; corrected: the same above chance. mcnemar: against
+    the baseline; p_holm: its p, adjusted for all conditions of the group. attention_share, decoder_share: of the
+    intact model's operations, mean over the items; NaN where rows do not tell.
     """
 
     condition: Condition
     group: str
     n: int
+    videos: int
     answered: int
     failed: int
     unparsed: int
@@ -95,13 +102,13 @@ class Outcomes:
         return np.where(self.status == "unparsed", np.nan, self.correct)
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Columns of each group, by name."""
+        """Columns of each group, by name: ours, and families as `named` says them."""
         families = np.array([item.family for item in self.items])
         found = {"all": np.ones(len(families), dtype=bool)}
         control = np.isin(families, LANGUAGE_ONLY)
         if control.any() and not control.all():
             found["video"] = ~control
-        return found | {f: families == f for f in dict.fromkeys(families.tolist()) if f}
+        return found | {named(f, OURS): families == f for f in dict.fromkeys(families.tolist()) if f}
 
 
 def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Summary]:
@@ -111,55 +118,52 @@ def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> lis
 
 def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: int) -> list[Summary]:
     items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
-    weights = statistics.video_weights([item.video for item in items], n_resamples, seed)
+    resamples = Resamples.of([item.video for item in items], n_resamples, seed)
     guess = float(np.mean([chance(item) for item in items]))
-    base = o.correct[0, columns]
-    tests = [paired_test(base, o.correct[i, columns]) for i in range(len(o.conditions))]
+    correct = o.correct[:, columns]
+    tests = [statistics.mcnemar(correct[0], x, resamples.video) for x in correct]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
+    share = (0.0, 1.0)
+    intervals = {
+        "accuracy": resamples.means(correct, share),
+        "of_parsed": resamples.means(o.of_parsed[:, columns], share),
+        "as_printed": resamples.means(o.counted[:, columns], share),
+        "prob": resamples.means(o.prob[:, columns], share),
+        "margin": resamples.means(o.margin[:, columns]),
+        "ratio": _ratios(resamples, correct, 0.0),
+        "corrected": _ratios(resamples, correct, guess),
+    }
     found = []
     for i, condition in enumerate(o.conditions):
-        correct, status, flag = o.correct[i, columns], o.status[i, columns], o.flag[i, columns]
+        status, flag = o.status[i, columns], o.flag[i, columns]
         answered = int((status != "failed").sum())
-        ratio, corrected = _ratios(weights, correct, base, guess)
         found.append(
             Summary(
                 condition,
                 name,
-                n=int((~np.isnan(correct)).sum()),
+                n=int((~np.isnan(correct[i])).sum()),
+                videos=resamples.n_videos(~np.isnan(correct[i])),
                 answered=answered,
                 failed=int((status == "failed").sum()),
                 unparsed=int((status == "unparsed").sum()),
                 parsed=float((status == "ok").sum() / answered) if answered else np.nan,
                 empty=int((flag == "empty").sum()),
                 degenerate=int(np.isin(flag, ("degenerate", "non-finite")).sum()),
-                accuracy=statistics.mean(weights, correct),
-                of_parsed=statistics.mean(weights, o.of_parsed[i, columns]),
-                as_printed=statistics.mean(weights, o.counted[i, columns]),
-                prob=statistics.mean(weights, o.prob[i, columns]),
-                margin=statistics.mean(weights, o.margin[i, columns]),
-                ratio=ratio,
-                corrected=corrected,
                 mcnemar=tests[i],
                 p_holm=float(adjusted[i]),
                 chance=guess,
                 attention_share=statistics.known_mean(o.attention_share[i, columns]),
                 decoder_share=statistics.known_mean(o.decoder_share[i, columns]),
+                **{measure: each[i] for measure, each in intervals.items()},
             )
         )
     return found
 
 
-def _ratios(weights: Float[np.ndarray, "resample item"], correct: np.ndarray, base: np.ndarray, guess: float):
-    both = ~np.isnan(correct) & ~np.isnan(base)
-    above = statistics.resampled_mean(weights, np.where(both, correct, np.nan))
-    below = statistics.resampled_mean(weights, np.where(both, base, np.nan))
-    return statistics.ratio(above, below), statistics.ratio(above, below, floor=guess)
-
-
-def paired_test(base: np.ndarray, correct: np.ndarray) -> McNemar:
-    """McNemar of two conditions' correctness [item] on the items both have a value for."""
-    both = ~np.isnan(correct) & ~np.isnan(base)
-    return statistics.mcnemar(base[both] == 1, correct[both] == 1)
+def _ratios(resamples: Resamples, correct: Float[np.ndarray, "condition item"], floor: float) -> list[Interval]:
+    """Of each condition over the first, whose own is 1 and nothing else."""
+    itself, *others = resamples.ratios(correct, correct[0], floor)
+    return [UNKNOWN if np.isnan(itself.value) else Interval(1.0, 1.0, 1.0), *others]
 
 
 def write_csv(summaries: Sequence[Summary], path: Path) -> None:
@@ -173,6 +177,7 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
             "knockout": s.condition.knockout,
             "layer": s.condition.layer,
             "n": s.n,
+            "videos": s.videos,
             "answered": s.answered,
             "failed": s.failed,
             "unparsed": s.unparsed,
