@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -441,3 +442,34 @@ def test_frames_come_out_of_an_archive_as_from_disk(tmp_path):
             assert np.array_equal(one.frames, other.frames) and one[1:6] == other[1:6]
         assert sorted(p.name for p in tmp_path.iterdir() if p.suffix not in miniatures.CODECS) == ["a.zip"]
         assert Path(other.source) == tmp_path / f"a.zip::x/{plain.name}"
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        "\n",
+        " \n",
+        "\n7",
+        "7\n\n",
+        '<font color="white" size=".72c">',
+        "<a",
+        "</b",
+        "0:0:0,0 ",
+        "0:0:0,0 --> ",
+        "<font ",
+    ],
+)
+def test_subtitles_take_time_in_proportion_to_their_size(tmp_path, filler):
+    """500 kB of blank lines took 50 seconds; now 4 MB of anything take some tenths."""
+    cue = "00:00:01,000 --> 00:00:02,000\nhello\n"
+    start = time.process_time()
+    found = lines(tmp_path / "a.srt", cue + filler * (4_000_000 // len(filler)) + "\n2\n" + cue)
+    assert found[0].start == 1.0 and found[-1] == (1.0, 2.0, "hello")
+    assert time.process_time() - start < 5
+
+
+def test_choosing_among_many_lines_takes_time_in_proportion_to_them():
+    many = [Line(float(n), n + 0.5, str(n)) for n in range(50_000)]
+    start = time.process_time()
+    assert sampled_lines(many, range(0, 1_500_000, 300), 30.0) == [str(n) for n in range(0, 50_000, 10)]
+    assert time.process_time() - start < 5

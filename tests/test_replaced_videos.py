@@ -13,7 +13,7 @@ from hookedvid.cli import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes import make_dataset
-from hookedvid.errors import DecodingError
+from hookedvid.errors import DecodingError, InputError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import running
 from hookedvid.study.running import run
@@ -132,3 +132,13 @@ def test_a_video_nobody_may_read_fails_its_items_and_is_tried_again(items, model
     before = run(laid, model, tmp_path / "out")
     assert [(r["status"], r["fault"]) for r in before] == [("failed", "changed"), ("ok", "")]
     assert {r["status"] for r in run(plan(STUDY, model, items), model, tmp_path / "out")} == {"ok"}
+
+
+@pytest.mark.parametrize("wrong", [{"sampler": "linspcae"}, {"n_frames": 10**9}, {"n_frames": 0}])
+def test_what_no_video_could_serve_is_an_error_before_anything_runs(items, tmp_path, wrong, capsys):
+    with pytest.raises(InputError, match=r"no sampler 'linspcae'; nearest: 'linspace'|n_frames is"):
+        Study(**wrong)
+    [(name, value)] = wrong.items()
+    (tmp_path / "study.toml").write_text(f"{name} = {value!r}\n")
+    assert main(["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out")]) == 2
+    assert (not (tmp_path / "out").exists() and "n_frames is" in capsys.readouterr().err) or name == "sampler"

@@ -143,3 +143,9 @@ def test_what_cannot_be_sampled(error, text, arguments):
     with pytest.raises(error) as caught:
         sample_indices(**{"sampler": "linspace", "n_total": 300, "n_frames": 8, **arguments})
     assert text in str(caught.value)
+
+
+def test_more_frames_than_anybody_reads_are_refused_before_they_are_counted_out():
+    for sampler in SAMPLERS:
+        with pytest.raises(InputError, match=r"n_frames is 1,000,000,000; at most 100,000 at once"):
+            sample_indices(sampler, 10, 10**9, fps=1)

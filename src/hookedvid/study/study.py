@@ -18,6 +18,7 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Task, digest, model_hash
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
+from hookedvid.video import samplers
 from hookedvid.video.prompt import template
 from hookedvid.video.source import video_hash
 
@@ -87,6 +88,7 @@ class Study:
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
         object.__setattr__(self, "custom", protocols.written(self.custom))
+        samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.convention:
@@ -234,6 +236,7 @@ def plan(
     conditions = study.conditions(model.cfg.n_layers)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
+    samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')

@@ -23,6 +23,9 @@ import numpy as np
 
 from hookedvid.errors import InputError, VideoError, nearest
 
+# Frames of one sample, an hour's at 27 a second: more than any model reads, and 15 GB at 224 x 224.
+MOST = 100_000
+
 
 def sample_indices(
     sampler: str,
@@ -39,13 +42,10 @@ def sample_indices(
     of MVBench for `mid_segment`, applied alike to the other samplers. It counts frames at the average rate,
     so with a variable frame rate it is not a cut by time.
 
-    Raises InputError for an unknown sampler or `n_frames` below 1; VideoError where this video cannot serve:
+    Raises InputError as `check` does; VideoError where this video cannot serve:
     no frames, no frame rate where one is needed, or a bound that holds no frame.
     """
-    if sampler not in SAMPLERS:
-        raise InputError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
-    if n_frames < 1:
-        raise InputError(f"n_frames is {n_frames}; ask for at least 1 frame")
+    check(sampler, n_frames)
     if n_total < 1:
         raise VideoError(f"cannot sample {n_frames} frames of a video that has {n_total}; check the video")
     if (sampler == "one_fps" or bound is not None) and not (fps and 0 < fps < math.inf):
@@ -54,6 +54,16 @@ def sample_indices(
         raise VideoError(f"{asked} needs the frame rate, but fps is {fps}; {todo}")
     first, last = (0, n_total - 1) if bound is None else _within(bound, n_total, float(fps or 0))
     return SAMPLERS[sampler](first, last, n_frames, float(fps or 0))
+
+
+def check(sampler: str, n_frames: int) -> None:
+    """Raises InputError for an unknown sampler, or `n_frames` below 1 or above MOST: it needs no video."""
+    if sampler not in SAMPLERS:
+        raise InputError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
+    if n_frames < 1:
+        raise InputError(f"n_frames is {n_frames}; ask for at least 1 frame")
+    if n_frames > MOST:
+        raise InputError(f"n_frames is {n_frames:,}; at most {MOST:,} at once: sample parts of the video, with `bound`")
 
 
 def _within(bound: tuple[float | int, float | int], n_total: int, fps: float) -> tuple[int, int]:

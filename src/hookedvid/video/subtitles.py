@@ -1,5 +1,6 @@
 """Subtitles in SubRip files (.srt), and those of them that the sampled frames fall into."""
 
+import bisect
 import os
 import re
 from collections.abc import Iterable
@@ -14,9 +15,8 @@ from hookedvid.video.source import n_bytes, open_bytes, opened
 LARGEST = 16 << 20  # bytes; the longest of Video-MME have some 200 kB
 _TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
 _RANGE = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*$", re.MULTILINE)
-_NUMBER = re.compile(r"(?:^|\n)\s*\d+\s*$")
 # As the files of Video-MME mark what is said, and lmms-eval looks for it.
-_MARKED = re.compile(r'<font color="white" size=".72c">(.*?)</font>', re.DOTALL)
+_MARK, _END = '<font color="white" size=".72c">', "</font>"
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
@@ -56,7 +56,8 @@ def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
     for match, after in zip_longest(times, times[1:]):
         body = text[match.end() : after.start() if after else None]
         if after:  # its number stands before it
-            body = _NUMBER.sub("", body)
+            before, _, number = body.rstrip().rpartition("\n")
+            body = before if number.strip().isdecimal() else body
         if said := _said(body):
             lines.append(Line(_seconds(match.groups()[:4]), _seconds(match.groups()[4:]), said))
     return lines
@@ -68,7 +69,12 @@ def sampled_lines(lines: Iterable[Line], indices: Iterable[int], fps: float) -> 
     Times are cut to whole frames, start included and end not, as lmms-eval does. One line twice is two lines.
     """
     shown = sorted(set(indices))
-    return [line.text for line in lines if any(int(line.start * fps) <= i < int(line.end * fps) for i in shown)]
+
+    def is_shown(line: Line) -> bool:
+        next_one = bisect.bisect_left(shown, int(line.start * fps))
+        return next_one < len(shown) and shown[next_one] < int(line.end * fps)
+
+    return [line.text for line in lines if is_shown(line)]
 
 
 def shown_subtitles(subtitles: str | os.PathLike[str], clip: Clip, n_frames: int) -> str:
@@ -83,8 +89,9 @@ def shown_subtitles(subtitles: str | os.PathLike[str], clip: Clip, n_frames: int
 
 
 def _said(body: str) -> str:
-    marked = _MARKED.search(body)
-    return " ".join((marked[1] if marked else _TAG.sub("", body)).split("\n")).strip()
+    _, mark, marked = body.partition(_MARK)
+    marked, end, _ = marked.partition(_END)
+    return " ".join((marked if mark and end else _TAG.sub("", body)).split("\n")).strip()
 
 
 def _seconds(parts: Iterable[str]) -> float:
