@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hookedvid.cache import VideoCache, pos_axis
+from hookedvid.eager import untraced
 from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
 from hookedvid.turns import Turns
@@ -44,6 +45,11 @@ class HookVerbs(HookedRootModule):
     def turn(self, hooked: bool = False) -> AbstractContextManager[None]:
         """A run's turn: alone where hooks are on the model, or will be; beside other plain runs otherwise."""
         return self.turns.alone() if hooked or self.listened() else self.turns.shared()
+
+    @untraced
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, in no graph that `torch.compile` makes of the model."""
+        return super().__call__(*args, **kwargs)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile every block of decoder and tower on its own (`torch.nn.Module.compile`'s arguments).

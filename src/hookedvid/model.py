@@ -19,7 +19,6 @@ from hookedvid.answering import Answer, is_predicted, next_token_loss, score_opt
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.config import VideoLLMConfig
-from hookedvid.eager import untraced
 from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, check_keywords
 from hookedvid.generation import generate
@@ -189,7 +188,6 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     # ---- running -----------------------------------------------------------------------------------------
 
-    @untraced
     def forward(
         self,
         input: VideoInputs | Tensor,
