@@ -1,36 +1,139 @@
-"""On a device that is not the CPU: no operation mixes the two. Checked on tensors that know their device alone."""
+"""On a device that is not the CPU: nothing mixes the two, and hardly anything waits. No GPU is needed to test that."""
 
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, LayerRange, small_config
+from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
+from hookedvid.data.shapes import make_dataset
 from hookedvid.families import FAMILIES
 from hookedvid.loading import put
-from hookedvid.plan import RunPlan
+from hookedvid.study.running import run
+from hookedvid.study.study import Study, plan
+from hookedvid.sweep import sweep
+from models import ROUNDING, apart, random_model, rich_inputs
+from models import one_thread as one_thread
+from models import shapes_unchecked as shapes_unchecked
+from pretend_device import bare, counted, pretend_cuda
 
-RUNS = {
-    "intact": (),
-    "knockouts": (LV_K, VT_K.at(LayerRange(1, 2)), VS_K.at(LayerRange(0, 1))),
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+
+CONDITIONS = ((), (LV_K,), (VT_K,), (LV_K.at(1),), (EarlyExit(1),), (Edit("z", 0, lambda z: z * 2, "video"),))
+MIXED = (LV_K, VT_K.at(LayerRange(1, 2)), VS_K.at(LayerRange(0, 1)))
+
+
+@pytest.fixture(autouse=True)
+def device() -> Iterator[None]:
+    with torch.no_grad(), pretend_cuda():
+        yield
+
+
+def on_device(model: HookedVideoLLM) -> HookedVideoLLM:
+    away = copy.deepcopy(model)
+    for name, p in list(away.named_parameters()):
+        put(away, name, p.detach().to("cuda"))
+    return away
+
+
+def batch(model: HookedVideoLLM, x: VideoInputs) -> VideoInputs:
+    return VideoInputs.stack([x, rich_inputs(model, seed=2, n_text=12).to(x.tokens.device)])
+
+
+def patched(model: HookedVideoLLM, x: VideoInputs) -> torch.Tensor:
+    _, source = model.run_with_cache(rich_inputs(model, seed=1), names_filter="z")
+    return model(x, interventions=[Patch("z", 1, "video", source), EarlyExit(2)])
+
+
+# Each with how often the host may wait for the device: for a value, or for numbers to come over.
+FORWARDS: dict[str, tuple[int, Callable[[Any, Any], torch.Tensor]]] = {
+    "intact": (0, lambda m, x: m(x)),
+    "knockouts": (0, lambda m, x: m(x, interventions=MIXED)),
+    "explicit": (0, lambda m, x: m.run_with_cache(x, names_filter="pattern", interventions=LV_K)[1]["pattern", 1]),
+    "batch, exit": (0, lambda m, x: m(batch(m, x), interventions=[VT_K, EarlyExit(1)])),
+    "patch, exit": (0, patched),
+    "edit": (0, lambda m, x: m(x, interventions=CONDITIONS[-1])),
+    "everything cached": (0, lambda m, x: m.run_with_cache(x)[0]),
+    "on demand too": (0, lambda m, x: m.run_with_cache(x, names_filter=lambda name: True)[0]),
+    "loss": (0, lambda m, x: m(x, return_type="loss")),
+    # A sweep: whether the second question's tokens and pixels before the text are the first's.
+    "sweep": (2, lambda m, x: torch.stack(sweep(m, [x, x], CONDITIONS)[1])),
+    "session": (0, lambda m, x: Session(m, x).logits([VT_K, CONDITIONS[-1][0]])),
+    "attention": (0, lambda m, x: m.attention(x, queries="question", reduce="frames")[1]),
+    # Features: how many of each item there are, and whose they are when they are made and used.
+    "encoded": (3, lambda m, x: m(m.encoded(x))),
+    # Generation asks of each token whether it is finite, whether all texts have ended, whether it is a video's.
+    "generation": (9, lambda m, x: m.generate(x, MIXED, max_new_tokens=3, return_type="tokens")),
 }
 
 
-@pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("run", RUNS)
-def test_blocks_run_on_their_own_device(family, run):
-    """Positions and masks are made on the CPU; what the blocks are given is where the stream is."""
-    model = HookedVideoLLM.from_config(small_config(family))
-    assert model.cfg.vision is not None and model.cfg.decoder is not None
-    size = model.cfg.vision.image_size
-    inputs = model.inputs_from_tensors(torch.tensor([1, 2, -200, 3, 4]), torch.randn(4, 3, size, size))
-    plan = RunPlan(model.cfg.decoder, inputs, RUNS[run], None)
-    masks = [plan.mask(i, plan.pos, plan.pos) for i in range(model.cfg.n_layers)]  # their values are needed: made first
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        for name, p in list(model.named_parameters()):
-            put(model, name, mode.from_tensor(p.detach()).to("cuda"))
-        on_gpu = [(m if m is None else m.to(torch.device("cuda")), causal) for m, causal in masks]
-        plan.mask = lambda layer, *_: on_gpu[layer]
-        stream = torch.empty(*inputs.tokens.shape, model.cfg.d_model, device="cuda")
-        out = model.unembed(model.ln_final(model._run_blocks(stream, plan, None, 0, model.cfg.n_layers, None)))
-        assert out.device.type == "cuda" and out.shape[-1] == model.cfg.d_vocab
+def test_every_run_stays_on_its_device_and_hardly_waits(family):
+    model = random_model(family, n_layers=2)
+    away, x = on_device(model), rich_inputs(model)
+    y = x.to(away.device)
+    for name, (waits, forward) in FORWARDS.items():
+        with counted() as cost:
+            found = forward(away, y)
+        assert found.device.type == "cuda", name
+        assert apart(bare(found), forward(model, x)) < ROUNDING, name
+        assert cost["wait"] + cost["to host"] <= waits, (name, cost)
+
+
+def test_an_answer_waits_for_its_numbers_alone():
+    model = random_model("llava-video", n_layers=2)
+    frames = np.zeros((4, 70, 70, 3), dtype=np.uint8)
+    x = model.prepare(frames, "what is it ?", ["red", "blue"], n_frames=4)
+    away = on_device(model)
+    both = VideoInputs.stack([x, x])
+    with counted() as cost:
+        found = away.answers(both, LV_K)
+    for a, b in zip(found, model.answers(both, LV_K), strict=True):
+        assert a.index == b.index and a.logits == pytest.approx(b.logits, rel=1e-9)
+    # Of each item: whether its logits are finite, the best option, the options' probabilities and logits.
+    assert cost["wait"] + cost["to host"] <= 2 * 4
+
+
+@pytest.mark.parametrize("family", ["llava-onevision", "internvideo2.5"])
+def test_a_sweep_moves_no_more_to_the_device_the_more_layers_there_are(family):
+    moved = []
+    for n_layers in (2, 6):
+        away = on_device(random_model(family, n_layers=n_layers))
+        x = rich_inputs(away)
+        with counted() as cost:
+            sweep(away, [x, replace(x)], [(), (LV_K,), (VT_K,)])
+        assert cost["wait"] + cost["to host"] == 2, "whether the questions' videos are the same"
+        moved.append(cost["to device"])
+    assert moved[0] == moved[1]
+
+
+def test_what_mixes_devices_is_found_here():
+    away = on_device(random_model("text"))
+    with pytest.raises(RuntimeError, match="tensors on cuda and on the cpu"):
+        away.embed(torch.tensor([1, 2])) + 1
+    here, there = torch.ones(2), torch.ones(2).to("cuda")
+    with pytest.raises(RuntimeError, match="tensors on cuda and on the cpu"):
+        _ = here + there
+    with counted() as cost:
+        assert bool((there > 0).all()) and there.cpu().tolist() == [1.0, 1.0]
+    assert cost["wait"] == cost["to host"] == 1
+
+
+def test_a_study_answers_alike_on_a_device(tmp_path: Path):
+    model = HookedVideoLLM.from_pretrained("tiny")
+    items = make_dataset(tmp_path / "data", seed=0, split="test", n_videos=1, questions_per_video=2)
+    study = Study(protocols=("all-layers",))
+    rows = []
+    for place, m in (("here", model), ("there", on_device(model))):
+        laid = plan(study, m, items)
+        rows.append({(r["item"], r["condition"]): r for r in run(laid, m, tmp_path / place)})
+    assert rows[0].keys() == rows[1].keys()
+    for key, row in rows[0].items():
+        other = rows[1][key]
+        assert row["status"] == other["status"] == "ok", other
+        assert row["prob"] == pytest.approx(other["prob"], rel=1e-4)

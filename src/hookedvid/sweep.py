@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -78,6 +78,8 @@ class Rows:
         self._stream_masks: dict[Changes, Tensor | Structure] = {}
         self._views: dict[tuple[int, Changes], tuple[Tensor | None, Tensor | None, Tensor, bool]] = {}
         self._writes: dict[tuple[Placed, int], Write] = {}
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+        self._moved: list[tuple[Tensor, Tensor]] = []  # what views hold, here and on the device
 
     def under(self, plan: Sweep, sources: Sources) -> "Rows":
         """The same rows under another plan for the same questions; nothing is encoded again."""
@@ -174,7 +176,8 @@ class Rows:
         return out
 
     def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:
-        return texts[0].unflatten(0, (-1, self.n_text))[[t.parent for t in steps]].flatten(0, 1)[None]
+        parents = self._index(tuple(t.parent for t in steps))
+        return texts[0].unflatten(0, (-1, self.n_text)).index_select(0, parents).flatten(0, 1)[None]
 
     def logits(self, steps: Sequence[TextStep], texts: Tensor) -> Iterator[tuple[TextStep, Tensor]]:
         """From states after the last block, each one's logits [last, d_vocab] at its positions `last`."""
@@ -191,9 +194,14 @@ class Rows:
         views = []
         for same in alike.values():
             columns, may, *_ = self._view(steps[same[0]])
-            views.append(View(torch.tensor(same, device=self.device), columns, may))
+            views.append(View(self._index(tuple(same)), columns, may))
         own = torch.stack([self._view(t)[2] for t in steps])
         return States(tuple(views), own, explicit=self.model.kernel == "eager")
+
+    def _index(self, numbers: tuple[int, ...]) -> Int[Tensor, " number"]:
+        if numbers not in self._indices:  # the same in most layers: moved to the device once
+            self._indices[numbers] = torch.tensor(numbers, device=self.device)
+        return self._indices[numbers]
 
     def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor, bool]:
         """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other.
@@ -220,9 +228,11 @@ class Rows:
     def _once(self, x: Tensor | None) -> Tensor | None:
         if x is None:
             return None
-        x = x.to(self.device)
-        known = (y for view in self._views.values() for y in view[:2] if y is not None)
-        return next((y for y in known if y.dtype == x.dtype and torch.equal(x, y)), x)
+        for here, there in self._moved:  # compared here: a device would have to be waited for
+            if here.dtype == x.dtype and torch.equal(here, x):
+                return there
+        self._moved.append((x, x.to(self.device)))
+        return self._moved[-1][1]
 
     # ---- patches and edits ---------------------------------------------------------------------------------
 

@@ -248,7 +248,7 @@ class Attention(nn.Module):
         mask = ctx.allowed
         assert not isinstance(mask, Joined)
         if isinstance(mask, Structure):
-            mask = mask.dense()[None, None].to(q.device)
+            mask = mask.dense(q.device)[None, None]
         if not listening(self.hook_mask):
             return mask
         if mask is None and ctx.causal:

@@ -89,14 +89,14 @@ class Structure:
         z = [_attend(call, q, k, v) for call in self.calls]
         return _take(z[0] if len(z) == 1 else torch.cat(z, 1), self.order)
 
-    def dense(self) -> Bool[Tensor, "query key"]:
-        """The mask these calls amount to: the oracle's form, and what a hook on the mask is shown."""
-        may = torch.zeros(self.n_query, self.n_key, dtype=torch.bool)
+    def dense(self, device: torch.device | str = "cpu") -> Bool[Tensor, "query key"]:
+        """The mask these calls amount to, on their device: the oracle's form, and what a hook on the mask is shown."""
+        may = torch.zeros(self.n_query, self.n_key, dtype=torch.bool, device=device)
         for call in self.calls:
             mask = call.mask()
-            mask = torch.ones(call.n_rows, call.n_keys, dtype=torch.bool) if mask is None else mask.cpu()
+            mask = torch.ones(call.n_rows, call.n_keys, dtype=torch.bool, device=device) if mask is None else mask
             mask = mask.tril() if call.causal else mask
-            rows, keys = _index(call.rows).view(call.n, -1), _index(call.keys).view(call.n, -1)
+            rows, keys = (_index(x, device).view(call.n, -1) for x in (call.rows, call.keys))
             for r, c in zip(rows, keys, strict=True):
                 may[r[:, None], c[None]] = mask
         return may
@@ -335,8 +335,8 @@ def _on(device: torch.device, x: Any) -> Any:
     return x.to(device) if isinstance(x, Tensor) else x
 
 
-def _index(places: Places) -> Tensor:
-    return torch.arange(places.start, places.stop) if isinstance(places, slice) else places.cpu()
+def _index(places: Places, device: torch.device | str = "cpu") -> Tensor:
+    return torch.arange(places.start, places.stop, device=device) if isinstance(places, slice) else places
 
 
 def _take(x: Tensor, places: Places) -> Tensor:
