@@ -4,7 +4,7 @@
 
 For trying conversion, memory and speed at full size without the weights. Values are N(0, 0.02), norms near 1; a
 stand-in tokenizer (bytes, and the special tokens under their true ids) makes prompts work. `--sparse` writes headers
-over holes, so that even the 32B takes no disk: its weights read as zeros.
+over holes, so that even the 32B takes no disk: its weights read as zeros, all but one of the head's.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.conversion import original, tables
+from hookedvid.conversion import layouts, original, tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
@@ -241,6 +241,10 @@ def write_holes(path: Path, header: Header) -> None:
     with path.open("wb") as f:
         f.write(start)
         f.truncate(len(start) + sum(e.size for e in header.entries))
+        for e in header.entries:
+            if layouts.HEAD.fullmatch(e.name):  # all zeros would be the embedding's bits, to which a head is tied
+                f.seek(len(start) + e.start)
+                f.write(b"\1")
 
 
 def tokenizer(recipe: Recipe) -> Any:

@@ -284,6 +284,11 @@ def test_packed_weights_are_named_as_what_they_are(theirs):
     packed("8-bit or packed weights", **{name: torch.zeros(96, 64, dtype=torch.int8)})
 
 
+def test_a_quantization_config_beside_plain_weights_is_book_keeping(theirs):
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    assert read(change_config(theirs, quantization_config=said, unk_token_id=0, _model_name_or_path="x")).lm.n_layers
+
+
 def test_packed_weights_in_memory_are_refused():
     hf = decoder()
     hf.model.norm.weight = torch.nn.Parameter(hf.model.norm.weight.to(torch.uint8), requires_grad=False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import socket
 from functools import cache
@@ -406,3 +407,21 @@ def test_chat_templates_travel_nowhere_and_name_no_file_elsewhere(tmp_path, form
     named("tool_use").save_pretrained(tmp_path / "saved")
     written = "".join(p.read_text() for p in (tmp_path / "saved").rglob("*") if p.is_file())
     assert "chat_template" not in written and "unused" not in written
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json"])
+def test_a_pipe_or_an_endless_file_is_no_tokenizer(tmp_path, name):
+    """A pipe waits for a writer for good, a sparse file of 40 GB takes the memory."""
+    qwen2_folder(tmp_path)
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+    if name == "tokenizer.model":
+        (tmp_path / "vocab.json").unlink()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConversionError, match="is no regular file but a pipe"):
+        load_tokenizer(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 40_000_000_000)
+    with pytest.raises(ConversionError, match=r"has 40,000,000,000 bytes, more than the 268,435,456"):
+        load_tokenizer(tmp_path)

@@ -21,9 +21,11 @@ from hookedvid.conversion.pickles import pickle_message
 from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, apply, grouped, names_of, undo
 from hookedvid.conversion.shards import read_header
 from hookedvid.errors import ConversionError
+from hookedvid.files import read_regular
 from hookedvid.sources import repo_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAX_CONFIG = 64 << 20  # bytes; peft's own have some 1,000
 # LLaVA's trainer keeps the projector that was trained beside a LoRA in a file of its own.
 BESIDE = "non_lora_trainables.safetensors"
 
@@ -174,9 +176,9 @@ def _folder(adapter: str | Path) -> Path:
 
 def _read_config(where: Path) -> dict[str, Any]:
     try:
-        config = json.loads((where / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_regular(where / CONFIG, MAX_CONFIG, ConversionError))
         kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
-    except (ValueError, AttributeError) as e:
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, RecursionError) as e:
         raise ConversionError(f"{where / CONFIG} cannot be read: {e}; download it again") from e
     if kind != "LORA":
         raise ConversionError(f"{where} is an adapter of the type {kind!r}; only LORA can be merged here")

@@ -28,7 +28,7 @@ TOKENIZER_FILES: tuple[str, ...] = (
 # Vocabularies of tokenizers that no family here uses: told apart from "no tokenizer at all".
 _FOREIGN = ("*.tiktoken", "*.model", "vocab.txt", "tekken.json")
 _NEED = "needed is tokenizer.json, or vocab.json with merges.txt (Qwen2), or tokenizer.model (Llama, InternLM2)"
-MAX_SIZE = 256 << 20  # bytes of a JSON file; the largest published tokenizer has some 20 million
+MAX_SIZE = 256 << 20  # bytes of a file; the largest published tokenizer has some 20 million
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 # Chat templates do not travel: prompts are those of `hookedvid.video.prompt`.
 _KEPT = ("model_max_length", "padding_side", "add_bos_token", "add_eos_token")
@@ -138,8 +138,9 @@ def _listed(folder: Path, settings: Mapping[str, Any]) -> dict[int, "AddedToken"
 def _from_json(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
+    data = read_regular(path, MAX_SIZE, ConversionError)
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_buffer(data)
     except Exception as e:  # the tokenizers package raises nothing narrower
         raise ConversionError(f"{path} cannot be read ({e}); copy it again, it may be cut short") from e
 
@@ -149,6 +150,8 @@ def _qwen2(folder: Path, listed: Mapping[int, "AddedToken"]) -> "Tokenizer":
     from tokenizers.models import BPE
     from transformers import Qwen2Tokenizer
 
+    for name in ("vocab.json", "merges.txt"):
+        read_regular(folder / name, MAX_SIZE, ConversionError)  # the tokenizers package would wait for a pipe
     try:
         vocab: dict[str, int]
         merges: Any  # pairs, which transformers takes but does not declare
@@ -204,7 +207,7 @@ def _read_proto(path: Path) -> Any:
     messages: Any = sentencepiece_model_pb2  # made at run time, so type checkers see nothing in it
     proto = messages.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(read_regular(path, MAX_SIZE, ConversionError))
     except DecodeError as e:
         raise ConversionError(f"{path} is no sentencepiece model ({e}); copy it again, it may be cut short") from e
     spec = proto.trainer_spec
