@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from hookedvid.video import decoders as decoding
 from hookedvid.video.clip_files import ClipRequest, FrameCache, load_clip, save_clip
 from hookedvid.video.decoders import Decoders, Limits
 from hookedvid.video.frames import Clip, read_clip
+from hookedvid.video.scratch import PREFIX, clear
 from hookedvid.video.source import video_hash
 
 FAULTY = "faulty_worker"
@@ -392,3 +394,70 @@ def test_no_room_for_frames_stops_the_run(video, cache):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(cache.folder.iterdir()) == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hookedvid.video.clip_files import ClipRequest
+from hookedvid.video.decoders import Decoders
+from hookedvid.video.scratch import Scratch
+decoders = Decoders(1)
+decoders.submit(ClipRequest(sys.argv[1], 2, "linspace")).result()
+if sys.argv[2]:
+    Scratch().claim(Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_tree_of_processes_leaves_is_cleared_by_the_next_run(tmp_path, video, monkeypatch):
+    """And nothing of one that lives; a program that worked for the killed one in a folder of its own ends, too."""
+    at, other = tmp_path / "scratch", tmp_path / "other"
+    at.mkdir()
+    other.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(at))
+    paths = os.pathsep.join(p for p in sys.path if p)
+    agent = [sys.executable, "-c", f"f = open({str(other / 'log')!r}, 'w'); import time; time.sleep(600)"]
+    left = subprocess.Popen(agent)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(video), claimed], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": str(at), "PYTHONPATH": paths}
+        )
+        for claimed in (str(other), "")
+    ]  # fmt: skip
+    for one in running:
+        assert one.stdout.readline() == b"ready\n"
+    killed, living = running
+    folders = {psutil.Process(p.pid).cmdline()[-1] for p in psutil.Process(living.pid).children()}
+    for process in (*psutil.Process(killed.pid).children(), psutil.Process(killed.pid)):
+        process.kill()
+    killed.wait()
+    assert len(list(at.iterdir())) == 3
+    with Decoders(1) as decoders:
+        decoders.submit(asked(video)).result()
+        assert len(list(at.iterdir())) == 2 and {str(p) for p in at.iterdir()} > folders
+    assert left.wait(10) == -signal.SIGKILL and not other.exists()
+    living.stdin.close()
+    living.wait()
+    for one in running:
+        one.stdout.close()
+    killed.stdin.close()
+
+
+def test_no_folder_is_cleared_that_may_be_anybody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names = ("empty", "full", "new", "link")
+    empty, full, new, link = (tmp_path / f"{PREFIX}{name}" for name in names)
+    for path in (empty, full, new):
+        path.mkdir()
+    (full / "rows.jsonl").touch()
+    (tmp_path / "hookedvid-study").mkdir()
+    (tmp_path / "hookedvid-study" / "lock").touch()
+    link.symlink_to(tmp_path / "hookedvid-study")
+    for path in (empty, full, tmp_path / "hookedvid-study"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    clear()
+    assert {p.name for p in tmp_path.iterdir()} == {full.name, new.name, link.name, "hookedvid-study"}
+    assert (tmp_path / "hookedvid-study" / "lock").exists()

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from hookedvid.study.schedule import AHEAD, TRIES, Schedule
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan, settings_of
 from hookedvid.video.decoders import gathered
+from hookedvid.video.scratch import Scratch
 from hookedvid.video.source import identity
 
 LOCAL = "local"
@@ -85,14 +87,19 @@ def _connected(how: Execution) -> Iterator[Any]:
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(how.ray, log_to_driver=False, logging_level=logging.ERROR, **started)
+        context: Any = ray.init(how.ray, log_to_driver=False, logging_level=logging.ERROR, **started)
     except (OSError, RuntimeError, ValueError) as e:
         said = str(e).partition("\n")[0]
         raise RunError(f"cannot connect to a Ray cluster at {how.ray!r} ({said}); is `ray start` done there?") from e
+    scratch = Scratch() if how.ray == LOCAL else None
     try:
+        if scratch is not None:  # Ray's own agents outlive a driver that is killed, and its logs any
+            scratch.claim(Path(context.address_info["session_dir"]))
         yield ray
     finally:
         ray.shutdown()
+        if scratch is not None:
+            scratch.close()
 
 
 class _Fleet:

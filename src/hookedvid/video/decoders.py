@@ -30,6 +30,7 @@ from hookedvid.errors import DecodingError, HookedVidError, InputError, RunError
 from hookedvid.video.clip_files import SUFFIX, ClipRequest, FrameCache, load_clip
 from hookedvid.video.frames import Clip, Number
 from hookedvid.video.refusals import refusal
+from hookedvid.video.scratch import Scratch
 
 WORKER = "hookedvid.video.worker"
 START = 30  # seconds that a process may take to start, on a disk that sleeps; one that is stopped is replaced
@@ -98,7 +99,7 @@ class Decoders:
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._closed = False
-        self._scratch: tempfile.TemporaryDirectory | None = None
+        self._scratch: Scratch | None = None
 
     def __enter__(self) -> "Decoders":
         return self
@@ -114,7 +115,7 @@ class Decoders:
                 worker.end()
         self._threads.shutdown(cancel_futures=True)
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.close()
 
     def submit(self, request: ClipRequest) -> Future[Decoded]:
         """Ask for a clip. The future raises VideoError, DecodingError or InputError; RunError stops the run."""
@@ -189,12 +190,12 @@ class Decoders:
                 raise CancelledError
             try:
                 if self._scratch is None:
-                    self._scratch = tempfile.TemporaryDirectory(prefix="hookedvid-", ignore_cleanup_errors=True)
-                worker = self._idle.pop() if self._idle else _Worker(self._module, self._scratch.name)
+                    self._scratch = Scratch()
+                worker = self._idle.pop() if self._idle else _Worker(self._module, self._scratch.folder)
             except OSError as e:
                 raise RunError(f"cannot start a decoding process: {e}; make room there, or set TMPDIR") from e
             self._busy.add(worker)
-        return worker, Path(self._scratch.name) / f"{threading.get_ident()}{SUFFIX}"
+        return worker, self._scratch.folder / f"{threading.get_ident()}{SUFFIX}"
 
     def _give(self, worker: "_Worker") -> None:
         with self._lock:
@@ -209,11 +210,11 @@ class Decoders:
 class _Worker:
     """One decoding process, seen from here."""
 
-    def __init__(self, module: str, scratch: str):
+    def __init__(self, module: str, scratch: Path):
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, scratch],
+            [sys.executable, "-P", "-m", module, str(scratch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

@@ -1,0 +1,91 @@
+"""Folders for files that pass between processes, and the clearing away of those that a killed run left behind."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+PREFIX = "hookedvid-scratch-"
+LOCK = "lock"  # held as long as the folder's owner lives; the system lets go of it, however that ends
+CLAIMED = "claimed"  # names a folder that another program made for the owner, whose processes and files end with it
+UNLOCKED = 3600  # seconds after which an empty folder without a lock is nobody's
+
+
+class Scratch:
+    """A new folder of this process alone, in the system's folder for such. Others that nobody holds are cleared away.
+
+    At most one folder stays of a process that is killed together with all that it has started, and only until the
+    next is made. Raises OSError where there is no room.
+    """
+
+    def __init__(self) -> None:
+        clear()
+        self._lock = -1
+        while self._lock < 0:  # whoever clears away may come between a folder's making and its locking
+            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self._lock = _held(self.folder / LOCK, os.O_CREAT)
+
+    def claim(self, folder: Path) -> None:
+        """End what another program does and keeps in its `folder` once this process has ended, if by a kill."""
+        (self.folder / CLAIMED).write_text(str(folder), encoding="utf-8")
+
+    def close(self) -> None:
+        """Remove the folder and what was claimed."""
+        _remove(self.folder)
+        os.close(self._lock)
+
+
+def clear() -> None:
+    """Remove the user's folders of processes that have ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            found = folder.lstat()
+            if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid():
+                continue
+            if not (folder / LOCK).exists() and time.time() - found.st_mtime > UNLOCKED:
+                folder.rmdir()  # what has anything in it was not left by us
+                continue
+            lock = _held(folder / LOCK, 0)
+        except OSError:
+            continue
+        if lock >= 0:
+            _remove(folder)
+            os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    claimed = folder / CLAIMED
+    if claimed.is_file():
+        other = Path(claimed.read_text(encoding="utf-8"))
+        _end(other)
+        shutil.rmtree(other, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(folder: Path) -> None:
+    """Kill the user's processes that have files open in a folder."""
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.uids().real == os.getuid()
+            if ours and any(folder in Path(file.path).parents for file in process.open_files()):
+                process.kill()
+        except psutil.Error:  # it has ended
+            continue
+
+
+def _held(path: Path, flags: int) -> int:
+    """The descriptor of a lock that is held now; -1 where another process holds it, or has removed it."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return -1
