@@ -407,6 +407,14 @@ def test_times_are_divided_by_the_rate_the_original_code_divides_by(sampler, n_f
     assert f"located at {times}.Please" in text_of(m, inputs)
 
 
+@pytest.mark.parametrize("sampler", ["one_fps", "linspace"])
+def test_a_single_frame_in_ten_seconds_is_at_their_start(sampler):
+    m = model("qwen_1_5")
+    given = {"n_frames": 1, "sampler": sampler, "folder_fps": 0.1, "time_instruction": "llava_video"}
+    text = text_of(m, m.prepare(frames(1), QUESTION, **given))
+    assert "lasts for 10.00 seconds, and 1 frames" in text and "located at 0.00s.Please" in text
+
+
 def test_a_file_tells_its_own_times(tmp_path):
     m = model("qwen_1_5")
     clip = write_clip(tmp_path / "two seconds.mp4", n=60)

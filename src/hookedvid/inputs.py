@@ -140,7 +140,7 @@ def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> Vi
         segments = _segments(cfg, runs, None if frames is None else len(frames))
         layout = TokenLayout.of(s for s, _ in segments)
         text = [t for _, chunk in segments for t in chunk]
-        _check_vocabulary(cfg, text)
+        check_vocabulary(cfg, text)
         row = torch.tensor([text], dtype=torch.long, device=device)
         rows.append(VideoInputs(row, (layout,), (frames,), ((),), ((),)))
     return VideoInputs.stack(rows)
@@ -174,10 +174,14 @@ def _checked_pixels(cfg: VideoLLMConfig, pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _check_vocabulary(cfg: VideoLLMConfig, ids: Sequence[int]) -> None:
+def check_vocabulary(cfg: VideoLLMConfig, ids: Sequence[int]) -> None:
+    """Raise InputError for token ids without a row in the embedding: a GPU would end the process over them."""
     wrong = sorted({i for i in ids if i != VIDEO and not 0 <= i < cfg.d_vocab})
     if wrong:
-        raise InputError(f"token ids {wrong[:5]} are outside this model's vocabulary of {cfg.d_vocab} rows")
+        raise InputError(
+            f"token ids {wrong[:5]} are outside this model's vocabulary of {cfg.d_vocab} rows: is this tokenizer "
+            "another model's?"
+        )
 
 
 def _runs(ids: Sequence[int], placeholders: set) -> list[tuple[bool, list[int]]]:

@@ -10,7 +10,7 @@ import torch
 
 from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
-from hookedvid.inputs import VideoInputs
+from hookedvid.inputs import VideoInputs, check_vocabulary
 from hookedvid.layout import TokenLayout
 from hookedvid.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
 from hookedvid.video.prompt import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
@@ -53,6 +53,7 @@ def prepare(
     asked = pieces(template(cfg.prompt), question, options, 0, None, form, answer)
     warn_of_unknown_words(model.tokenizer, asked, tokens[0].tolist())
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
+    check_vocabulary(cfg, letters)
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
     return inputs.to(model.device)
 
@@ -88,10 +89,11 @@ def expected(
 def _checked(
     model: Any, n_frames: int, markers_are_language: bool, laid_out: Callable[[int], list[Run]]
 ) -> tuple[torch.Tensor, TokenLayout]:
-    """Ids [1, pos] and their layout; raises InputError for a prompt that is too long."""
+    """Ids [1, pos] and their layout; raises InputError for a prompt that is too long, or for ids without a row."""
     runs = laid_out(n_frames)
     _check_length(model, runs, n_frames, laid_out)
     layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
+    check_vocabulary(model.cfg, [token for _, ids in runs for token in ids])
     return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
 
@@ -144,7 +146,9 @@ def _timing(
         )
     rate = clip.fps
     # Where every round(fps)-th frame was taken, the original divides by the rounded rate: 0.00s,1.00s at 29.97 fps.
-    if sampler == "one_fps" and all(b - a == round(rate) for a, b in pairwise(clip.indices)):
+    # A single frame has no distance to the next, and below 0.5 fps the rounded rate is 0.
+    steps = [b - a for a, b in pairwise(clip.indices)]
+    if sampler == "one_fps" and steps and all(step == round(rate) for step in steps):
         rate = round(rate)
     return Timing(instruction, clip.n_total / clip.fps, tuple(i / rate for i in clip.indices))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hookedvid.answering import answer_log_probs, score_options
 from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError, InputError, NonFiniteError
-from hookedvid.inputs import VideoInputs
+from hookedvid.inputs import VideoInputs, check_vocabulary
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS, Extractor, extractor
 from hookedvid.video.prompt import QuestionForm
@@ -88,6 +88,7 @@ def prepare(
     if scoring != "words":
         return inputs
     tokens = tuple(_word_token(model, o) for o in item.options)
+    check_vocabulary(model.cfg, tokens)
     if len(set(tokens)) < len(tokens):
         raise InputError(f"options {list(item.options)} share a token; score them by letters")
     return replace(inputs, options=(tuple(item.options),), option_tokens=(tokens,))
