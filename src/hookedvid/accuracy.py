@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hookedvid import plots, report, scores
+from hookedvid.files import write_text, written
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
 from hookedvid.study.laws import CHEAPEST, Finding, findings
@@ -30,7 +31,8 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     main = "video" if "video" in tables else "all"
     protocols = {c.protocol for c in run.conditions}
     write_csv(summaries, out / "summary.csv")
-    frame(rows).to_parquet(out / "rows.parquet")
+    with written(out / "rows.parquet") as part:
+        frame(rows).to_parquet(part)
     generated = run.settings["scoring"] == "generate"
     console.width = max(console.width, scores.MIN_WIDTH if generated else MIN_WIDTH)
     if protocols != {"baseline", efficiency.PROTOCOL}:
@@ -61,7 +63,8 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
         chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
         figures |= draw_pareto(tables, main, chosen, run)
     for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png")
+        with written(out / f"{name}.png") as part:
+            figure.savefig(part)
     _write_report(run, rows, out, told, figures, tables, failures, main)
     console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {', '.join(figures)} as .png")
 
@@ -103,7 +106,7 @@ def _write_report(
     examples = report.examples(run.items, run.annotations, rows, shown, run.settings)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
     page = report.render("Knockout study", run.about, told, list(figures.values()), ordered, failures, examples)
-    (out / "report.html").write_text(page, encoding="utf-8")
+    write_text(out / "report.html", page)
 
 
 def condition_table(summaries: Sequence[Summary]) -> Table:

@@ -20,6 +20,8 @@ from hookedvid.study.estimate import estimate
 from hookedvid.study.execution import Execution
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.measures import MEASURES
+from hookedvid.study.records import Records
+from hookedvid.study.results import renewed
 from hookedvid.study.scoring import Scoring
 from hookedvid.study.study import Study, parse_knockout
 
@@ -72,24 +74,31 @@ def run_study(
     where = f"{laid.settings['device']} on Ray" if how.ray else net.device
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {where}"
     console.print(about, highlight=False)
-    console.print(str(estimate(laid, net, out)), highlight=False, markup=False, soft_wrap=True)
+    records = Records(out, how.shard)
+    console.print(str(estimate(laid, net, records)), highlight=False, markup=False, soft_wrap=True)
     if plan_only:
         return 0
     n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
     del net  # the actors have their own
     try:
-        audit, timing = conduct(laid, model, out, how, console)
+        audit, timing = conduct(laid, model, records, how, console)
     except KeyboardInterrupt:
         console.print(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    manifest = Manifest.of(laid, n_layers, about, audit, timing)
-    manifest.save(out)
-    if how.shard.count > 1 and (left := manifest.missing(out)):
-        part = f"shard {how.shard.index}/{how.shard.count}"
+    return _finish(Manifest.of(laid, n_layers, about, audit, timing), records, console)
+
+
+def _finish(manifest: Manifest, records: Records, console: Console) -> int:
+    """Keep what was asked beside its rows and show these, unless other shards have yet to run theirs."""
+    out, shard = records.folder, records.shard
+    if earlier := manifest.save(out):
+        said = f"what {out} showed before, of another study, is in {earlier}"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
+    if shard.count > 1 and (left := manifest.missing(records)):
+        part = f"shard {shard.index}/{shard.count}"
         console.print(f"{part} is done; {left} rows of other shards are missing in {out}")
         return 0
-    _present(manifest, manifest.rows(out), out, console)
-    return 0
+    return _present(manifest, manifest.rows(records), out, console)
 
 
 def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, console: Console) -> Dataset | None:
@@ -122,15 +131,25 @@ def plot(out: Path) -> int:
     """`hookedvid plot`: table, plots and report of a finished run once more, from its rows alone."""
     console = Console()
     console.width = max(console.width, accuracy.MIN_WIDTH)
-    manifest = Manifest.load(out)
+    manifest, records = Manifest.load(out), Records(out)
     console.print(manifest.about, highlight=False)
-    _present(manifest, manifest.rows(out), out, console)
-    return 0
+    rows = manifest.rows(records)
+    if records.damaged:
+        console.print(records.damaged, highlight=False, markup=False, soft_wrap=True)
+    return _present(manifest, rows, out, console)
 
 
-def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
+def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> int:
+    """The status: 1 where nothing was scored that could be."""
     present = measured.present if run.study.scoring in MEASURES else accuracy.present
-    present(run, rows, out, console)
+    with renewed(out):
+        present(run, rows, out, console)
+    hidden = {item.id for item in run.items if item.answer is None} if run.study.scoring not in MEASURES else set()
+    scorable = [row for row in rows if row["item"] not in hidden] or rows
+    if any(row["status"] != "failed" for row in scorable):
+        return 0
+    console.print("no row could be scored: every one of them failed", style="red", highlight=False)
+    return 1
 
 
 def ask(

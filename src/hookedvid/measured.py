@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hookedvid import plots, report
+from hookedvid.files import write_text, written
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
 from hookedvid.study.grounding import THRESHOLDS
@@ -46,16 +47,18 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     for reason in failures[:5]:
         console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
     write_csv([line for lines in tables.values() for line in lines], out / "summary.csv")
-    frame(rows).to_parquet(out / "rows.parquet")
+    with written(out / "rows.parquet") as part:
+        frame(rows).to_parquet(part)
     figures = draw(tables, main, run, measure)
     for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png")
+        with written(out / f"{name}.png") as part:
+            figure.savefig(part)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = report.examples(run.items, run.annotations, rows, shown, run.settings)
     page = report.render(
         "Knockout study", run.about, told, list(figures.values()), tables, failures, examples, columns, measure.note
     )
-    (out / "report.html").write_text(page, encoding="utf-8")
+    write_text(out / "report.html", page)
     named = ", ".join(figures) + " as .png" if figures else "no figures"
     console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {named}")
 

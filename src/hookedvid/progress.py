@@ -1,7 +1,6 @@
 """A study while it runs: one progress bar, wherever its rows are computed, and a few lines of what it took."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,13 +8,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from hookedvid.study import cluster
 from hookedvid.study.execution import Execution
+from hookedvid.study.records import Records
 from hookedvid.study.running import Audit, carry_out, run
 from hookedvid.study.study import Plan
 from hookedvid.study.timing import Timing
 
 
-def conduct(laid: Plan, model: Any, out: Path, how: Execution, console: Console) -> tuple[Audit, Timing]:
-    """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by."""
+def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: Console) -> tuple[Audit, Timing]:
+    """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
+
+    records: of the folder and shard that are written to.
+    """
     audit, timing, fresh = Audit(), Timing(), 0
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "rows", TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -28,14 +31,15 @@ def conduct(laid: Plan, model: Any, out: Path, how: Execution, console: Console)
             fresh += new
             progress.advance(bar)
 
-        told: Any = {"retry_failed": how.retry_failed, "timing": timing}
+        told: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
         if how.ray:
-            rows = carry_out(laid, cluster.engine(laid, model, how, timing), out, step, how.shard, audit, **told)
+            rows = carry_out(laid, cluster.engine(laid, model, how, timing), records, step, **told)
         else:
             with how.decoders() as decoders:
-                rows = run(laid, model, out, step, how.shard, audit, decoders=decoders, **told)
+                rows = run(laid, model, records, step, decoders=decoders, **told)
     different = len({row["key"] for row in rows})
-    lines = [f"{fresh} rows run, {different - fresh} found in {out}"]
+    lines = [f"{fresh} rows run, {different - fresh} found in {records.folder}"]
+    lines += [records.damaged] * bool(records.damaged)
     if audit.n:
         what = "log-probabilities" if laid.study.scoring == "likelihood" else "logits"
         lines.append(f"{audit.n} rows run again in full: {what} differ by {audit.largest:.1e} at most")

@@ -8,11 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hookedvid.files import written
 from hookedvid.study import breakdown, rescoring, submission
 from hookedvid.study.conventions import NAMES, Convention, convention
 from hookedvid.study.extractors import extractor
 from hookedvid.study.manifest import Manifest
-from hookedvid.study.records import frame
+from hookedvid.study.records import Records, frame
+from hookedvid.study.results import own_folder
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 
@@ -88,11 +90,13 @@ def rescore(out: Path, name: str) -> int:
     """`hookedvid rescore`: a finished study's texts by another rule, without model or videos."""
     console = Console()
     console.width = max(console.width, MIN_WIDTH)
-    run = Manifest.load(out)
-    rows = run.rows(out)
+    run, records = Manifest.load(out), Records(out)
+    rows = run.rows(records)
     by = convention(name, run.items, run.dataset) if name in NAMES else extractor(name)
     found = rescoring.rescore(run.items, rows, by)
     console.print(run.about, highlight=False, soft_wrap=True)
+    if records.damaged:
+        console.print(records.damaged, highlight=False, markup=False, soft_wrap=True)
     now = by if isinstance(by, Convention) else None
     full = by.full_name if isinstance(by, Convention) else by.name
     for title, read, as_by in (("stored", rows, run.convention), (full, found.rows, now)):
@@ -101,10 +105,10 @@ def rescore(out: Path, name: str) -> int:
         console.print(f"[bold]{title}[/]", highlight=False)
         console.print(text_table([s for s in summaries if s.group == "all"], as_by))
     console.print(f"{found.changed} of {found.n} answers read otherwise", highlight=False)
-    folder = out / "rescored"
-    folder.mkdir(exist_ok=True)
+    folder = own_folder(out / "rescored")
     stem = full.replace("/", "-")
-    frame(found.rows).to_parquet(folder / f"{stem}.parquet")
+    with written(folder / f"{stem}.parquet") as part:
+        frame(found.rows).to_parquet(part)
     write_csv(summaries, folder / f"{stem}.csv")
     console.print(f"[bold]{folder / stem}.parquet[/]; also .csv; the stored rows are as they were", soft_wrap=True)
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
+from hookedvid.files import written
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval, Resamples
@@ -91,7 +92,7 @@ def _means(
 
 def write_csv(parts: Sequence[Part], path: Path) -> None:
     """One line per part."""
-    with path.open("w", newline="", encoding="utf-8") as f:
+    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         spread = [f"{name}{end}" for name in ("accuracy", "as_printed") for end in ("", "_low", "_high")]
         writer.writerow(["axis", "value", "condition", "n", "chance", *spread])

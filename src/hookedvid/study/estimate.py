@@ -24,7 +24,6 @@ import torch
 
 from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.data.item import Item
-from hookedvid.errors import HookedVidError
 from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
@@ -32,8 +31,9 @@ from hookedvid.layout import TokenLayout
 from hookedvid.masks import active, first_layer
 from hookedvid.preparing import expected
 from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
+from hookedvid.study.failures import attempt
 from hookedvid.study.records import Records
-from hookedvid.study.scoring import GENERATED, LETTERED
+from hookedvid.study.scoring import GENERATED, LETTERED, Outcome
 from hookedvid.study.study import Plan, Reuse
 from hookedvid.sweep import mlp_pieces, states_a_call
 
@@ -99,9 +99,10 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(laid: Plan, model: Any, folder: Path | None = None) -> Estimate:
+def estimate(laid: Plan, model: Any, folder: Path | Records | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
-    done = Records(folder).read().keys() if folder is not None else set()
+    records = folder if folder is None or isinstance(folder, Records) else Records(folder)
+    done = set() if records is None else records.read().keys()
     keys = {t.key for _, _, t in laid.tasks}
     cfg = model.cfg
     asked, n_left, share = _laid_out(laid, model, done)
@@ -146,17 +147,24 @@ def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked
     for name in some:
         questions: Asked = []
         for item, asked in left[name].values():
-            try:
-                options = item.options if laid.study.scoring in LETTERED else ()
-                answer = item.reference if laid.study.scoring == "likelihood" else ""
-                inputs = expected(model, item.question, options, answer=answer, **settings)
-                questions.append((inputs, list(asked.values())))
-            except HookedVidError:  # a failed row, which the run will tell of
+            options = item.options if laid.study.scoring in LETTERED else ()
+            answer = item.reference if laid.study.scoring == "likelihood" else ""
+            inputs = attempt(expected, model, item.question, options, answer=answer, **settings)
+            if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
+            costs = Costs(model.cfg, inputs.layout)
+            possible = [c for c in asked.values() if not isinstance(attempt(_placed, costs, c), Outcome)]
+            questions.append((inputs, possible))
         found.append(questions)
     rows = sum(len(asked) for video in left.values() for _, asked in video.values())
     looked_at = sum(len(given) for questions in found for _, given in questions)
     return found, len(left), rows / max(1, looked_at)
+
+
+def _placed(costs: Costs, interventions: Given) -> None:
+    """Raises SelectorError where a layout lacks what interventions select."""
+    costs.of(interventions)
+    shareable(interventions, costs.layout)
 
 
 def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:

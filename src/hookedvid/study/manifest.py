@@ -1,6 +1,5 @@
 """The plan of a run beside its rows, so that its table can be made again without model or videos."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,17 +7,17 @@ from typing import Any
 
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError
+from hookedvid.files import write_bytes
 from hookedvid.interventions import from_json, to_json
-from hookedvid.study import conventions
+from hookedvid.study import conventions, results
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
+from hookedvid.study.rows import digest, json_bytes, named, sealed
 from hookedvid.study.running import Audit
 from hookedvid.study.study import Plan, Study
 from hookedvid.study.timing import Timing
 from hookedvid.values import from_dict, to_dict
-
-NAME = "study.json"
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,16 @@ class Manifest:
             laid.left_out, timed,
         )  # fmt: skip
 
-    def save(self, folder: Path) -> None:
-        """Write it into the run's folder."""
-        data = {
+    @property
+    def name(self) -> str:
+        """Hash of what the results show: every row that was asked for, and how they are summed up."""
+        asked = self._data()
+        summed = {name: asked["study"][name] for name in ("n_resamples", "seed", "keep")}
+        shown = {name: asked[name] for name in ("settings", "items", "conditions", "keys", "left_out")}
+        return digest(json_bytes([summed, shown]))
+
+    def _data(self) -> dict[str, Any]:
+        return {
             "study": to_dict(self.study),
             "settings": dict(self.settings),
             "annotations": str(self.annotations.resolve()),
@@ -70,17 +76,17 @@ class Manifest:
             "left_out": dict(self.left_out),
             "timing": dict(self.timing),
         }
-        part = folder / f"{NAME}.part"
-        part.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-        part.replace(folder / NAME)
+
+    def save(self, folder: Path) -> Path | None:
+        """Write it into the run's folder; where the results of another study were moved to, if there were any."""
+        earlier = results.set_aside(folder, self.name)
+        write_bytes(folder / results.MANIFEST, sealed(json_bytes({"name": self.name, **self._data()})))
+        return earlier
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest of a run's folder. Raises DataError where there is none."""
-        try:
-            data = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise DataError(f"{folder} holds no finished study ({e}); run `hookedvid study --out {folder}`") from e
+        """The manifest of a run's folder. Raises DataError where there is none, or a damaged one."""
+        data = results.asked(folder)
         conditions = [Condition(**{**c, "interventions": from_json(c["interventions"])}) for c in data["conditions"]]
         return cls(
             from_dict(Study, data["study"]),
@@ -93,7 +99,7 @@ class Manifest:
             data["keys"],
             data["audit"],
             data["left_out"],
-            data.get("timing", {}),
+            data["timing"],
         )
 
     @property
@@ -107,17 +113,21 @@ class Manifest:
         """The published dataset that was asked, as the convention's full name tells it; empty without one."""
         return self.settings["convention"].partition("/")[0]
 
-    def missing(self, folder: Path) -> int:
+    def missing(self, folder: Path | Records) -> int:
         """How many different rows are not in the folder yet."""
-        return len({k for keys in self.keys for k in keys} - Records(folder).read().keys())
+        return len({k for keys in self.keys for k in keys} - _records(folder).read().keys())
 
-    def rows(self, folder: Path) -> list[dict]:
+    def rows(self, folder: Path | Records) -> list[dict]:
         """The stored rows, one for each item and condition. Raises DataError if some are missing."""
-        stored = Records(folder).read()
-        if missing := self.missing(folder):
-            raise DataError(f"{missing} rows of this study are not in {folder}; run it again to fill them in")
-        return [
-            stored[key] | {"condition": c.label, "protocol": c.protocol, "knockout": c.knockout, "layer": c.layer}
-            for keys in self.keys
-            for key, c in zip(keys, self.conditions, strict=True)
-        ]
+        records = _records(folder)
+        if missing := self.missing(records):
+            lost = f" ({records.damaged})" if records.damaged else ""
+            raise DataError(
+                f"{missing} rows of this study are not in {records.folder}; run it again to fill them in{lost}"
+            )
+        stored, names = records.read(), [(c.label, c.protocol, c.knockout, c.layer) for c in self.conditions]
+        return [named(stored[key], *name) for keys in self.keys for key, name in zip(keys, names, strict=True)]
+
+
+def _records(folder: Path | Records) -> Records:
+    return folder if isinstance(folder, Records) else Records(folder)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
+from hookedvid.files import written
 from hookedvid.study import grounding, statistics
 from hookedvid.study.evidence import Evidence
 from hookedvid.study.laws import Finding, compared, too_few
@@ -201,7 +202,7 @@ def write_csv(lines: Sequence[Measured], path: Path) -> None:
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         line |= {"sign_flip_p": m.p, "sign_flip_p_holm": m.p_holm}
         table.append(line | {"attention_share": m.attention_share, "decoder_share": m.decoder_share})
-    with path.open("w", newline="", encoding="utf-8") as f:
+    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)

@@ -1,24 +1,28 @@
-"""Rows on disk: append-only JSON lines, each with everything that fixed it and a key made of just that."""
+"""Rows on disk: append-only files of JSON lines, read once, written by one process each."""
 
 import hashlib
 import json
 import os
+import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
 from hookedvid.errors import DataError, RunError
+from hookedvid.files import open_regular
+from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
 from hookedvid.study.scoring import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2  # of the key: raised whenever what enters it changes
 ROWS = "rows.jsonl"
+LONGEST = 64 << 20  # bytes of a line; one with a long generated text has some kilobytes
 
 
 @dataclass(frozen=True)
@@ -46,75 +50,93 @@ class Shard:
         return ROWS if self.count == 1 else f"rows-{self.index}of{self.count}.jsonl"
 
 
-@dataclass(frozen=True)
-class Task:
-    """One item under one condition, before it runs: what its row will say, and the key that says it all.
-
-    settings: model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings`.
-    """
-
-    item: str
-    video: str
-    family: str
-    condition: str
-    protocol: str
-    knockout: str
-    layer: int | None
-    interventions: list[dict]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that fixes the outcome; names of protocols and families do not."""
-        fixed = {
-            "schema": SCHEMA,
-            "item": self.item,
-            "interventions": self.interventions,
-            "settings": dict(self.settings),
-        }
-        return digest(json.dumps(fixed, sort_keys=True, ensure_ascii=False).encode())
-
-
 class Records:
     """The rows of one folder, from all shards' files; a shard writes its own.
 
-    Interrupted at any moment, a file is complete up to its last whole line.
+    Interrupted at any moment, a file is complete up to its last whole line. What was read once is not read again.
+
+    last_video: of this shard's last whole row; the one in flight, if the run that wrote it was killed.
     """
 
     def __init__(self, folder: Path, shard: Shard | None = None):
-        self.folder = Path(folder)
-        self.path = self.folder / (shard or Shard()).file
+        self.folder, self.shard = Path(folder), shard or Shard()
+        self.path = self.folder / self.shard.file
+        self.last_video: str | None = None
+        self._lines = Lines()
+        self._rows: dict[str, dict] = {}
+        self._read: defaultdict[Path, _Read] = defaultdict(_Read)
 
     def read(self) -> dict[str, dict]:
         """Rows by key, where a key repeats the first that did not fail; a torn last line is passed over.
 
-        A failed row that was run again stays in the file, and the later one counts. Raises DataError for any other
-        line that cannot be read.
+        A failed row that was run again stays in the file, and the later one counts. Lines that are damaged are passed
+        over, and `damaged` tells of them. Raises DataError for a file that cannot be read at all.
         """
-        rows: dict[str, dict] = {}
         for path in sorted(self.folder.glob("rows*.jsonl")):
-            for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-                try:
-                    row = json.loads(line)
-                except ValueError as e:
-                    raise DataError(f"{path}, line {number} is damaged ({e}); move the file away or mend it") from e
-                if rows.get(row["key"], {"status": "failed"})["status"] == "failed":
-                    rows[row["key"]] = row
-        return rows
+            try:
+                with open_regular(path) as file:
+                    self._add(path, file)
+            except OSError as e:
+                raise DataError(f"cannot read rows in {path}: {e.strerror}") from e
+        return self._rows
 
-    def last_video(self) -> str | None:
-        """The video of this shard's last whole row: the one in flight, if the run that wrote it was killed."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return json.loads(lines[-1])["video"] if lines else None
+    def _add(self, path: Path, file: BinaryIO) -> None:
+        """Take in what was added to a file since it was read last."""
+        known = self._read[path]
+        file.seek(known.n_bytes)
+        while (line := file.readline(LONGEST)) and (whole := line.endswith(b"\n") or len(line) == LONGEST):
+            known.n_bytes, known.n_lines = known.n_bytes + len(line), known.n_lines + whole
+            row = self._lines.row(line[:-1])
+            if row is None:
+                known.damaged.append(known.n_lines)
+                continue
+            if path == self.path:
+                self.last_video = row["video"]
+            if self._rows.get(row["key"], {"status": "failed"})["status"] == "failed":
+                self._rows[row["key"]] = row
+
+    @property
+    def damaged(self) -> str:
+        """What was passed over of all that was read, and where; empty if nothing was."""
+        found = [(path.name, read.damaged) for path, read in self._read.items() if read.damaged]
+        if not found:
+            return ""
+        places = "; ".join(
+            f"{name} line {', '.join(map(str, lines[:5]))}" + (", …" if len(lines) > 5 else "") for name, lines in found
+        )
+        n = sum(len(lines) for _, lines in found)
+        return (
+            f"{n} damaged rows are passed over ({places}): they are not as they were written, or of a version that "
+            "wrote no checksums; the study's command runs them again"
+        )
 
     @contextmanager
     def writer(self) -> Iterator["Writer"]:
-        """Append rows; raises DataError while another process does."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b", buffering=0) as f:  # a buffer would be written once more on closing
+        """Append rows; raises DataError while another process does, RunError where no file can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # A link would be followed to a file that is none of ours.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as e:
+            raise RunError(
+                f"cannot write rows to {self.path}: {e.strerror}; it must be a file of its own in a folder that can be "
+                "written to: give --out another folder"
+            ) from e
+        with os.fdopen(descriptor, "r+b", buffering=0) as f:  # a buffer would be written once more on closing
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RunError(f"{self.path} is no regular file; give --out another folder")
             _lock(f, self.path)
             _drop_torn_line(f)
-            yield Writer(f)
+            yield Writer(f, self.path)
+
+
+@dataclass
+class _Read:
+    """How far a file was read: bytes, lines, and which of these (from 1) are damaged."""
+
+    n_bytes: int = 0
+    n_lines: int = 0
+    damaged: list[int] = field(default_factory=list)
 
 
 class Writer:
@@ -123,20 +145,20 @@ class Writer:
     Raises RunError where it cannot be: the line is then torn or missing, and the next writer cuts it off.
     """
 
-    def __init__(self, file: Any):
-        self._file = file
+    def __init__(self, file: Any, path: Path):
+        self._file, self._path = file, path
 
     def append(self, task: Task, outcome: Outcome) -> dict:
         """Write and return the row of a finished task."""
-        row = {"key": task.key, **asdict(task), **asdict(outcome)}
-        left = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        row = row_of(task, outcome)
+        left = memoryview(line_of(row) + b"\n")
         try:
             while left:
                 left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as e:
             raise RunError(
-                f"cannot write to {self._file.name}: {e.strerror}; every row before this one is kept: make room and "
+                f"cannot write to {self._path}: {e.strerror}; every row before this one is kept: make room and "
                 "run the same command to go on"
             ) from e
         return row
@@ -146,17 +168,15 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
     """Rows as a pandas table, settings spread over columns `settings.…`, interventions as JSON text."""
     import pandas as pd
 
-    flat = []
-    for row in rows:
-        rest = {k: v for k, v in row.items() if k not in ("settings", "interventions")}
-        rest["interventions"] = json.dumps(row["interventions"], ensure_ascii=False)
-        flat.append(rest | {f"settings.{k}": v for k, v in row["settings"].items()})
-    return pd.DataFrame(flat)
-
-
-def digest(data: bytes) -> str:
-    """The first 16 hexadecimal digits of SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row if name not in SHARED)
+    columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
+    texts: dict[str, str] = {}  # equal texts are one object
+    said = (json.dumps(row["interventions"], ensure_ascii=False) for row in rows)
+    columns["interventions"] = [texts.setdefault(text, text) for text in said]
+    for name in dict.fromkeys(name for row in rows for name in row["settings"]):
+        columns[f"settings.{name}"] = [row["settings"].get(name) for row in rows]
+    return pd.DataFrame(columns)
 
 
 def model_hash(model: Any) -> str:

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from hookedvid.data.item import Item, subtitles_path, video_path
-from hookedvid.errors import DecodingError, HookedVidError, InputError, VideoError
-from hookedvid.flops import Costs
+from hookedvid.errors import HookedVidError, RunError
+from hookedvid.flops import Costs, Shares
 from hookedvid.inputs import VideoInputs
 from hookedvid.masks import first_layer
 from hookedvid.sharing import shareable, stream_length
 from hookedvid.study import grounding, scoring
+from hookedvid.study.failures import PASSING, attempt
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Records, Shard, Task
+from hookedvid.study.records import Records, Shard
+from hookedvid.study.rows import Task, named
 from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Plan, question_hash
+from hookedvid.study.study import Plan, check_bare, question_hash
 from hookedvid.study.timing import Timing
 from hookedvid.sweep import sweep
 from hookedvid.video.clip_files import ClipRequest
@@ -39,11 +41,6 @@ from hookedvid.video.subtitles import shown_subtitles
 AUDITED = 100
 # Rounding moves logits of order 1 to 10 by far less than this; a wrong share moves them by tenths.
 THRESHOLD = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-
-# Failures that another run may not meet; it tries their rows once more.
-PASSING = ("timeout", "memory", "killed", "changed", "machine")
-# How torch's allocators say that memory ran out where they do not raise torch.OutOfMemoryError.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Asked = list[tuple[Condition, Task]]  # what is asked of one item
 Clips = Mapping[ClipRequest, Clip | HookedVidError]
@@ -61,12 +58,12 @@ class Audit:
         self.n, self.largest = self.n + other.n, max(self.largest, other.largest)
 
     def check(self, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
-        """Run a condition from the pixels; raises HookedVidError beyond what rounding can do."""
+        """Run a condition from the pixels; raises RunError beyond what rounding can do."""
         whole = model(inputs, interventions=condition.interventions, logits_to_keep=scoring.n_last(inputs))
         off = (scoring.read(model, whole[0], inputs).double() - values.double()).abs().max().item()
         self.n, self.largest = self.n + 1, max(self.largest, off)
         if not off <= THRESHOLD[whole.dtype]:
-            raise HookedVidError(
+            raise RunError(
                 f"{condition.label}: logits of the sweep are off by {off:.2e} from a plain run, more than rounding "
                 'does; please report it, and run with reuse = "layers"'
             )
@@ -75,7 +72,7 @@ class Audit:
 def run(
     laid: Plan,
     model: Any,
-    folder: Path,
+    folder: Path | Records,
     on_row: Callable[[dict, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
@@ -95,7 +92,7 @@ def run(
 def carry_out(
     laid: Plan,
     engine: "Engine",
-    folder: Path,
+    folder: Path | Records,
     on_row: Callable[[dict, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
@@ -107,17 +104,15 @@ def carry_out(
 
     Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
     for each as it is known. Killed at any moment, at most the rows of the videos in flight are lost. With a
-    shard, only its videos' rows. Failed rows of a cause that may pass (`PASSING`) are run again, all failed ones
-    with `retry_failed`. `audit` and `timing` are added to.
+    shard, which is that of the records if they are given for the folder, only its videos' rows. Damaged rows and
+    failed ones of a cause that may pass (`PASSING`) are run again, all failed ones with `retry_failed`. `audit` and
+    `timing` are added to.
 
     Raises RunError where no run can go on, such as on a full disk: run it again when that is mended.
     """
-    shard, audit, timing = shard or Shard(), audit or Audit(), timing or Timing()
-    records = Records(folder, shard)
-    stored, cut_short = records.read(), records.last_video()
-    done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
+    records = folder if isinstance(folder, Records) else Records(folder, shard)
+    audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
     mine = {v: items for n, (v, items) in enumerate(_by_video(laid).items()) if n % shard.count == shard.index}
-    units = [Unit(v, _work(items, done, stored, whole=v == cut_short)) for v, items in mine.items()]
 
     def tell(video: str, fresh: Mapping[str, dict]) -> None:
         new = set(fresh)
@@ -126,7 +121,11 @@ def carry_out(
                 on_row(_named(fresh.get(task.key) or done[task.key], task), task.key in new)
             new.discard(task.key)
 
-    with records.writer() as writer:
+    with records.writer() as writer:  # first: another process may have written what is read then
+        stored, cut_short = records.read(), records.last_video
+        done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
+        torn = bool(records.damaged)  # whose rows they were, nobody knows
+        units = [Unit(v, _work(items, done, stored, whole=torn or v == cut_short)) for v, items in mine.items()]
         for unit in units:
             if not unit.items:
                 tell(unit.video, {})
@@ -168,6 +167,7 @@ class Answering:
     """One process's model and decoders at work on one plan."""
 
     def __init__(self, laid: Plan, model: Any, decoders: Decoders):
+        check_bare(model)
         self._laid, self._model, self._decoders = laid, model, decoders
         self._n_lost = decoders.n_lost
 
@@ -201,8 +201,8 @@ def _work(
 ) -> list[tuple[Item, Asked]]:
     """What of a video's items is run: what has no row yet; nothing where all have.
 
-    Rows computed together share their rounding, so of a video that was cut short (`whole`), or of which failed rows
-    are run again, everything is computed once more.
+    Rows computed together share their rounding, so of a video that may have been cut short (`whole`), or of which
+    failed rows are run again, everything is computed once more.
     """
     distinct = [(item, _distinct(asked)) for item, asked in items]
     missing = [(item, [(c, t) for c, t in asked if t.key not in done]) for item, asked in distinct]
@@ -217,8 +217,7 @@ def _request(laid: Plan, item: Item, asked: Asked) -> ClipRequest:
 
 
 def _named(row: dict, task: Task) -> dict:
-    names = {"condition": task.condition, "protocol": task.protocol, "knockout": task.knockout, "layer": task.layer}
-    return row | names
+    return named(row, task.condition, task.protocol, task.knockout, task.layer)
 
 
 def _by_video(laid: Plan) -> dict[str, list[tuple[Item, Asked]]]:
@@ -236,54 +235,46 @@ def _run_video(
     laid: Plan, model: Any, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
-    prepared = {
-        item.id: _prepare(laid, model, item, clips[_request(laid, item, asked)], asked) for item, asked in items
-    }
-    values: dict[str, Tensor | Outcome] = {}
-    if laid.study.reuse == "layers+positions" and laid.study.scoring not in scoring.GENERATED:
-        values = _swept(model, [(prepared[i.id], asked) for i, asked in items], audit)
+    found: dict[str, Tensor | Outcome] = {}
+    shares: dict[str, Shares] = {}
+    prepared: dict[str, VideoInputs] = {}
+    left: dict[str, Asked] = {}
     for item, asked in items:
-        inputs = prepared[item.id]
+        inputs = attempt(_prepare, laid, model, item, clips[_request(laid, item, asked)], asked)
         if isinstance(inputs, Outcome):
-            yield from ((one, inputs) for one in asked)
+            found |= {task.key: inputs for _, task in asked}
             continue
-        left = [one for one in asked if one[1].key not in values]
-        alone = iter(_alone(laid, model, item, inputs, [c for c, _ in left]))
-        costs = Costs(model.cfg, inputs.layout)
+        prepared[item.id], costs = inputs, Costs(model.cfg, inputs.layout)
+        for condition, task in asked:
+            priced = attempt(costs.shares, condition.interventions)
+            if isinstance(priced, Outcome):
+                found[task.key] = priced
+            else:
+                shares[task.key] = priced
+        left[item.id] = [one for one in asked if one[1].key in shares]
+    if laid.study.reuse == "layers+positions" and laid.study.scoring not in scoring.GENERATED:
+        found |= _swept(model, [(prepared[i], asked) for i, asked in left.items()], audit)
+    for item, asked in items:
+        rest = [one for one in left.get(item.id, ()) if one[1].key not in found]
+        if rest:
+            outcomes = _alone(laid, model, item, prepared[item.id], [c for c, _ in rest])
+            found |= zip((task.key for _, task in rest), outcomes, strict=True)
         for one in asked:
-            found = values[one[1].key] if one[1].key in values else next(alone)
-            outcome = found if isinstance(found, Outcome) else scoring.outcome(model, item, found, inputs)
-            yield one, _priced(outcome, costs, one[0])
+            outcome = found[one[1].key]
+            if isinstance(outcome, Tensor):
+                outcome = attempt(scoring.outcome, model, item, outcome, prepared[item.id])
+            yield one, _priced(outcome, shares.get(one[1].key))
 
 
-def _failed(e: Exception) -> Outcome:
-    """What a failure comes to; one that has nothing to do with the video or the item is raised again.
-
-    Memory that ran out is such an item's too: other items are shorter, and another run may find more free.
-    """
-    if isinstance(e, DecodingError):
-        return Outcome.failed(e, e.fault)
-    if isinstance(e, HookedVidError):
-        return Outcome.failed(e, "video" if isinstance(e, VideoError) else "input")
-    said = str(e).partition("\n")[0]
-    if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
-        todo = 'free some, take fewer frames, or run with reuse = "layers" or "none"'
-        return Outcome("failed", reason=f"the model ran out of memory ({said}); {todo}", fault="memory")
-    raise e
-
-
-def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs | Outcome:
+def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
     if isinstance(clip, HookedVidError):
-        return _failed(clip)
+        raise clip
     sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
     form = laid.convention.form_for(model.cfg.family) if laid.convention else None
     if laid.study.frame_order == "shuffled":
         clip = shuffled(clip, laid.study.seed, item.video)
-    try:
-        said = _subtitles(laid, model, item, clip, asked) if form is not None and form.wants_subtitles else None
-        return scoring.prepare(model, item, clip, laid.study.scoring, form, said, **sampling)
-    except (HookedVidError, RuntimeError, MemoryError) as e:
-        return _failed(e)
+    said = _subtitles(laid, model, item, clip, asked) if form is not None and form.wants_subtitles else None
+    return scoring.prepare(model, item, clip, laid.study.scoring, form, said, **sampling)
 
 
 def _subtitles(laid: Plan, model: Any, item: Item, clip: Clip, asked: Asked) -> str:
@@ -297,9 +288,7 @@ def _subtitles(laid: Plan, model: Any, item: Item, clip: Clip, asked: Asked) -> 
     return said
 
 
-def _swept(
-    model: Any, asked: Sequence[tuple[VideoInputs | Outcome, Asked]], audit: Audit
-) -> dict[str, Tensor | Outcome]:
+def _swept(model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit) -> dict[str, Tensor | Outcome]:
     """What outcomes are made of, by row, of all that one or several sweeps can share.
 
     What fails there is left out, to be run alone; but where memory runs out the rows fail: run alone, they would
@@ -307,9 +296,9 @@ def _swept(
     """
     groups: dict[Any, list[tuple[VideoInputs, Asked]]] = {}
     for inputs, conditions in asked:
-        if not isinstance(inputs, VideoInputs) or not (n := stream_length(inputs.layout)):
+        if not (n := stream_length(inputs.layout)):
             continue
-        shared = [one for one in conditions if shareable(one[0].interventions, inputs.layout)]
+        shared = [one for one in conditions if attempt(shareable, one[0].interventions, inputs.layout) is True]
         if shared:
             # Questions asked under the same conditions, behind the same tokens.
             alike = (tuple(inputs.tokens[0, :n].tolist()), tuple(c.interventions for c, _ in shared))
@@ -317,23 +306,19 @@ def _swept(
     kept: dict[str, Tensor | Outcome] = {}
     for (_, interventions), members in groups.items():
         several = [inputs for inputs, _ in members]
-        try:
-            found = sweep(
-                model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
-            )
-        except HookedVidError:  # said of the condition it comes from, when that is run alone
-            continue
-        except (RuntimeError, MemoryError) as e:
-            kept |= dict.fromkeys((task.key for _, shared in members for _, task in shared), _failed(e))
-            continue
+        found = attempt(
+            sweep, model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
+        )
+        if isinstance(found, Outcome):
+            if found.fault not in PASSING:  # said of the condition it comes from, when that is run alone
+                continue
+            found = [[found] * len(interventions)] * len(several)
         for (inputs, shared), row in zip(members, found, strict=True):
             for (condition, task), values in zip(shared, row, strict=True):
                 kept[task.key] = values
-                if int(task.key[:12], 16) % AUDITED == 0:
-                    try:
-                        audit.check(model, inputs, condition, values)
-                    except (RuntimeError, MemoryError) as e:
-                        kept[task.key] = _failed(e)
+                if isinstance(values, Tensor) and int(task.key[:12], 16) % AUDITED == 0:
+                    checked = attempt(audit.check, model, inputs, condition, values)
+                    kept[task.key] = values if checked is None else checked
     return kept
 
 
@@ -341,36 +326,44 @@ def _alone(
     laid: Plan, model: Any, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
 ) -> Iterator[Outcome]:
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
-    if not conditions:
-        return
-    generates, n = laid.study.scoring in scoring.GENERATED, scoring.n_last(inputs)
-    intact, streams = None, None
-    if laid.study.reuse != "none":
-        try:
-            inputs = model.encoded(inputs)
-            if not generates:
-                intact, streams = model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n)
-        except (RuntimeError, MemoryError) as e:
-            yield from [_failed(e)] * len(conditions)
-            return
+    intact = attempt(_intact, laid, model, inputs)
     for c in conditions:
-        try:
-            if generates:
-                yield _generated(laid, model, item, inputs, c)
-                continue
-            first = first_layer(c.interventions, model.cfg.n_layers)
-            if streams is None or intact is None:
-                logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
-            elif first == model.cfg.n_layers:
-                logits = intact
-            else:
-                logits = model(
-                    streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
-                    logits_to_keep=n,
-                )  # fmt: skip
-            yield scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
-        except (InputError, RuntimeError, MemoryError) as e:
-            yield _failed(e)
+        yield intact if isinstance(intact, Outcome) else attempt(_run_alone, laid, model, item, intact, c)
+
+
+class _Intact(NamedTuple):
+    """Inputs as conditions begin from, with the intact run's last logits and the streams before its blocks."""
+
+    inputs: VideoInputs
+    logits: Tensor | None = None
+    streams: Any = None
+
+
+def _intact(laid: Plan, model: Any, inputs: VideoInputs) -> _Intact:
+    if laid.study.reuse == "none":
+        return _Intact(inputs)
+    inputs = model.encoded(inputs)
+    if laid.study.scoring in scoring.GENERATED:
+        return _Intact(inputs)
+    n = scoring.n_last(inputs)
+    return _Intact(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
+
+
+def _run_alone(laid: Plan, model: Any, item: Item, intact: _Intact, c: Condition) -> Outcome:
+    inputs, n = intact.inputs, scoring.n_last(intact.inputs)
+    if laid.study.scoring in scoring.GENERATED:
+        return _generated(laid, model, item, inputs, c)
+    first = first_layer(c.interventions, model.cfg.n_layers)
+    if intact.logits is None:
+        logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
+    elif first == model.cfg.n_layers:
+        logits = intact.logits
+    else:
+        logits = model(
+            intact.streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
+            logits_to_keep=n,
+        )  # fmt: skip
+    return scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
 
 
 def _generated(laid: Plan, model: Any, item: Item, inputs: VideoInputs, condition: Condition) -> Outcome:
@@ -379,11 +372,10 @@ def _generated(laid: Plan, model: Any, item: Item, inputs: VideoInputs, conditio
     return scoring.generated(model, item, inputs, condition.interventions, laid.convention)
 
 
-def _priced(outcome: Outcome, costs: Costs, condition: Condition) -> Outcome:
+def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:
     """The outcome with what its prompt's run costs, as shares of the intact one."""
-    if outcome.status == "failed":
+    if outcome.status == "failed" or shares is None:
         return outcome
-    shares = costs.shares(condition.interventions)
     return replace(outcome, attention_share=shares.attention, decoder_share=shares.decoder)
 
 

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.nn.modules import module as torch_modules
+
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
-from hookedvid.errors import ConfigError, DataError, InterventionError, nearest
+from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
 from hookedvid.files import read_regular
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Task, digest, model_hash
+from hookedvid.study.records import model_hash
+from hookedvid.study.rows import Task, digest
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
 from hookedvid.video import samplers
-from hookedvid.video.prompt import template
+from hookedvid.video.prompt import named_instruction, template
 from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
@@ -87,6 +90,11 @@ class Study:
             raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
+        if any(isinstance(one, Mapping) and one.get("kind") == "patch" for several in self.custom for one in several):
+            raise ConfigError(
+                "a study file cannot patch: it has no way to name the run that activations come from; leave the "
+                "custom condition out, and patch from Python with model.answer(inputs, Patch(...))"
+            )
         object.__setattr__(self, "custom", protocols.written(self.custom))
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         if not 0 < self.keep <= 1:
@@ -229,14 +237,17 @@ def plan(
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
     `device`: as in `settings_of`.
     Raises DataError for items that have not what their answers are scored by; those whose right option is hidden are
-    asked and not scored.
+    asked and not scored. Raises HookError for a model with hooks, whose numbers are not those of its hash, ConfigError
+    or InputError for sampling that no video could have.
     """
+    check_bare(model)
     items = list(read_items(annotations) if items is None else items)[:limit]
     _check_scorable(items, study.scoring)
     conditions = study.conditions(model.cfg.n_layers)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
+    named_instruction(settings["time_instruction"])
     laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
@@ -261,6 +272,19 @@ def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(scoring, ())
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
     return digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())
+
+
+def check_bare(model: Any) -> None:
+    """Raise HookError for a model with hooks, ours or plain torch's: its rows would say that they are the model's."""
+    hooked = [name or "the model" for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
+        hooked.append("every module")
+    if hooked:
+        raise HookError(
+            f"a study asks a model as its weights are, and there are hooks on {', '.join(hooked[:3])}: remove them "
+            "(reset_hooks(including_permanent=True), or the handles' remove()) and name what shall change as custom "
+            "conditions"
+        )
 
 
 def _check_scorable(items: Sequence[Item], scoring: Scoring) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, nearest
+from hookedvid.files import write_text
 from hookedvid.study.conventions import Convention
+from hookedvid.study.results import own_folder
 
 FOLDER = "submissions"
 UNKNOWN = -1  # as lmms-eval writes an answer that is none of the options
@@ -41,11 +43,10 @@ def submission(
 def write(answers: Mapping[str, int], out: Path, now: datetime | None = None) -> Path:
     """The file in `out`'s folder `submissions`, named as lmms-eval names it; one that says the same is kept."""
     text = json.dumps(answers, indent=4)
-    folder = out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_folder(out / FOLDER)
     for path in sorted(folder.glob("*.json")):
         if path.read_text(encoding="utf-8") == text:
             return path
     path = folder / f"inference_results_egoschema_MC_{now or datetime.now():%Y-%m-%d-%H-%M-%S}.json"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
+from hookedvid.files import written
 from hookedvid.study import statistics
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
@@ -191,7 +192,7 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         line |= {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm}
         lines.append(line | {"attention_share": s.attention_share, "decoder_share": s.decoder_share})
-    with path.open("w", newline="", encoding="utf-8") as f:
+    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)

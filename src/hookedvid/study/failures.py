@@ -1,0 +1,43 @@
+"""What goes wrong with one item, as the row it becomes; this is the one place that tells it from a fault of the run."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from hookedvid.errors import DecodingError, HookedVidError, RunError, VideoError
+from hookedvid.study.scoring import Outcome
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Failures that another run may not meet; it tries their rows once more.
+PASSING = ("timeout", "memory", "killed", "changed", "machine")
+# How torch's allocators say that memory ran out where they do not raise torch.OutOfMemoryError.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
+    """What a step on one item gives, or the failed outcome that its error comes to.
+
+    An error that has nothing to do with the video or the item is raised: RunError, and what is no HookedVidError.
+    """
+    try:
+        return step(*args, **kwargs)
+    except (HookedVidError, RuntimeError, MemoryError) as e:
+        return _failed(e)
+
+
+def _failed(e: Exception) -> Outcome:
+    """Memory that ran out is such an item's too: other items are shorter, and another run may find more free."""
+    if isinstance(e, RunError):
+        raise e
+    if isinstance(e, DecodingError):
+        return Outcome.failed(e, e.fault)
+    if isinstance(e, HookedVidError):
+        return Outcome.failed(e, "video" if isinstance(e, VideoError) else "input")
+    said = str(e).partition("\n")[0]
+    if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
+        todo = 'free some, take fewer frames, or run with reuse = "layers" or "none"'
+        return Outcome("failed", reason=f"the model ran out of memory ({said}); {todo}", fault="memory")
+    raise e

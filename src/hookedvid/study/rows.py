@@ -1,0 +1,140 @@
+"""One row: what fixes it, the key made of just that, and its line of JSON, sealed by a checksum.
+
+What is not exactly a line as it is written here is no row.
+"""
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from hookedvid.study.scoring import Outcome
+
+SCHEMA = 2  # of the key: raised whenever what enters it changes
+_SEAL = ', "checksum": "{}"}}'
+_SEAL_LENGTH = len(_SEAL.format("0" * 16))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One item under one condition, before it runs: what its row will say, and the key that says it all.
+
+    settings: model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings_of`.
+    """
+
+    item: str
+    video: str
+    family: str
+    condition: str
+    protocol: str
+    knockout: str
+    layer: int | None
+    interventions: list[dict]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that fixes the outcome; names of protocols and families do not."""
+        return _key(self.item, _canonical(self.interventions), _canonical(self.settings))
+
+
+def row_of(task: Task, outcome: Outcome) -> dict[str, Any]:
+    """The row of a finished task."""
+    shared = {"interventions": task.interventions, "settings": dict(task.settings)}
+    return {"key": task.key, **{name: getattr(task, name) for name in _OF_TASK}, **asdict(outcome), **shared}
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """A row as its line, the line's end apart: what it shares with other rows stands last, then the checksum."""
+    own = json_bytes({name: row[name] for name in _HINTS})[:-1]
+    shared = (f', "{name}": '.encode() + _canonical(row[name]) for name in SHARED)
+    return sealed(own + b"".join(shared) + b"}")
+
+
+class Lines:
+    """Reads rows from lines; equal settings and equal interventions are parsed once and are one object."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+
+    def row(self, line: bytes) -> dict[str, Any] | None:
+        """The row of a line without its end; None for any that is damaged, or whose key is not of what it says."""
+        if (body := unsealed(line)) is None:
+            return None
+        # No string holds these unescaped quotes, so each of them stands once.
+        rest, _, settings = body[:-1].rpartition(b', "settings": ')
+        own, _, interventions = rest.rpartition(b', "interventions": ')
+        try:
+            row = json.loads(own + b"}")
+            shared = self._value(interventions), self._value(settings)
+            right = row.keys() == _HINTS.keys() and all(fits(row[name]) for name, fits in _FITS.items())
+        except (ValueError, RecursionError, AttributeError):
+            return None
+        if not right or not isinstance(shared[0], list) or not isinstance(shared[1], dict):
+            return None
+        if row["key"] != _key(row["item"], interventions, settings):
+            return None
+        return row | dict(zip(SHARED, shared, strict=True))
+
+    def _value(self, text: bytes) -> Any:
+        if text not in self._known:
+            self._known[text] = json.loads(text)
+        return self._known[text]
+
+
+def named(row: dict, condition: str, protocol: str, knockout: str, layer: int | None) -> dict:
+    """A stored row under one of the names of its condition; the same object where that is the name it has."""
+    names = {"condition": condition, "protocol": protocol, "knockout": knockout, "layer": layer}
+    return row if names.items() <= row.items() else row | names
+
+
+def sealed(data: bytes) -> bytes:
+    """A JSON object with the checksum of itself for its last field."""
+    return data[:-1] + _SEAL.format(digest(data)).encode()
+
+
+def unsealed(data: bytes) -> bytes | None:
+    """The JSON object that was sealed; None where its bytes are not what they were."""
+    body = data[:-_SEAL_LENGTH] + b"}"
+    return body if sealed(body) == data else None
+
+
+def digest(data: bytes) -> str:
+    """The first 16 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _key(item: str, interventions: bytes, settings: bytes) -> str:
+    fixed = (b'{"interventions": ', interventions, b', "item": ', json_bytes(item))
+    return digest(b"".join((*fixed, f', "schema": {SCHEMA}, "settings": '.encode(), settings, b"}")))
+
+
+def json_bytes(value: Any, sort_keys: bool = False) -> bytes:
+    """A value's JSON text, as it stands in files."""
+    # Half of a surrogate pair is no Unicode, and yet JSON's escapes can write it into a question.
+    return json.dumps(value, ensure_ascii=False, sort_keys=sort_keys).encode("utf-8", "surrogatepass")
+
+
+def _canonical(value: Any) -> bytes:
+    """The JSON text that enters a key, and stands in a row."""
+    return json_bytes(dict(value) if isinstance(value, Mapping) else value, sort_keys=True)
+
+
+def _fits(hint: Any) -> Callable[[Any], bool]:
+    """Whether a JSON value is of a type: what `values.from_dict` asks of fields, for many rows."""
+    if typing.get_origin(hint) is typing.Literal:
+        return lambda value: value in typing.get_args(hint)
+    arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = tuple(list if typing.get_origin(arm) is tuple else arm for arm in arms)
+    known = {*plain, int} if float in plain else {*plain}
+    return lambda value: type(value) in known
+
+
+SHARED = ("interventions", "settings")
+_OF_TASK = tuple(name for name in typing.get_type_hints(Task) if name not in SHARED)
+_HINTS = {"key": str, **{n: typing.get_type_hints(Task)[n] for n in _OF_TASK}, **typing.get_type_hints(Outcome)}
+_FITS = {name: _fits(hint) for name, hint in _HINTS.items()}

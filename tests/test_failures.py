@@ -1,0 +1,142 @@
+"""Whatever goes wrong with one item is its failed row; what is wrong with a whole study is said before it runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hookedvid.cli import main
+from hookedvid.data.item import read_items, write_items
+from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes_words import VOCABULARY, tokenizer
+from hookedvid.errors import ConfigError, HookError, InputError, RunError
+from hookedvid.families import small_config
+from hookedvid.interventions import Knockout, to_json
+from hookedvid.model import HookedVideoLLM
+from hookedvid.study.estimate import estimate
+from hookedvid.study.failures import attempt
+from hookedvid.study.running import run
+from hookedvid.study.scoring import Outcome
+from hookedvid.study.study import Study, plan
+from models import shapes_unchecked as shapes_unchecked
+
+LAST = Knockout("option[3]", "last", name="last option")
+STUDY = Study(protocols=("all-layers",), custom=(tuple(to_json([LAST])),))
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedVideoLLM:
+    return HookedVideoLLM.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory) -> Path:
+    """3 questions on one clip, the second of which has two options."""
+    at = tmp_path_factory.mktemp("failures")
+    make_dataset(at, seed=3, split="test", n_videos=1, questions_per_video=3)
+    items = read_items(at / "items.jsonl")
+    two = replace(items[1], options=items[1].options[:2], answer=0)
+    write_items([items[0], two, items[2]], at / "items.jsonl")
+    return at / "items.jsonl"
+
+
+@pytest.mark.parametrize("reuse", ["none", "layers", "layers+positions"])
+@pytest.mark.parametrize("scoring", ["letters", "generate"])
+def test_a_selector_that_one_item_lacks_fails_its_row_alone(reuse, scoring, model, annotations, tmp_path):
+    laid = plan(replace(STUDY, reuse=reuse, scoring=scoring), model, annotations)
+    assert "15 rows, 0 of them done" in str(estimate(laid, model, tmp_path))
+    rows = run(laid, model, tmp_path)
+    (failed,) = [r for r in rows if r["status"] == "failed"]
+    assert failed["item"] == laid.items[1].id and failed["condition"] == LAST.label() and failed["fault"] == "input"
+    assert "option[3] is out of range" in failed["reason"]
+    assert run(laid, model, tmp_path) == rows
+
+
+def test_an_item_that_fails_costs_the_others_no_bit(model, annotations, tmp_path):
+    """Rows of the other items are what they are where that condition is not asked of anybody."""
+    rows = run(plan(STUDY, model, annotations), model, tmp_path / "with")
+    without = run(plan(replace(STUDY, custom=()), model, annotations), model, tmp_path / "without")
+    other = {r["key"]: r for r in without}
+    assert other.keys() == {r["key"] for r in rows if r["condition"] != LAST.label()}
+    for r in rows:
+        if r["key"] in other:
+            assert r["prob"] == pytest.approx(other[r["key"]]["prob"], abs=1e-6)  # rounding in float32
+
+
+def test_ids_beyond_the_embedding_are_an_items_failed_row(annotations, tmp_path):
+    """A tokenizer of 96 words over an embedding of 93 rows."""
+    n = len(VOCABULARY) - 3
+    cfg = replace(small_config("longva", n_layers=2, d_vocab=n), prompt="tiny")
+    model = HookedVideoLLM.from_config(cfg, tokenizer=tokenizer())
+    item = read_items(annotations)[0]
+    fine, asked, offered = (replace(item, id=i, question="what color is snow ?") for i in "abc")
+    items = [fine, replace(asked, question="what color is sea ?"), replace(offered, options=("red", "coin"), answer=0)]
+    write_items([replace(i, video=str(annotations.parent / item.video)) for i in items], tmp_path / "items.jsonl")
+    for scoring, failing in (("letters", "bc"), ("words", "bc"), ("generate", "bc")):
+        laid = plan(Study(protocols=("baseline",), scoring=scoring), model, tmp_path / "items.jsonl")
+        rows = run(laid, model, tmp_path / scoring)
+        failed = [r for r in rows if r["status"] == "failed"]
+        assert "".join(r["item"] for r in failed) == failing and {r["fault"] for r in failed} == {"input"}
+        assert all(f"are outside this model's vocabulary of {n} rows" in r["reason"] for r in failed)
+
+
+def test_what_is_no_item_s_fault_is_raised():
+    def fails(error):
+        raise error
+
+    assert attempt(fails, InputError("no such option")) == Outcome("failed", reason="no such option", fault="input")
+    assert attempt(fails, MemoryError("no more")).fault == "memory"
+    for error in (RunError("a full disk"), RuntimeError("shapes"), ZeroDivisionError()):
+        with pytest.raises(type(error)):
+            attempt(fails, error)
+
+
+@pytest.mark.parametrize("where", ["ours", "ours, permanent", "torch", "torch, before", "torch, everywhere"])
+def test_a_model_with_hooks_is_not_studied(where, model, annotations, tmp_path):
+    def hook(*args):
+        return None
+
+    laid = plan(Study(protocols=("baseline",)), model, annotations)
+    handle = None
+    if where.startswith("ours"):
+        point = "blocks.2.hook_resid_post"
+        (model.add_perma_hook if "permanent" in where else model.add_hook)(point, lambda x, hook: x * 0)
+    elif where == "torch, everywhere":
+        handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    else:
+        module = model.blocks[0].mlp
+        handle = (module.register_forward_pre_hook if "before" in where else module.register_forward_hook)(hook)
+    try:
+        with pytest.raises(HookError, match=r"there are hooks on .*: remove them"):
+            plan(Study(protocols=("baseline",)), model, annotations)
+        with pytest.raises(HookError, match="there are hooks on"):
+            run(laid, model, tmp_path)
+    finally:
+        model.reset_hooks(including_permanent=True)
+        if handle is not None:
+            handle.remove()
+    assert {r["status"] for r in run(laid, model, tmp_path)} == {"ok"}
+
+
+def test_a_study_that_patches_is_refused_where_it_is_read(tmp_path, capsys):
+    (tmp_path / "study.toml").write_text(
+        'custom = [[{ kind = "patch", hook = "resid_post", layer = 3, at = "video[2]", source = "x" }]]\n'
+    )
+    with pytest.raises(ConfigError, match="a study file cannot patch"):
+        Study.from_toml(tmp_path / "study.toml")
+    assert main(["study", str(tmp_path / "study.toml"), "--plan"]) == 2
+    assert "a study file cannot patch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("sampler", "linespace", "no sampler 'linespace'.*nearest: 'linspace'"),
+        ("time_instruction", "lava_video", "no time instruction 'lava_video'"),
+        ("n_frames", 0, "n_frames is 0"),
+    ],
+)
+def test_sampling_that_no_video_could_have_is_an_error_before_anything_runs(field, value, said, model, annotations):
+    with pytest.raises((ConfigError, InputError), match=said):
+        plan(replace(STUDY, **{field: value}), model, annotations)
