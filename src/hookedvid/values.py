@@ -1,6 +1,7 @@
 """JSON round trip for frozen dataclasses: unknown, missing and wrongly typed fields are refused by name."""
 
 import dataclasses
+import functools
 import sys
 import types
 import typing
@@ -83,11 +84,14 @@ def _read(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
     return _check(hint, data, where, problems)
 
 
+_hints = functools.cache(typing.get_type_hints)  # of the few classes there are, for each of many values
+
+
 def _read_dataclass(cls: type, data: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(data, dict):
         problems.append(f"{where} should be an object, got {data!r}")
         return None
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     found = len(problems)
     for key in data.keys() - fields.keys():

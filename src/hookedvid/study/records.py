@@ -169,13 +169,14 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = list(rows)
-    names = dict.fromkeys(name for row in rows for name in row if name not in SHARED)
+    names = dict.fromkeys(name for fields in dict.fromkeys(map(tuple, rows)) for name in fields if name not in SHARED)
     columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
-    texts: dict[str, str] = {}  # equal texts are one object
-    said = (json.dumps(row["interventions"], ensure_ascii=False) for row in rows)
-    columns["interventions"] = [texts.setdefault(text, text) for text in said]
-    for name in dict.fromkeys(name for row in rows for name in row["settings"]):
-        columns[f"settings.{name}"] = [row["settings"].get(name) for row in rows]
+    cuts, settings = ({id(row[name]): row[name] for row in rows} for name in SHARED)  # of many rows one object each
+    texts = {i: json.dumps(cut, ensure_ascii=False) for i, cut in cuts.items()}
+    columns["interventions"] = [texts[id(row["interventions"])] for row in rows]
+    for name in dict.fromkeys(name for several in settings.values() for name in several):
+        values = {i: several.get(name) for i, several in settings.items()}
+        columns[f"settings.{name}"] = [values[id(row["settings"])] for row in rows]
     return pd.DataFrame(columns)
 
 

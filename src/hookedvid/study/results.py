@@ -30,12 +30,16 @@ def asked(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder} holds no finished study ({path}: {e.strerror}); run `hookedvid study --out {folder}`"
         ) from e
-    if (body := unsealed(data)) is None:
+    try:
+        found = json.loads(unsealed(data) or b"")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         raise DataError(
             f"{path} is damaged, or of a version that wrote no checksum into it; run the study's command once more: "
             "rows that are whole are not run again"
         )
-    return json.loads(body)
+    return found
 
 
 def set_aside(folder: Path, name: str) -> Path | None:

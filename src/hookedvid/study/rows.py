@@ -8,14 +8,15 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hookedvid.study.scoring import Outcome
 
 SCHEMA = 2  # of the key: raised whenever what enters it changes
 _SEAL = ', "checksum": "{}"}}'
+_WRITER, _SORTING = (json.JSONEncoder(ensure_ascii=False, sort_keys=order) for order in (False, True))
+_READER = json.JSONDecoder()
 _SEAL_LENGTH = len(_SEAL.format("0" * 16))
 
 
@@ -23,9 +24,11 @@ _SEAL_LENGTH = len(_SEAL.format("0" * 16))
 class Task:
     """One item under one condition, before it runs: what its row will say, and the key that says it all.
 
-    settings: model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings_of`.
+    key: hash of everything that fixes the outcome, see `key_of`; names of protocols and families do not. settings:
+    model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings_of`.
     """
 
+    key: str
     item: str
     video: str
     family: str
@@ -34,24 +37,19 @@ class Task:
     knockout: str
     layer: int | None
     interventions: list[dict]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that fixes the outcome; names of protocols and families do not."""
-        return _key(self.item, _canonical(self.interventions), _canonical(self.settings))
+    settings: Mapping[str, Any]
 
 
 def row_of(task: Task, outcome: Outcome) -> dict[str, Any]:
     """The row of a finished task."""
     shared = {"interventions": task.interventions, "settings": dict(task.settings)}
-    return {"key": task.key, **{name: getattr(task, name) for name in _OF_TASK}, **asdict(outcome), **shared}
+    return {**{name: getattr(task, name) for name in _OF_TASK}, **asdict(outcome), **shared}
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
     """A row as its line, the line's end apart: what it shares with other rows stands last, then the checksum."""
     own = json_bytes({name: row[name] for name in _HINTS})[:-1]
-    shared = (f', "{name}": '.encode() + _canonical(row[name]) for name in SHARED)
+    shared = (f', "{name}": '.encode() + canonical(row[name]) for name in SHARED)
     return sealed(own + b"".join(shared) + b"}")
 
 
@@ -60,6 +58,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
+        self._kinds: set[tuple] = set()  # of values, that were found to be a row's
 
     def row(self, line: bytes) -> dict[str, Any] | None:
         """The row of a line without its end; None for any that is damaged, or whose key is not of what it says."""
@@ -69,21 +68,30 @@ class Lines:
         rest, _, settings = body[:-1].rpartition(b', "settings": ')
         own, _, interventions = rest.rpartition(b', "interventions": ')
         try:
-            row = json.loads(own + b"}")
-            shared = self._value(interventions), self._value(settings)
-            right = row.keys() == _HINTS.keys() and all(fits(row[name]) for name, fits in _FITS.items())
-        except (ValueError, RecursionError, AttributeError):
+            row, shared = _parsed(own + b"}"), (self._value(interventions), self._value(settings))
+        except (ValueError, RecursionError):
             return None
-        if not right or not isinstance(shared[0], list) or not isinstance(shared[1], dict):
+        if not self._is_row(row) or not isinstance(shared[0], list) or not isinstance(shared[1], dict):
             return None
-        if row["key"] != _key(row["item"], interventions, settings):
+        if row["key"] != key_of(row["item"], interventions, settings):
             return None
         return row | dict(zip(SHARED, shared, strict=True))
 
     def _value(self, text: bytes) -> Any:
         if text not in self._known:
-            self._known[text] = json.loads(text)
+            self._known[text] = _parsed(text)
         return self._known[text]
+
+    def _is_row(self, found: Any) -> bool:
+        """Whether it has every field with a value of its type."""
+        if not isinstance(found, dict) or found.keys() != _FITS.keys():
+            return False
+        kinds = (*found, *map(type, found.values()), *(found[name] for name in _NAMED if isinstance(found[name], str)))
+        if kinds not in self._kinds:  # few kinds of rows stand for all
+            if not all(fits(found[name]) for name, fits in _FITS.items()):
+                return False
+            self._kinds.add(kinds)
+        return True
 
 
 def named(row: dict, condition: str, protocol: str, knockout: str, layer: int | None) -> dict:
@@ -108,20 +116,25 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _key(item: str, interventions: bytes, settings: bytes) -> str:
+def key_of(item: str, interventions: bytes, settings: bytes) -> str:
+    """The key of an item's id under interventions and settings, both as `canonical` text."""
     fixed = (b'{"interventions": ', interventions, b', "item": ', json_bytes(item))
     return digest(b"".join((*fixed, f', "schema": {SCHEMA}, "settings": '.encode(), settings, b"}")))
 
 
-def json_bytes(value: Any, sort_keys: bool = False) -> bytes:
+def json_bytes(value: Any) -> bytes:
     """A value's JSON text, as it stands in files."""
     # Half of a surrogate pair is no Unicode, and yet JSON's escapes can write it into a question.
-    return json.dumps(value, ensure_ascii=False, sort_keys=sort_keys).encode("utf-8", "surrogatepass")
+    return _WRITER.encode(value).encode("utf-8", "surrogatepass")
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
     """The JSON text that enters a key, and stands in a row."""
-    return json_bytes(dict(value) if isinstance(value, Mapping) else value, sort_keys=True)
+    return _SORTING.encode(dict(value) if isinstance(value, Mapping) else value).encode("utf-8", "surrogatepass")
+
+
+def _parsed(text: bytes) -> Any:
+    return _READER.decode(text.decode("utf-8", "surrogatepass"))
 
 
 def _fits(hint: Any) -> Callable[[Any], bool]:
@@ -136,5 +149,6 @@ def _fits(hint: Any) -> Callable[[Any], bool]:
 
 SHARED = ("interventions", "settings")
 _OF_TASK = tuple(name for name in typing.get_type_hints(Task) if name not in SHARED)
-_HINTS = {"key": str, **{n: typing.get_type_hints(Task)[n] for n in _OF_TASK}, **typing.get_type_hints(Outcome)}
+_HINTS = {n: h for n, h in (typing.get_type_hints(Task) | typing.get_type_hints(Outcome)).items() if n not in SHARED}
 _FITS = {name: _fits(hint) for name, hint in _HINTS.items()}
+_NAMED = tuple(name for name, hint in _HINTS.items() if typing.get_origin(hint) is typing.Literal)

@@ -18,7 +18,7 @@ from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
-from hookedvid.study.rows import Task, digest
+from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
 from hookedvid.video import samplers
@@ -90,12 +90,13 @@ class Study:
             raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
-        if any(isinstance(one, Mapping) and one.get("kind") == "patch" for several in self.custom for one in several):
+        custom = protocols.written(self.custom)
+        object.__setattr__(self, "custom", custom)
+        if any(one["kind"] == "patch" for several in custom for one in several):
             raise ConfigError(
                 "a study file cannot patch: it has no way to name the run that activations come from; leave the "
                 "custom condition out, and patch from Python with model.answer(inputs, Patch(...))"
             )
-        object.__setattr__(self, "custom", protocols.written(self.custom))
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
@@ -252,16 +253,17 @@ def plan(
     if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
-    cuts = [to_json(c.interventions) for c in conditions]
+    cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
     for item in items:
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
         content = {"video": hashes[path], "question": question_hash(item, annotations, study.scoring)}
         settings = {**laid.settings, **content}
-        for c, cut in zip(conditions, cuts, strict=True):
-            task = Task(item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer, cut, settings)
-            laid.tasks.append((item, c, task))
+        fixed = canonical(settings)
+        for c, (cut, text) in zip(conditions, cuts, strict=True):
+            names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
+            laid.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
     return laid
 
 
