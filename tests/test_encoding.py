@@ -39,9 +39,13 @@ def test_features_are_taken_by_the_tower_and_weights_that_made_them_alone():
         "another model": HookedVideoLLM.from_config(model.cfg).double(),
         "another dtype": copy.deepcopy(model).float(),
         "its own weights, changed since": copy.deepcopy(model),
+        "its own weights, one value changed since": copy.deepcopy(model),
         "another family": random_model("llava-video", n_layers=1),
     }
     unlike["its own weights, changed since"].projector.out.weight.mul_(1.5)
+    one = unlike["its own weights, one value changed since"].vision.blocks[0].mlp.out.weight
+    assert one.flatten()[1] != 0 and one.numel() > 32  # a value that no sample of few looks at
+    one.view(-1)[1] *= 2
     for name, other in unlike.items():
         for run in (other, lambda x, other=other: sweep(other, [x], [()])):
             with pytest.raises(InputError, match="features that another tower, or other weights of this one, made"):

@@ -56,6 +56,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         self.cfg = cfg
         self.tokenizer = tokenizer
         self.kernel: Kernel = kernel
+        self.encoder_read: tuple[Any, str] | None = None  # by `encoding.encoder_of`
         if cfg.vision is not None:
             self.vision = VisionTower(cfg.vision)
         if cfg.projector is not None:
