@@ -159,7 +159,37 @@ def test_sampling_is_reproducible_and_follows_the_generator():
     assert sample(0) != sample(1) and sample(0) != greedy
     assert sample(0, top_k=1) == greedy
     assert sample(0, top_p=1e-6) == greedy
-    assert sample(0, temperature=1e-4) == greedy
+    for little in (1e-4, 1e-30, 1e-300, 0, 0.0):
+        assert sample(0, temperature=little) == greedy, little
+    whole = sample(0, temperature=2, top_k=5, top_p=1)
+    assert whole == sample(0, temperature=2.0, top_k=5.0, top_p=1.0) != greedy
+    assert sample(0, top_k=0) == sample(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; give 0 for the likeliest token"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_k": -1}, "top_k is -1; give a whole number of tokens, or 0 for all"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"top_p": 1.5}, "top_p is 1.5; give a share of the probability, from 0 to 1"),
+        ({"top_p": -0.1}, "top_p is -0.1"),
+        ({"stop_strings": [".", ""]}, "a stop string is empty"),
+    ],
+)
+def test_sampling_that_is_none_is_refused_by_us(given, said):
+    model = random_model("llava-onevision")
+    with pytest.raises(InputError, match=said):
+        model.generate(random_inputs(model), do_sample=True, **given)
+
+
+def test_one_stop_string_is_one_text():
+    model = random_model("llava-onevision")
+    inputs = random_inputs(model)
+    text = model.generate(inputs, max_new_tokens=4, return_type="text")
+    assert model.generate(inputs, max_new_tokens=4, return_type="text", stop_strings="never said") == text
 
 
 def test_a_stop_token_ends_the_item_and_the_batch_waits_for_all():

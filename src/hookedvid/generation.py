@@ -1,5 +1,6 @@
 """Continuing a prompt token by token, hooks and interventions alive at every step."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ def generate(
     max_new_tokens: int = 20,
     do_sample: bool = False,
     temperature: float = 1.0,
-    top_k: int | None = None,
+    top_k: float | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
     stop_at_eos: bool = True,
@@ -39,17 +40,22 @@ def generate(
     interventions hold for generated tokens too, with and without the key-value cache: LV-K keeps cutting them off
     from the video, an exit's late layers never hold video, an edit writes those that its selector names (`last`,
     `text` and `all` do), a patch those that its source holds. Items of unequal length share a batch.
-    do_sample draws with `generator`; greedy otherwise. eos_token_id: the tokenizer's and the template's
+    do_sample draws with `generator`; greedy otherwise, and at temperature 0. top_k keeps the likeliest tokens (None or
+    0: all), top_p those that make up this share. Raises InputError for numbers that are none of these. eos_token_id: the tokenizer's and the template's
     unless given. streamer: anything with transformers' `put` and `end`. verbose shows a progress bar.
     return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
+    warpers = _warpers(temperature, top_k, top_p)
+    do_sample = do_sample and temperature > 0
+    stop_strings = (stop_strings,) if isinstance(stop_strings, str) else stop_strings
+    if "" in stop_strings:
+        raise InputError("a stop string is empty, which every text holds; leave it out")
     batch, given = model.inputs_of(input), as_interventions(interventions)
     stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
     if (stop_strings or return_type == "text") and model.tokenizer is None:
         raise InputError("this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'")
-    warpers = _warpers(temperature, top_k, top_p) if do_sample else []
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
@@ -94,18 +100,29 @@ def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
     return ids | ({model.tokenizer.eos_token_id} - {None})
 
 
-def _warpers(temperature: float, top_k: int | None, top_p: float | None) -> list:
+def _warpers(temperature: float, top_k: float | None, top_p: float | None) -> list:
     # transformers' own warpers: their corner cases are what users compare with.
     from transformers.generation import logits_process as lp
 
+    if not (_is_number(temperature) and 0 <= temperature < math.inf):
+        raise InputError(f"temperature is {temperature!r}; give 0 for the likeliest token, or a number above it")
+    if top_k is not None and not (_is_number(top_k) and top_k >= 0 and top_k == int(top_k)):
+        raise InputError(f"top_k is {top_k!r}; give a whole number of tokens, or 0 for all")
+    if top_p is not None and not (_is_number(top_p) and 0 <= top_p <= 1):
+        raise InputError(f"top_p is {top_p!r}; give a share of the probability, from 0 to 1")
     warpers: list = []
-    if temperature != 1.0:
-        warpers.append(lp.TemperatureLogitsWarper(temperature))
-    if top_k is not None:
-        warpers.append(lp.TopKLogitsWarper(top_k))
+    if temperature not in (0, 1):
+        least = torch.finfo(torch.float32).tiny  # what is less would be 0 to the division
+        warpers.append(lp.TemperatureLogitsWarper(max(float(temperature), least)))
+    if top_k:
+        warpers.append(lp.TopKLogitsWarper(int(top_k)))
     if top_p is not None:
-        warpers.append(lp.TopPLogitsWarper(top_p))
+        warpers.append(lp.TopPLogitsWarper(float(top_p)))
     return warpers
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _choose(logits: Tensor, warpers: list, do_sample: bool, generator: torch.Generator | None) -> Tensor:
@@ -115,6 +132,7 @@ def _choose(logits: Tensor, warpers: list, do_sample: bool, generator: torch.Gen
         )
     if not do_sample:
         return logits.argmax(-1)
+    logits = logits - logits.amax(-1, keepdim=True)  # a low temperature would overflow above 0
     for warp in warpers:
         logits = warp(None, logits)
     return torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
