@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hookedvid import plots, report, scores
@@ -17,11 +16,12 @@ from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import frame
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
+from hookedvid.terminal import Terminal
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 
 
-def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
+def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> None:
     """Print the tables and what they support; write csv, parquet, figures and the report."""
     outcomes = Outcomes(run.items, run.conditions, rows, run.convention)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
@@ -34,7 +34,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     with written(out / "rows.parquet") as part:
         frame(rows).to_parquet(part)
     generated = run.settings["scoring"] == "generate"
-    console.width = max(console.width, scores.MIN_WIDTH if generated else MIN_WIDTH)
+    console.widen(scores.MIN_WIDTH if generated else MIN_WIDTH)
     if protocols != {"baseline", efficiency.PROTOCOL}:
         shown = scores.text_table(tables[main], run.convention) if generated else condition_table(tables[main])
         console.print(shown)
@@ -42,13 +42,13 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
         console.print(cost_table(tables[main]))
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
-        console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
+        console.say(f"failed: {reason}", style="red")
     scored = tables["all"][0].n > 0
     if scored and 1 < len(tables) <= scores.MANY:
         console.print(family_table(tables))
     scores.present(run, rows, outcomes, out, console)
     if not scored:  # every answer is hidden, or every row failed
-        console.print(f"nothing to score; what was answered is in [bold]{out / 'rows.parquet'}[/]", soft_wrap=True)
+        console.say(f"nothing to score; what was answered is in {out / 'rows.parquet'}")
         return
     asked = (run.study.n_resamples, run.study.seed, run.study.keep)
     told = {g: findings(outcomes, g, run.n_layers, *asked) for g in tables}
@@ -57,7 +57,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     if len(searches) > 1:
         console.print(choice_table(searches))
     for f in told[main]:
-        console.print(f"[bold]{f.law}[/]: {f.verdict}", highlight=False)
+        console.say(f": {f.verdict}", lead=f.law)
     figures = draw(tables, main, run.n_layers, run.settings)
     if efficiency.PROTOCOL in protocols:
         chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
@@ -66,7 +66,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
         with written(out / f"{name}.png") as part:
             figure.savefig(part)
     _write_report(run, rows, out, told, figures, tables, failures, main)
-    console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {', '.join(figures)} as .png")
+    console.say(f"; also summary.csv, rows.parquet, {', '.join(figures)} as .png", lead=str(out / "report.html"))
 
 
 def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, settings: Mapping) -> dict:

@@ -17,6 +17,7 @@ from hookedvid.conversion.rules import match_names
 from hookedvid.conversion.shards import Shards, open_shards
 from hookedvid.conversion_folder import fingerprint
 from hookedvid.converting import as_dtype, convert, read_config
+from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.files import write_text, written
 from hookedvid.loading import empty_model, install
@@ -85,7 +86,7 @@ def load(
     kernel: Kernel = "sdpa",
 ) -> Any:
     """See `HookedVideoLLM.from_pretrained`."""
-    target = as_dtype(dtype)
+    target, target_device = as_dtype(dtype), usable_device(device)
     given = dict(overrides or {})
     folder = find(str(name_or_path), revision, given)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
@@ -106,7 +107,7 @@ def load(
             )
         assert target is not None
         return place(model, shards, target, device_map, max_memory)
-    install(model, shards, target, torch.device("cpu" if device is None else device))
+    install(model, shards, target, target_device)
     if adapter is not None:
         from hookedvid.adapters import merge
 

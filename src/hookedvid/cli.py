@@ -2,29 +2,48 @@
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hookedvid.errors import HookedVidError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the user's own errors print without a traceback, with exit status 2."""
+    """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
     args = _parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except HookedVidError as e:
-        print(f"hookedvid {args.verb}: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    from hookedvid.terminal import Output
+    from hookedvid.texts import printable
+
+    with redirect_stdout(Output(sys.stdout)):
+        try:
+            return args.run(args)
+        except HookedVidError as e:
+            said = str(e)
+        except OSError as e:  # the machine's: a full disk, a folder that may not be written to
+            said = f"{e.strerror}: {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else str(e)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+    print(f"hookedvid {args.verb}: {printable(said)}", file=sys.stderr)
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, as text."""
+
+    def error(self, message: str) -> NoReturn:
+        from hookedvid.texts import printable
+
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hookedvid",
         description="Video-LLMs as one fully hooked PyTorch model: knockout studies and more.",
     )
@@ -37,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("options", nargs="*", help="answers to choose from; none: a free answer")
     ask.add_argument("--model", default="tiny")
-    ask.add_argument("--frames", type=int, help="how many frames to sample (default: the model's)")
+    ask.add_argument("--frames", type=_count, help="how many frames to sample (default: the model's)")
     ask.add_argument(
         "--knockout", action="append", default=[], metavar="KNOCKOUT",
         help='"LV-K @ 4:8" or "video->question @ 2:", layers 0-based; repeatable',
@@ -83,7 +102,7 @@ def _add_study(verbs: Any) -> None:
     study.add_argument(
         "--out", type=Path, default=Path("runs/study"), help="folder for rows, tables, plots (and resuming)"
     )
-    study.add_argument("--limit", type=int, help="only the first so many questions")
+    study.add_argument("--limit", type=_count, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
     _add_execution(study)
@@ -114,14 +133,16 @@ def _add_execution(study: argparse.ArgumentParser) -> None:
         "--ray", default="", metavar="ADDRESS",
         help="run on a Ray cluster, one model a GPU (--device cuda) or CPU; local: on this machine, without a server",
     )  # fmt: skip
-    study.add_argument("--actors", type=int, metavar="N", help="with --ray: at most so many models at once")
-    study.add_argument("--decoders", type=int, metavar="N", help="decoding processes (default: 2, 1 on a single core)")
+    study.add_argument("--actors", type=_count, metavar="N", help="with --ray: at most so many models at once")
     study.add_argument(
-        "--decode-limit", type=float, default=300.0, metavar="SECONDS",
+        "--decoders", type=_count, metavar="N", help="decoding processes (default: 2, 1 on a single core)"
+    )
+    study.add_argument(
+        "--decode-limit", type=_seconds, default=300.0, metavar="SECONDS",
         help="a clip that takes longer to decode is a failed row (default: 300)",
     )  # fmt: skip
     study.add_argument(
-        "--frame-cache", type=float, default=10, metavar="GB",
+        "--frame-cache", type=_size, default=10, metavar="GB",
         help="how much of sampled frames to keep on disk for later runs, in HOOKEDVID_HOME (default: 10; 0: none)",
     )  # fmt: skip
     study.add_argument(
@@ -151,6 +172,34 @@ def _add_weights(verbs: Any) -> None:
     export.add_argument("folder", type=Path, help="what hookedvid convert wrote")
     export.add_argument("out", type=Path, help="where to; must not exist, or be empty")
     export.set_defaults(run=_export)
+
+
+def _count(text: str) -> int:
+    """A whole number of 1 or more, in ASCII digits."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A time above 0 that ends."""
+    if not 0 < (value := _number(text)) <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to a million")
+    return value
+
+
+def _size(text: str) -> float:
+    """A number of 0 or more."""
+    if not 0 <= (value := _number(text)) <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # which lies within no bounds
 
 
 def _override(text: str) -> tuple[str, Any]:

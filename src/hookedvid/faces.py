@@ -1,18 +1,17 @@
 """What the command line's verbs do and print."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from rich.console import Console
 
 from hookedvid import accuracy, converting, measured
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes import held_out
-from hookedvid.errors import ConfigError
+from hookedvid.devices import named_device
+from hookedvid.errors import ConfigError, RunError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.progress import conduct
 from hookedvid.study import study as studies
@@ -24,6 +23,7 @@ from hookedvid.study.records import Records
 from hookedvid.study.results import renewed
 from hookedvid.study.scoring import Scoring
 from hookedvid.study.study import Study, parse_knockout
+from hookedvid.terminal import Terminal
 
 # How each task of the shapes clips is scored, and which of them a study file asks that names no items.
 SCORING_OF: dict[str, Scoring] = {
@@ -50,8 +50,7 @@ def run_study(
     asked of the shapes clips instead, and with it the scoring. On a cluster the device is that of its actors; here the
     model is loaded on the CPU, for its hash. A shard prints the table once all the others' rows are there.
     """
-    how, console = how or Execution(), Console()
-    console.width = max(console.width, accuracy.MIN_WIDTH)
+    how, console = how or Execution(), Terminal(accuracy.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model_name or study.model)
     beside = file.parent if file else Path()
@@ -62,9 +61,11 @@ def run_study(
     dataset = _dataset(study, beside, *data, console)
     if dataset is not None:
         study = replace(study, items="", dataset=dataset.name, data=str(dataset.folder))
+    if not plan_only:
+        _check_writable(out)
     loading = {"name_or_path": study.model, "dtype": study.dtype, "kernel": study.kernel, "overrides": study.overrides}
     net = HookedVideoLLM.from_pretrained(**loading, device=None if how.ray else device)
-    device_type = torch.device(device or "cpu").type
+    device_type = named_device(device).type
     if dataset is not None:
         laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out, device_type)
     else:
@@ -73,9 +74,9 @@ def run_study(
         laid = studies.plan(study, net, items, limit, device=device_type)
     where = f"{laid.settings['device']} on Ray" if how.ray else net.device
     about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {where}"
-    console.print(about, highlight=False)
+    console.say(about)
     records = Records(out, how.shard)
-    console.print(str(estimate(laid, net, records)), highlight=False, markup=False, soft_wrap=True)
+    console.say(str(estimate(laid, net, records)))
     if plan_only:
         return 0
     n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
@@ -83,25 +84,35 @@ def run_study(
     try:
         audit, timing = conduct(laid, model, records, how, console)
     except KeyboardInterrupt:
-        console.print(f"stopped; every finished row is in {out}: run the same command to go on")
+        console.say(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
     return _finish(Manifest.of(laid, n_layers, about, audit, timing), records, console)
 
 
-def _finish(manifest: Manifest, records: Records, console: Console) -> int:
+def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:
     """Keep what was asked beside its rows and show these, unless other shards have yet to run theirs."""
     out, shard = records.folder, records.shard
     if earlier := manifest.save(out):
         said = f"what {out} showed before, of another study, is in {earlier}"
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+        console.say(said)
     if shard.count > 1 and (left := manifest.missing(records)):
         part = f"shard {shard.index}/{shard.count}"
-        console.print(f"{part} is done; {left} rows of other shards are missing in {out}")
+        console.say(f"{part} is done; {left} rows of other shards are missing in {out}")
         return 0
     return _present(manifest, manifest.rows(records), out, console)
 
 
-def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, console: Console) -> Dataset | None:
+def _check_writable(folder: Path) -> None:
+    """Raises RunError, before anything has run, for a place where results cannot be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+    except OSError as e:
+        raise RunError(f"cannot keep results in {folder}: {e.strerror}; give --out another folder") from e
+
+
+def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, console: Terminal) -> Dataset | None:
     """The published dataset that a study asks, if it does; says what of it cannot be asked."""
     name, folder = name or study.dataset, folder or (beside / study.data if study.data else None)
     if not name and folder is None:
@@ -110,36 +121,34 @@ def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, 
         raise ConfigError("a dataset needs its name and its folder: --dataset mvbench --data DIR, or both in the file")
     dataset = read_dataset(name, folder)
     for line in reasons(dataset):
-        console.print(line, style="yellow", highlight=False, markup=False)
+        console.say(line, style="yellow")
     return dataset
 
 
 def check_data(name: str, folder: Path) -> int:
     """`hookedvid check-data`: what a folder holds of a dataset; status 1 unless all that can be asked is there."""
-    console = Console()
-    console.width = max(console.width, 110)
+    console = Terminal(110)
     dataset = read_dataset(name, folder)
-    console.print(f"{dataset.name} in {dataset.folder}", highlight=False, markup=False, soft_wrap=True)
+    console.say(f"{dataset.name} in {dataset.folder}")
     console.print(table(dataset))
     for line in reasons(dataset):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print("complete" if dataset.complete else "not complete", highlight=False)
+        console.say(line)
+    console.say("complete" if dataset.complete else "not complete")
     return 0 if dataset.complete else 1
 
 
 def plot(out: Path) -> int:
     """`hookedvid plot`: table, plots and report of a finished run once more, from its rows alone."""
-    console = Console()
-    console.width = max(console.width, accuracy.MIN_WIDTH)
+    console = Terminal(accuracy.MIN_WIDTH)
     manifest, records = Manifest.load(out), Records(out)
-    console.print(manifest.about, highlight=False)
+    console.say(manifest.about)
     rows = manifest.rows(records)
     if records.damaged:
-        console.print(records.damaged, highlight=False, markup=False, soft_wrap=True)
+        console.say(records.damaged)
     return _present(manifest, rows, out, console)
 
 
-def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> int:
+def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> int:
     """The status: 1 where nothing was scored that could be."""
     present = measured.present if run.study.scoring in MEASURES else accuracy.present
     with renewed(out):
@@ -148,7 +157,7 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console
     scorable = [row for row in rows if row["item"] not in hidden] or rows
     if any(row["status"] != "failed" for row in scorable):
         return 0
-    console.print("no row could be scored: every one of them failed", style="red", highlight=False)
+    console.say("no row could be scored: every one of them failed", style="red")
     return 1
 
 
@@ -157,11 +166,11 @@ def ask(
     device: str | None, dtype: str | None, overrides: Mapping,
 ) -> int:  # fmt: skip
     """`hookedvid ask`: the answer, intact and under the knockouts."""
-    console = Console()
+    console = Terminal()
     model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
     cuts = [parse_knockout(k) for k in knockouts]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
-    console.print(str(inputs.layout), highlight=False, markup=False)
+    console.say(str(inputs.layout))
     for given in ([], cuts) if cuts else ([],):
         title = " + ".join(k.label() for k in given) or "intact"
         if options:
@@ -169,19 +178,19 @@ def ask(
             said = f"{answer.letter}. {answer.text}  (p = {answer.prob:.3f})"
         else:
             said = model.generate(inputs, given)
-        console.print(f"{title}: {said}", highlight=False, markup=False)
+        console.say(f"{title}: {said}")
     return 0
 
 
 def inspect(name: str, hooks: bool) -> int:
     """`hookedvid inspect`: config, sizes, hook points."""
-    console = Console()
+    console = Terminal()
     model = HookedVideoLLM.from_pretrained(name)
-    console.print(model.cfg.to_json(), highlight=False)
-    console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.hook_dict)} hook points")
+    console.say(model.cfg.to_json())
+    console.say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.hook_dict)} hook points")
     if hooks:
         for point in model.hook_dict:
-            console.print(point, highlight=False)
+            console.say(point)
     return 0
 
 
@@ -189,22 +198,21 @@ def convert(
     source: str, folder: Path, dtype: str | None, overrides: Mapping, ignore: Sequence[str], revision: str | None
 ) -> int:
     """`hookedvid convert`: a checkpoint into our layout."""
-    console = Console()
+    console = Terminal()
     made = converting.convert(source, folder, dtype=dtype, overrides=overrides, ignore=ignore, revision=revision)
     origin = Provenance.load(made)
     size = sum(p.stat().st_size for p in made.iterdir())
-    console.print(
+    console.say(
         f"{made}: {len(origin.tensors)} tensors, {size / 1e9:.2f} GB, from {origin.source} ({origin.architecture})",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     return 0
 
 
 def export(folder: Path, out: Path) -> int:
     """`hookedvid export`: a converted checkpoint back into its original layout."""
-    console = Console()
+    console = Terminal()
     made = converting.export(folder, out)
     origin = Provenance.load(folder)
     same = "the files that were converted, byte for byte" if origin.dtype is None else f"weights as {origin.dtype}"
-    console.print(f"{made}: {len(origin.files)} file(s), {same}", highlight=False, markup=False, soft_wrap=True)
+    console.say(f"{made}: {len(origin.files)} file(s), {same}")
     return 0

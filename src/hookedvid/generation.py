@@ -40,9 +40,10 @@ def generate(
     interventions hold for generated tokens too, with and without the key-value cache: LV-K keeps cutting them off
     from the video, an exit's late layers never hold video, an edit writes those that its selector names (`last`,
     `text` and `all` do), a patch those that its source holds. Items of unequal length share a batch.
-    do_sample draws with `generator`; greedy otherwise, and at temperature 0. top_k keeps the likeliest tokens (None or
-    0: all), top_p those that make up this share. Raises InputError for numbers that are none of these. eos_token_id: the tokenizer's and the template's
-    unless given. streamer: anything with transformers' `put` and `end`. verbose shows a progress bar.
+    do_sample draws with `generator`; greedy otherwise, and at temperature 0. top_k keeps the likeliest tokens (None
+    or 0: all), top_p those that make up this share. Raises InputError for numbers that are none of these.
+    eos_token_id: the tokenizer's and the template's unless given. streamer: anything with transformers' `put` and
+    `end`. verbose shows a progress bar.
     return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
     """
     if max_new_tokens < 1:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hookedvid import plots, report
@@ -18,13 +17,14 @@ from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findin
 from hookedvid.study.records import frame
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS
+from hookedvid.terminal import Terminal
 
 MIN_WIDTH = 98  # columns the tables need
 COSTS_WIDTH = 30  # and those of what exits and windows cost
 Columns = Mapping[str, Callable[[Measured], str]]
 
 
-def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console) -> None:
+def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> None:
     """Print the table and what it supports; write csv, parquet, figures and the report."""
     measure, asked = MEASURES[run.study.scoring], (run.study.n_resamples, run.study.seed)
     values = Values(measure, run.items, run.conditions, rows)
@@ -36,16 +36,16 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     told = {g: findings(values, g, run.n_layers, *asked) for g in tables}
     columns = columns_of(run.study.scoring)
     searched = any(c.protocol == efficiency.PROTOCOL for c in run.conditions)
-    console.width = max(console.width, MIN_WIDTH + COSTS_WIDTH * searched)
+    console.widen(MIN_WIDTH + COSTS_WIDTH * searched)
     console.print(condition_table(tables[main], measure, columns))
     if len(tables) > 1:
         console.print(group_table(tables, measure))
-    console.print(measure.note, style="dim", highlight=False)
+    console.say(measure.note, style="dim")
     for f in told[main]:
-        console.print(f"[bold]{f.law}[/]: {f.verdict}", highlight=False)
+        console.say(f": {f.verdict}", lead=f.law)
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
-        console.print(f"failed: {reason}", style="red", highlight=False, markup=False)
+        console.say(f"failed: {reason}", style="red")
     write_csv([line for lines in tables.values() for line in lines], out / "summary.csv")
     with written(out / "rows.parquet") as part:
         frame(rows).to_parquet(part)
@@ -60,7 +60,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Console)
     )
     write_text(out / "report.html", page)
     named = ", ".join(figures) + " as .png" if figures else "no figures"
-    console.print(f"[bold]{out / 'report.html'}[/]; also summary.csv, rows.parquet, {named}")
+    console.say(f"; also summary.csv, rows.parquet, {named}", lead=str(out / "report.html"))
 
 
 def columns_of(scoring: str) -> Columns:

@@ -1,11 +1,11 @@
 """`hookedvid models`: the names `from_pretrained` knows, printed without loading torch."""
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hookedvid.published import PUBLISHED, SHIPPED
 from hookedvid.sources import home
+from hookedvid.terminal import Terminal
 
 WORDS = ("name", "vision tower", "same as")
 NUMBERS = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
@@ -13,8 +13,7 @@ NUMBERS = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
 
 def models() -> int:
     """Print the published checkpoints with what their authors report, and where converted ones are kept."""
-    console = Console()
-    console.width = max(console.width, 134)
+    console = Terminal(134)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in (*WORDS[:2], *NUMBERS, WORDS[2]):
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=column in WORDS)
@@ -28,6 +27,5 @@ def models() -> int:
         "agrees with, stage by stage, on tiny weights.\n"
         f"Also: {', '.join(SHIPPED)}, which ships with the package; any hub repository (owner/name); a folder in the "
         f"original, the transformers or our layout. Converted once into {home()}.",
-        highlight=False,
     )
     return 0

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.study.efficiency import PROTOCOL, front
 from hookedvid.study.measures import Measure, Measured
 from hookedvid.study.summary import Summary
+from hookedvid.texts import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"LV-K": "#c1432e", "VT-K": "#2b6cb0", "VS-K": "#2f855a"}
+LONGEST = 100  # characters of a label or a title's line
 GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 
 Lines = Sequence[Summary] | Sequence[Measured]
@@ -55,7 +58,7 @@ def layer_curve(summaries: Lines, n_layers: int, about: str = "", scale: Scale =
     for colour, (group, points) in zip(GROUPS, _grouped(summaries, "cumulative").items(), strict=False):
         xs = [*((s.condition.layer or 0) / n_layers for s in points), 1.0]
         ratios = [getattr(s, scale.kept) for s in (*points, _baseline(summaries, group))]
-        axes.plot(xs, [r.value for r in ratios], "o-", ms=4, color=colour, label=group)
+        axes.plot(xs, [r.value for r in ratios], "o-", ms=4, color=colour, label=_drawn(group))
         axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
     axes.axhline(scale.intact, color="0.5", lw=1)
     axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scale.kept_label)
@@ -74,11 +77,19 @@ def all_layers(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "F
         xs = [i + (k - len(names) / 2) * width for i in range(len(groups))]
         scores = [getattr(s, scale.score) for s in bars]
         heights, error = [x.value for x in scores], _error(scores)
-        axes.bar(xs, heights, width, color=COLOURS.get(name, "0.65"), label=name or "intact", yerr=error, ecolor="0.3")
+        axes.bar(
+            xs,
+            heights,
+            width,
+            color=COLOURS.get(name, "0.65"),
+            label=_drawn(name) or "intact",
+            yerr=error,
+            ecolor="0.3",
+        )
     for i, g in enumerate(groups if scale.level else ()):
         level = getattr(_baseline(summaries, g), scale.level)
         axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scale.level_label if i == 0 else None)
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), [_drawn(g) for g in groups])
     # Room for the legend above full bars, or above the axis that bars of log-likelihoods hang from.
     top = 1.2 if scale.bounded else -0.2 * axes.get_ylim()[0]
     axes.set(ylabel=scale.score_label, ylim=(0 if scale.bounded else None, top))
@@ -106,7 +117,7 @@ def window_curves(summaries: Lines, about: str = "", scale: Scale = ACCURACY) ->
             ms=4,
             capsize=2,
             color=COLOURS.get(name),
-            label=name,
+            label=_drawn(name),
         )
     width = min((s.condition.layer or 0 for s in windows), default=0)
     axes.set(xlabel="last layer of the window, counted from 1", ylabel=scale.score_label)
@@ -125,7 +136,7 @@ def window_heatmap(summaries: Lines, knockout: str, about: str = "", scale: Scal
     limits = {"vmin": 0, "vmax": 1} if scale.intact else {"vmax": 0}
     image = axes.imshow(values, **limits, cmap="RdYlGn", aspect="auto")
     axes.set_xticks(range(len(layers)), [str(x) for x in layers])
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [_drawn(g) for g in rows])
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
@@ -158,15 +169,15 @@ def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: s
         axes.plot(costs[0], values[0], "ks", ms=5, label="intact")
         for i, s in enumerate(points):
             if s.condition.label == chosen:
-                axes.plot(costs[i], values[i], "*", ms=15, mfc="none", mec="#c1432e", mew=1.3, label=chosen)
+                axes.plot(costs[i], values[i], "*", ms=15, mfc="none", mec="#c1432e", mew=1.3, label=_drawn(chosen))
         axes.axhline(keep * base.accuracy.value, color="0.4", lw=1, ls="--", label=f"{keep:.0%} of intact")
         axes.axhline(base.chance, color="k", lw=1, ls=":", label="chance")
         axes.set(xlabel=f"{part} operations left, %", ylim=(0, 1.05), xlim=(0, 104))
     panels[0].set(ylabel="accuracy")
     figure.colorbar(image, ax=list(panels), label="layers that see the video", pad=0.01)
     panels[0].legend(frameon=False, fontsize=7, loc="lower right")
-    figure.suptitle(f"Exits and windows, {base.group} questions" + (f"\n{about}" if about else ""), fontsize=9)
-    return figure
+    figure.suptitle(_title(f"Exits and windows, {base.group} questions", about), fontsize=9)
+    return _literal(figure)
 
 
 def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], about: str = "") -> "Figure":
@@ -177,7 +188,7 @@ def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], abo
         costs, values = [100 * s.decoder_share for s in points], [s.ratio.value for s in points]
         best = front(costs, values)
         axes.plot([costs[i] for i in best], [values[i] for i in best], "o", ms=4, color=colour)
-        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, label=group)
+        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, label=_drawn(group))
         star = [i for i, s in enumerate(points) if s.condition.label == chosen.get(group)]
         axes.plot([costs[i] for i in star], [values[i] for i in star], "*", ms=15, mfc="none", mec=colour, mew=1.3)
     axes.axhline(1.0, color="0.5", lw=1)
@@ -201,10 +212,39 @@ def _figure(n_panels: int = 1) -> Any:
 
 
 def _titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) -> Any:
-    axes.set_title(title + (f"\n{about}" if about else ""), fontsize=9)
+    axes.set_title(_title(title, about), fontsize=9)
     if columns:
         axes.legend(frameon=False, fontsize=8, ncols=columns)
+    return _literal(figure)
+
+
+def _title(title: str, about: str) -> str:
+    return "\n".join(_drawn(line) for line in (title, about) if line)
+
+
+def _literal(figure: Any) -> Any:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # what stands between two dollars is no formula
     return figure
+
+
+@cache
+def _characters(font: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
+
+    return frozenset(get_font(font).get_charmap())
+
+
+def _drawn(text: str) -> str:
+    r"""A text as labels show it: one line, not long, what the font lacks as its escape (`\u7aef`)."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    known = _characters(findfont(FontProperties()))
+    shown = "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in one_line(text))
+    shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves labels out that begin so
 
 
 def _grouped(summaries: Lines, protocol: str) -> dict[str, list]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from hookedvid.study import cluster
@@ -12,9 +11,10 @@ from hookedvid.study.records import Records
 from hookedvid.study.running import Audit, carry_out, run
 from hookedvid.study.study import Plan
 from hookedvid.study.timing import Timing
+from hookedvid.terminal import Terminal
 
 
-def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: Console) -> tuple[Audit, Timing]:
+def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: Terminal) -> tuple[Audit, Timing]:
     """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
 
     records: of the folder and shard that are written to.
@@ -46,5 +46,5 @@ def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: C
     if timing.n_clips:
         lines.append(str(timing))
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     return audit, timing

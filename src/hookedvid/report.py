@@ -17,6 +17,7 @@ from hookedvid.checkpoint import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
 from hookedvid.study.laws import Finding
+from hookedvid.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
 
@@ -56,7 +57,7 @@ def render(
     """
     source = importlib.resources.files("hookedvid").joinpath("report.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
-    return template.render(
+    page = template.render(
         title=title,
         about=about,
         findings=findings,
@@ -69,6 +70,7 @@ def render(
         columns=columns,
         note=note,
     )
+    return printable(page)
 
 
 def percent(i: Any) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hookedvid.files import written
@@ -17,6 +16,7 @@ from hookedvid.study.records import Records, frame
 from hookedvid.study.results import own_folder
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.terminal import Terminal
 
 MIN_WIDTH = 116  # columns the tables need; narrower terminals wrap
 MANY = 8  # groups that stand side by side; more of them stand below each other
@@ -73,7 +73,7 @@ def breakdown_tables(parts: Sequence[breakdown.Part], by: Convention | None) -> 
     return tables
 
 
-def present(run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, out: Path, console: Console) -> None:
+def present(run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, out: Path, console: Terminal) -> None:
     """What a study prints and writes of its groups, and its submission where one is wanted."""
     parts = breakdown.breakdown(outcomes, run.study.n_resamples, run.study.seed)
     if parts:
@@ -83,34 +83,33 @@ def present(run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, out: Pat
             console.print(table)
     if any(item.answer is None for item in run.items) and _is_egoschema(run):
         path = submission.write(submission.submission(run.items, rows, "baseline", run.convention), out)
-        console.print(f"baseline's answers for the evaluation server: {path}", highlight=False, soft_wrap=True)
+        console.say(f"baseline's answers for the evaluation server: {path}")
 
 
 def rescore(out: Path, name: str) -> int:
     """`hookedvid rescore`: a finished study's texts by another rule, without model or videos."""
-    console = Console()
-    console.width = max(console.width, MIN_WIDTH)
+    console = Terminal(MIN_WIDTH)
     run, records = Manifest.load(out), Records(out)
     rows = run.rows(records)
     by = convention(name, run.items, run.dataset) if name in NAMES else extractor(name)
     found = rescoring.rescore(run.items, rows, by)
-    console.print(run.about, highlight=False, soft_wrap=True)
+    console.say(run.about)
     if records.damaged:
-        console.print(records.damaged, highlight=False, markup=False, soft_wrap=True)
+        console.say(records.damaged)
     now = by if isinstance(by, Convention) else None
     full = by.full_name if isinstance(by, Convention) else by.name
     for title, read, as_by in (("stored", rows, run.convention), (full, found.rows, now)):
         outcomes = Outcomes(run.items, run.conditions, read, as_by)
         summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
-        console.print(f"[bold]{title}[/]", highlight=False)
+        console.say("", lead=title)
         console.print(text_table([s for s in summaries if s.group == "all"], as_by))
-    console.print(f"{found.changed} of {found.n} answers read otherwise", highlight=False)
+    console.say(f"{found.changed} of {found.n} answers read otherwise")
     folder = own_folder(out / "rescored")
     stem = full.replace("/", "-")
     with written(folder / f"{stem}.parquet") as part:
         frame(found.rows).to_parquet(part)
     write_csv(summaries, folder / f"{stem}.csv")
-    console.print(f"[bold]{folder / stem}.parquet[/]; also .csv; the stored rows are as they were", soft_wrap=True)
+    console.say("; also .csv; the stored rows are as they were", lead=f"{folder / stem}.parquet")
     return 0
 
 
@@ -120,7 +119,7 @@ def submit(out: Path, condition: str) -> int:
     answers = submission.submission(run.items, run.rows(out), condition, run.convention)
     path = submission.write(answers, out)
     left = sum(option == submission.UNKNOWN for option in answers.values())
-    print(f"{path}: {len(answers)} clips, {left} without an answer (-1)")
+    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer (-1)")
     return 0
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from hookedvid.data.dataset import Dataset, Entry
@@ -26,9 +25,7 @@ def table(dataset: Dataset) -> Table:
     for axis, groups in dataset.published.items():
         total = total or sum(groups.values())
         for group, n in groups.items() if axis else ():
-            found.add_row(
-                escape(group), *_counts([e for e in dataset.entries if _group(e.item, axis) == group], n, subtitles)
-            )
+            found.add_row(group, *_counts([e for e in dataset.entries if _group(e.item, axis) == group], n, subtitles))
         if axis:
             found.add_section()
     found.add_row("all", *_counts(dataset.entries, total, subtitles))

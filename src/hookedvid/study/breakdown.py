@@ -1,6 +1,5 @@
 """A score by what the items say of themselves: duration, domain, task; with the mean over items and over groups."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import written
+from hookedvid.files import write_text
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval, Resamples
 from hookedvid.study.summary import Outcomes, named
+from hookedvid.texts import csv_text
 
 # Keys of an item's meta that the three benchmarks report by; `family` is the item's own.
 AXES = ("duration", "domain", "sub_category", "task_type", "task")
@@ -92,9 +92,7 @@ def _means(
 
 def write_csv(parts: Sequence[Part], path: Path) -> None:
     """One line per part."""
-    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f)
-        spread = [f"{name}{end}" for name in ("accuracy", "as_printed") for end in ("", "_low", "_high")]
-        writer.writerow(["axis", "value", "condition", "n", "chance", *spread])
-        for p in parts:
-            writer.writerow([p.axis, p.value, p.condition.label, p.n, p.chance, *p.accuracy, *p.as_printed])
+    names = ["axis", "value", "condition", "n", "chance"]
+    names += [f"{name}{end}" for name in ("accuracy", "as_printed") for end in ("", "_low", "_high")]
+    rows = ([p.axis, p.value, p.condition.label, p.n, p.chance, *p.accuracy, *p.as_printed] for p in parts)
+    write_text(path, csv_text([dict(zip(names, row, strict=True)) for row in rows]))

@@ -3,7 +3,6 @@
 As in `summary`: intervals by bootstrap over videos, every condition paired with the baseline on the same items.
 """
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import written
+from hookedvid.files import write_text
 from hookedvid.study import grounding, statistics
 from hookedvid.study.evidence import Evidence
 from hookedvid.study.laws import Finding, compared, too_few
 from hookedvid.study.protocols import Condition
 from hookedvid.study.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.summary import Outcomes
+from hookedvid.texts import csv_text
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,4 @@ def write_csv(lines: Sequence[Measured], path: Path) -> None:
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         line |= {"sign_flip_p": m.p, "sign_flip_p_holm": m.p_holm}
         table.append(line | {"attention_share": m.attention_share, "decoder_share": m.decoder_share})
-    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write_text(path, csv_text(table))

@@ -40,7 +40,7 @@ class Shard:
     def parse(cls, text: str) -> "Shard":
         """`0/8`: the first of eight."""
         index, slash, count = text.partition("/")
-        if not (slash and index.isdigit() and count.isdigit()):
+        if not (slash and index.isdecimal() and count.isdecimal()):
             raise DataError(f"cannot read shard {text!r}; write 0/8 for the first of eight")
         return cls(int(index), int(count))
 

@@ -98,6 +98,7 @@ class Study:
                 "custom condition out, and patch from Python with model.answer(inputs, Patch(...))"
             )
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
+        self._check_numbers()
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.convention:
@@ -107,12 +108,20 @@ class Study:
                     f'conventions letter the options; score "generate" or "letters", not "{self.scoring}"'
                 )
 
+    def _check_numbers(self) -> None:
+        # So many resamples of 2,700 questions take 2 GB.
+        bounds = {"n_resamples": (1, 100_000), "seed": (0, 2**63 - 1), "step": (1, 10_000), "width": (0, 10_000)}
+        for name, (least, most) in (bounds | {"grid": (0, 10_000)}).items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"{name} is {value}; give a whole number from {least:,} to {most:,}")
+
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
         """The study of a file. Raises ConfigError naming every unknown or wrong field."""
         try:
             data = tomllib.loads(read_regular(Path(path), LARGEST, ConfigError).decode())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        except (OSError, ValueError, RecursionError) as e:  # no file; no UTF-8 or no TOML; nested without end
             raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
         return from_dict(cls, data, ConfigError)
 
@@ -241,6 +250,8 @@ def plan(
     asked and not scored. Raises HookError for a model with hooks, whose numbers are not those of its hash, ConfigError
     or InputError for sampling that no video could have.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}; ask at least 1 question")
     check_bare(model)
     items = list(read_items(annotations) if items is None else items)[:limit]
     _check_scorable(items, study.scoring)

@@ -1,6 +1,5 @@
 """From rows to the table: every condition, over all items and by family, with intervals and tests."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import written
+from hookedvid.files import write_text
 from hookedvid.study import statistics
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import UNKNOWN, Interval, McNemar, Resamples
+from hookedvid.texts import csv_text
 
 # Families that no video is needed for: the control, kept out of the group `video`.
 LANGUAGE_ONLY = ("language",)
@@ -192,7 +192,4 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         line |= {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm}
         lines.append(line | {"attention_share": s.attention_share, "decoder_share": s.decoder_share})
-    with written(path) as part, part.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    write_text(path, csv_text(lines))

@@ -7,6 +7,7 @@ stacks and arenas reserve gigabytes on large machines that nobody ever touches.
 """
 
 import json
+import math
 import multiprocessing.connection
 import os
 import signal
@@ -46,6 +47,10 @@ class Limits:
 
     seconds: Number = 300
     memory: int = 4 << 30
+
+    def __post_init__(self):
+        if not (0 < self.seconds < math.inf and self.memory > 0):
+            raise InputError(f"a clip may take {self.seconds} s and {self.memory} bytes; give finite numbers above 0")
 
 
 class Decoded(NamedTuple):
