@@ -17,9 +17,9 @@ from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items, subtitles_path, video_path, write_items
 from hookedvid.data.mvbench import TASKS, WHY_NOT
 from hookedvid.errors import DataError
-from hookedvid.video.frames import read_clip
+from hookedvid.video.frames import Clip, read_clip
 from hookedvid.video.source import video_hash
-from hookedvid.video.subtitles import Line, read_subtitles, sampled_lines
+from hookedvid.video.subtitles import Line, read_subtitles, sampled_lines, shown_subtitles
 from miniatures import BOUND, UIDS
 
 LAYOUTS = ("zip", "data", "video", "flat")
@@ -429,6 +429,24 @@ def test_sampled_lines_are_those_of_whole_frames(tmp_path):
     assert sampled_lines(found, [44, 30, 0], 30.0) == ["hello there", "second line"]
     assert sampled_lines(found, [45, 59], 30.0) == []
     assert sampled_lines([Line(0.0, 0.99, "x"), Line(0.5, 1.0, "x")], [20], 30.0) == ["x", "x"]
+
+
+def test_subtitles_at_frames_are_those_of_lmms_eval_in_its_order(tmp_path):
+    """Theirs is the order of a set of line numbers, and takes what stands in white font tags alone."""
+    cues = []
+    for n in range(900):
+        said = f"plain {n}" if n % 3 == 1 else f'<font color="white" size=".72c">line {n}</font>'
+        seconds = [f"00:{t // 60:02}:{t % 60:02},000" for t in (n, n + 1)]
+        cues.append(f"{n + 1}\n{seconds[0]} --> {seconds[1]}\n{said}\n")
+    (tmp_path / "a.srt").write_text("\n".join(cues), encoding="utf-8")
+    frames = np.zeros((1, 4, 4, 3), dtype=np.uint8)
+    clip = Clip(frames, (0,), (0.0,), 25.0, 900 * 25, 900.0, "a.mp4")
+    said = shown_subtitles(tmp_path / "a.srt", clip, 32).split("\n")
+    chosen = {int(i) // 25 for i in np.linspace(0, 900 * 25 - 1, 32, dtype=int)}
+    assert said[:6] == ["line 0", "line 899", "line 261", "line 522", "line 783", "line 29"]
+    assert sorted(int(line.split()[1]) for line in said) == sorted(n for n in chosen if n % 3 != 1)
+    some = [Line(n, n + 1, str(n)) for n in range(900)]
+    assert sampled_lines(some, [136, 518, 893], 1.0) == ["136", "893", "518"]
 
 
 def test_frames_come_out_of_an_archive_as_from_disk(tmp_path):

@@ -160,7 +160,7 @@ def test_numbers_that_are_none_are_refused_where_they_are_given(short, tmp_path,
 @pytest.mark.parametrize(
     "given",
     [{"n_resamples": -1}, {"n_resamples": 0}, {"n_resamples": 10**9}, {"seed": -1}, {"seed": 2**64}, {"step": 0},
-     {"width": -1}, {"grid": -1}, {"n_frames": 0}, {"keep": float("nan")}],
+     {"width": -1}, {"grid": -1}, {"keep": float("nan")}],
 )  # fmt: skip
 def test_numbers_of_a_study_are_checked_when_it_is_made(given):
     (name,) = given

@@ -29,7 +29,7 @@ def generate(
     generator: torch.Generator | None = None,
     stop_at_eos: bool = True,
     eos_token_id: int | Sequence[int] | None = None,
-    stop_strings: Sequence[str] = (),
+    stop_strings: str | Sequence[str] = (),
     use_past_kv_cache: bool = True,
     streamer: Any = None,
     verbose: bool = False,
@@ -50,13 +50,9 @@ def generate(
         raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
     warpers = _warpers(temperature, top_k, top_p)
     do_sample = do_sample and temperature > 0
-    stop_strings = (stop_strings,) if isinstance(stop_strings, str) else stop_strings
-    if "" in stop_strings:
-        raise InputError("a stop string is empty, which every text holds; leave it out")
+    ends = _stop_texts(model, stop_strings, return_type)
     batch, given = model.inputs_of(input), as_interventions(interventions)
     stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
-    if (stop_strings or return_type == "text") and model.tokenizer is None:
-        raise InputError("this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'")
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
@@ -69,8 +65,8 @@ def generate(
         if streamer is not None:
             streamer.put(chosen.cpu())
         done |= torch.isin(chosen, torch.tensor(sorted(stops), device=chosen.device, dtype=chosen.dtype))
-        if stop_strings:
-            done |= _said(model, torch.stack(new, 1), stop_strings).to(done.device)
+        if ends:
+            done |= _said(model, torch.stack(new, 1), ends).to(done.device)
         if bool(done.all()):
             break
         batch = batch.extend(chosen[:, None])
@@ -87,6 +83,15 @@ def _returned(model: Any, ids: Tensor, stops: set[int], return_type: str | None)
         end = next((i for i, t in enumerate(row) if t in stops), len(row))
         texts.append(model.tokenizer.decode(row[:end], skip_special_tokens=True).strip())
     return texts[0] if len(texts) == 1 else texts
+
+
+def _stop_texts(model: Any, given: str | Sequence[str], return_type: str | None) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if "" in texts:
+        raise InputError("a stop string is empty, which every text holds; leave it out")
+    if (texts or return_type == "text") and model.tokenizer is None:
+        raise InputError("this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'")
+    return texts
 
 
 def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:

@@ -21,7 +21,7 @@ from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scoring import Scoring
 from hookedvid.values import from_dict
-from hookedvid.video import samplers
+from hookedvid.video import samplers, subtitles
 from hookedvid.video.prompt import named_instruction, template
 from hookedvid.video.source import video_hash
 
@@ -281,7 +281,7 @@ def plan(
 def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     """Hash of what is asked of a video and how the answer is scored, subtitles included."""
     part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
-    said = (video_hash(spoken),) if (spoken := subtitles_path(item, annotations)) else ()
+    said = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
     gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(scoring, ())
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
     return digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())

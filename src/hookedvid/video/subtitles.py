@@ -15,6 +15,8 @@ from hookedvid.video.source import n_bytes, open_bytes, opened
 LARGEST = 16 << 20  # bytes; the longest of Video-MME have some 200 kB
 _TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
 _RANGE = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*$", re.MULTILINE)
+# What of a file's lines reaches a prompt, and in which order; it is part of a row's key.
+RULE = "white font, set order"
 # As the files of Video-MME mark what is said, and lmms-eval looks for it.
 _MARK, _END = '<font color="white" size=".72c">', "</font>"
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
@@ -35,6 +37,12 @@ def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
     counts as a blank, and lines without text are left out. A byte order mark, Windows line ends, a full stop for
     the decimal comma and missing numbers are no matter. Raises DataError for what is no such file.
     """
+    said = ((cue, _marked(cue.text) or _one_line(_TAG.sub("", cue.text)).strip()) for cue in _cues(source))
+    return [cue._replace(text=text) for cue, text in said if text]
+
+
+def _cues(source: str | os.PathLike[str]) -> list[Line]:
+    """Times and bodies, as they stand in the file."""
     try:
         with opened(source) as file:
             if isinstance(file, list):
@@ -52,46 +60,52 @@ def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
     times = list(_RANGE.finditer(text))
     if text.strip() and not times:
         raise DataError(f"{source} has no lines like '00:00:01,000 --> 00:00:02,000': are these subtitles?")
-    lines = []
+    cues = []
     for match, after in zip_longest(times, times[1:]):
         body = text[match.end() : after.start() if after else None]
         if after:  # its number stands before it
             before, _, number = body.rstrip().rpartition("\n")
             body = before if number.strip().isdecimal() else body
-        if said := _said(body):
-            lines.append(Line(_seconds(match.groups()[:4]), _seconds(match.groups()[4:]), said))
-    return lines
+        cues.append(Line(_seconds(match.groups()[:4]), _seconds(match.groups()[4:]), body))
+    return cues
 
 
 def sampled_lines(lines: Iterable[Line], indices: Iterable[int], fps: float) -> list[str]:
-    """Texts of the lines during which any of these frames (0-based, at `fps` a second) is shown, each once, in order.
+    """Texts of the lines during which any of these frames (0-based, at `fps` a second) is shown, each once.
 
-    Times are cut to whole frames, start included and end not, as lmms-eval does. One line twice is two lines.
+    Times are cut to whole frames, start included and end not, as lmms-eval does. One line twice is two lines. Their
+    order is lmms-eval's, which is that of CPython's set of the lines' numbers, filled frame by frame: ascending for
+    few lines, not for many.
     """
-    shown = sorted(set(indices))
-
-    def is_shown(line: Line) -> bool:
-        next_one = bisect.bisect_left(shown, int(line.start * fps))
-        return next_one < len(shown) and shown[next_one] < int(line.end * fps)
-
-    return [line.text for line in lines if is_shown(line)]
+    lines, frames = list(lines), sorted(set(indices))
+    first = [bisect.bisect_left(frames, int(line.start * fps)) for line in lines]
+    ends = [int(line.end * fps) for line in lines]
+    shown = [n for n, at in enumerate(first) if at < len(frames) and frames[at] < ends[n]]
+    return [lines[n].text for n in list(set(sorted(shown, key=first.__getitem__)))]
 
 
 def shown_subtitles(subtitles: str | os.PathLike[str], clip: Clip, n_frames: int) -> str:
-    """What is said during any of `n_frames` frames, from first to last, of the video of a clip, a line each.
+    """What lmms-eval says is spoken during any of `n_frames` frames, from first to last, of the video of a clip.
 
+    A line each, in the order of `sampled_lines`; lines without Video-MME's white font tag are left out, as there.
     Which frames the model is shown is another matter: the evaluators choose subtitles by frames of their own.
     """
     if clip.fps is None:
         raise DataError(f"{clip.source} states no frame rate to choose subtitles by")
     chosen = sample_indices("linspace", clip.n_total, n_frames)
-    return "\n".join(sampled_lines(read_subtitles(subtitles), chosen, clip.fps))
+    bodies = sampled_lines((cue for cue in _cues(subtitles) if cue.text.strip()), chosen, clip.fps)
+    return "\n".join(said for body in bodies if (said := _marked(body)))
 
 
-def _said(body: str) -> str:
-    _, mark, marked = body.partition(_MARK)
+def _marked(body: str) -> str:
+    """What stands between the tags; empty without them."""
+    _, _, marked = body.partition(_MARK)
     marked, end, _ = marked.partition(_END)
-    return " ".join((marked if mark and end else _TAG.sub("", body)).split("\n")).strip()
+    return _one_line(marked).strip() if end else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))
 
 
 def _seconds(parts: Iterable[str]) -> float:
