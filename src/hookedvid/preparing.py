@@ -50,8 +50,8 @@ def prepare(
         return _laid_out(model, question, options, n_frames, timing, form, answer)
 
     tokens, layout = _checked(model, count, markers_are_language, laid_out)
-    parts = pieces(template(cfg.prompt), question, options, 0, None, form, answer)
-    warn_of_unknown_words(model.tokenizer, parts, tokens[0].tolist())
+    texts = (question, *options, answer, form.subtitles or "")
+    warn_of_unknown_words(model.tokenizer, texts, tokens[0].tolist())
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     check_vocabulary(cfg, letters)
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))

@@ -36,17 +36,17 @@ def check_texts(tokenizer: Any, around: Template, texts: Iterable[str]) -> None:
             raise InputError(f"{text!r} holds half of a surrogate pair, which is no character; take it out")
 
 
-def warn_of_unknown_words(tokenizer: Any, parts: Iterable[Piece], ids: Iterable[int]) -> None:
-    """Warn, once for each prompt, of the words that became the tokenizer's token for unknown ones."""
+def warn_of_unknown_words(tokenizer: Any, texts: Iterable[str], ids: Iterable[int]) -> None:
+    """Warn of the words of a user's texts that the tokenizer does not know; `ids` are the whole prompt's."""
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown not in ids:
         return
     words: dict[str, None] = {}
-    for p in parts:
-        encoded = tokenizer(p.text, add_special_tokens=False, return_offsets_mapping=True)
+    for text in texts:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             if token == unknown:
-                words[p.text[start:stop].strip()] = None
+                words[text[start:stop].strip()] = None
     if words:
         shown = ", ".join(map(repr, list(words)[:8])) + (", …" if len(words) > 8 else "")
         warnings.warn(
