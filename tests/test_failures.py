@@ -81,13 +81,19 @@ def test_ids_beyond_the_embedding_are_an_items_failed_row(annotations, tmp_path)
         assert all(f"are outside this model's vocabulary of {n} rows" in r["reason"] for r in failed)
 
 
-def test_what_is_no_item_s_fault_is_raised():
+def test_whatever_goes_wrong_with_an_item_is_its_failed_row_and_what_stops_a_run_is_raised():
     def fails(error):
         raise error
 
     assert attempt(fails, InputError("no such option")) == Outcome("failed", reason="no such option", fault="input")
     assert attempt(fails, MemoryError("no more")).fault == "memory"
-    for error in (RunError("a full disk"), RuntimeError("shapes"), ZeroDivisionError()):
+    for error in (RuntimeError("shapes\nof many"), ZeroDivisionError("division by zero"), IndexError(), KeyError("a")):
+        found = attempt(fails, error)
+        assert isinstance(found, Outcome) and (found.status, found.fault) == ("failed", "error")
+        assert found.reason.startswith(
+            f"unforeseen {type(error).__name__}: {str(error).partition(chr(10))[0]} (test_fa"
+        )
+    for error in (RunError("a full disk"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             attempt(fails, error)
 

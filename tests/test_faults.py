@@ -23,7 +23,7 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.errors import RunError
 from hookedvid.model import HookedVideoLLM
-from hookedvid.study import running, summary
+from hookedvid.study import running, scoring, summary
 from hookedvid.study.records import ROWS, Records
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
@@ -204,13 +204,23 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
     assert max(Counter(line["key"] for line in lines if line["status"] != "failed").values()) == 1
 
 
-def test_what_is_no_fault_of_a_video_or_an_item_stops_the_run(laid, model, tmp_path, monkeypatch):
-    def sweep(*args, **given):
+def test_an_unforeseen_error_of_one_item_ends_no_study_and_is_tried_again(laid, model, tmp_path, monkeypatch):
+    few = replace(laid, items=laid.items[:2], tasks=[t for t in laid.tasks if t[0] in laid.items[:2]])
+    bad = few.items[0].id
+    whole = scoring.outcome
+
+    def outcome(model, item, *args):
+        return {}["nothing"] if item.id == bad else whole(model, item, *args)
+
+    def broken(*args, **given):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(running, "sweep", sweep)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        run(laid, model, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "outcome", outcome)
+        patched.setattr(running, "sweep", broken)  # what a sweep cannot answer is asked alone
+        rows = run(few, model, tmp_path / "out")
+    assert {(r["item"] == bad, r["status"], r["fault"]) for r in rows} == {(True, "failed", "error"), (False, "ok", "")}
+    assert {r["status"] for r in run(few, model, tmp_path / "out")} == {"ok"}
 
 
 @pytest.mark.parametrize("reuse", ["none", "layers"])

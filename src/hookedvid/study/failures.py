@@ -1,6 +1,8 @@
-"""What goes wrong with one item, as the row it becomes; this is the one place that tells it from a fault of the run."""
+"""What goes wrong with one item, as the row it becomes; only RunError stops a run."""
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -13,25 +15,24 @@ T = TypeVar("T")
 
 # Failures that another run may not meet; it tries their rows once more.
 PASSING = ("timeout", "memory", "killed", "changed", "machine")
+# A failure that nobody foresaw, of ours or of a library. Another run tries it once more: it may be of another version.
+UNFORESEEN = "error"
 # How torch's allocators say that memory ran out where they do not raise torch.OutOfMemoryError.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Outcome:
-    """What a step on one item gives, or the failed outcome that its error comes to.
-
-    An error that has nothing to do with the video or the item is raised: RunError, and what is no HookedVidError.
-    """
+    """What a step on one item gives, or the failed outcome that its error comes to; RunError is raised."""
     try:
         return step(*args, **kwargs)
-    except (HookedVidError, RuntimeError, MemoryError) as e:
+    except RunError:
+        raise
+    except Exception as e:
         return _failed(e)
 
 
 def _failed(e: Exception) -> Outcome:
     """Memory that ran out is such an item's too: other items are shorter, and another run may find more free."""
-    if isinstance(e, RunError):
-        raise e
     if isinstance(e, DecodingError):
         return Outcome.failed(e, e.fault)
     if isinstance(e, HookedVidError):
@@ -40,4 +41,10 @@ def _failed(e: Exception) -> Outcome:
     if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
         todo = 'free some, take fewer frames, or run with reuse = "layers" or "none"'
         return Outcome("failed", reason=f"the model ran out of memory ({said}); {todo}", fault="memory")
-    raise e
+    where = traceback.extract_tb(e.__traceback__)[-1]
+    place = f"{Path(where.filename).name}, line {where.lineno}"
+    return Outcome(
+        "failed",
+        reason=f"unforeseen {type(e).__name__}: {said} ({place}); please report it, with this item",
+        fault=UNFORESEEN,
+    )

@@ -23,7 +23,7 @@ from hookedvid.inputs import VideoInputs
 from hookedvid.masks import first_layer
 from hookedvid.sharing import shareable, stream_length
 from hookedvid.study import grounding, scoring
-from hookedvid.study.failures import PASSING, attempt
+from hookedvid.study.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard
 from hookedvid.study.rows import Task, named
@@ -193,7 +193,7 @@ class Answering:
 
 
 def _again(row: Mapping[str, Any], retry_failed: bool) -> bool:
-    return row["status"] == "failed" and (retry_failed or row.get("fault") in PASSING)
+    return row["status"] == "failed" and (retry_failed or row.get("fault") in (*PASSING, UNFORESEEN))
 
 
 def _work(

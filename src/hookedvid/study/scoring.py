@@ -36,9 +36,8 @@ class Outcome:
     text, margin also where every option is right. text: what was generated, as it was. flag: what is wrong
     with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
     attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
-    ran. reason: why it failed; fault: in one word, `video` (it cannot be decoded exactly), `input` (this model cannot
-    take it), `timeout`, `memory`, `killed` or `crash`.
-    ran. log_probs: of each token of the reference, its end included, natural logarithms. span: the seconds that
+    ran. reason: why it failed; fault: of what kind that is, in one word (docs/videos.md lists them). log_probs: of each
+    token of the reference, its end included, natural logarithms. span: the seconds that
     generated text named, as said.
     """
 
