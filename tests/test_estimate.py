@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import miniatures
 from hookedvid.cli import main
+from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
@@ -89,6 +91,38 @@ def test_what_is_expected_of_a_video_nobody_opened_is_what_it_has(model, annotat
         said = expected(model, item.question, item.options, n_frames=8, time_instruction="none")
         assert said.layout == real.layout and torch.equal(said.tokens, real.tokens)
         assert int((said.tokens == VIDEO).sum()) == len(real.layout.positions("video"))
+
+
+@pytest.mark.filterwarnings("ignore::hookedvid.prompt_tokens.UnknownWordWarning")
+@pytest.mark.parametrize(
+    ("scoring", "convention"),
+    [("letters", ""), ("generate", "videomme/lmms-eval@2026-04"), ("letters", "videomme/official")],
+)
+def test_prompts_are_laid_out_as_the_run_does_it(scoring, convention, model, tmp_path, monkeypatch):
+    data = read_dataset("videomme", miniatures.videomme(tmp_path / "set", layout="data"))
+    study = Study(dataset=data.name, protocols=("baseline",), convention=convention, scoring=scoring, n_frames=4)
+    laid, lengths, prepare = plan(study, model, data.folder, None, data.items), [], type(model).prepare
+
+    def noted(self, *args, **given):
+        inputs = prepare(self, *args, **given)
+        lengths.append(inputs.layout.n_tokens)
+        return inputs
+
+    found = estimate(laid, model)
+    monkeypatch.setattr(type(model), "prepare", noted)
+    run(laid, model, tmp_path / "out")
+    assert found.tokens == (min(lengths), max(lengths)) and len(lengths) == len(data.items)
+
+
+def test_subtitles_are_counted(model, tmp_path):
+    data = read_dataset("videomme:subtitles", miniatures.videomme(tmp_path / "set", layout="data"))
+    with_them, without = (
+        estimate(
+            plan(Study(convention=f"videomme/lmms-eval@2026-04{more}"), model, data.folder, None, data.items), model
+        )
+        for more in ("+subtitles", "")
+    )
+    assert with_them.tokens[1] > without.tokens[1]
 
 
 def test_what_is_done_is_not_reckoned_again(model, annotations, tmp_path):

@@ -1,7 +1,8 @@
 """What is left of a study to run, before it runs: operations, forwards' worth and memory, by grade of reuse.
 
-No video is opened: prompts are laid out for as many frames as are asked for (a short clip may have fewer). Of many
-videos some are looked at and stand for the others. Memory is the largest tensors alive at once, beside the weights;
+No video is opened: prompts are laid out as the run does it, for as many frames as are asked for (a short clip may have
+fewer), with a minute's times and the subtitles of a video that ends with the last of them. Of many videos some are
+looked at and stand for the others. Memory is the largest tensors alive at once, beside the weights;
 b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 
 * A forward of N rows: b N (3 d + 2 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
@@ -23,21 +24,24 @@ import numpy as np
 import torch
 
 from hookedvid.config import DecoderConfig, VideoLLMConfig
-from hookedvid.data.item import Item
+from hookedvid.data.item import Item, subtitles_path
 from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
 from hookedvid.layout import TokenLayout
 from hookedvid.masks import active, first_layer
-from hookedvid.preparing import expected
 from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
+from hookedvid.study import scoring
 from hookedvid.study.failures import attempt
 from hookedvid.study.records import Records
-from hookedvid.study.scoring import GENERATED, LETTERED, Outcome
+from hookedvid.study.scoring import GENERATED, Outcome
 from hookedvid.study.study import Plan, Reuse
 from hookedvid.sweep import mlp_pieces, states_a_call
+from hookedvid.video.samplers import sample_indices
+from hookedvid.video.subtitles import read_subtitles, sampled_lines
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
+RATE = 25.0  # frames per second of a video whose subtitles are chosen before it is opened
 
 Given = tuple[Intervention, ...]
 Asked = list[tuple[VideoInputs, list[Given]]]  # of one video: its questions, and what each is asked under
@@ -142,14 +146,11 @@ def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked
             asked[task.key] = condition.interventions
     names = list(left)
     some = [names[i] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names))).astype(int)]
-    settings = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
     found: list[Asked] = []
     for name in some:
         questions: Asked = []
         for item, asked in left[name].values():
-            options = item.options if laid.study.scoring in LETTERED else ()
-            answer = item.reference if laid.study.scoring == "likelihood" else ""
-            inputs = attempt(expected, model, item.question, options, answer=answer, **settings)
+            inputs = attempt(_expected, laid, model, item)
             if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
             costs = Costs(model.cfg, inputs.layout)
@@ -159,6 +160,25 @@ def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked
     rows = sum(len(asked) for video in left.values() for _, asked in video.values())
     looked_at = sum(len(given) for questions in found for _, given in questions)
     return found, len(left), rows / max(1, looked_at)
+
+
+def _expected(laid: Plan, model: Any, item: Item) -> VideoInputs:
+    """The prompt as the run lays it out, subtitles included."""
+    sampling = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
+    form = laid.convention.form_for(model.cfg.family) if laid.convention else None
+    said = _subtitles(laid, model, item) if form is not None and form.wants_subtitles else None
+    return scoring.expected(model, item, laid.study.scoring, form, said, **sampling)
+
+
+def _subtitles(laid: Plan, model: Any, item: Item) -> str:
+    """What is said during the evaluator's frames of a video that ends with its last subtitle."""
+    assert laid.convention is not None
+    path = subtitles_path(item, laid.annotations)
+    if path is None or not (lines := read_subtitles(path)):
+        return ""
+    n_total = max(1, int(RATE * max(line.end for line in lines)))
+    chosen = sample_indices("linspace", n_total, laid.convention.subtitle_frames_for(model.cfg.family))
+    return "\n".join(sampled_lines(lines, chosen, RATE))
 
 
 def _placed(costs: Costs, interventions: Given) -> None:

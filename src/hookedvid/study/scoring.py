@@ -2,13 +2,16 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hookedvid import preparing
 from hookedvid.answering import answer_log_probs, score_options
 from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError, InputError, NonFiniteError
@@ -77,13 +80,32 @@ def prepare(
     words: the question alone, the options' own words (one token each) compared at the last position. likelihood: the
     question alone, the reference after it. grounding: the question alone.
     """
+    return _prepared(partial(model.prepare, video, **sampling), model, item, scoring, form, subtitles)
+
+
+def expected(
+    model: Any,
+    item: Item,
+    scoring: Scoring,
+    form: QuestionForm | None = None,
+    subtitles: str | None = None,
+    **sampling: Any,
+) -> VideoInputs:
+    """What `prepare` gives for a video that nobody opened, its pixels apart; sampling as in `preparing.expected`."""
+    return _prepared(partial(preparing.expected, model, **sampling), model, item, scoring, form, subtitles)
+
+
+def _prepared(
+    ask: Callable[..., VideoInputs], model: Any, item: Item, scoring: Scoring, form: QuestionForm | None,
+    subtitles: str | None,
+) -> VideoInputs:  # fmt: skip
     if scoring in LETTERED:
         options = item.options
         if form is not None:
             form, options = _asked(form, item)
             form = replace(form, subtitles=subtitles)
-        return model.prepare(video, item.question, options, form=form, **sampling)
-    inputs = model.prepare(video, item.question, answer=item.reference if scoring == "likelihood" else "", **sampling)
+        return ask(item.question, options, form=form)
+    inputs = ask(item.question, answer=item.reference if scoring == "likelihood" else "")
     if scoring != "words":
         return inputs
     tokens = tuple(_word_token(model, o) for o in item.options)

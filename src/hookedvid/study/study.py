@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.nn.modules import module as torch_modules
-
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
 from hookedvid.files import read_regular
 from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
+from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
@@ -289,12 +288,9 @@ def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
 
 def check_bare(model: Any) -> None:
     """Raise HookError for a model with hooks, ours or plain torch's: its rows would say that they are the model's."""
-    hooked = [name or "the model" for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
-    if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
-        hooked.append("every module")
-    if hooked:
+    if names := [{"": "the model", "*": "every module"}.get(name, name) for name in hooked(model)]:
         raise HookError(
-            f"a study asks a model as its weights are, and there are hooks on {', '.join(hooked[:3])}: remove them "
+            f"a study asks a model as its weights are, and there are hooks on {', '.join(names[:3])}: remove them "
             "(reset_hooks(including_permanent=True), or the handles' remove()) and name what shall change as custom "
             "conditions"
         )
