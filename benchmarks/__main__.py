@@ -15,7 +15,7 @@ from benchmarks.measuring import threads
 from benchmarks.printing import machine
 
 # In the order of the file. What needs a GPU is left out where there is none.
-TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "reading", "structured", "cuda")
+TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "reading", "structured", "records", "cuda")
 OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
 
