@@ -2,23 +2,29 @@
 
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hookedvid import accuracy, plots, report
 from hookedvid.cli import main
-from hookedvid.data.item import Item, write_items
+from hookedvid.data.item import Item, read_items, write_items
+from hookedvid.data.shapes import make_dataset
 from hookedvid.devices import usable_device
-from hookedvid.errors import ConfigError, InputError
+from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.interventions import LV_K
 from hookedvid.study import protocols
+from hookedvid.study.manifest import Manifest
+from hookedvid.study.results import MANIFEST, asked
+from hookedvid.study.rows import json_bytes, sealed
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Study
 from hookedvid.study.summary import Outcomes, summarise
@@ -217,3 +223,75 @@ def test_a_reader_that_goes_away_ends_nothing(tmp_path):
         process.stdout.close()
         assert process.wait(60) == 0 and process.stderr.read() == b""
     assert (tmp_path / "written").exists()
+
+
+# ---- a whole study, and a folder that a stranger made ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """The results of a study whose texts and whose folder's name are as bad as can be."""
+    folder = tmp_path_factory.mktemp("study")
+    shapes = read_items(make_dataset(folder / "clips", seed=0, split="test", n_videos=2, questions_per_video=2))
+    named = ("[/red]\x1b[31m", "\ud800x", "$\\frac{$", "=1+1")
+    items = [replace(i, id=f"{name}{n}", family=name) for n, (i, name) in enumerate(zip(shapes, named, strict=True))]
+    items[1] = replace(items[1], options=("\ud800", *items[1].options[1:]))
+    lines = [json.dumps({f: v for f, v in asdict(i).items() if v or v == 0}) for i in items]
+    (folder / "clips" / "bad.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "study.toml").write_text(
+        'protocols = ["all-layers"]\nknockouts = ["LV-K"]\nitems = "clips/bad.jsonl"\nn_resamples = 20\n'
+        'custom = [[{ kind = "knockout", src = "video", dst = "last", name = "[/b]\\u001b[2J$x$" }]]\n',
+        encoding="utf-8",
+    )
+    out = Path(os.fsdecode(os.fsencode(folder) + b"/out\xe9"))
+    assert main(["study", str(folder / "study.toml"), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_study_of_any_texts_is_printed_drawn_and_written(study, capsys):
+    assert main(["plot", str(study)]) == 0
+    printed = capsys.readouterr().out
+    printed.encode()
+    assert "\x1b" not in printed and f"{printable(str(study))}/report.html" in printed
+    for text in ("[/b]\\x1b[2J$x$", "[/red]\\x1b[31m", "\\ud800x", "$\\frac{$", "=1+1"):
+        assert text in printed
+    assert "failed: \\ud800x1: '\\ud800' holds half of a surrogate pair" in printed
+    with (study / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"'=1+1", "[/red]\\x1b[31m", "\\ud800x"} <= {row["group"] for row in rows}
+    assert all(float(row["accuracy"]) >= 0 for row in rows if row["n"] != "0")
+    with (study / "rows.parquet").open("rb") as file:
+        assert {"=1+1", "\\ud800x"} <= set(pd.read_parquet(file)["family"])
+    assert "\x1b" not in (study / "report.html").read_text(encoding="utf-8")
+
+
+JUNK = st.sampled_from([None, True, -1, 0, 1.5, "x", [], {}, [1], {"x": 1}, [[]], "\ud800"])
+
+
+@settings(LAW, max_examples=60)
+@given(st.data())
+def test_a_strangers_manifest_is_read_or_refused_in_words(study, tmp_path_factory, data):
+    """Anybody can write a checksum; what it seals is checked all the same."""
+    told = asked(study)
+    inside, keys = told, [data.draw(st.sampled_from(sorted(told)))]
+    while isinstance(inside[keys[-1]], dict | list) and inside[keys[-1]] and data.draw(st.booleans()):
+        inside = inside[keys[-1]]
+        keys.append(data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside)))))
+    if data.draw(st.booleans()) and isinstance(inside, dict):
+        del inside[keys[-1]]
+    else:
+        inside[keys[-1]] = data.draw(JUNK)
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / MANIFEST).write_bytes(sealed(json_bytes(told)))
+    try:
+        Manifest.load(folder)
+    except DataError as e:
+        assert MANIFEST in str(e)
+
+
+@pytest.mark.parametrize("name", ["study", "settings", "items", "conditions", "keys", "n_layers", "annotations"])
+def test_a_strangers_folder_is_one_line(study, tmp_path, capsys, name):
+    told = asked(study)
+    for junk in (None, 1, [], {}, "x"):
+        (tmp_path / MANIFEST).write_bytes(sealed(json_bytes({**told, name: junk})))
+        assert said(capsys, "plot", str(tmp_path)).startswith("hookedvid plot: ")

@@ -13,7 +13,7 @@ from hookedvid.study import efficiency
 from hookedvid.study import study as studies
 from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
-from hookedvid.study.records import frame
+from hookedvid.study.records import write_parquet
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
 from hookedvid.terminal import Terminal
@@ -31,8 +31,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
     main = "video" if "video" in tables else "all"
     protocols = {c.protocol for c in run.conditions}
     write_csv(summaries, out / "summary.csv")
-    with written(out / "rows.parquet") as part:
-        frame(rows).to_parquet(part)
+    write_parquet(rows, out / "rows.parquet")
     generated = run.settings["scoring"] == "generate"
     console.widen(scores.MIN_WIDTH if generated else MIN_WIDTH)
     if protocols != {"baseline", efficiency.PROTOCOL}:

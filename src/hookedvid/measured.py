@@ -14,7 +14,7 @@ from hookedvid.study import study as studies
 from hookedvid.study.grounding import THRESHOLDS
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findings, summarise, write_csv
-from hookedvid.study.records import frame
+from hookedvid.study.records import write_parquet
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS
 from hookedvid.terminal import Terminal
@@ -47,8 +47,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
     for reason in failures[:5]:
         console.say(f"failed: {reason}", style="red")
     write_csv([line for lines in tables.values() for line in lines], out / "summary.csv")
-    with written(out / "rows.parquet") as part:
-        frame(rows).to_parquet(part)
+    write_parquet(rows, out / "rows.parquet")
     figures = draw(tables, main, run, measure)
     for name, figure in figures.items():
         with written(out / f"{name}.png") as part:

@@ -7,12 +7,11 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from hookedvid.files import written
 from hookedvid.study import breakdown, rescoring, submission
 from hookedvid.study.conventions import NAMES, Convention, convention
 from hookedvid.study.extractors import extractor
 from hookedvid.study.manifest import Manifest
-from hookedvid.study.records import Records, frame
+from hookedvid.study.records import Records, write_parquet
 from hookedvid.study.results import own_folder
 from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
@@ -106,8 +105,7 @@ def rescore(out: Path, name: str) -> int:
     console.say(f"{found.changed} of {found.n} answers read otherwise")
     folder = own_folder(out / "rescored")
     stem = full.replace("/", "-")
-    with written(folder / f"{stem}.parquet") as part:
-        frame(found.rows).to_parquet(part)
+    write_parquet(found.rows, folder / f"{stem}.parquet")
     write_csv(summaries, folder / f"{stem}.csv")
     console.say("; also .csv; the stored rows are as they were", lead=f"{folder / stem}.parquet")
     return 0

@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 
 def utf8(text: str) -> str:
     r"""The text with escapes (`\ud800`) for halves of surrogate pairs, which UTF-8 cannot write."""
-    return _HALVES.sub(_escape, text)
+    return text if text.isascii() else _HALVES.sub(_escape, text)
 
 
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:

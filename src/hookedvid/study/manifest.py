@@ -1,15 +1,15 @@
 """The plan of a run beside its rows, so that its table can be made again without model or videos."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hookedvid.data.item import Item
-from hookedvid.errors import DataError
+from hookedvid.errors import DataError, HookedVidError
 from hookedvid.files import write_bytes
 from hookedvid.interventions import from_json, to_json
-from hookedvid.study import conventions, results
+from hookedvid.study import conventions, protocols, results
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
@@ -85,22 +85,18 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest of a run's folder. Raises DataError where there is none, or a damaged one."""
-        data = results.asked(folder)
-        conditions = [Condition(**{**c, "interventions": from_json(c["interventions"])}) for c in data["conditions"]]
+        """The manifest of a run's folder. Raises DataError where there is none, or one that no study wrote."""
+        path, data = folder / results.MANIFEST, results.asked(folder)
+        try:
+            told = from_dict(_Stored, data, DataError)
+            conditions = [replace(c.condition, interventions=from_json(c.interventions)) for c in told.conditions]
+            told.check(conditions)
+        except HookedVidError as e:
+            raise DataError(f"{path} is not as a study writes it: {e}; run the study's command once more") from e
         return cls(
-            from_dict(Study, data["study"]),
-            data["settings"],
-            Path(data["annotations"]),
-            data["n_layers"],
-            data["about"],
-            [from_dict(Item, i) for i in data["items"]],
-            conditions,
-            data["keys"],
-            data["audit"],
-            data["left_out"],
-            data["timing"],
-        )
+            told.study, told.settings, Path(told.annotations), told.n_layers, told.about, list(told.items), conditions,
+            [list(keys) for keys in told.keys], told.audit, told.left_out, told.timing,
+        )  # fmt: skip
 
     @property
     def convention(self) -> Convention | None:
@@ -127,6 +123,54 @@ class Manifest:
             )
         stored, names = records.read(), [(c.label, c.protocol, c.knockout, c.layer) for c in self.conditions]
         return [named(stored[key], *name) for keys in self.keys for key, name in zip(keys, names, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredCondition:
+    label: str
+    interventions: tuple[dict, ...]
+    protocol: str
+    knockout: str
+    layer: int | None
+
+    @property
+    def condition(self) -> Condition:
+        return Condition(self.label, (), self.protocol, self.knockout, self.layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The fields of a manifest's file, each of its type: anybody may have written it, checksum included."""
+
+    name: str
+    study: Study
+    settings: dict
+    annotations: str
+    n_layers: int
+    about: str
+    items: tuple[Item, ...]
+    conditions: tuple[_StoredCondition, ...]
+    keys: tuple[tuple[str, ...], ...]
+    audit: dict
+    left_out: dict
+    timing: dict
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raises DataError for fields that do not fit each other."""
+        texts = ("model", "model_name", "dtype", "kernel", "scoring", "convention", "sampler")
+        ids = [item.id for item in self.items]
+        fits = {
+            "settings": all(isinstance(self.settings.get(name), str) for name in texts)
+            and isinstance(self.settings.get("n_frames"), int),
+            "items": bool(ids) and len(set(ids)) == len(ids),
+            "conditions": conditions[:1] == [protocols.BASELINE],
+            "keys": [len(keys) for keys in self.keys] == [len(conditions)] * len(ids),
+            "n_layers": self.n_layers > 0,
+            "annotations": "\0" not in self.annotations,
+            "left_out": all(isinstance(reason, str) for reason in self.left_out.values()),
+        }
+        if wrong := [name for name, right in fits.items() if not right]:
+            raise DataError(f"wrong: {', '.join(wrong)}")
 
 
 def _records(folder: Path | Records) -> Records:

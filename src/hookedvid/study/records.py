@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 
 from hookedvid.errors import DataError, RunError
-from hookedvid.files import open_regular
+from hookedvid.files import open_regular, written
 from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
 from hookedvid.study.scoring import Outcome
+from hookedvid.texts import utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +178,15 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
     for name in dict.fromkeys(name for several in settings.values() for name in several):
         values = {i: several.get(name) for i, several in settings.items()}
         columns[f"settings.{name}"] = [values[id(row["settings"])] for row in rows]
+    for name, values in columns.items():
+        columns[name] = [utf8(value) if isinstance(value, str) else value for value in values]
     return pd.DataFrame(columns)
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as a Parquet table, as `frame` spreads them."""
+    with written(path) as part, part.open("wb") as file:  # pyarrow opens no path that is not UTF-8
+        frame(rows).to_parquet(file)
 
 
 def model_hash(model: Any) -> str:
