@@ -205,3 +205,14 @@ def test_a_family_whose_rows_all_failed_is_dashes_everywhere():
         page = report.render("t", "", {g: list(told(o, g).values()) for g in tables}, figures, tables, [], [])
     assert "–" in printed and "nan" not in printed
     assert "nan" not in re.sub(r'src="[^"]*"', "", page)
+
+
+def test_every_group_is_drawn_however_many_there_are(tmp_path):
+    items = [item for k in range(20) for item in items_of(2, family=f"family {k}")]
+    families = [s for s in summarise(made_up(items, lambda c, v: True), 50) if s.group.startswith("family")]
+    figure = plots.layer_curve(families, N)
+    lines = [x for x in figure.axes[0].lines if str(x.get_label()).startswith("family")]
+    assert len({x.get_label() for x in lines}) == 20
+    assert len({(x.get_color(), x.get_linestyle()) for x in lines}) == 20
+    assert len(figure.axes[0].get_legend().get_texts()) == 20
+    figure.savefig(tmp_path / "curve.png")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.study.efficiency import PROTOCOL, front
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = {"LV-K": "#c1432e", "VT-K": "#2b6cb0", "VS-K": "#2f855a"}
 LONGEST = 100  # characters of a label or a title's line
 GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
+STYLES = tuple((colour, line) for line in ("-", "--", ":", "-.") for colour in GROUPS)  # of groups, one after another
 
 Lines = Sequence[Summary] | Sequence[Measured]
 
@@ -55,10 +57,10 @@ def layer_curve(summaries: Lines, n_layers: int, about: str = "", scale: Scale =
     about: model, frames, dtype and n, printed under the title.
     """
     figure, axes = _figure()
-    for colour, (group, points) in zip(GROUPS, _grouped(summaries, "cumulative").items(), strict=False):
+    for (colour, line), (group, points) in zip(cycle(STYLES), _grouped(summaries, "cumulative").items(), strict=False):
         xs = [*((s.condition.layer or 0) / n_layers for s in points), 1.0]
         ratios = [getattr(s, scale.kept) for s in (*points, _baseline(summaries, group))]
-        axes.plot(xs, [r.value for r in ratios], "o-", ms=4, color=colour, label=_drawn(group))
+        axes.plot(xs, [r.value for r in ratios], f"o{line}", ms=4, color=colour, label=_drawn(group))
         axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
     axes.axhline(scale.intact, color="0.5", lw=1)
     axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scale.kept_label)
@@ -183,12 +185,12 @@ def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: s
 def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], about: str = "") -> "Figure":
     """The front of each group, as in `pareto`: performance ratio against decoder operations left, choices starred."""
     figure, axes = _figure()
-    for colour, (group, points) in zip(GROUPS, _grouped(summaries, PROTOCOL).items(), strict=False):
+    for (colour, line), (group, points) in zip(cycle(STYLES), _grouped(summaries, PROTOCOL).items(), strict=False):
         points = [_baseline(summaries, group), *points]
         costs, values = [100 * s.decoder_share for s in points], [s.ratio.value for s in points]
         best = front(costs, values)
         axes.plot([costs[i] for i in best], [values[i] for i in best], "o", ms=4, color=colour)
-        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, label=_drawn(group))
+        _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, ls=line, label=_drawn(group))
         star = [i for i, s in enumerate(points) if s.condition.label == chosen.get(group)]
         axes.plot([costs[i] for i in star], [values[i] for i in star], "*", ms=15, mfc="none", mec=colour, mew=1.3)
     axes.axhline(1.0, color="0.5", lw=1)
@@ -213,7 +215,9 @@ def _figure(n_panels: int = 1) -> Any:
 
 def _titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) -> Any:
     axes.set_title(_title(title, about), fontsize=9)
-    if columns:
+    if columns and len(axes.get_legend_handles_labels()[1]) > len(GROUPS):  # too many to lie over the lines
+        axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
+    elif columns:
         axes.legend(frameon=False, fontsize=8, ncols=columns)
     return _literal(figure)
 
