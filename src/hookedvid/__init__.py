@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hookedvid.session import Session
     from hookedvid.video.frames import read_frames
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "answering": ("Answer",),
