@@ -185,6 +185,14 @@ def test_sampling_that_is_none_is_refused_by_us(given, said):
         model.generate(random_inputs(model), do_sample=True, **given)
 
 
+@pytest.mark.parametrize("given", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}])
+def test_what_acts_on_sampling_alone_is_refused_where_nothing_is_drawn(given):
+    model = random_model("llava-onevision")
+    with pytest.raises(InputError, match="act on sampling alone, and this is greedy: pass do_sample=True"):
+        model.generate(random_inputs(model), **given)
+    model.generate(random_inputs(model), max_new_tokens=1, temperature=0, top_k=0, top_p=1)
+
+
 def test_one_stop_string_is_one_text():
     model = random_model("llava-onevision")
     inputs = random_inputs(model)

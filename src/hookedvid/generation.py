@@ -41,7 +41,8 @@ def generate(
     from the video, an exit's late layers never hold video, an edit writes those that its selector names (`last`,
     `text` and `all` do), a patch those that its source holds. Items of unequal length share a batch.
     do_sample draws with `generator`; greedy otherwise, and at temperature 0. top_k keeps the likeliest tokens (None
-    or 0: all), top_p those that make up this share. Raises InputError for numbers that are none of these.
+    or 0: all), top_p those that make up this share. Raises InputError for numbers that are none of these, and for
+    any of the three without do_sample.
     eos_token_id: the tokenizer's and the template's unless given. streamer: anything with transformers' `put` and
     `end`. verbose shows a progress bar.
     return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
@@ -49,6 +50,8 @@ def generate(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
     warpers = _warpers(temperature, top_k, top_p)
+    if warpers and temperature > 0 and not do_sample:
+        raise InputError("temperature, top_k and top_p act on sampling alone, and this is greedy: pass do_sample=True")
     do_sample = do_sample and temperature > 0
     ends = _stop_texts(model, stop_strings, return_type)
     batch, given = model.inputs_of(input), as_interventions(interventions)
@@ -122,7 +125,7 @@ def _warpers(temperature: float, top_k: float | None, top_p: float | None) -> li
         warpers.append(lp.TemperatureLogitsWarper(max(float(temperature), least)))
     if top_k:
         warpers.append(lp.TopKLogitsWarper(int(top_k)))
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         warpers.append(lp.TopPLogitsWarper(float(top_p)))
     return warpers
 
