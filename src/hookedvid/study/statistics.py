@@ -73,10 +73,10 @@ class Resamples:
         weights: Float[np.ndarray, "line item"] | None = None,
     ) -> list[Interval]:
         """Means over items, line by line; NaN takes no part. bounds: of the values; weights: equal unless given."""
-        some = ~np.isnan(values).all(1)
+        some = np.logical_not(np.isnan(values).all(1))
         if not some.all():  # as of probabilities where answers are texts
             few = iter(self.means(values[some], bounds, None if weights is None else weights[some]))
-            return [next(few) if known else UNKNOWN for known in some.tolist()]
+            return [next(few) if known else UNKNOWN for known in some]
         sums, sizes = self._sums(values, weights)
         with np.errstate(invalid="ignore", divide="ignore"):
             value = sums.sum(1) / sizes.sum(1)
