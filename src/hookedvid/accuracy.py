@@ -1,6 +1,5 @@
 """Tables, figures and report of a study that scores accuracy."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,12 +8,12 @@ from rich.table import Table
 
 from hookedvid import plots, report, scores
 from hookedvid.files import write_text, written
+from hookedvid.report import number, short, star
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
 from hookedvid.study.laws import CHEAPEST, Finding, findings
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import write_parquet
-from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
 from hookedvid.terminal import Terminal
 
@@ -122,10 +121,14 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
         if s.condition.protocol != last:
             last = s.condition.protocol
             table.add_section()
-        star = "*" if s.p_holm < 0.05 else " "
         lost = str(s.failed + s.unparsed or "")
         table.add_row(
-            s.condition.label, str(s.n), lost, _short(s.accuracy) + star, _short(s.ratio), _fixed(s.prob.value, 3)
+            s.condition.label,
+            str(s.n),
+            lost,
+            short(s.accuracy) + star(s.p_holm),
+            short(s.ratio),
+            number(s.prob.value, 3),
         )
     return table
 
@@ -139,9 +142,8 @@ def cost_table(summaries: Sequence[Summary]) -> Table:
     for column in ("decoder", "attention", "accuracy", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for s in (*(tried[i] for i in best), summaries[0]):
-        shares = (_fixed(100 * share) for share in (s.decoder_share, s.attention_share))
-        star = "*" if s.p_holm < 0.05 else " "
-        table.add_row(s.condition.label, *shares, _short(s.accuracy) + star, _fixed(100 * s.ratio.value))
+        shares = (number(100 * share) for share in (s.decoder_share, s.attention_share))
+        table.add_row(s.condition.label, *shares, short(s.accuracy) + star(s.p_holm), number(100 * s.ratio.value))
     return table
 
 
@@ -156,8 +158,8 @@ def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
         if (c := found.choice) is None:
             table.add_row(group, "none keeps enough")
             continue
-        shares = (_fixed(100 * share) for share in (c.decoder_share, c.attention_share))
-        table.add_row(group, c.condition.label, *shares, _short(c.held_out))
+        shares = (number(100 * share) for share in (c.decoder_share, c.attention_share))
+        table.add_row(group, c.condition.label, *shares, short(c.held_out))
     return table
 
 
@@ -170,23 +172,12 @@ def family_table(tables: Mapping[str, Sequence[Summary]]) -> Table:
     wanted = ("baseline", "all layers", "random control", "custom")
     for i, s in enumerate(tables["all"]):
         if s.condition.protocol in wanted:
-            table.add_row(s.condition.label, *(_fixed(100 * rows[i].accuracy.value) for rows in tables.values()))
+            table.add_row(s.condition.label, *(number(100 * rows[i].accuracy.value) for rows in tables.values()))
     table.add_section()
-    table.add_row("chance", *(_fixed(100 * rows[0].chance) for rows in tables.values()))
+    table.add_row("chance", *(number(100 * rows[0].chance) for rows in tables.values()))
     table.add_row("n", *(str(rows[0].n) for rows in tables.values()))
     return table
 
 
 def _table(title: str) -> Table:
     return Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def _short(i: Interval) -> str:
-    if math.isnan(i.value):
-        return "–"
-    low, high = (_fixed(100 * x, 0) for x in (i.low, i.high))
-    return f"{_fixed(100 * i.value)} [{low}, {high}]"
-
-
-def _fixed(x: float, digits: int = 1) -> str:
-    return "–" if math.isnan(x) else f"{x:.{digits}f}"

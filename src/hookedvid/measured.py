@@ -9,13 +9,13 @@ from rich.table import Table
 
 from hookedvid import plots, report
 from hookedvid.files import write_text, written
+from hookedvid.report import number, short, star
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
 from hookedvid.study.grounding import THRESHOLDS
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findings, summarise, write_csv
 from hookedvid.study.records import write_parquet
-from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import OURS
 from hookedvid.terminal import Terminal
 
@@ -74,17 +74,17 @@ def columns_of(scoring: str) -> Columns:
     if scoring == "likelihood":
         return {
             **shared,
-            "log p/token": lambda m: short(m.score),
-            "change": lambda m: short(m.change) + _star(m),
-            "perplexity": lambda m: _fixed(_exp(-m.score.value), 2),
-            "log p": lambda m: _fixed(m.means["total"].value, 1) if "total" in m.means else "",
+            "log p/token": lambda m: short(m.score, 1),
+            "change": lambda m: short(m.change, 1) + star(m.p_holm),
+            "perplexity": lambda m: number(_exp(-m.score.value), 2),
+            "log p": lambda m: number(m.means["total"].value) if "total" in m.means else "",
             **costs,
         }
     recalls = {f"R@{t}": lambda m, t=t: _percent(m, f"recall_{t}") for t in THRESHOLDS}
     return {
         **shared,
-        "mIoU": lambda m: short(m.score, 100),
-        "change": lambda m: short(m.change, 100) + _star(m),
+        "mIoU": lambda m: short(m.score),
+        "change": lambda m: short(m.change) + star(m.p_holm),
         **recalls,
         "parsed": lambda m: _percent(m, "iou_parsed") if m.unparsed else "",
         **costs,
@@ -107,7 +107,7 @@ def condition_table(lines: Sequence[Measured], measure: Measure, columns: Column
         table.add_row(m.condition.label, *(cell(m) for cell in columns.values()))
     if measure.level_name:
         table.add_section()
-        known = "not known" if math.isnan(lines[0].level) else _fixed(100 * lines[0].level, 1)
+        known = "not known" if math.isnan(lines[0].level) else number(100 * lines[0].level)
         table.add_row(measure.level_name, *(known if name == "mIoU" else "" for name in columns))
     return table
 
@@ -121,10 +121,10 @@ def group_table(tables: Mapping[str, Sequence[Measured]], measure: Measure) -> T
     wanted = ("baseline", "all layers", "random control", "custom")
     for i, m in enumerate(tables["all"]):
         if m.condition.protocol in wanted:
-            table.add_row(m.condition.label, *(_fixed(lines[i].score.value, 3) for lines in tables.values()))
+            table.add_row(m.condition.label, *(number(lines[i].score.value, 3) for lines in tables.values()))
     table.add_section()
     if measure.level_name:
-        table.add_row(measure.level_name, *(_fixed(lines[0].level, 3) for lines in tables.values()))
+        table.add_row(measure.level_name, *(number(lines[0].level, 3) for lines in tables.values()))
     table.add_row("n", *(str(lines[0].n) for lines in tables.values()))
     return table
 
@@ -146,33 +146,16 @@ def draw(tables: Mapping[str, Sequence[Measured]], main: str, run: Manifest, mea
     return found
 
 
-def short(i: Interval, times: int = 1) -> str:
-    """`-0.123 [-0.20, -0.05]`, or `-12.3 [-20, -5]` times 100."""
-    if math.isnan(i.value):
-        return "–"
-    digits = 3 if times == 1 else 1
-    low, high = (_fixed(times * x, digits - 1) for x in (i.low, i.high))
-    return f"{_fixed(times * i.value, digits)} [{low}, {high}]"
-
-
 def _percent(m: Measured, name: str) -> str:
-    return _fixed(100 * m.means[name].value, 1) if name in m.means else ""
+    return number(100 * m.means[name].value) if name in m.means else ""
 
 
 def _cost(m: Measured, share: str) -> str:
-    return _fixed(100 * getattr(m, share), 1) if m.condition.protocol == efficiency.PROTOCOL else ""
-
-
-def _fixed(x: float, digits: int) -> str:
-    return "–" if math.isnan(x) else f"{x:.{digits}f}"
+    return number(100 * getattr(m, share)) if m.condition.protocol == efficiency.PROTOCOL else ""
 
 
 def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
-
-
-def _star(m: Measured) -> str:
-    return "*" if m.p_holm < 0.05 else " "
 
 
 def _table(title: str) -> Table:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 
 from hookedvid.answering import LETTERS
-from hookedvid.checkpoint import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
+from hookedvid.sources import home
 from hookedvid.study.laws import Finding
+from hookedvid.study.statistics import LEVEL, Interval
 from hookedvid.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
@@ -67,23 +68,38 @@ def render(
         examples=examples,
         pct=percent,
         number=number,
+        star=star,
         columns=columns,
         note=note,
     )
     return printable(page)
 
 
-def percent(i: Any) -> str:
+def percent(i: Interval) -> str:
     """`61.2 % [55.0, 67.1]`."""
     if math.isnan(i.value):
         return "–"
     low, high = (number(100 * x) for x in (i.low, i.high))
-    return f"{i.value * 100:.1f} % [{low}, {high}]"
+    return f"{number(100 * i.value)} % [{low}, {high}]"
+
+
+def short(i: Interval, times: int = 100) -> str:
+    """`61.2 [55, 67]` in per cent, or `-0.123 [-0.20, -0.05]` times 1."""
+    if math.isnan(i.value):
+        return "–"
+    digits = 3 if times == 1 else 1
+    low, high = (number(times * x, digits - 1) for x in (i.low, i.high))
+    return f"{number(times * i.value, digits)} [{low}, {high}]"
 
 
 def number(x: float, digits: int = 1) -> str:
     """`61.2`, or a dash where there is none."""
     return "–" if math.isnan(x) else f"{x:.{digits}f}"
+
+
+def star(p_holm: float) -> str:
+    """The mark of a condition whose test against the baseline holds after correction."""
+    return "*" if p_holm < LEVEL else " "
 
 
 def examples(

@@ -7,13 +7,13 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from hookedvid.report import number, short, star
 from hookedvid.study import breakdown, rescoring, submission
 from hookedvid.study.conventions import NAMES, Convention, convention
 from hookedvid.study.extractors import extractor
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Records, write_parquet
 from hookedvid.study.results import own_folder
-from hookedvid.study.statistics import Interval
 from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
 from hookedvid.terminal import Terminal
 
@@ -36,8 +36,7 @@ def text_table(summaries: Sequence[Summary], by: Convention | None) -> Table:
             last = s.condition.protocol
             table.add_section()
         failed, empty, degenerate = (str(n or "") for n in (s.failed, s.empty, s.degenerate))
-        star = "*" if s.p_holm < 0.05 else " "
-        shown = [_interval(s.accuracy) + star, _percent(s.of_parsed.value), _percent(s.ratio.value)]
+        shown = [short(s.accuracy) + star(s.p_holm), _percent(s.of_parsed.value), _percent(s.ratio.value)]
         table.add_row(
             s.condition.label, str(s.n), failed, _percent(s.parsed), empty, degenerate, *shown,
             *([_printed(s.as_printed.value, by)] if by else []),
@@ -131,19 +130,12 @@ def _both(part: breakdown.Part, by: Convention | None) -> str:
     return f"{ours} ({_printed(part.as_printed.value, by)})" if by else ours
 
 
-def _interval(i: Interval) -> str:
-    if math.isnan(i.value):
-        return "–"
-    low, high = ("–" if math.isnan(x) else f"{100 * x:.0f}" for x in (i.low, i.high))
-    return f"{100 * i.value:.1f} [{low}, {high}]"
-
-
 def _printed(value: float, by: Convention) -> str:
     return "–" if math.isnan(value) else by.printed(value)
 
 
 def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+    return number(100 * value)
 
 
 def _table(title: str) -> Table:
