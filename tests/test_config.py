@@ -14,32 +14,32 @@ from hookedvid.published import PUBLISHED
 
 NAN, INF = float("nan"), float("inf")
 REFUSED = [
-    ("decoder", "n_heads", 0, "n_heads is 0; it must be at least 1"),
-    ("decoder", "n_kv_heads", 0, "n_kv_heads is 0; it must be at least 1"),
-    ("decoder", "n_layers", 0, "n_layers is 0; it must be at least 1"),
-    ("decoder", "n_layers", 10**5, r"n_layers is 100000, above the bound of 1,000; if it is meant, raise "),
+    ("decoder", "n_heads", 0, "n_heads = 0 must be at least 1"),
+    ("decoder", "n_kv_heads", 0, "n_kv_heads = 0 must be at least 1"),
+    ("decoder", "n_layers", 0, "n_layers = 0 must be at least 1"),
+    ("decoder", "n_layers", 10**5, r"n_layers = 100000 is above the bound of 1,000; if it is meant, raise "),
     ("decoder", "n_layers", 10**30, "above the bound of 1,000"),
-    ("decoder", "d_mlp", 10**12, "d_mlp is 1000000000000, above the bound of 524,288"),
-    ("decoder", "d_model", -64, "d_model is -64; it must be at least 1"),
-    ("decoder", "d_vocab", 10**10, "d_vocab is 10000000000, above the bound"),
-    ("decoder", "n_ctx", -1, "n_ctx is -1; it must be at least 1"),
-    ("decoder", "eps", NAN, "eps is nan; it must be a finite number above 0"),
-    ("decoder", "eps", 0.0, "eps is 0.0; it must be a finite number above 0"),
-    ("decoder", "rope.theta", 0.0, "theta is 0.0; it must be a finite number above 0"),
-    ("decoder", "rope.theta", -1e4, "theta is -10000.0"),
-    ("decoder", "rope.theta", INF, "theta is inf"),
-    ("decoder", "rope.factor", NAN, "factor is nan"),
-    ("vision", "n_layers", 10**9, "n_layers is 1000000000, above the bound"),
-    ("vision", "n_heads", 0, "n_heads is 0"),
-    ("vision", "eps", INF, "eps is inf"),
-    ("vision", "image_size", 10**7, "image_size is 10000000, above the bound"),
-    ("vision", "patch_size", 0, "patch_size is 0; it must be at least 1"),
+    ("decoder", "d_mlp", 10**12, "d_mlp = 1000000000000 is above the bound of 524,288"),
+    ("decoder", "d_model", -64, "d_model = -64 must be at least 1"),
+    ("decoder", "d_vocab", 10**10, "d_vocab = 10000000000 is above the bound"),
+    ("decoder", "n_ctx", -1, "n_ctx = -1 must be at least 1"),
+    ("decoder", "eps", NAN, "eps = nan must be a finite number above 0"),
+    ("decoder", "eps", 0.0, "eps = 0.0 must be a finite number above 0"),
+    ("decoder", "rope.theta", 0.0, "theta = 0.0 must be a finite number above 0"),
+    ("decoder", "rope.theta", -1e4, "theta = -10000.0"),
+    ("decoder", "rope.theta", INF, "theta = inf"),
+    ("decoder", "rope.factor", NAN, "factor = nan"),
+    ("vision", "n_layers", 10**9, "n_layers = 1000000000 is above the bound"),
+    ("vision", "n_heads", 0, "n_heads = 0"),
+    ("vision", "eps", INF, "eps = inf"),
+    ("vision", "image_size", 10**7, "image_size = 10000000 is above the bound"),
+    ("vision", "patch_size", 0, "patch_size = 0 must be at least 1"),
     ("vision", "std", [0.5, 0.5, 0.0], "std above 0"),
     ("vision", "mean", [0.5, NAN, 0.5], "must be three numbers each"),
-    ("projector", "pool_stride", 0, "pool_stride is 0; it must be at least 1"),
-    ("projector", "d_in", 10**9, "d_in is 1000000000, above the bound"),
-    ("", "n_frames", 10**9, "n_frames is 1000000000, above the bound of 131,072"),
-    ("", "max_length", 0, "max_length is 0; it must be at least 1"),
+    ("projector", "pool_stride", 0, "pool_stride = 0 must be at least 1"),
+    ("projector", "d_in", 10**9, "d_in = 1000000000 is above the bound"),
+    ("", "n_frames", 10**9, "n_frames = 1000000000 is above the bound of 131,072"),
+    ("", "max_length", 0, "max_length = 0 must be at least 1"),
 ]
 
 
@@ -59,7 +59,7 @@ def test_a_config_refuses_what_no_model_has_before_anything_is_built(part, field
 
 
 def test_every_wrong_number_of_a_part_is_named_at_once():
-    with pytest.raises(ConfigError, match=r"DecoderConfig: n_heads is 0.*; d_mlp is -96.*; eps is nan"):
+    with pytest.raises(ConfigError, match=r"DecoderConfig: n_heads = 0.*; d_mlp = -96.*; eps = nan"):
         replace(small_config("longva").lm, n_heads=0, d_mlp=-96, eps=NAN)
 
 

@@ -29,24 +29,24 @@ LIMITS: dict[str, int] = {
 }  # fmt: skip
 
 
+def misfit(value: Any, kind: str) -> str:
+    """Why a value is no size of its kind (a name of `LIMITS`); empty if it is one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "is no whole number"
+    if value < 1:
+        return "must be at least 1"
+    over = f"is above the bound of {LIMITS[kind]:,}; if it is meant, raise hookedvid.config.LIMITS[{kind!r}]"
+    return over if value > LIMITS[kind] else ""
+
+
 def _check(config: Any, counts: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
     """Raise ConfigError naming every count outside 1 to its limit and every number that is not above 0."""
-    problems = []
-    for name in counts:
-        value, limit = getattr(config, name), LIMITS[name]
-        if not isinstance(value, int) or isinstance(value, bool):
-            problems.append(f"{name} is {value!r}, not a whole number")
-        elif value < 1:
-            problems.append(f"{name} is {value}; it must be at least 1")
-        elif value > limit:
-            problems.append(
-                f"{name} is {value}, above the bound of {limit:,}; if it is meant, raise "
-                f"hookedvid.config.LIMITS[{name!r}]"
-            )
+    values = {name: getattr(config, name) for name in (*counts, *positive)}
+    problems = [f"{name} = {values[name]!r} {why}" for name in counts if (why := misfit(values[name], name))]
     for name in positive:
-        value = getattr(config, name)
+        value = values[name]
         if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):  # NaN fails this as well
-            problems.append(f"{name} is {value!r}; it must be a finite number above 0")
+            problems.append(f"{name} = {value!r} must be a finite number above 0")
     if problems:
         raise ConfigError(f"{type(config).__name__}: {'; '.join(problems)}")
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hookedvid.config import LIMITS, Activation
+from hookedvid.config import Activation, misfit
 from hookedvid.errors import ConversionError
 
 ACT: dict[str, Activation] = {
@@ -58,7 +58,7 @@ class Fields:
             return default
         if value is None:
             self.problems.append(f"{name} is missing")
-        elif problem := _misfit(value, SIZES[name]):
+        elif problem := misfit(value, SIZES[name]):
             self.problems.append(f"{name} = {value!r} {problem}")
         else:
             return value
@@ -123,20 +123,9 @@ def check_sizes(config: Any, where: str) -> None:
     wrong = [
         f"{name} = {value!r} {problem}"
         for name, kind in SIZES.items()
-        if isinstance(value := config.get(name), int | float) and (problem := _misfit(value, kind))
+        if isinstance(value := config.get(name), int | float) and (problem := misfit(value, kind))
     ]
     if wrong:
         raise ConversionError(f"{where}: {'; '.join(wrong)}")
     for name, inside in config.items():
         check_sizes(inside, f"{where}, {name}")
-
-
-def _misfit(value: Any, kind: str) -> str:
-    """Why a value is no size of its kind; empty if it is one."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return "is no whole number"
-    if value < 1:
-        return "must be at least 1"
-    limit = LIMITS[kind]
-    over = f"is above the bound of {limit:,}; if it is meant, raise hookedvid.config.LIMITS[{kind!r}]"
-    return over if value > limit else ""
