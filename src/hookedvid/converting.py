@@ -65,8 +65,8 @@ def plan(
     commit: str | None = None,
 ) -> Plan:
     """Check a checkpoint folder against the family it says it is; arguments as `convert`."""
-    config, config_json = read_config(folder), (folder / "config.json").read_bytes()
     seen = fingerprint(folder)
+    config, config_json = _read_config(folder)
     shards = open_shards(folder)
     source = source or str(folder)
     shapes, pair = shards.shapes, layouts.head_and_embedding(shards.shapes)
@@ -102,16 +102,22 @@ def _check_types(shards: Shards, lines: Lines) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder. Raises ConversionError if it is missing or damaged."""
+    return _read_config(folder)[0]
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """As `read_config`, and the bytes that it was read from."""
     path = folder / "config.json"
     if not path.is_file():
         raise ConversionError(f"{folder} has no config.json, so it is no checkpoint folder{_in_hub_cache(folder)}")
+    data = read_regular(path, MAX_JSON, ConversionError)
     try:
-        config = json.loads(read_regular(path, MAX_JSON, ConversionError))
+        config = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
         raise ConversionError(f"{path} is no JSON: {e}; download it again") from e
     if not isinstance(config, dict):
         raise ConversionError(f"{path} holds {type(config).__name__}, not an object; download it again")
-    return config
+    return config, data
 
 
 def _in_hub_cache(folder: Path) -> str:
