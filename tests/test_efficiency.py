@@ -102,11 +102,11 @@ def test_the_cheapest_that_keeps_enough_is_found():
     # Every right answer is kept on 20 of 20 videos, which a condition that loses one video in eight may do.
     assert found.choice.held_out.value == 1 and 0.8 < found.choice.held_out.low < 0.05 ** (1 / 20) + 0.01
     told = laws.findings(made_up(right), "all", N, 200)[-1]
-    assert told.law == "cheapest inference" and told.sentence.startswith(
+    assert told.law == "cheapest inference" and told.verdict.startswith(
         "not supported: exit after layer 4 + VT-K 1–4 takes 42.0% of the decoder's operations (50.0% of attention) and "
         "keeps 100.0% ["
     )
-    assert "of the accuracy on 20 other videos (100.0% there;" in told.sentence
+    assert "of the accuracy on 20 other videos (100.0% there;" in told.said
     assert laws.findings(made_up(right), "all", N, 200, keep=0.8)[-1].supported
     assert laws.findings(made_up(right, n_videos=300), "all", N, 200)[-1].supported
 
@@ -116,7 +116,7 @@ def test_nothing_that_keeps_enough_is_said_so():
     assert efficiency.search(made_up(right), "all", 0.97, 200).choice is None
     told = laws.findings(made_up(right), "all", N, 200)[-1]
     assert not told.supported
-    assert told.sentence == "not supported: none of 13 exits and windows keeps 97% of the accuracy on 20 videos"
+    assert told.verdict == "not supported: none of 13 exits and windows keeps 97% of the accuracy on 20 videos"
     assert efficiency.search(made_up({"baseline": 1.0}, n_videos=1), "all", 0.5, 50).n_held_out == 0
 
 

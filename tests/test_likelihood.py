@@ -270,9 +270,9 @@ def test_findings_find_what_was_put_in():
     levels = {"LV-K after layer 0": -4.0, "LV-K all layers": -4.0, "LV-K after layer 1": -2.0, "VT-K all layers": -1.5}
     values, _ = made_up(levels)
     stages, flow = measures.findings(values, "all", 4, 200)
-    assert stages.supported and stages.sentence.startswith("LV-K in every layer costs 3.000 nats [")
-    assert "needs the video up to layer 2 of 4 [2, 2]" in stages.sentence and "20 videos" in stages.sentence
-    assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 3.000 nats")
+    assert stages.supported and stages.said.startswith("LV-K in every layer costs 3.000 nats [")
+    assert "needs the video up to layer 2 of 4 [2, 2]" in stages.said and "20 videos" in stages.said
+    assert flow.supported and flow.said.startswith("LV-K in every layer costs 3.000 nats")
     nothing = measures.findings(made_up({})[0], "all", 4, 200)
     assert [f.supported for f in nothing] == [False, False]
 

@@ -317,11 +317,11 @@ def test_laws_are_not_claimed_without_a_model_above_chance(finished):
     laid, rows = finished
     o = summary.Outcomes(laid.items, laid.conditions, rows)
     told = laws.findings(o, "all", 4, 200)
-    assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].sentence
+    assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].said
     o.items = [replace(_item(i), video=f"{i}.mp4") for i in range(40)]
     o.correct = np.arange(len(o.conditions) * 40).reshape(-1, 40) % 4 == 0.0
     told = laws.findings(o, "all", 4, 200)
-    assert [f.supported for f in told] == [False] and "not above chance" in told[0].sentence
+    assert [f.supported for f in told] == [False] and "not above chance" in told[0].said
 
 
 def test_laws_find_what_was_put_in():
@@ -337,13 +337,9 @@ def test_laws_find_what_was_put_in():
         for c in conditions
     ]
     stages, flow, windows = laws.findings(summary.Outcomes(items, conditions, rows), "all", 4, 500)
-    assert stages.supported and "up to layer 2 of 4 [2, 2]" in stages.sentence
-    assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 65.0 points")
-    assert (
-        windows.supported
-        and windows.sentence.startswith("LV-K 2–3 costs 65.0 points [")
-        and ";" not in windows.sentence
-    )
+    assert stages.supported and "up to layer 2 of 4 [2, 2]" in stages.said
+    assert flow.supported and flow.said.startswith("LV-K in every layer costs 65.0 points")
+    assert windows.supported and windows.said.startswith("LV-K 2–3 costs 65.0 points [") and ";" not in windows.said
 
 
 def _item(i: int):

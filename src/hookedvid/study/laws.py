@@ -32,14 +32,9 @@ class Finding(NamedTuple):
     said: str
 
     @property
-    def sentence(self) -> str:
-        """What the data say, after `not supported: ` where they do not support the law."""
-        return self.said if self.supported else f"not supported: {self.said}"
-
-    @property
     def verdict(self) -> str:
         """Verdict and sentence, to print after the law's name."""
-        return f"supported: {self.said}" if self.supported else self.sentence
+        return f"{'' if self.supported else 'not '}supported: {self.said}"
 
 
 def findings(

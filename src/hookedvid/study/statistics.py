@@ -48,8 +48,8 @@ class Resamples:
     A bootstrap over few videos that agree has no spread, and the normal's width is too narrow for few. So two videos
     are added to those that were seen, of mean size, one at either end of the scale (Laplace's rule; of a difference
     of two conditions, one video that only gains and one that only loses), and resamples are stretched about their
-    centre by Student's t over the normal's quantile, at one degree of freedom less than there are videos. Scores
-    without ends get no such videos.
+    centre by Student's t over the normal's quantile, at one degree of freedom less than there are n videos, and by
+    sqrt(n / (n - 1)), which a bootstrap's spread lacks. Scores without ends get no such videos.
 
     video: 0-based, of each item. draws: how often each video and the two added ones are in each resample; the first
     row is the sample itself.
