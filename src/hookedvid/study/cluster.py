@@ -91,9 +91,10 @@ def _connected(how: Execution) -> Iterator[Any]:
     except (OSError, RuntimeError, ValueError) as e:
         said = str(e).partition("\n")[0]
         raise RunError(f"cannot connect to a Ray cluster at {how.ray!r} ({said}); is `ray start` done there?") from e
-    scratch = Scratch() if how.ray == LOCAL else None
+    scratch = None
     try:
-        if scratch is not None:  # Ray's own agents outlive a driver that is killed, and its logs any
+        if how.ray == LOCAL:  # Ray's own agents outlive a driver that is killed, and its logs any
+            scratch = Scratch()
             scratch.claim(Path(context.address_info["session_dir"]))
         yield ray
     finally:

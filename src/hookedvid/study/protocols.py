@@ -68,7 +68,7 @@ def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
     return [Condition(knockout.at(r).label(), (knockout.at(r),), "windows", name, x) for x, r in ranges]
 
 
-def written(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dict, ...], ...]:
+def in_json(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dict, ...], ...]:
     """Lists of interventions in their JSON form, from that or from values. Raises InterventionError for all else."""
     found = []
     for condition in several:
@@ -83,7 +83,7 @@ def written(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dic
 
 def custom(several: Sequence[Sequence[dict | Intervention]]) -> list[Condition]:
     """One condition for each list of interventions."""
-    return [Condition(label(i), i) for i in map(from_json, written(several))]
+    return [Condition(label(i), i) for i in map(from_json, in_json(several))]
 
 
 def window_width(n_layers: int) -> int:

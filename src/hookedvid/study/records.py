@@ -85,8 +85,8 @@ class Records:
         """Take in what was added to a file since it was read last."""
         known = self._read[path]
         file.seek(known.n_bytes)
-        while (line := file.readline(LONGEST)) and (whole := line.endswith(b"\n") or len(line) == LONGEST):
-            known.n_bytes, known.n_lines = known.n_bytes + len(line), known.n_lines + whole
+        while (line := file.readline(LONGEST)) and (line.endswith(b"\n") or len(line) == LONGEST):
+            known.n_bytes, known.n_lines = known.n_bytes + len(line), known.n_lines + 1
             row = self._lines.row(line[:-1])
             if row is None:
                 known.damaged.append(known.n_lines)

@@ -89,7 +89,7 @@ class Study:
             raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
         if self.scoring not in scoring.SCORINGS:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
-        custom = protocols.written(self.custom)
+        custom = protocols.in_json(self.custom)
         object.__setattr__(self, "custom", custom)
         if any(one["kind"] == "patch" for several in custom for one in several):
             raise ConfigError(
@@ -108,9 +108,10 @@ class Study:
                 )
 
     def _check_numbers(self) -> None:
-        # So many resamples of 2,700 questions take 2 GB.
-        bounds = {"n_resamples": (1, 100_000), "seed": (0, 2**63 - 1), "step": (1, 10_000), "width": (0, 10_000)}
-        for name, (least, most) in (bounds | {"grid": (0, 10_000)}).items():
+        # 100,000 resamples of 2,700 questions take 2 GB; 10,000 layers are more than any model has.
+        bounds = {"n_resamples": (1, 100_000), "seed": (0, 2**63 - 1)}
+        bounds |= {"step": (1, 10_000), "width": (0, 10_000), "grid": (0, 10_000)}
+        for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ConfigError(f"{name} is {value}; give a whole number from {least:,} to {most:,}")

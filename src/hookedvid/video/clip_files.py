@@ -7,7 +7,7 @@ that is cut off or changed counts as none, and is made again.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,18 +46,17 @@ class ClipRequest:
         try:
             clip = self._decoded()
         except VideoError:
-            self._check(before, video_hash(self.source))  # half a new file may be no video
+            self._check(before, video_hash)  # half a new file may be no video
             raise
-        if self.content is not None:
-            # Hashed after they were decoded: bytes that were written in between are not those of the plan.
-            self._check(before, content_hash(self.source))
+        # Hashed after they were decoded: bytes that were written in between are not those of the plan.
+        self._check(before, content_hash)
         return clip
 
     def _decoded(self) -> Clip:
         return read_clip(self.source, self.n_frames, self.sampler, bound=self.bound, folder_fps=self.folder_fps)
 
-    def _check(self, before: Any, found: str) -> None:
-        if self.content is not None and (found != self.content or identity(self.source) != before):
+    def _check(self, before: Any, hashed: Callable[[str], str]) -> None:
+        if self.content is not None and (hashed(self.source) != self.content or identity(self.source) != before):
             raise changed(self.source)
 
 
