@@ -19,7 +19,7 @@ from hookedvid.data.mvbench import TASKS, WHY_NOT
 from hookedvid.errors import DataError
 from hookedvid.video.frames import Clip, read_clip
 from hookedvid.video.source import video_hash
-from hookedvid.video.subtitles import Line, read_subtitles, sampled_lines, shown_subtitles
+from hookedvid.video.subtitles import Line, expected_subtitles, read_subtitles, sampled_lines, shown_subtitles
 from miniatures import BOUND, UIDS
 
 LAYOUTS = ("zip", "data", "video", "flat")
@@ -445,6 +445,7 @@ def test_subtitles_at_frames_are_those_of_lmms_eval_in_its_order(tmp_path):
     chosen = {int(i) // 25 for i in np.linspace(0, 900 * 25 - 1, 32, dtype=int)}
     assert said[:6] == ["line 0", "line 899", "line 261", "line 522", "line 783", "line 29"]
     assert sorted(int(line.split()[1]) for line in said) == sorted(n for n in chosen if n % 3 != 1)
+    assert expected_subtitles(tmp_path / "a.srt", 32).split("\n") == said  # as an estimate takes them
     some = [Line(n, n + 1, str(n)) for n in range(900)]
     assert sampled_lines(some, [136, 518, 893], 1.0) == ["136", "893", "518"]
 

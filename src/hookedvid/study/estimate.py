@@ -37,11 +37,9 @@ from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, Outcome
 from hookedvid.study.study import Plan, Reuse
 from hookedvid.sweep import mlp_pieces, states_a_call
-from hookedvid.video.samplers import sample_indices
-from hookedvid.video.subtitles import read_subtitles, sampled_lines
+from hookedvid.video.subtitles import expected_subtitles
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
-RATE = 25.0  # frames per second of a video whose subtitles are chosen before it is opened
 
 Given = tuple[Intervention, ...]
 Asked = list[tuple[VideoInputs, list[Given]]]  # of one video: its questions, and what each is asked under
@@ -166,19 +164,12 @@ def _expected(laid: Plan, model: Any, item: Item) -> VideoInputs:
     """The prompt as the run lays it out, subtitles included."""
     sampling = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
     form = laid.convention.form_for(model.cfg.family) if laid.convention else None
-    said = _subtitles(laid, model, item) if form is not None and form.wants_subtitles else None
+    said = None
+    if form is not None and form.wants_subtitles:
+        assert laid.convention is not None
+        path = subtitles_path(item, laid.annotations)
+        said = expected_subtitles(path, laid.convention.subtitle_frames_for(model.cfg.family)) if path else ""
     return scoring.expected(model, item, laid.study.scoring, form, said, **sampling)
-
-
-def _subtitles(laid: Plan, model: Any, item: Item) -> str:
-    """What is said during the evaluator's frames of a video that ends with its last subtitle."""
-    assert laid.convention is not None
-    path = subtitles_path(item, laid.annotations)
-    if path is None or not (lines := read_subtitles(path)):
-        return ""
-    n_total = max(1, int(RATE * max(line.end for line in lines)))
-    chosen = sample_indices("linspace", n_total, laid.convention.subtitle_frames_for(model.cfg.family))
-    return "\n".join(sampled_lines(lines, chosen, RATE))
 
 
 def _placed(costs: Costs, interventions: Given) -> None:

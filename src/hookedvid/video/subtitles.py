@@ -13,6 +13,7 @@ from hookedvid.video.samplers import sample_indices
 from hookedvid.video.source import n_bytes, open_bytes, opened
 
 LARGEST = 16 << 20  # bytes; the longest of Video-MME have some 200 kB
+RATE = 25.0  # frames per second of a video whose subtitles are chosen before it is opened
 _TIME = r"(\d{1,3}):(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
 _RANGE = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*$", re.MULTILINE)
 # What of a file's lines reaches a prompt, and in which order; it is part of a row's key.
@@ -92,8 +93,18 @@ def shown_subtitles(subtitles: str | os.PathLike[str], clip: Clip, n_frames: int
     """
     if clip.fps is None:
         raise DataError(f"{clip.source} states no frame rate to choose subtitles by")
-    chosen = sample_indices("linspace", clip.n_total, n_frames)
-    bodies = sampled_lines((cue for cue in _cues(subtitles) if cue.text.strip()), chosen, clip.fps)
+    return _shown(_cues(subtitles), clip.n_total, clip.fps, n_frames)
+
+
+def expected_subtitles(subtitles: str | os.PathLike[str], n_frames: int) -> str:
+    """`shown_subtitles` of a video that nobody opened, as if it ended with the last of them."""
+    cues = _cues(subtitles)
+    return _shown(cues, max(1, int(RATE * max((cue.end for cue in cues), default=0.0))), RATE, n_frames)
+
+
+def _shown(cues: Iterable[Line], n_total: int, fps: float, n_frames: int) -> str:
+    chosen = sample_indices("linspace", n_total, n_frames)
+    bodies = sampled_lines((cue for cue in cues if cue.text.strip()), chosen, fps)
     return "\n".join(said for body in bodies if (said := _marked(body)))
 
 
