@@ -49,10 +49,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
-    warpers = _warpers(temperature, top_k, top_p)
-    if warpers and temperature > 0 and not do_sample:
-        raise InputError("temperature, top_k and top_p act on sampling alone, and this is greedy: pass do_sample=True")
-    do_sample = do_sample and temperature > 0
+    warpers = _warpers(do_sample, temperature, top_k, top_p)
     ends = _stop_texts(model, stop_strings, return_type)
     batch, given = model.inputs_of(input), as_interventions(interventions)
     stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
@@ -61,7 +58,7 @@ def generate(
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
     for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
         logits = model(batch, interventions=given, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
-        chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, do_sample, generator)
+        chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, generator)
         if new:
             chosen = torch.where(done, new[-1], chosen)
         new.append(chosen)
@@ -109,7 +106,8 @@ def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
     return ids | ({model.tokenizer.eos_token_id} - {None})
 
 
-def _warpers(temperature: float, top_k: float | None, top_p: float | None) -> list:
+def _warpers(do_sample: bool, temperature: float, top_k: float | None, top_p: float | None) -> list | None:
+    """What changes the logits before a token is drawn; None where the likeliest is taken."""
     # transformers' own warpers: their corner cases are what users compare with.
     from transformers.generation import logits_process as lp
 
@@ -127,19 +125,21 @@ def _warpers(temperature: float, top_k: float | None, top_p: float | None) -> li
         warpers.append(lp.TopKLogitsWarper(int(top_k)))
     if top_p is not None and top_p < 1:
         warpers.append(lp.TopPLogitsWarper(float(top_p)))
-    return warpers
+    if warpers and temperature > 0 and not do_sample:
+        raise InputError("temperature, top_k and top_p act on sampling alone, and this is greedy: pass do_sample=True")
+    return warpers if do_sample and temperature > 0 else None
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _choose(logits: Tensor, warpers: list, do_sample: bool, generator: torch.Generator | None) -> Tensor:
+def _choose(logits: Tensor, warpers: list | None, generator: torch.Generator | None) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise NonFiniteError(
             "the logits are not finite: the weights or this dtype overflow, so nothing can be generated"
         )
-    if not do_sample:
+    if warpers is None:
         return logits.argmax(-1)
     logits = logits - logits.amax(-1, keepdim=True)  # a low temperature would overflow above 0
     for warp in warpers:
