@@ -24,7 +24,7 @@ from hookedvid.video import decoders as decoding
 from hookedvid.video.clip_files import ClipRequest, FrameCache, load_clip, save_clip
 from hookedvid.video.decoders import Decoders, Limits
 from hookedvid.video.frames import Clip, read_clip
-from hookedvid.video.scratch import PREFIX, clear
+from hookedvid.video.scratch import PREFIX, Scratch, clear
 from hookedvid.video.source import video_hash
 
 FAULTY = "faulty_worker"
@@ -444,6 +444,26 @@ def test_what_a_killed_tree_of_processes_leaves_is_cleared_by_the_next_run(tmp_p
     for one in running:
         one.stdout.close()
     killed.stdin.close()
+
+
+@pytest.mark.parametrize("said", ["", ".", '["", 1]', "[1]", "5", "another"])
+def test_a_claim_that_is_torn_or_of_another_folder_removes_nothing(said, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    monkeypatch.chdir(mine)
+    scratch = Scratch()
+    if said == "another":  # made anew under the name of the one that was claimed
+        scratch.claim(mine)
+        mine.rename(tmp_path / "moved")
+        mine.mkdir()
+        (mine / "thesis.tex").touch()
+    else:
+        (scratch.folder / "claimed").write_text(said)
+    scratch.close()
+    assert (mine / "thesis.tex").exists() and not scratch.folder.exists()
 
 
 def test_no_folder_is_cleared_that_may_be_anybody_elses(tmp_path, monkeypatch):

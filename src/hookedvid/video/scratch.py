@@ -1,12 +1,16 @@
 """Folders for files that pass between processes, and the clearing away of those that a killed run left behind."""
 
+import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
+
+from hookedvid.files import write_text
 
 PREFIX = "hookedvid-scratch-"
 LOCK = "lock"  # held as long as the folder's owner lives; the system lets go of it, however that ends
@@ -30,7 +34,7 @@ class Scratch:
 
     def claim(self, folder: Path) -> None:
         """End what another program does and keeps in its `folder` once this process has ended, if by a kill."""
-        (self.folder / CLAIMED).write_text(str(folder), encoding="utf-8")
+        write_text(self.folder / CLAIMED, json.dumps([str(folder.absolute()), folder.stat().st_ino]))
 
     def close(self) -> None:
         """Remove the folder and what was claimed."""
@@ -57,12 +61,21 @@ def clear() -> None:
 
 
 def _remove(folder: Path) -> None:
-    claimed = folder / CLAIMED
-    if claimed.is_file():
-        other = Path(claimed.read_text(encoding="utf-8"))
+    if other := _claimed(folder):
         _end(other)
         shutil.rmtree(other, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claimed(folder: Path) -> Path | None:
+    """The folder that was claimed, if it is still the very one and the user's; what else has its name is left alone."""
+    try:
+        path, inode = json.loads((folder / CLAIMED).read_text(encoding="utf-8"))
+        found = Path(path).lstat()
+    except (OSError, ValueError, TypeError):
+        return None
+    is_it = Path(path).is_absolute() and stat.S_ISDIR(found.st_mode) and found.st_ino == inode
+    return Path(path) if is_it and found.st_uid == os.getuid() else None
 
 
 def _end(folder: Path) -> None:
