@@ -280,3 +280,18 @@ def test_loss_is_the_mean_over_next_tokens_that_are_text_alone_and_in_a_batch(na
     both = model(VideoInputs.stack([inputs, longer]), return_type="loss", loss_per_token=True)
     alone = model(inputs, return_type="loss", loss_per_token=True)
     assert apart(both[0, 5:], alone[0]) < ROUNDING and not both[0, :5].any(), "padding predicts nothing"
+
+
+def test_a_cache_has_no_layer_that_the_model_has_not():
+    """Tables count from 1: asking for the last block by its number there gave the first one."""
+    model = random_model("llava-video")
+    _, cache = model.run_with_cache(random_inputs(model), names_filter=["resid_post", "mask", "z"])
+    n = model.cfg.n_layers
+    for name in ("resid_post", "mask", "z"):
+        assert torch.equal(cache[name, -1], cache[name, n - 1]) and torch.equal(cache[name, -n], cache[name, 0])
+        for layer in (n, n + 3, -n - 1):
+            said = f"layer {layer} is none of this model's: there are blocks 0 to {n - 1}"
+            with pytest.raises(HookError, match=said):
+                cache[name, layer]
+            with pytest.raises(HookError, match=said):
+                cache.at(name, layer, "last")

@@ -49,7 +49,7 @@ class VideoCache(ActivationCache):
             held = list(self.cache_dict)
             if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], int):
                 # Hook points that TransformerLens has not, or has elsewhere: mask, q_input.
-                block = f"blocks.{key[1] % self.model.cfg.n_layers}."
+                block = f"blocks.{self._layer(key[1])}."
                 found = [n for n in held if n.startswith(block) and n.endswith(f".hook_{key[0]}")]
                 if len(found) == 1:
                     return self.cache_dict[found[0]]
@@ -75,7 +75,7 @@ class VideoCache(ActivationCache):
             raise InputError("this cache was cut by pos_slice, so selectors no longer fit; cache without it")
         item = self._only(item)
         activation = self[name, layer]
-        rows = self.row_of(layer % self.model.cfg.n_layers, self.layouts[item].positions(selector), item)
+        rows = self.row_of(self._layer(layer), self.layouts[item].positions(selector), item)
         if self.has_batch_dim:
             activation = activation[item : item + 1]
         axis = pos_axis(f"hook_{name}") - (not self.has_batch_dim)
@@ -91,6 +91,13 @@ class VideoCache(ActivationCache):
                 "they were in a key-value cache already"
             )
         return row
+
+    def _layer(self, layer: int) -> int:
+        """A block's number from 0; negative ones count from the end."""
+        n = self.model.cfg.n_layers
+        if not -n <= layer < n:
+            raise HookError(f"layer {layer} is none of this model's: there are blocks 0 to {n - 1}")
+        return layer % n
 
     def _only(self, item: int | None) -> int:
         n = len(self.layouts)
