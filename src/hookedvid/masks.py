@@ -144,6 +144,15 @@ def first_layer(interventions: Sequence[Intervention], n_layers: int) -> int:
 
 
 def kept_positions(layout: TokenLayout, exit: EarlyExit | None) -> Int[Tensor, " kept"]:
-    """Positions left after an exit, ascending; all of them without one."""
-    gone = layout.mask(exit.drop) if exit else torch.zeros(layout.n_tokens, dtype=torch.bool)
+    """Positions left after an exit, ascending; all of them without one.
+
+    Raises InterventionError where text would leave.
+    """
+    if exit is None:
+        return torch.arange(layout.n_tokens)
+    gone = layout.mask(exit.drop)
+    if bool((gone & layout.mask("text")).any()):
+        raise InterventionError(
+            f"EarlyExit cannot drop {exit.drop!r}: it holds text, from which the answer is read; drop video positions"
+        )
     return (~gone).nonzero().squeeze(-1)

@@ -149,9 +149,4 @@ def _stacked(kept: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
 def _kept(layout: TokenLayout, exit: EarlyExit, n_layers: int) -> Tensor:
     if exit.layer > n_layers:
         raise InterventionError(f"{exit.label()}: this model has {n_layers} blocks")
-    dropped = layout.mask(exit.drop) & layout.mask("text")
-    if bool(dropped.any()):
-        raise InterventionError(
-            f"EarlyExit cannot drop {exit.drop!r}: it holds text, from which the answer is read; drop video positions"
-        )
     return kept_positions(layout, exit)

@@ -14,9 +14,18 @@ import torch
 from hookedvid.cache import BY_QUERY
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
+from hookedvid.interventions import (
+    EarlyExit,
+    Edit,
+    Intervention,
+    Knockout,
+    LayerRange,
+    Patch,
+    RandomEdges,
+    as_interventions,
+)
 from hookedvid.layout import Segment, TokenLayout
-from hookedvid.masks import active, warn_of_idle
+from hookedvid.masks import active, kept_positions, warn_of_idle
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +44,12 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout) -> boo
     """Whether a sweep can place a condition.
 
     It cannot where a patch or an edit writes to attention maps, which the sweep makes in parts, or to positions of
-    the stream and of the text at once, which it computes apart.
+    the stream and of the text at once, which it computes apart. Raises InterventionError for exits that no run can
+    have.
     """
+    for i in as_interventions(interventions):
+        if isinstance(i, EarlyExit):
+            kept_positions(layout, i)
     return not any(isinstance(i, Patch | Edit) and _refusal(i, layout) for i in interventions)
 
 
@@ -87,7 +100,7 @@ class Sweep:
     def __init__(self, n_layers: int, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]):
         self.n_layers = n_layers
         self.layouts = [x.layout for x in inputs]
-        self.conditions = [tuple(c) for c in conditions]
+        self.conditions = [as_interventions(c) for c in conditions]
         self.n_stream = stream_length(self.layouts[0])
         self._check_shared(inputs)
         for layout in self.layouts:
@@ -195,6 +208,8 @@ def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:
 
 def _check_condition(condition: Sequence[Intervention], layout: TokenLayout) -> None:
     exits = [i for i in condition if isinstance(i, EarlyExit)]
+    for exit in exits:
+        kept_positions(layout, exit)  # raises where a run with it does
     for i in condition:
         if not isinstance(i, Patch | Edit):
             continue
