@@ -129,6 +129,14 @@ def test_half_a_dataset_or_two_are_refused(tmp_path, capsys):
     assert "needs its name and its folder" in capsys.readouterr().err
     assert main(["study", "--dataset", "mvbench", "--data", str(tmp_path)]) == 2
     assert "has no annotations of MVBench" in capsys.readouterr().err
+    for named in ('items = "a.jsonl"', 'dataset = "mvbench"\ndata = "set"'):
+        (tmp_path / "study.toml").write_text(named)
+        assert main(["study", str(tmp_path / "study.toml"), "--task", "captions", "--plan"]) == 2
+        assert "and --task asks the shapes clips; leave out one of the two" in capsys.readouterr().err
+    (tmp_path / "study.toml").write_text('items = "a.jsonl"')
+    over = ["--dataset", "mvbench", "--data", str(tmp_path)]
+    assert main(["study", str(tmp_path / "study.toml"), *over, "--plan"]) == 2
+    assert "asks its items 'a.jsonl', and --dataset a dataset; leave out one" in capsys.readouterr().err
     with pytest.raises(DataError, match="no options to choose from"):
         item = read_dataset("egoschema", miniatures.egoschema(tmp_path)).items[0]
         plan(Study(), HookedVideoLLM.from_pretrained("tiny"), tmp_path, items=[replace(item, options=(), answer=None)])

@@ -119,6 +119,11 @@ def test_what_steers_a_terminal_is_shown_as_its_escape():
     assert one_line("a\n\tb ü 端 🎬 \\n") == "a\\n\\tb ü 端 🎬 \\n"
 
 
+def test_figures_are_named_where_there_are_any():
+    assert report.pictures(["windows", "all_layers"]) == "windows, all_layers as .png"
+    assert report.pictures([]) == "no figures"
+
+
 def test_paths_are_printed_as_they_are():
     path = "/data/[bold]x[/]/:smile:/" + "long " * 60 + "ü.mp4"
     console, file = terminal(40)
@@ -181,7 +186,8 @@ def test_limits_of_decoding_are_finite():
 
 
 def test_devices_and_dtypes_that_are_not_there_are_said(short, capsys):
-    for name, what in (("nonsense", "no device 'nonsense'"), ("cuda:99", "device 'cuda:99' cannot be used")):
+    unusable = {"cuda:99": "device 'cuda:99' cannot be used", "meta": "device 'meta' holds shapes without numbers"}
+    for name, what in {"nonsense": "no device 'nonsense'", **unusable}.items():
         for argv in (("ask", "x.mp4", "q", "--device", name), ("study", str(short), "--plan", "--device", name)):
             assert what in said(capsys, *argv)
     assert "dtype 'float31'" in said(capsys, "ask", "x.mp4", "q", "--dtype", "float31")

@@ -64,7 +64,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
         with written(out / f"{name}.png") as part:
             figure.savefig(part)
     _write_report(run, rows, out, told, figures, tables, failures, main)
-    console.say(f"; also summary.csv, rows.parquet, {', '.join(figures)} as .png", lead=str(out / "report.html"))
+    console.say(f"; also summary.csv, rows.parquet, {report.pictures(figures)}", lead=str(out / "report.html"))
 
 
 def draw(tables: Mapping[str, Sequence[Summary]], main: str, n_layers: int, settings: Mapping) -> dict:

@@ -10,9 +10,12 @@ from hookedvid.errors import ConfigError
 def named_device(name: Any) -> torch.device:
     """The device of a name, or of None the CPU; another machine may have it. Raises ConfigError for no such kind."""
     try:
-        return torch.device("cpu" if name is None else name)
+        device = torch.device("cpu" if name is None else name)
     except (RuntimeError, TypeError) as e:
         raise ConfigError(f"no device {name!r}; write cpu, cuda, cuda:1 or mps") from e
+    if device.type == "meta":
+        raise ConfigError(f"device {name!r} holds shapes without numbers, so nothing can run there; write cpu or cuda")
+    return device
 
 
 def usable_device(name: Any) -> torch.device:

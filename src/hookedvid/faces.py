@@ -54,9 +54,8 @@ def run_study(
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model_name or study.model)
     beside = file.parent if file else Path()
+    _check_one_source(study, data, task)
     if task is not None:
-        if any(data):
-            raise ConfigError("a study asks either a task of the shapes clips or a dataset; give one of the two")
         study = replace(study, items="", dataset="", data="", scoring=SCORING_OF[task])
     dataset = _dataset(study, beside, *data, console)
     if dataset is not None:
@@ -110,6 +109,17 @@ def _check_writable(folder: Path) -> None:
             file.write(bytes(1 << 16))
     except OSError as e:
         raise RunError(f"cannot keep results in {folder}: {e.strerror}; give --out another folder") from e
+
+
+def _check_one_source(study: Study, data: tuple[str | None, Path | None], task: str | None) -> None:
+    """Raises ConfigError where the command asks other questions than the file names, or two kinds itself."""
+    if task is not None and any(data):
+        raise ConfigError("a study asks either a task of the shapes clips or a dataset; give one of the two")
+    own = f"items {study.items!r}" if study.items else f"dataset {(study.dataset or study.data)!r}"
+    if task is not None and (study.items or study.dataset or study.data):
+        raise ConfigError(f"the study file asks its {own}, and --task asks the shapes clips; leave out one of the two")
+    if any(data) and study.items:
+        raise ConfigError(f"the study file asks its {own}, and --dataset a dataset; leave out one of the two")
 
 
 def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, console: Terminal) -> Dataset | None:

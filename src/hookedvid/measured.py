@@ -58,8 +58,7 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
         "Knockout study", run.about, told, list(figures.values()), tables, failures, examples, columns, measure.note
     )
     write_text(out / "report.html", page)
-    named = ", ".join(figures) + " as .png" if figures else "no figures"
-    console.say(f"; also summary.csv, rows.parquet, {named}", lead=str(out / "report.html"))
+    console.say(f"; also summary.csv, rows.parquet, {report.pictures(figures)}", lead=str(out / "report.html"))
 
 
 def columns_of(scoring: str) -> Columns:

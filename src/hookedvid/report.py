@@ -4,7 +4,7 @@ import base64
 import importlib.resources
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,11 @@ class Example:
     strip: str
     answers: list[dict[str, str]]
     trouble: str = ""
+
+
+def pictures(figures: Iterable[str]) -> str:
+    """A study's figures as files, in words, by their names."""
+    return f"{names} as .png" if (names := ", ".join(figures)) else "no figures"
 
 
 def render(
