@@ -7,10 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookedvid import LV_K, EarlyExit, HookedVideoLLM, LayerRange, VideoInputs, VideoLLMConfig, small_config
+from hookedvid import (
+    LV_K,
+    EarlyExit,
+    Edit,
+    HookedVideoLLM,
+    LayerRange,
+    Patch,
+    VideoInputs,
+    VideoLLMConfig,
+    small_config,
+)
 from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
+from hookedvid.generation import generate
 from hookedvid.inputs import from_tokens
 from hookedvid.interventions import as_interventions
+from hookedvid.sweep import sweep
 
 NO_LAYERS = "do not fit a model of 3 blocks, numbered from 0"
 NOT_FINITE = "the logits are not finite: the weights or this dtype overflow, so "
@@ -42,6 +54,11 @@ def ids(*values: int) -> Tensor:
 
 def inputs(frames: int = 2) -> VideoInputs:
     return model().inputs_from_tensors(ids(), pixels(frames))
+
+
+def numbers_as_mask() -> dict[str, Tensor]:
+    _, cache = model().run_with_cache(inputs(), names_filter="mask")
+    return {name: mask.float() for name, mask in cache.items()}
 
 
 def unchecked(function):
@@ -113,6 +130,17 @@ RUNNING = {
     "a loss of one position": (lambda: model()(inputs(), return_type="both", logits_to_keep=1), "every position's"),
     "no options": (lambda: model().answer(inputs()), "no options to choose from: give prepare(..., options=[...])"),
     "no new token": (lambda: model().generate(inputs(), max_new_tokens=0), "is 0; ask for at least one"),
+    "half a token": (
+        lambda: unchecked(generate)(model(), inputs(), max_new_tokens=2.5),
+        "max_new_tokens is 2.5; ask for at least one, by a whole number",
+    ),
+    "no position kept": (lambda: model()(inputs(), logits_to_keep=0), "logits_to_keep is 0; ask for at least one"),
+    "the first position": (lambda: model()(inputs(), logits_to_keep=-1), "logits_to_keep is -1; ask for at least one"),
+    "half a position": (
+        lambda: unchecked(HookedVideoLLM.forward)(model(), inputs(), logits_to_keep=2.5),
+        "logits_to_keep is 2.5; ask for at least one, by a whole number",
+    ),
+    "a sweep of nothing": (lambda: sweep(model(), [], [()]), "no inputs to sweep; give at least one question"),
     "no tokenizer for text": (
         lambda: decoder().generate(ids(1, 2), return_type="text"),
         "this model has no tokenizer to make text with; pass one at loading, or return_type='tokens'",
@@ -145,6 +173,19 @@ INTERVENING = {
     ),
     "no layer": (lambda: model()(inputs(), interventions=LV_K.at("~:")), "LV-K no layer: layers ~0: hold none of this"),
     "no intervention": (lambda: unchecked(as_interventions)(["LV-K"]), "'LV-K' is no intervention; give Knockout"),
+    "a number": (lambda: unchecked(as_interventions)(0), "0 is no intervention; give Knockout, RandomEdges, Patch"),
+    "a source named that is none": (
+        lambda: model()(inputs(), interventions=Patch("z", 1), sources={"source": None}),
+        "patch z layer 2 at all: its source is None; give the cache of another run",
+    ),
+    "an edit of a mask into numbers": (
+        lambda: model()(inputs(), interventions=Edit("mask", 1, lambda m: m * 1.0, "last")),
+        "edit mask layer 2 at last: torch.float32 for a mask; give booleans, True where a query may look",
+    ),
+    "a patch of a mask by numbers": (
+        lambda: model()(inputs(), interventions=Patch("mask", 1, "last", numbers_as_mask())),
+        "patch mask layer 2 at last: torch.float32 for a mask; give booleans, True where a query may look",
+    ),
 }
 
 HOOKING = {
@@ -175,6 +216,10 @@ HOOKING = {
     "a tower without video": (
         lambda: model().run_with_cache(ids(1, 2), names_filter="vision.hook_out"),
         "there is no video to encode; drop the hook or run that part",
+    ),
+    "a mask of numbers": (
+        lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.1.attn.hook_mask", lambda m, hook: m.float())]),
+        "a hook on 'blocks.1.attn.hook_mask' returned torch.float32; return booleans, True where a query may look",
     ),
     "an activation not kept": (
         lambda: model().run_with_cache(inputs(), names_filter="resid_post")[1]["resid_pre", 1],

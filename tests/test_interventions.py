@@ -202,6 +202,11 @@ LATE = {
     "no hook": (lambda: Edit(3, 1, abs), "3 is no hook point; give its name, such as 'resid_post' or 'z'"),
     "a control of a name": (lambda: RandomEdges("LV-K"), "RandomEdges are drawn like a Knockout, and like is 'LV-K'"),
     "half a seed": (lambda: RandomEdges(LV_K, 0.5), "0.5 is not a seed"),
+    "a seed below 0": (lambda: RandomEdges(LV_K, -1), "the seed of RandomEdges is -1; give one from 0 up"),
+    "a seed beyond 64 bits": (lambda: RandomEdges(LV_K, 2**64), "is 18446744073709551616; give one from 0 up, below"),
+    "a text for yes or no": (lambda: Knockout("video", "text", keep_self="no"), "keep_self is 'no'; it can be True or"),
+    "no source": (lambda: Patch("z", 2, source=None), "patch z layer 3 at all: its source is None; give the cache"),
+    "a block by a tensor of floats": (lambda: LV_K.at(torch.tensor(2.0)), "tensor(2.) is no range of layers"),
 }
 
 
@@ -274,6 +279,8 @@ def test_a_patch_from_a_cache_in_memory_has_no_json_form():
         ([Knockout("video", "video", relation="same_frame")], "video→video same frame all layers"),
         ([Patch("resid_post", 3, "video[1]")], "patch resid_post layer 4 at video[1]"),
         ([EarlyExit(18), VT_K.at(LayerRange(0, 8))], "exit after layer 18 + VT-K 1–8"),
+        ([EarlyExit(2, "patches")], "exit after layer 2 of patches"),
+        ([EarlyExit(2, ["video[0]", "newlines"])], "exit after layer 2 of video[0]+newlines"),
     ],
 )
 def test_labels_say_what_was_done_where(values, shown):

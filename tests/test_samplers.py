@@ -1,12 +1,14 @@
 """The sampling rules: golden indices of the code they come from, and laws over all sizes."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookedvid.errors import InputError, VideoError
-from hookedvid.video.samplers import SAMPLERS, sample_indices
+from hookedvid.video.samplers import SAMPLERS, check, sample_indices
 
 # Computed with the evaluators' own code: LLaVA-OneVision's, InternVideo2.5's and VLMEvalKit's.
 GOLDEN = [
@@ -123,7 +125,7 @@ def test_one_fps_becomes_linspace_once_it_has_too_many():
     ("error", "text", "arguments"),
     [
         (InputError, "no sampler 'linespace'; nearest: 'linspace'", dict(sampler="linespace")),
-        (InputError, "n_frames is 0; ask for at least 1 frame", dict(n_frames=0)),
+        (InputError, "n_frames is 0; ask for at least one", dict(n_frames=0)),
         (VideoError, "cannot sample 8 frames of a video that has 0; check", dict(n_total=0)),
         (VideoError, "sampler 'one_fps' needs the frame rate, but fps is None", dict(sampler="one_fps")),
         (VideoError, "sampler 'one_fps' needs the frame rate, but fps is 0", dict(sampler="one_fps", fps=0)),
@@ -149,3 +151,16 @@ def test_more_frames_than_anybody_reads_are_refused_before_they_are_counted_out(
     for sampler in SAMPLERS:
         with pytest.raises(InputError, match=r"n_frames is 1,000,000,000; at most 100,000 at once"):
             sample_indices(sampler, 10, 10**9, fps=1)
+
+
+@pytest.mark.parametrize("n", [2.0, "3", True, None])
+def test_frames_are_counted_in_whole_numbers(n):
+    with pytest.raises(InputError, match=f"n_frames is {n!r}; ask for at least one, by a whole number"):
+        inspect.unwrap(check)("linspace", n)
+    assert sample_indices("linspace", 4, inspect.unwrap(check)("linspace", np.int64(4))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("bound", [[0.5, "1"], ("0", "1"), (0, 1, 2), 3, (False, True)])
+def test_a_bound_is_two_numbers(bound):
+    with pytest.raises(InputError, match=r"bound is .*; give \(start, end\), two numbers of seconds"):
+        inspect.unwrap(sample_indices)("linspace", 300, 8, fps=30, bound=bound)

@@ -13,6 +13,7 @@ from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import VideoInputs
 from hookedvid.interventions import as_interventions
 from hookedvid.nn.kv import KVCache
+from hookedvid.values import counted
 
 
 def generate(
@@ -47,8 +48,7 @@ def generate(
     `end`. verbose shows a progress bar.
     return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; ask for at least one")
+    max_new_tokens = counted("max_new_tokens", max_new_tokens)
     warpers = _warpers(do_sample, temperature, top_k, top_p)
     ends = _stop_texts(model, stop_strings, return_type)
     batch, given = model.inputs_of(input), as_interventions(interventions)

@@ -4,14 +4,13 @@ A value gives the mask, the label, the record and the share of attention left; c
 hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of a study.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex, TypeVar
 
 from hookedvid.errors import InterventionError
 from hookedvid.layout import as_selector
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values import as_whole, from_dict, to_dict
 
 Relation = Literal["any", "same_frame", "other_frame"]
 
@@ -103,8 +102,8 @@ def as_range(layers: object) -> LayerRange:
         return LayerRange.parse(layers)
     if isinstance(layers, range) and layers.step == 1:
         return LayerRange(layers.start, layers.stop)
-    if isinstance(layers, SupportsIndex) and not isinstance(layers, bool):
-        return LayerRange(operator.index(layers), operator.index(layers) + 1)
+    if (block := as_whole(layers)) is not None:
+        return LayerRange(block, block + 1)
     raise InterventionError(
         f'{layers!r} is no range of layers; write 7, "12:16", "12:", "~12:16" or LayerRange(12, 16)'
     )
@@ -112,9 +111,16 @@ def as_range(layers: object) -> LayerRange:
 
 def as_number(value: object, what: str) -> int:
     """A whole number, of numpy or torch as well. Raises InterventionError, saying `what` it should have been."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if (number := as_whole(value)) is None:
         raise InterventionError(f"{value!r} is not {what}; give a whole number")
-    return operator.index(value)
+    return number
+
+
+def as_source(value: Any, what: str) -> Any:
+    """What a patch can take activations from by their names. Raises InterventionError for what holds none."""
+    if isinstance(value, str) or not hasattr(value, "__getitem__"):
+        raise InterventionError(f"{what}: its source is {value!r}; give the cache of another run")
+    return value
 
 
 def _as_block(layer: object, what: str) -> int:
@@ -163,6 +169,8 @@ class Knockout:
         _set(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
         if self.relation not in ("any", "same_frame", "other_frame"):
             raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
+        if not isinstance(self.keep_self, bool):
+            raise InterventionError(f"keep_self is {self.keep_self!r}; it can be True or False")
 
     def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Knockout":
         """The same knockout in other layers."""
@@ -190,6 +198,8 @@ class RandomEdges:
         if not isinstance(self.like, Knockout):
             raise InterventionError(f"RandomEdges are drawn like a Knockout, and like is {self.like!r}")
         _set(self, seed=as_number(self.seed, "a seed"))
+        if not 0 <= self.seed < 2**64:
+            raise InterventionError(f"the seed of RandomEdges is {self.seed}; give one from 0 up, below 2**64")
 
     @property
     def layers(self) -> LayerRange:
@@ -229,6 +239,8 @@ class Patch:
 
     def __post_init__(self):
         _set(self, layer=_as_block(self.layer, "Patch"), at=as_selector(self.at), hook=_as_hook(self.hook))
+        if not isinstance(self.source, str):
+            as_source(self.source, self.label())
 
     def label(self) -> str:
         """For tables and plots; the layer counted from 1."""
@@ -286,8 +298,8 @@ class EarlyExit:
         return Knockout(self.drop, "all", LayerRange(self.layer))
 
     def label(self) -> str:
-        """For tables and plots."""
-        return f"exit after layer {self.layer}"
+        """For tables and plots; what leaves is said where it is not the whole video."""
+        return f"exit after layer {self.layer}" + ("" if self.drop == "video" else f" of {self.drop}")
 
 
 Intervention = Knockout | RandomEdges | Patch | Edit | EarlyExit
@@ -321,7 +333,7 @@ def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> t
     """One intervention, several or none as a tuple. Raises InterventionError on anything else."""
     if given is None:
         return ()
-    several = (given,) if isinstance(given, Intervention) else tuple(given)
+    several = tuple(given) if isinstance(given, Iterable) else (given,)
     for g in several:
         if not isinstance(g, Intervention):
             raise InterventionError(

@@ -36,6 +36,7 @@ from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
 from hookedvid.plan import RunPlan, blocks_run
 from hookedvid.reading import Probes, read_attention
+from hookedvid.values import counted
 from hookedvid.video.prompt import QuestionForm
 from hookedvid.weight_views import WeightViews
 
@@ -224,6 +225,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 return self.vision(self._pixels(input), self.kernel)
         if return_type not in (None, "logits", "loss", "both"):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
+        keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         given = as_interventions(interventions)
         plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
@@ -241,8 +243,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             resid = self._run_blocks(resid, plan, kv_cache, start, stop, probes)
             if stop_at_layer is not None:
                 return resid
-            if logits_to_keep is not None:
-                resid = resid[:, -logits_to_keep:]
+            if keep is not None:
+                resid = resid[:, -keep:]
             logits = self.unembed(self.ln_final(resid)) if return_type is not None else None
             return self._returned(logits, return_type, batch, plan, loss_per_token)
 

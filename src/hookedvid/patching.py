@@ -10,7 +10,7 @@ from torch import Tensor
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Intervention, Patch
+from hookedvid.interventions import Edit, Intervention, Patch, as_source
 from hookedvid.plan import RunPlan
 
 
@@ -184,6 +184,7 @@ class _Taken(NamedTuple):
     def value(self, act: Tensor, which: Tensor) -> Tensor:
         """As `Write.value`."""
         taken = self.act.index_select(self.axis, self.rows[which].to(self.act.device))
+        _check_mask(self.label, taken, act)
         if self.axis == 2:
             seen = _seen(self.keys, self.positions[which], self.n_prompt)
             taken = taken.index_select(-1, seen.to(taken.device))
@@ -197,13 +198,18 @@ class _Taken(NamedTuple):
 
 def _source(patch: Patch, sources: Mapping[str, Any] | None) -> Any:
     if not isinstance(patch.source, str):
-        return patch.source
+        return patch.source  # looked at where the patch was made
     if not sources or patch.source not in sources:
         raise InterventionError(
             f"{patch.label()} takes its activation from {patch.source!r}; pass sources={{{patch.source!r}: cache}} "
             f"(given: {sorted(sources or ())})"
         )
-    return sources[patch.source]
+    return as_source(sources[patch.source], patch.label())
+
+
+def _check_mask(label: str, given: Tensor, act: Tensor) -> None:
+    if act.dtype == torch.bool and given.dtype != torch.bool:
+        raise InterventionError(f"{label}: {given.dtype} for a mask; give booleans, True where a query may look")
 
 
 def _checked(edit: Edit) -> Callable[[Tensor, Tensor], Tensor]:
@@ -212,6 +218,7 @@ def _checked(edit: Edit) -> Callable[[Tensor, Tensor], Tensor]:
         if not isinstance(out, Tensor) or out.shape != act.shape:
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise InterventionError(f"{edit.label()}: fn gave {given} for {tuple(act.shape)}; return the same shape")
+        _check_mask(edit.label(), out, act)
         return out
 
     return value

@@ -304,6 +304,8 @@ def sweep(
     inputs: questions on one video. progress: told how many cells are done. read: what to keep of a cell instead, from
     the question's index and the logits [last, d_vocab] of its positions `last`, several where inputs hold an answer.
     """
+    if not inputs:
+        raise InputError("no inputs to sweep; give at least one question on a video")
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
     with model.turn(hooked=any(isinstance(i, Patch | Edit) for c in conditions for i in c)):
         check_sweepable(model)

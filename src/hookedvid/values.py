@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import operator
 import sys
 import types
 import typing
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
-from hookedvid.errors import HookedVidError, nearest
+from hookedvid.errors import HookedVidError, InputError, nearest
 
 T = TypeVar("T")
 
@@ -20,6 +22,27 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number, of numpy or torch as well, as an int; None for anything else, True and 2.0 among it."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def counted(name: str, value: Any) -> int:
+    """A whole number of 1 or more, as an int. Raises InputError, naming what was to be counted."""
+    number = as_whole(value)
+    if number is None or number < 1:
+        raise InputError(f"{name} is {value!r}; ask for at least one, by a whole number")
+    return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, of numpy as well; True is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def to_dict(value: Any) -> Any:

@@ -256,7 +256,13 @@ class Attention(nn.Module):
         if mask is None:
             mask = torch.ones(1, 1, q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         # A copy: an edit in place must not reach other layers that share the mask.
-        return self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
+        hooked = self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
+        if not isinstance(hooked, Tensor) or hooked.dtype != torch.bool:
+            given = hooked.dtype if isinstance(hooked, Tensor) else type(hooked).__name__
+            raise HookError(
+                f"a hook on {self.hook_mask.name!r} returned {given}; return booleans, True where a query may look"
+            )
+        return hooked
 
     def _project(
         self,

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hookedvid.errors import InputError
+from hookedvid.values import is_number
 from hookedvid.video.decode import decode, fill, read_track
 from hookedvid.video.pictures import upright_rgb
 from hookedvid.video.refusals import refusal, unreadable
@@ -93,8 +94,8 @@ def read_clip(
     Raises VideoError for every source whose sampled frames cannot be had exactly; InputError for an unknown
     sampler, or `n_frames` or `folder_fps` out of range.
     """
-    if folder_fps is not None and not 0 < folder_fps < math.inf:
-        raise InputError(f"folder_fps is {folder_fps}; give frames per second, or None where unknown")
+    if folder_fps is not None and not (is_number(folder_fps) and 0 < folder_fps < math.inf):
+        raise InputError(f"folder_fps is {folder_fps!r}; give frames per second, or None where unknown")
     choose = partial(sample_indices, sampler, n_frames=n_frames, bound=bound)
     fps = None if folder_fps is None else float(folder_fps)
     if isinstance(video, (str, os.PathLike)):

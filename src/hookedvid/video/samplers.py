@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hookedvid.errors import InputError, VideoError, nearest
+from hookedvid.values import counted, is_number
 
 # Frames of one sample, an hour's at 27 a second: more than any model reads, and 15 GB at 224 x 224.
 MOST = 100_000
@@ -42,10 +43,12 @@ def sample_indices(
     of MVBench for `mid_segment`, applied alike to the other samplers. It counts frames at the average rate,
     so with a variable frame rate it is not a cut by time.
 
-    Raises InputError as `check` does; VideoError where this video cannot serve:
-    no frames, no frame rate where one is needed, or a bound that holds no frame.
+    Raises InputError as `check` does, and for a bound that is no two numbers; VideoError where this video cannot
+    serve: no frames, no frame rate where one is needed, or a bound that holds no frame.
     """
-    check(sampler, n_frames)
+    n_frames = check(sampler, n_frames)
+    if bound is not None:
+        _check_bound(bound)
     if n_total < 1:
         raise VideoError(f"cannot sample {n_frames} frames of a video that has {n_total}; check the video")
     if (sampler == "one_fps" or bound is not None) and not (fps and 0 < fps < math.inf):
@@ -56,14 +59,22 @@ def sample_indices(
     return SAMPLERS[sampler](first, last, n_frames, float(fps or 0))
 
 
-def check(sampler: str, n_frames: int) -> None:
-    """Raises InputError for an unknown sampler, or `n_frames` below 1 or above MOST: it needs no video."""
+def check(sampler: str, n_frames: int) -> int:
+    """`n_frames` as an int. Raises InputError for an unknown sampler, or for no whole number from 1 to MOST.
+
+    It needs no video.
+    """
     if sampler not in SAMPLERS:
         raise InputError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")
-    if n_frames < 1:
-        raise InputError(f"n_frames is {n_frames}; ask for at least 1 frame")
+    n_frames = counted("n_frames", n_frames)
     if n_frames > MOST:
         raise InputError(f"n_frames is {n_frames:,}; at most {MOST:,} at once: sample parts of the video, with `bound`")
+    return n_frames
+
+
+def _check_bound(bound: object) -> None:
+    if not (isinstance(bound, tuple | list) and len(bound) == 2 and all(map(is_number, bound))):
+        raise InputError(f"bound is {bound!r}; give (start, end), two numbers of seconds")
 
 
 def _within(bound: tuple[float | int, float | int], n_total: int, fps: float) -> tuple[int, int]:
