@@ -5,13 +5,15 @@ import json
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from hookedvid.errors import DataError, RunError
 from hookedvid.files import open_regular, written
@@ -171,16 +173,26 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":
 
     rows = list(rows)
     names = dict.fromkeys(name for fields in dict.fromkeys(map(tuple, rows)) for name in fields if name not in SHARED)
-    columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
-    cuts, settings = ({id(row[name]): row[name] for row in rows} for name in SHARED)  # of many rows one object each
-    texts = {i: json.dumps(cut, ensure_ascii=False) for i, cut in cuts.items()}
-    columns["interventions"] = [texts[id(row["interventions"])] for row in rows]
+    columns: dict[str, Any] = {name: [_utf8(row.get(name)) for row in rows] for name in names}
+    # Of many rows these are one object each, so a column of theirs is made of few values.
+    cuts, settings = ({id(row[name]): row[name] for row in rows} for name in SHARED)
+    texts = [utf8(json.dumps(cut, ensure_ascii=False)) for cut in cuts.values()]
+    columns["interventions"] = pd.Series(texts).array.take(_places(rows, "interventions", cuts))
+    where = _places(rows, "settings", settings)
     for name in dict.fromkeys(name for several in settings.values() for name in several):
-        values = {i: several.get(name) for i, several in settings.items()}
-        columns[f"settings.{name}"] = [values[id(row["settings"])] for row in rows]
-    for name, values in columns.items():
-        columns[name] = [utf8(value) if isinstance(value, str) else value for value in values]
+        values = pd.Series([_utf8(several.get(name)) for several in settings.values()])
+        columns[f"settings.{name}"] = values.array.take(where)
     return pd.DataFrame(columns)
+
+
+def _places(rows: Sequence[Mapping[str, Any]], name: str, objects: Mapping[int, Any]) -> Int[np.ndarray, " row"]:
+    """Of each row which of the objects its field is, counted from 0."""
+    place = {i: n for n, i in enumerate(objects)}
+    return np.array([place[id(row[name])] for row in rows], dtype=int)
+
+
+def _utf8(value: Any) -> Any:
+    return utf8(value) if isinstance(value, str) else value
 
 
 def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
