@@ -345,6 +345,16 @@ def test_files_of_the_cache_are_the_users_alone(video, cache):
     assert (path.stat().st_mode & 0o777, cache.folder.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
+def test_a_file_of_another_clip_counts_as_none(video, cache):
+    few, many = asked(video), replace(asked(video), n_frames=asked(video).n_frames + 1)
+    with Decoders(1, cache=cache) as decoders:
+        right = decoders.submit(few).result().clip
+        decoders.submit(many).result()
+        cache.path(few).write_bytes(cache.path(many).read_bytes())
+        assert cache.load(few) is None and not cache.path(few).exists()
+        assert_same(decoders.submit(few).result().clip, right)
+
+
 def test_a_damaged_file_counts_as_none_and_is_made_again(video, cache):
     request = asked(video)
     with Decoders(1, cache=cache) as decoders:

@@ -200,6 +200,37 @@ def test_one_stop_string_is_one_text():
     assert model.generate(inputs, max_new_tokens=4, return_type="text", stop_strings="never said") == text
 
 
+def test_a_text_in_a_batch_ends_at_its_own_stop_string():
+    model = random_model("llava-video")
+    items = [rich_inputs(model, seed=s) for s in (1, 2)]
+    texts = model.generate(VideoInputs.stack(items), max_new_tokens=8, return_type="text", stop_at_eos=False)
+    stop = next(texts[0][i : i + 2] for i in range(3) if texts[0][i : i + 2] not in texts[1])
+    alone = [
+        model.generate(i, max_new_tokens=8, return_type="text", stop_strings=stop, stop_at_eos=False) for i in items
+    ]
+    assert len(alone[0]) < len(texts[0]) and alone[1] == texts[1], "one ends, the other goes on"
+    for cached in (True, False):
+        both = model.generate(
+            VideoInputs.stack(items), max_new_tokens=8, return_type="text", stop_strings=stop, stop_at_eos=False,
+            use_past_kv_cache=cached,
+        )  # fmt: skip
+        assert both == alone
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stop_strings": [1]}, "stop strings are texts"),
+        ({"return_type": "token"}, "it can be 'text', 'tokens' or None"),
+    ],
+)
+def test_ways_to_stop_and_to_answer_that_are_none_are_refused(given, said):
+    model = random_model("llava-video")
+    with pytest.raises(InputError, match=said):
+        model.generate(random_inputs(model), **given)
+    model.generate(random_inputs(model), max_new_tokens=1, stop_strings=None)
+
+
 def test_a_stop_token_ends_the_item_and_the_batch_waits_for_all():
     model = random_model("llava-video")
     items = [rich_inputs(model, seed=s) for s in (1, 2)]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         RandomEdges,
     )
     from hookedvid.layout import Segment, TokenLayout
+    from hookedvid.masks import NoEdgeWarning
     from hookedvid.model import HookedVideoLLM
     from hookedvid.patching import patch_sweep
     from hookedvid.session import Session
@@ -70,6 +71,7 @@ _HOMES = {
         "VT_K",
     ),
     "layout": ("Segment", "TokenLayout"),
+    "masks": ("NoEdgeWarning",),
     "model": ("HookedVideoLLM",),
     "patching": ("patch_sweep",),
     "session": ("Session",),
@@ -91,6 +93,7 @@ __all__ = [
     "Knockout",
     "LayerRange",
     "MergeConfig",
+    "NoEdgeWarning",
     "Patch",
     "ProjectorConfig",
     "RandomEdges",

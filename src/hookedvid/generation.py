@@ -30,7 +30,7 @@ def generate(
     generator: torch.Generator | None = None,
     stop_at_eos: bool = True,
     eos_token_id: int | Sequence[int] | None = None,
-    stop_strings: str | Sequence[str] = (),
+    stop_strings: str | Sequence[str] | None = (),
     use_past_kv_cache: bool = True,
     streamer: Any = None,
     verbose: bool = False,
@@ -46,7 +46,7 @@ def generate(
     any of the three without do_sample.
     eos_token_id: the tokenizer's and the template's unless given. streamer: anything with transformers' `put` and
     `end`. verbose shows a progress bar.
-    return_type: text where the model has a tokenizer, else ids; finished items repeat their stop token.
+    return_type: text where the model has a tokenizer, else ids; finished items repeat their last id, texts end there.
     """
     max_new_tokens = counted("max_new_tokens", max_new_tokens)
     warpers = _warpers(do_sample, temperature, top_k, top_p)
@@ -56,12 +56,14 @@ def generate(
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
+    lengths = torch.zeros_like(done, dtype=torch.long)
     for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
         logits = model(batch, interventions=given, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
         chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, generator)
         if new:
             chosen = torch.where(done, new[-1], chosen)
         new.append(chosen)
+        lengths += ~done
         if streamer is not None:
             streamer.put(chosen.cpu())
         done |= torch.isin(chosen, torch.tensor(sorted(stops), device=chosen.device, dtype=chosen.dtype))
@@ -72,21 +74,25 @@ def generate(
         batch = batch.extend(chosen[:, None])
     if streamer is not None:
         streamer.end()
-    return _returned(model, torch.stack(new, 1), stops, return_type)
+    return _returned(model, torch.stack(new, 1), lengths, stops, return_type)
 
 
-def _returned(model: Any, ids: Tensor, stops: set[int], return_type: str | None) -> Any:
+def _returned(model: Any, ids: Tensor, lengths: Tensor, stops: set[int], return_type: str | None) -> Any:
     if return_type == "tokens" or (return_type is None and model.tokenizer is None):
         return ids
     texts = []
-    for row in ids.tolist():
-        end = next((i for i, t in enumerate(row) if t in stops), len(row))
+    for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
+        end = next((i for i, t in enumerate(row) if t in stops), length)
         texts.append(model.tokenizer.decode(row[:end], skip_special_tokens=True).strip())
     return texts[0] if len(texts) == 1 else texts
 
 
-def _stop_texts(model: Any, given: str | Sequence[str], return_type: str | None) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given)
+def _stop_texts(model: Any, given: str | Sequence[str] | None, return_type: str | None) -> tuple[str, ...]:
+    if return_type not in (None, "text", "tokens"):
+        raise InputError(f"return_type is {return_type!r}; it can be 'text', 'tokens' or None")
+    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    if any(not isinstance(text, str) for text in texts):
+        raise InputError(f"stop strings are texts, and these are {given!r}; stop at ids by eos_token_id")
     if "" in texts:
         raise InputError("a stop string is empty, which every text holds; leave it out")
     if (texts or return_type == "text") and model.tokenizer is None:

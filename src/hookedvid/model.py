@@ -303,8 +303,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     def answer(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> Answer:
         """The option chosen for a single item, by the logits of the options' letters at the end of its prompt."""
-        if inputs.batch_size != 1:
-            raise InputError(f"answer is about one item, and this batch holds {inputs.batch_size}: use answers")
+        if (n := self.inputs_of(inputs).batch_size) != 1:
+            raise InputError(f"answer is about one item, and this batch holds {n}: use answers")
         return self.answers(inputs, interventions, sources=sources)[0]
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from hookedvid.video.frames import Clip, Number, read_clip
 from hookedvid.video.refusals import changed
 from hookedvid.video.source import content_hash, identity, video_hash
 
-FORMAT = 3  # of the files, their names, and the pixels in them: raised whenever any of these changes
+FORMAT = 4  # of the files, their names, and the pixels in them: raised whenever any of these changes
 SUFFIX = ".npz"
 STALE = 24 * 3600  # seconds after which what a killed process left half written is cleared away
 
@@ -63,15 +63,18 @@ class ClipRequest:
 def save_clip(clip: Clip, path: Path) -> None:
     """Write a clip's file, which is its user's alone; it appears whole or not at all. Raises OSError."""
     about = {name: value for name, value in clip._asdict().items() if name not in ("frames", "source")}
+    about["file"] = path.name  # which says what the clip is of
     with written(path, 0o600) as part, part.open("wb") as file:
         np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), frames=clip.frames)
 
 
 def load_clip(path: Path, source: str) -> Clip | None:
-    """The clip of a file, made of `source`; None unless it is there and whole."""
+    """The clip of a file, made of `source`; None unless it is there, whole, and under the name it was written as."""
     try:
         with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
             about, frames = json.loads(kept["about"].tobytes()), kept["frames"]
+        if about.pop("file") != path.name:
+            return None
         listed = {name: tuple(about[name]) for name in ("indices", "times") if about[name] is not None}
         return Clip(frames=frames, source=source, **about | listed)
     except Exception:  # what can be wrong with changed bytes has no end, and all of it means: not whole
