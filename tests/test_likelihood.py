@@ -180,7 +180,7 @@ def model(folder):
 
 @pytest.mark.parametrize("task", ["captions", "answers"])
 def test_rows_are_the_plain_runs_and_sharing_work_moves_them_by_rounding(folder, model, tmp_path, monkeypatch, task):
-    monkeypatch.setattr(running, "AUDITED", 10)
+    monkeypatch.setattr(running, "AUDITED", 1)
     rows, study = {}, Study(scoring="likelihood", protocols=("cumulative", "all-layers", "random-control"))
     annotations, audit = folder / "set" / f"{task}.jsonl", running.Audit()
     for reuse in ("none", "layers", "layers+positions"):
