@@ -1,10 +1,12 @@
 """Calls that cannot be meant: each is refused with what was asked, what exists and what to do."""
 
 import inspect
+import re
 from functools import cache
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import Tensor
 
 from hookedvid import (
@@ -219,7 +221,7 @@ HOOKING = {
     ),
     "a mask of numbers": (
         lambda: model().run_with_hooks(inputs(), fwd_hooks=[("blocks.1.attn.hook_mask", lambda m, hook: m.float())]),
-        "a hook on 'blocks.1.attn.hook_mask' returned torch.float32; return booleans, True where a query may look",
+        "of torch.bool on cpu, True where a query may look",
     ),
     "an activation not kept": (
         lambda: model().run_with_cache(inputs(), names_filter="resid_post")[1]["resid_pre", 1],
@@ -246,6 +248,35 @@ def test_layers_and_interventions_that_do_not_fit_are_refused(call, said):
 @pytest.mark.parametrize(("call", "said"), HOOKING.values(), ids=HOOKING)
 def test_hooks_that_cannot_fire_are_refused(call, said):
     refused(HookError, call, said)
+
+
+NO_PAIRS = {
+    "no name": ([(None, print)], f"fwd_hooks: (None, {print!r}) is no name with its function; give pairs"),
+    "a pair alone": (("hook_embed", print), "fwd_hooks: 'hook_embed' is no name with its function"),
+    "a mapping": ({"hook_embed": print}, "fwd_hooks: 'hook_embed' is no name with its function"),
+    "nothing": (None, "fwd_hooks: None is no name with its function"),
+    "no function": ([("hook_embed", None)], "fwd_hooks: ('hook_embed', None) is no name with its function"),
+    "a pattern": ([(re.compile("z"), print)], "re.compile('z') is no name of a hook point"),
+}
+
+
+@pytest.fixture
+def unannotated():
+    config.update("jaxtyping_disable", True)  # which would check these calls' annotations first
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(("hooks", "said"), NO_PAIRS.values(), ids=NO_PAIRS)
+def test_hooks_that_are_no_names_with_functions_are_refused(hooks, said, unannotated):
+    refused(HookError, lambda: model().run_with_hooks(inputs(), fwd_hooks=hooks), said)
+    with pytest.raises(HookError), model().hooks(hooks):
+        pass
+    for name, hook in hooks if isinstance(hooks, list) else ():
+        refused(HookError, lambda name=name, hook=hook: model().add_hook(name, hook), said.removeprefix("fwd_hooks: "))
+    if hooks:
+        refused(HookError, lambda: model().run_with_cache(inputs(), names_filter=re.compile("z")), "no name of a hook")
+    assert not model().list_hooks()
 
 
 def refused(error: type[Exception], call, said: str) -> None:

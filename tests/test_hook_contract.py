@@ -113,6 +113,37 @@ def test_an_edit_at_any_point_reaches_the_last_logits_alone_and_in_place_alike(n
     assert torch.equal(model(inputs), intact)
 
 
+def other_dtype(a: Tensor, hook) -> Tensor:
+    return a.int() if a.dtype == torch.bool else a.float()
+
+
+NOT_AS_GIVEN = {
+    "one of a batch's": lambda a, hook: a[:1],
+    "one axis less": lambda a, hook: a[0],
+    "one position's": lambda a, hook: a[:, :1],
+    "a number": lambda a, hook: a.new_zeros(()),
+    "another dtype": other_dtype,
+    "a tuple": lambda a, hook: (a,),
+    "plain Python": lambda a, hook: False,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", NOT_AS_GIVEN)
+def test_what_a_hook_returns_is_as_what_it_was_given_or_refused(way):
+    model = random_model("llava-video", n_layers=1)
+    inputs = random_inputs(model, n_frames=2)
+    batch = VideoInputs.stack([inputs, inputs])
+    for point in [n for n in model.hook_dict if ".1." not in n]:
+        if way == "one position's" and point.endswith("hook_mask"):  # which all heads share in one already
+            continue
+        with pytest.raises(HookError, match=f"a hook on '{re.escape(point)}' returned "):
+            model.run_with_hooks(batch, fwd_hooks=[(point, NOT_AS_GIVEN[way])])
+    heads = model.cfg.n_heads
+    own = model.run_with_hooks(batch, fwd_hooks=[("blocks.0.attn.hook_mask", lambda a, hook: a.repeat(1, heads, 1, 1))])
+    assert apart(own, model(batch)) < ROUNDING, "a mask of each head's own"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["llava-video", "internvideo2.5", "text"])
 def test_an_edit_anywhere_is_the_same_whatever_else_is_listened_to(name):

@@ -119,13 +119,16 @@ class HookVerbs(HookedRootModule):
                 f"no hook point {name!r}; {nearest(name, self.hook_dict)} "
                 f"({len(self.hook_dict)} hook points: model.hook_dict)"
             )
-        return self.hook_dict[name]
+        point = self.hook_dict[name]
+        assert isinstance(point, HookPoint)
+        return point
 
-    def _points(self, name: str | Callable[[str], bool]) -> list[HookPoint]:
+    def _points(self, name: Any) -> list[HookPoint]:
         return [self.hook_point(n) for n in ([name] if isinstance(name, str) else self.names(name))]
 
     def add_hook(self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any) -> None:
         """Attach `hook(tensor, hook) -> tensor | None` until `reset_hooks`; `name` is full, or a predicate."""
+        _pairs([(name, hook)], "add_hook")
         if isinstance(name, str):
             self.hook_point(name)
         else:
@@ -153,7 +156,7 @@ class HookVerbs(HookedRootModule):
         point run in the order of their list. Until the end other threads' runs of this model wait: do not wait inside
         for a thread that runs it.
         """
-        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+        fwd_hooks, bwd_hooks = _pairs(fwd_hooks, "fwd_hooks"), _pairs(bwd_hooks, "bwd_hooks")
         added = []
         with self.turns.alone() if fwd_hooks or bwd_hooks else nullcontext():
             try:
@@ -188,7 +191,7 @@ class HookVerbs(HookedRootModule):
         Raises HookError for a name that does not exist or cannot fire in this run (a tower hook on text, a
         block beyond `stop_at_layer`). Backward hooks need `reset_hooks_end=False`, or `model.hooks()`.
         """
-        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+        fwd_hooks, bwd_hooks = _pairs(fwd_hooks, "fwd_hooks"), _pairs(bwd_hooks, "bwd_hooks")
         if bwd_hooks and reset_hooks_end:
             raise HookError(
                 "backward hooks would be gone before backward() runs; pass reset_hooks_end=False, or call "
@@ -290,8 +293,18 @@ def _has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
 
 def _several(names_filter: Any) -> list[Any]:
     """The names of a filter that is no predicate."""
-    one = isinstance(names_filter, str) or _has_layer(names_filter)
+    one = isinstance(names_filter, str) or _has_layer(names_filter) or not isinstance(names_filter, Iterable)
     return [names_filter] if one else list(names_filter)
+
+
+def _pairs(hooks: Any, what: str) -> list[tuple[Any, Callable]]:
+    """The hooks of a list of them. Raises HookError for anything that is no name, or names, with a function."""
+    pairs = list(hooks) if isinstance(hooks, Iterable) else [hooks]
+    for pair in pairs:
+        good = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        if not good or pair[0] is None or not callable(pair[1]):
+            raise HookError(f"{what}: {pair!r} is no name with its function; give pairs (name, function) in a list")
+    return pairs
 
 
 def _saver(

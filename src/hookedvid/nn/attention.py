@@ -176,6 +176,7 @@ class Attention(nn.Module):
             self.hook_rot_q = HookPoint()  # [batch, pos, head, d_head]
             self.hook_rot_k = HookPoint()  # [batch, pos, kv_head, d_head]
         self.hook_mask = HookPoint()  # [batch, head or 1, query, key], True = may look
+        self.hook_mask.n_heads = n_heads
         self.hook_attn_scores = HookPoint()  # [batch, head, query, key], -inf where cut
         self.hook_pattern = HookPoint()  # [batch, head, query, key]
         self.hook_z = HookPoint()  # [batch, pos, head, d_head]
@@ -256,13 +257,7 @@ class Attention(nn.Module):
         if mask is None:
             mask = torch.ones(1, 1, q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         # A copy: an edit in place must not reach other layers that share the mask.
-        hooked = self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
-        if not isinstance(hooked, Tensor) or hooked.dtype != torch.bool:
-            given = hooked.dtype if isinstance(hooked, Tensor) else type(hooked).__name__
-            raise HookError(
-                f"a hook on {self.hook_mask.name!r} returned {given}; return booleans, True where a query may look"
-            )
-        return hooked
+        return self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
 
     def _project(
         self,

@@ -1,14 +1,18 @@
 """TransformerLens's building blocks, imported here alone, and what asks whether one is in use."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.FactoredMatrix import FactoredMatrix
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.hook_points import HookPoint as LensHookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.slice import Slice
+
+from hookedvid.errors import HookError
 
 __all__ = [
     "ActivationCache",
@@ -23,6 +27,32 @@ __all__ = [
     "untouched",
     "with_path",
 ]
+
+
+class HookPoint(LensHookPoint):
+    """TransformerLens's; what its hooks return must be as what they were given, or the next sum would broadcast it.
+
+    n_heads: of a mask that all heads share, of which a hook may give each its own.
+    """
+
+    n_heads = 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The activation as its hooks leave it. Raises HookError where one returned something else."""
+        out = super().__call__(*args, **kwargs)
+        if out is not args[0]:
+            self._check(args[0], out)
+        return out
+
+    def _check(self, given: Tensor, out: Any) -> None:
+        expected = f"{tuple(given.shape)} of {given.dtype} on {given.device}"
+        if not isinstance(out, Tensor):
+            raise HookError(f"a hook on {self.name!r} returned {type(out).__name__}; return None or {expected}")
+        shapes = [given.shape, torch.Size([*given.shape[:1], self.n_heads, *given.shape[2:]])]
+        if out.shape not in shapes[: 1 + (self.n_heads > 1)] or out.dtype != given.dtype or out.device != given.device:
+            returned = f"{tuple(out.shape)} of {out.dtype} on {out.device}"
+            what = ", True where a query may look" if given.dtype == torch.bool else ""
+            raise HookError(f"a hook on {self.name!r} returned {returned}; return {expected}{what}")
 
 
 def listening(*points: nn.Module) -> bool:
