@@ -73,3 +73,12 @@ def test_hooks_edits_and_patches_act_in_compiled_models(way):
     assert torch.equal(found, plain.attention(inputs, queries="last", layers=[0])[0])
     assert backend.runs == before
     assert torch.equal(run(inputs), plain(inputs)) and (backend.runs > before) == (way != "torch.compile")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_compiled_models_are_saved_as_what_they_were(way, tmp_path):
+    plain = random_model("text", n_layers=1)
+    compiled(way, copy.deepcopy(plain), Backend()).save_pretrained(tmp_path)
+    again = type(plain).from_pretrained(tmp_path)
+    inputs = random_inputs(plain)
+    assert torch.equal(again(inputs), plain(inputs))

@@ -166,7 +166,9 @@ def save(model: Any, folder: str | Path) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: p.detach().cpu().contiguous() for k, p in model.named_parameters()}
+    # torch.compile(block) in a block's place holds the block as `_orig_mod`.
+    named = {k.replace("._orig_mod.", "."): p for k, p in model.named_parameters()}
+    tensors = {k: p.detach().cpu().contiguous() for k, p in named.items()}
     with written(folder / "model.safetensors") as part:
         mode = part.stat().st_mode
         save_file(tensors, part, {DTYPES: "kept"})
