@@ -261,6 +261,8 @@ def test_a_submission_names_every_clip(tmp_path):
     assert path == tmp_path / "submissions" / "inference_results_egoschema_MC_2026-11-02-03-04-05.json"
     assert path.read_text() == json.dumps(answers, indent=4) and path.read_text().startswith('{\n    "uid-0": 2,')
     assert submission.write(answers, tmp_path) == path and len(list(path.parent.iterdir())) == 1
+    other = submission.write(answers | {"uid-0": 1}, tmp_path, datetime(2026, 11, 2, 3, 4, 5))
+    assert other != path and json.loads(path.read_text()) == answers, "another condition's, of the same second"
     with pytest.raises(DataError, match=r"no condition 'base' was run \(nearest: 'baseline'"):
         submission.submission(items, read, "base")
     with pytest.raises(DataError, match="two questions are on 'uid-0'"):

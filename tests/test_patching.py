@@ -4,12 +4,15 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 
 from hookedvid import LV_K, EarlyExit, HookedVideoLLM, LayerRange, Patch, VideoInputs, patch_sweep, small_config
-from hookedvid.errors import InterventionError, SelectorError
+from hookedvid.errors import InputError, InterventionError, SelectorError
 from hookedvid.patching import hook_of
+from hookedvid.sweep import sweep
 
 TEXT = tuple(range(20, 26))
 
@@ -175,6 +178,48 @@ def test_a_sweep_holds_the_numbers_of_full_runs(hook):
             full = metric(logits(inputs(0), Patch(hook, layer, f"video[{frame}]", source(1, hook))))
             assert found[layer, frame] == full
     assert found.unique().numel() > 6 - 3 * (hook == "mlp_out")
+
+
+@pytest.mark.parametrize(
+    "layers", [LayerRange(1, 3), "1:3", np.array([1, 2]), range(1, 3), ["1", torch.tensor(2)]], ids=repr
+)
+def test_a_patch_sweep_takes_every_spelling_of_layers(layers, unannotated):
+    found = patch_sweep(model(), inputs(0), source(1), metric, at="last", layers=layers)
+    assert torch.equal(found, patch_sweep(model(), inputs(0), source(1), metric, at="last", layers=[1, 2]))
+    assert patch_sweep(model(), inputs(0), source(1), metric, at="last", layers=np.int64(1)).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"at": []}, "nothing to patch: at = [], layers = [0, 1, 2]"),
+        ({"layers": []}, "layers = []; give at least one of each"),
+        ({"layers": -1}, "holds no layer"),
+        ({"layers": [0, 3]}, "reach beyond this model's 3 blocks"),
+        ({"metric": lambda logits: logits[0, -1]}, "the metric gave (300,); it must give one number"),
+        ({"metric": lambda logits: None}, "the metric gave NoneType; it must give one number"),
+    ],
+    ids=repr,
+)
+def test_a_patch_sweep_without_a_number_for_each_cell_is_refused(asked, said, unannotated):
+    given = {"metric": metric, "at": "last", **asked}
+    with pytest.raises(InterventionError) as e:
+        patch_sweep(model(), inputs(0), source(1), **given)
+    assert said in str(e.value)
+
+
+def test_a_condition_of_a_sweep_may_be_one_intervention_as_for_the_model(unannotated):
+    alone, listed = (sweep(model(), [inputs(0)], c) for c in ([LV_K, EarlyExit(1)], [[LV_K], [EarlyExit(1)]]))
+    assert all(torch.equal(a, b) for a, b in zip(alone[0], listed[0], strict=True))
+    with pytest.raises(InputError, match="one input alone to sweep"):
+        sweep(model(), inputs(0), [()])
+
+
+@pytest.fixture
+def unannotated():
+    config.update("jaxtyping_disable", True)  # which would check these calls' annotations first
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def test_a_sweep_covers_what_it_is_asked_for():

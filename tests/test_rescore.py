@@ -99,6 +99,8 @@ def test_rescoring_changes_what_is_read_and_nothing_that_is_stored(study, capsys
     )
     assert before == ((out / ROWS).read_bytes(), (out / "rows.parquet").read_bytes(), (out / "study.json").read_bytes())
     table = pd.read_parquet(out / "rescored" / "videomme-lmms-eval@2026-04.parquet")
+    assert main(["submission", str(out)]) == 2
+    assert "is no study of EgoSchema but of videomme" in capsys.readouterr().err
     assert (table.chosen != table.stored_chosen)[table.text == "Answer: D"].all()
     assert set(table.chosen[table.text == "Answer: D"]) == {3} and set(table.stored_chosen.dropna()) == {0, 1}
     csv = pd.read_csv(out / "rescored" / "videomme-lmms-eval@2026-04.csv")

@@ -1,6 +1,6 @@
 """Patches and edits of activations by frame and segment; TransformerLens's own works through `model.bind`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Intervention, Patch, as_source
+from hookedvid.interventions import Edit, Intervention, LayerRange, Patch, as_range, as_source
 from hookedvid.plan import RunPlan
 
 
@@ -233,26 +233,45 @@ def patch_sweep(
     *,
     hook: str = "resid_post",
     at: str | Sequence[str] | None = None,
-    layers: int | Sequence[int] | None = None,
+    layers: LayerRange | int | str | Sequence[int] | None = None,
 ) -> Float[Tensor, "layer selection"]:
     """The metric with one selection's activation, at one layer, replaced by the source's.
 
     metric: logits [1, pos, d_vocab] → a number. at: selectors, one column each; every frame by default.
-    layers: blocks, 0-based; all by default. Each run starts at its own layer, on the residual stream of
-    the unpatched run, so half the blocks are skipped; the numbers are those of full runs, bitwise, in float64 for a
-    float64 model and else in float32.
+    layers: blocks, 0-based, a number or as of a knockout, or a list of numbers; all by default. Each run starts at
+    its own layer, on the residual stream of the unpatched run, so half the blocks are skipped; the numbers are those
+    of full runs, bitwise, in float64 for a float64 model and else in float32.
     """
     frames = [f"video[{k}]" for k in range(inputs.layout.n_frames)]
     selectors = frames if at is None else [at] if isinstance(at, str) else list(at)
-    layers = range(model.cfg.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    blocks = _blocks(layers, model.cfg.n_layers)
+    if not selectors or not blocks:
+        raise InterventionError(f"nothing to patch: at = {selectors}, layers = {blocks}; give at least one of each")
     _, base = model.run_with_cache(
-        inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in layers], return_type=None
+        inputs, names_filter=[f"blocks.{i}.hook_resid_pre" for i in blocks], return_type=None
     )
     dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-    result = torch.zeros(len(layers), len(selectors), dtype=dtype)
-    for r, layer in enumerate(layers):
+    result = torch.zeros(len(blocks), len(selectors), dtype=dtype)
+    for r, layer in enumerate(blocks):
         for c, selector in enumerate(selectors):
             patch = Patch(hook, layer, selector, source)
             logits = model(base["resid_pre", layer], start_at_layer=layer, inputs=inputs, interventions=patch)
-            result[r, c] = float(metric(logits))
+            result[r, c] = _one_number(metric(logits))
     return result
+
+
+def _blocks(layers: object, n_layers: int) -> list[int]:
+    if layers is None:
+        return list(range(n_layers))
+    if isinstance(layers, Iterable) and not isinstance(layers, str):
+        return [i for one in layers for i in as_range(one).layers(n_layers)]
+    return list(as_range(layers).layers(n_layers))
+
+
+def _one_number(value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise InterventionError(f"the metric gave {tuple(value.shape)}; it must give one number")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as e:
+        raise InterventionError(f"the metric gave {type(value).__name__}; it must give one number") from e

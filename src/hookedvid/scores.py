@@ -7,6 +7,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from hookedvid.errors import DataError
 from hookedvid.report import number, short, star
 from hookedvid.study import breakdown, rescoring, submission
 from hookedvid.study.conventions import NAMES, Convention, convention
@@ -113,16 +114,18 @@ def rescore(out: Path, name: str) -> int:
 def submit(out: Path, condition: str) -> int:
     """`hookedvid submission`: EgoSchema's file of a finished study."""
     run = Manifest.load(out)
+    if not _is_egoschema(run):
+        raise DataError(f"{out} is no study of EgoSchema but of {run.dataset or 'other items'}; no server takes it")
     answers = submission.submission(run.items, run.rows(out), condition, run.convention)
     path = submission.write(answers, out)
     left = sum(option == submission.UNKNOWN for option in answers.values())
-    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer (-1)")
+    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer (-1), under {condition!r}")
     return 0
 
 
 def _is_egoschema(run: Manifest) -> bool:
     by = run.settings.get("convention", "").partition("/")[0]
-    return "egoschema" in (by, run.dataset, *(item.meta.get("dataset") for item in run.items[:1]))
+    return "egoschema" in (by, run.dataset, *(item.meta.get("dataset") for item in run.items))
 
 
 def _both(part: breakdown.Part, by: Convention | None) -> str:

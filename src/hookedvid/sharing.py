@@ -97,7 +97,12 @@ class Sweep:
     interventions that are `shareable`. Raises InputError or InterventionError for what cannot be swept together.
     """
 
-    def __init__(self, n_layers: int, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]):
+    def __init__(
+        self,
+        n_layers: int,
+        inputs: Sequence[VideoInputs],
+        conditions: Sequence[Intervention | Sequence[Intervention]],
+    ):
         self.n_layers = n_layers
         self.layouts = [x.layout for x in inputs]
         self.conditions = [as_interventions(c) for c in conditions]

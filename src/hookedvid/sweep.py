@@ -293,7 +293,7 @@ def _last(question: int, logits: Tensor) -> Tensor:
 def sweep(
     model: Any,
     inputs: Sequence[VideoInputs],
-    conditions: Sequence[Sequence[Intervention]],
+    conditions: Sequence[Intervention | Sequence[Intervention]],
     progress: Callable[[int], object] | None = None,
     sources: Sources = None,
     read: Read = _last,
@@ -304,10 +304,11 @@ def sweep(
     inputs: questions on one video. progress: told how many cells are done. read: what to keep of a cell instead, from
     the question's index and the logits [last, d_vocab] of its positions `last`, several where inputs hold an answer.
     """
-    if not inputs:
-        raise InputError("no inputs to sweep; give at least one question on a video")
+    if isinstance(inputs, VideoInputs) or not inputs:
+        what = "one input alone" if inputs else "no inputs"
+        raise InputError(f"{what} to sweep; give at least one question on a video, in a list")
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
-    with model.turn(hooked=any(isinstance(i, Patch | Edit) for c in conditions for i in c)):
+    with model.turn(hooked=any(isinstance(i, Patch | Edit) for c in plan.conditions for i in c)):
         check_sweepable(model)
         rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
         walk = _Walk(rows, progress, read)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from hookedvid.data.item import Item
@@ -47,6 +47,8 @@ def write(answers: Mapping[str, int], out: Path, now: datetime | None = None) ->
     for path in sorted(folder.glob("*.json")):
         if path.read_text(encoding="utf-8") == text:
             return path
-    path = folder / f"inference_results_egoschema_MC_{now or datetime.now():%Y-%m-%d-%H-%M-%S}.json"
+    at = now or datetime.now()
+    while (path := folder / f"inference_results_egoschema_MC_{at:%Y-%m-%d-%H-%M-%S}.json").exists():
+        at += timedelta(seconds=1)  # another condition's, of the same second
     write_text(path, text)
     return path
