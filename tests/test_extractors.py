@@ -1,10 +1,11 @@
 """Extractors: the golden table of the evaluators' own functions, each oddity by itself, and any text at all."""
 
+from string import ascii_uppercase as LETTERS
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
 from hookedvid.study.extractors import EXTRACTORS, extractor, mvbench_check
 from hookedvid.study.scoring import is_degenerate

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase as LETTERS
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,6 @@ from torch import Tensor
 
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.inputs import PAD, VideoInputs
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)

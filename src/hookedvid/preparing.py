@@ -4,11 +4,11 @@ import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from string import ascii_uppercase as LETTERS
 from typing import Any
 
 import torch
 
-from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError
 from hookedvid.inputs import VideoInputs, check_vocabulary
 from hookedvid.layout import TokenLayout

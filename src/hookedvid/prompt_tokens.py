@@ -6,9 +6,10 @@ question's `<|im_end|>` without a word; here such a text is refused.
 
 import warnings
 from collections.abc import Iterable, Sequence
+from string import ascii_uppercase as LETTERS
 from typing import Any
 
-from hookedvid.answering import LETTERS, check_option_tokens
+from hookedvid.answering import check_option_tokens
 from hookedvid.errors import InputError
 from hookedvid.inputs import VIDEO
 from hookedvid.layout import Segment, video_segments

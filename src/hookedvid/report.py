@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
-from hookedvid.answering import LETTERS
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
 from hookedvid.sources import home

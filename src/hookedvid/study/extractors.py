@@ -7,8 +7,8 @@ Each is restated here as it behaves, oddities included; none ever names an optio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase as LETTERS
 
-from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError, nearest
 from hookedvid.video.prompt import lettered
 

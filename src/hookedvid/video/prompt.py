@@ -6,9 +6,9 @@ Which seconds a time instruction names is found in `hookedvid.preparing`; only i
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from string import ascii_uppercase as LETTERS
 from typing import NamedTuple
 
-from hookedvid.answering import LETTERS
 from hookedvid.errors import InputError, nearest
 from hookedvid.layout import Role
 
