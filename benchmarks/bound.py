@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.models import Condition
-from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.flops import Costs, block_linear, keys_values, n_pairs, pair
-from hookedvid.interventions import Knockout
-from hookedvid.layout import TokenLayout
-from hookedvid.masks import active
 from hookedvid.sweep import stream_length
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.interventions import Knockout
+from hookedvid.values.layout import TokenLayout
+from hookedvid.values.masks import active
 
 History = tuple[tuple, ...]  # of each layer so far, its knockouts
 

@@ -8,16 +8,16 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, VideoLLMConfig
-from hookedvid.config import DecoderConfig, ProjectorConfig, RopeConfig, VisionConfig
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.tables import llama
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Intervention
-from hookedvid.layout import TokenLayout
 from hookedvid.loading import empty_model, put
-from hookedvid.masks import active, allowed
 from hookedvid.study import protocols
 from hookedvid.tokenizer import byte_tokenizer
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, RopeConfig, VisionConfig
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import Intervention
+from hookedvid.values.layout import TokenLayout
+from hookedvid.values.masks import active, allowed
 
 Condition = tuple[Intervention, ...]
 CUTS = (LV_K, VT_K, VS_K)

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.measuring import cost, timed
 from benchmarks.printing import mib, over, spread, table
-from hookedvid.config import DecoderConfig, VideoLLMConfig
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import VT_K
-from hookedvid.layout import Segment, TokenLayout
 from hookedvid.model import HookedVideoLLM
 from hookedvid.reading import _Reader
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import VT_K
+from hookedvid.values.layout import Segment, TokenLayout
 
 TITLE = "Reading attention in all layers"
 PREFIX, QUESTION, OPTION, TEMPLATE = 15, 66, 8, 2  # with four options 115 tokens beside the video

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from benchmarks.measuring import timed
 from benchmarks.printing import over, spread, table
-from hookedvid.interventions import LV_K, VS_K, VT_K, Knockout
-from hookedvid.layout import Segment, TokenLayout
-from hookedvid.masks import allowed
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.structured import structure
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, Knockout
+from hookedvid.values.layout import Segment, TokenLayout
+from hookedvid.values.masks import allowed
 
 TITLE = "Attention under knockouts: kernel calls against the dense mask"
 QUIET = HookPoint()

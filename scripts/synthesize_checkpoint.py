@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 from hookedvid.conversion import layouts, original, tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
@@ -27,6 +26,7 @@ from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded,
 from hookedvid.converting import our_shapes
 from hookedvid.errors import HookedVidError, nearest
 from hookedvid.families import FAMILIES
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
 SHARD = 5_000_000_000  # bytes; transformers' limit when these were saved
 STRETCH = 1 << 24  # values drawn at a time

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from hookedvid.data.item import Item, read_items, video_path
 from hookedvid.data.shapes import held_out, make_dataset
 from hookedvid.data.shapes_questions import FAMILY
-from hookedvid.inputs import VideoInputs
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.study.summary import Outcomes, summarise
+from hookedvid.values.inputs import VideoInputs
 
 N_VIDEOS, QUESTIONS = 250, 8
 

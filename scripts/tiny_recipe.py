@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 from hookedvid.data.shapes_batch import FORMS, Texts
 from hookedvid.data.shapes_scene import N_FRAMES, SIDE
 from hookedvid.data.shapes_words import COLORS, SHAPES, VOCABULARY
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
 CONFIG = VideoLLMConfig(
     family="tiny",

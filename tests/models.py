@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from jaxtyping import config
 from torch import Tensor
 
-from hookedvid.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.families import FAMILIES, small_config
-from hookedvid.inputs import VIDEO, VideoInputs
-from hookedvid.layout import Segment, TokenLayout, video_segments
 from hookedvid.model import HookedVideoLLM
+from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.inputs import VIDEO, VideoInputs
+from hookedvid.values.layout import Segment, TokenLayout, video_segments
 
 VIDEO_MODELS = tuple(FAMILIES)
 MODELS = (*VIDEO_MODELS, "text")

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, Patch
-from hookedvid.layout import TokenLayout
+from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, Patch
+from hookedvid.values.layout import TokenLayout
 
 NAMES = {
     "video": ("video", "newline"),

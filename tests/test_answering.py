@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from hookedvid.errors import InputError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, EarlyExit
 from hookedvid.model import HookedVideoLLM
 from hookedvid.session import Session
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, EarlyExit
 from models import ROUNDING, apart, perturb, random_inputs, random_model
 from models import one_thread as one_thread
 

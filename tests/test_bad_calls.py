@@ -22,9 +22,9 @@ from hookedvid import (
 )
 from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
 from hookedvid.generation import generate
-from hookedvid.inputs import from_tokens
-from hookedvid.interventions import as_interventions
 from hookedvid.sweep import sweep
+from hookedvid.values.inputs import from_tokens
+from hookedvid.values.interventions import as_interventions
 
 NO_LAYERS = "do not fit a model of 3 blocks, numbered from 0"
 NOT_FINITE = "the logits are not finite: the weights or this dtype overflow, so "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hookedvid.interventions import Edit, Patch
+from hookedvid.values.interventions import Edit, Patch
 from models import one_thread as one_thread
 from models import random_inputs, random_model
 from models import shapes_unchecked as shapes_unchecked

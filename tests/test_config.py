@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from hookedvid import HookedVideoLLM, VideoLLMConfig, config, small_config
-from hookedvid.config import LIMITS
+from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
 from hookedvid.errors import ConfigError
 from hookedvid.families import FAMILIES
 from hookedvid.published import PUBLISHED
+from hookedvid.values import config
+from hookedvid.values.config import LIMITS
 
 NAN, INF = float("nan"), float("inf")
 REFUSED = [
@@ -65,7 +66,7 @@ def test_every_wrong_number_of_a_part_is_named_at_once():
 
 def test_a_bound_can_be_raised(monkeypatch):
     deep = replace(small_config("longva").lm, n_layers=LIMITS["n_layers"])
-    with pytest.raises(ConfigError, match=r"hookedvid.config.LIMITS\['n_layers'\]"):
+    with pytest.raises(ConfigError, match=r"hookedvid.values.config.LIMITS\['n_layers'\]"):
         replace(deep, n_layers=LIMITS["n_layers"] + 1)
     monkeypatch.setitem(config.LIMITS, "n_layers", 2_000)
     assert replace(deep, n_layers=1_001).n_layers == 1_001

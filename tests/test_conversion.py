@@ -10,10 +10,10 @@ from torch import nn
 
 from hf_models import decoder, decoder_config, next_video, onevision, perturbed, tower, tower_config
 from hookedvid import HookedVideoLLM
-from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 from hookedvid.conversion import hf_configs, layouts, tables
 from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, to_ours, to_theirs
 from hookedvid.errors import ConversionError
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
 DECODER = DecoderConfig(n_layers=2, d_model=24, n_heads=6, n_kv_heads=2, d_head=4, d_mlp=20, d_vocab=11)
 VISION = VisionConfig(n_layers=2, d_model=24, n_heads=3, d_mlp=20, image_size=28, patch_size=14, cls_token=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clips import numbers, write_clip
 from hookedvid.errors import DecodingError, InputError, RunError, VideoError
-from hookedvid.files import PART
+from hookedvid.values.files import PART
 from hookedvid.video import clip_files
 from hookedvid.video import decoders as decoding
 from hookedvid.video.clip_files import ClipRequest, FrameCache, load_clip, save_clip

@@ -23,7 +23,7 @@ from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 from pretend_device import bare, counted, pretend_cuda
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 CONDITIONS = ((), (LV_K,), (VT_K,), (LV_K.at(1),), (EarlyExit(1),), (Edit("z", 0, lambda z: z * 2, "video"),))
 MIXED = (LV_K, VT_K.at(LayerRange(1, 2)), VS_K.at(LayerRange(0, 1)))

@@ -16,10 +16,10 @@ from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, InterventionError
 from hookedvid.families import small_config
 from hookedvid.flops import Costs
-from hookedvid.interventions import VT_K, EarlyExit, LayerRange, to_json
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import efficiency, laws, protocols, summary
 from hookedvid.study.study import Study
+from hookedvid.values.interventions import VT_K, EarlyExit, LayerRange, to_json
 from models import LAW
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked

@@ -7,12 +7,12 @@ import torch
 
 from hookedvid import LV_K, VT_K, HookedVideoLLM, LayerRange
 from hookedvid.errors import HookError, InputError
-from hookedvid.inputs import VideoInputs
 from hookedvid.sweep import sweep
+from hookedvid.values.inputs import VideoInputs
 from models import random_inputs, random_model
 
 
-@pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+@pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 @pytest.mark.parametrize("family", ["llava-onevision", "internvideo2.5"])
 def test_forwards_on_encoded_inputs_are_bitwise_those_on_pixels_and_run_no_tower(family, monkeypatch):
     model = random_model(family, torch.float32)

@@ -15,8 +15,6 @@ from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.families import small_config
 from hookedvid.flops import Costs, Flops
-from hookedvid.inputs import VIDEO, VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, Edit
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import expected
 from hookedvid.sharing import Sweep
@@ -26,6 +24,8 @@ from hookedvid.study.records import Records
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.sweep import sweep
+from hookedvid.values.inputs import VIDEO, VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, Edit
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 from test_flops import SEVEN_B, laid_out

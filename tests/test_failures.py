@@ -12,13 +12,13 @@ from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, HookError, InputError, RunError
 from hookedvid.families import small_config
-from hookedvid.interventions import Knockout, to_json
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study.estimate import estimate
 from hookedvid.study.failures import attempt
 from hookedvid.study.running import run
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Study, plan
+from hookedvid.values.interventions import Knockout, to_json
 from models import shapes_unchecked as shapes_unchecked
 
 LAST = Knockout("option[3]", "last", name="last option")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hookedvid.errors import DataError
-from hookedvid.files import PART, open_regular, read_regular, write_bytes, write_text, written
+from hookedvid.values.files import PART, open_regular, read_regular, write_bytes, write_text, written
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

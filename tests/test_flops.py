@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from hookedvid import Flops, edge_share
-from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.errors import InterventionError
 from hookedvid.families import QWEN2, SIGLIP_SO400M
 from hookedvid.flops import Costs, n_pairs
-from hookedvid.interventions import (
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.interventions import (
     LV_K,
     PATHWAYS,
     VS_K,
@@ -24,13 +24,13 @@ from hookedvid.interventions import (
     LayerRange,
     RandomEdges,
 )
-from hookedvid.layout import Segment, TokenLayout, video_segments
-from hookedvid.masks import allowed, blocked
+from hookedvid.values.layout import Segment, TokenLayout, video_segments
+from hookedvid.values.masks import allowed, blocked
 from models import LAW, UNLIKE, VIDEO_MODELS, layouts, random_model, rich_inputs
 from models import one_thread as one_thread
 from test_memory import measure
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 KNOCKOUTS = st.sampled_from([LV_K, VT_K, VS_K]) | st.builds(
     Knockout,

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from hookedvid.errors import InputError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
 from hookedvid.nn.kv import KVCache
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
 from models import MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 GIVEN = {
     "intact": [],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hookedvid.errors import HookError
-from hookedvid.inputs import VideoInputs
+from hookedvid.values.inputs import VideoInputs
 from models import MODELS, ROUNDING, apart, random_inputs, random_model
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked

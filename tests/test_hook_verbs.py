@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, InterventionError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, Patch
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, Patch
 from models import ROUNDING, UNLIKE, apart, random_inputs, random_model
 from models import one_thread as one_thread
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookedvid.errors import HookedVidError, InterventionError, SelectorError
-from hookedvid.interventions import (
+from hookedvid.values.interventions import (
     LV_K,
     PATHWAYS,
     VS_K,

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
-from hookedvid.layout import TokenLayout
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
+from hookedvid.values.layout import TokenLayout
 from models import LAW, MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
@@ -20,8 +20,8 @@ from models import shapes_unchecked as shapes_unchecked
 # Knockouts between frames of InternVideo2.5 warn that its tokens mix them; these laws hold for them all the same.
 # So do those that cut nothing.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning"),
-    pytest.mark.filterwarnings("ignore::hookedvid.masks.NoEdgeWarning"),
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.filterwarnings("ignore::hookedvid.values.masks.NoEdgeWarning"),
 ]
 
 CUT_LAST_OFF = Knockout("all", "last", keep_self=False)

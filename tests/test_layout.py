@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookedvid.config import MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.errors import ConfigError, InputError, SelectorError
 from hookedvid.families import FAMILIES, small_config
-from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector, video_segments
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values.config import MergeConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector, video_segments
+from hookedvid.values.serial import from_dict, to_dict
 from models import LAW, MODELS, blended_layout, each_position, layouts, random_inputs, random_model, rich_inputs
 
 # What each name means, read from the role and frame of one position.

@@ -17,8 +17,6 @@ from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families import small_config
 from hookedvid.flops import Costs
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.study import measures, protocols, running
@@ -27,12 +25,14 @@ from hookedvid.study.measures import MEASURES, Values
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.sweep import sweep
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from hookedvid.video.prompt import TEMPLATES, QuestionForm, Template
 from models import UNLIKE, random_model
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 EXACT = 1e-12  # float64: the same sums in another order, log-probabilities of order 10
 GIVEN = {

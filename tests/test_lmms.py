@@ -26,10 +26,10 @@ from hookedvid.answering import answer_log_probs
 from hookedvid.data.item import Item, read_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.errors import ConfigError, HookedVidError, InputError, InterventionError, VideoError
-from hookedvid.interventions import Intervention
 from hookedvid.lmms import arguments
 from hookedvid.study import scoring
 from hookedvid.study.conventions import CONVENTIONS
+from hookedvid.values.interventions import Intervention
 from models import random_model
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pytest
 from hookedvid.data import shapes
 from hookedvid.data.shapes import LOCK, TASKS, held_out, make_dataset
 from hookedvid.errors import RunError
-from hookedvid.files import PART, locked, write_bytes
 from hookedvid.study.records import Records
+from hookedvid.values.files import PART, locked, write_bytes
 from hookedvid.video.source import video_hash
 
 FEW = {"seed": 0, "split": "test", "n_videos": 3, "questions_per_video": 2}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookedvid.errors import SelectorError
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
-from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout
-from hookedvid.masks import NoEdgeWarning, active, allowed, blocked, cuts_any, kept_positions, warn_of_idle
+from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
+from hookedvid.values.masks import NoEdgeWarning, active, allowed, blocked, cuts_any, kept_positions, warn_of_idle
 from models import LAW, blended_layout, each_position, layouts
 from models import one_thread as one_thread
 

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hookedvid.families import small_config
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit
 from models import random_inputs
 
 N = 4000  # tokens
@@ -107,7 +107,7 @@ def test_a_step_of_generation_reads_what_is_cached_and_builds_one_row(long_case)
 IN_LITTLE_ROOM = """
 import pathlib, resource
 import torch
-from hookedvid.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.model import HookedVideoLLM
 
 torch.set_num_threads(1)

@@ -6,9 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from hf_models import D_VOCAB, DECODERS, decoder, decoder_config, random_ids
 from hookedvid import HookedVideoLLM
-from hookedvid.config import DecoderConfig, RopeConfig, VideoLLMConfig
 from hookedvid.conversion import tables
 from hookedvid.loading import fill
+from hookedvid.values.config import DecoderConfig, RopeConfig, VideoLLMConfig
 
 IDS = random_ids(2, 37)
 

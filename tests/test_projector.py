@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from hookedvid.config import MergeConfig, ProjectorConfig
 from hookedvid.errors import ConfigError, InputError
-from hookedvid.layout import video_segments
 from hookedvid.nn.projector import Projector, merge_tokens, pool_patches, shuffle_patches
+from hookedvid.values.config import MergeConfig, ProjectorConfig
+from hookedvid.values.layout import video_segments
 
 
 def features(n_frames: int, side: int, d: int) -> torch.Tensor:

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
 from hookedvid.answering import score_options
-from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.errors import InputError
 from hookedvid.preparing import _check_question, prepare
 from hookedvid.prompt_tokens import UnknownWordWarning
 from hookedvid.tokenizer import byte_tokenizer
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.video.frames import read_clip
 from hookedvid.video.prompt import (
     TEMPLATES,

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
 from hookedvid.families import small_config
-from hookedvid.inputs import PAD, VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Patch, RandomEdges
-from hookedvid.layout import FrameBlendWarning, TokenLayout
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.structured import Structure
 from hookedvid.reading import AttentionMap, _Layer
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.inputs import PAD, VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Patch, RandomEdges
+from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 from models import (
     MODELS,
     UNLIKE,
@@ -420,7 +420,7 @@ def test_where_one_set_holds_most_keys_no_attention_call_is_added(long_case, mon
 
 READS_WITHOUT_COMPILER = """
 import sys, torch
-from hookedvid.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.model import HookedVideoLLM
 
 decoder = DecoderConfig(n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)

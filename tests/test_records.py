@@ -254,7 +254,7 @@ def test_nothing_torn_stands_in_a_results_folder_on_a_full_disk(folder, finished
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hookedvid.files.os.fsync", full)
+    monkeypatch.setattr("hookedvid.values.files.os.fsync", full)
     assert main(["plot", str(tmp_path / "out")]) == 2
     assert "cannot write results in" in capsys.readouterr().err and shown(tmp_path / "out") == before
 

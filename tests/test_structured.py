@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hookedvid.nn.structured as structured
-from hookedvid.config import ProjectorConfig
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
-from hookedvid.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
-from hookedvid.masks import allowed
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.structured import Structure, structure
+from hookedvid.values.config import ProjectorConfig
+from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
+from hookedvid.values.masks import allowed
 from models import LAW, apart, blended_layout, layouts
 from models import one_thread as one_thread
 from test_memory import measure

@@ -22,14 +22,14 @@ from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families import small_config
-from hookedvid.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
-from hookedvid.masks import allowed
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import laws, protocols, running, scoring, summary
 from hookedvid.study.extractors import leading_letter
 from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
+from hookedvid.values.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
+from hookedvid.values.masks import allowed
 from hookedvid.video.frames import read_clip
 from models import shapes_unchecked as shapes_unchecked
 

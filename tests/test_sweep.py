@@ -15,16 +15,16 @@ import hookedvid.sweep as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families import FAMILIES
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
 from hookedvid.session import Session
 from hookedvid.sharing import shareable
 from hookedvid.study import protocols
 from hookedvid.sweep import Rows, Sweep, sweep
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
 from models import shapes_checked as shapes_checked
 from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 N = 5
 EXACT = 1e-12  # float64: the same sums in another order, of logits of order 1

@@ -20,7 +20,6 @@ from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.interventions import LV_K
 from hookedvid.study import protocols
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.results import MANIFEST, asked
@@ -29,7 +28,8 @@ from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Study
 from hookedvid.study.summary import Outcomes, summarise
 from hookedvid.terminal import Terminal
-from hookedvid.texts import csv_text, one_line, printable
+from hookedvid.values.interventions import LV_K
+from hookedvid.values.texts import csv_text, one_line, printable
 from hookedvid.video.decoders import Limits
 from models import LAW
 

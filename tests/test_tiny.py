@@ -66,7 +66,7 @@ def test_shuffled_frames_hurt_temporal_questions_and_not_static_ones(model, anno
 
 def test_a_blind_model_is_at_chance_on_everything_but_language(model, annotations):
     from hookedvid.data.item import read_items
-    from hookedvid.inputs import VideoInputs
+    from hookedvid.values.inputs import VideoInputs
 
     right: dict[str, list[bool]] = {}
     items = read_items(annotations)

@@ -6,7 +6,7 @@ import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from hookedvid.config import VisionConfig
+from hookedvid.values.config import VisionConfig
 from hookedvid.video.transforms import preprocess
 
 CLIP = dict(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hookedvid.errors import HookError
-from hookedvid.interventions import LV_K, VT_K, Edit, Patch
 from hookedvid.session import Session
 from hookedvid.sweep import sweep
+from hookedvid.values.interventions import LV_K, VT_K, Edit, Patch
 from models import one_thread as one_thread
 from models import random_model, rich_inputs
 

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 import plain_decoder as plain
 from hookedvid import HookedVideoLLM
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch
-from hookedvid.layout import Segment, TokenLayout
-from hookedvid.masks import NoEdgeWarning
 from hookedvid.nn.kv import KVCache
 from hookedvid.session import Session
 from hookedvid.sharing import shareable
 from hookedvid.sweep import sweep
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch
+from hookedvid.values.layout import Segment, TokenLayout
+from hookedvid.values.masks import NoEdgeWarning
 from models import LAW, ROUNDING, UNLIKE, apart, random_model, rich_inputs
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.layout.FrameBlendWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
 N = 3
 POINTS = "resid_pre q v rot_k z attn_out resid_mid mlp_out resid_post attn_scores pattern".split()

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hookedvid.answering import Answer
     from hookedvid.cache import VideoCache
-    from hookedvid.config import (
+    from hookedvid.converting import convert, export
+    from hookedvid.families import small_config
+    from hookedvid.flops import Flops, edge_share
+    from hookedvid.model import HookedVideoLLM
+    from hookedvid.patching import patch_sweep
+    from hookedvid.session import Session
+    from hookedvid.values.config import (
         DecoderConfig,
         MergeConfig,
         ProjectorConfig,
@@ -18,11 +24,8 @@ if TYPE_CHECKING:
         VideoLLMConfig,
         VisionConfig,
     )
-    from hookedvid.converting import convert, export
-    from hookedvid.families import small_config
-    from hookedvid.flops import Flops, edge_share
-    from hookedvid.inputs import VideoInputs
-    from hookedvid.interventions import (
+    from hookedvid.values.inputs import VideoInputs
+    from hookedvid.values.interventions import (
         LV_K,
         PATHWAYS,
         VS_K,
@@ -34,11 +37,8 @@ if TYPE_CHECKING:
         Patch,
         RandomEdges,
     )
-    from hookedvid.layout import Segment, TokenLayout
-    from hookedvid.masks import NoEdgeWarning
-    from hookedvid.model import HookedVideoLLM
-    from hookedvid.patching import patch_sweep
-    from hookedvid.session import Session
+    from hookedvid.values.layout import Segment, TokenLayout
+    from hookedvid.values.masks import NoEdgeWarning
     from hookedvid.video.frames import read_frames
 
 __version__ = "0.2.0"
@@ -46,7 +46,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "answering": ("Answer",),
     "cache": ("VideoCache",),
-    "config": (
+    "values.config": (
         "DecoderConfig",
         "MergeConfig",
         "ProjectorConfig",
@@ -57,8 +57,8 @@ _HOMES = {
     "converting": ("convert", "export"),
     "families": ("small_config",),
     "flops": ("Flops", "edge_share"),
-    "inputs": ("VideoInputs",),
-    "interventions": (
+    "values.inputs": ("VideoInputs",),
+    "values.interventions": (
         "EarlyExit",
         "Edit",
         "Knockout",
@@ -70,8 +70,8 @@ _HOMES = {
         "VS_K",
         "VT_K",
     ),
-    "layout": ("Segment", "TokenLayout"),
-    "masks": ("NoEdgeWarning",),
+    "values.layout": ("Segment", "TokenLayout"),
+    "values.masks": ("NoEdgeWarning",),
     "model": ("HookedVideoLLM",),
     "patching": ("patch_sweep",),
     "session": ("Session",),

@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 
 from hookedvid import plots, report, scores
-from hookedvid.files import write_text, written
 from hookedvid.report import number, short, star
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
@@ -16,6 +15,7 @@ from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import write_parquet
 from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
 from hookedvid.terminal import Terminal
+from hookedvid.values.files import write_text, written
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap
 

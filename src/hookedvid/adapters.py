@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import original, tables
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, apply, grouped, names_of, undo
 from hookedvid.conversion.shards import read_header
 from hookedvid.errors import ConversionError
-from hookedvid.files import read_regular
 from hookedvid.sources import repo_of
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.files import read_regular
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 64 << 20  # bytes; peft's own have some 1,000

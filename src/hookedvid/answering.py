@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hookedvid.errors import InputError, NonFiniteError
-from hookedvid.inputs import PAD, VideoInputs
+from hookedvid.values.inputs import PAD, VideoInputs
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hookedvid.inputs import VideoInputs
+from hookedvid.values.inputs import VideoInputs
 
 
 class BoundModel:

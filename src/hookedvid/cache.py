@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, nearest
-from hookedvid.layout import TokenLayout
 from hookedvid.nn.hooks import ActivationCache
+from hookedvid.values.layout import TokenLayout
 
 # Hook points whose axis of query positions is the third, after batch and head.
 BY_QUERY = ("hook_mask", "hook_attn_scores", "hook_pattern")

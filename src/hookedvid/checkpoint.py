@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import match_names
 from hookedvid.conversion.shards import Shards, open_shards
@@ -19,13 +18,14 @@ from hookedvid.conversion_folder import fingerprint
 from hookedvid.converting import as_dtype, convert, read_config
 from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, ConversionError
-from hookedvid.files import write_text, written
 from hookedvid.loading import empty_model, install
 from hookedvid.nn.attention import Kernel
 from hookedvid.published import SHIPPED
 from hookedvid.sources import home, repo_of, source_of
 from hookedvid.tokenizer_files import load_tokenizer
-from hookedvid.values import override
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.files import write_text, written
+from hookedvid.values.serial import override
 
 DTYPES = "hookedvid.dtypes"  # what a file of `save` says of its tensors' dtypes, in its metadata
 TOWER = "vision."  # overrides of the tower say what its tensors mean, so they are the conversion's

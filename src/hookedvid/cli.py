@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
     args = _parser().parse_args(argv)
     from hookedvid.terminal import Output
-    from hookedvid.texts import printable
+    from hookedvid.values.texts import printable
 
     with redirect_stdout(Output(sys.stdout)):
         try:
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, as text."""
 
     def error(self, message: str) -> NoReturn:
-        from hookedvid.texts import printable
+        from hookedvid.values.texts import printable
 
         self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 

@@ -12,7 +12,6 @@ import torch
 from tqdm.auto import tqdm
 
 from hookedvid import __version__
-from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import layouts, provenance
 from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.provenance import Provenance, source_files
@@ -22,9 +21,10 @@ from hookedvid.conversion.stream import Lines, convert_file, export_file, target
 from hookedvid.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.errors import ConversionError
 from hookedvid.families import named_in
-from hookedvid.files import read_regular, write_bytes, write_text
 from hookedvid.sources import source_of
 from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.files import read_regular, write_bytes, write_text
 from hookedvid.video.prompt import special_strings, template
 
 MAX_JSON = 64 << 20  # bytes of a config.json; those published have some 10,000

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError
-from hookedvid.inputs import VideoInputs
 from hookedvid.nn.hooks import hooked
+from hookedvid.values.inputs import VideoInputs
 
 SAMPLE = 16  # values of each weight that are looked at in every call
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hookedvid.config import (
+from hookedvid.errors import ConfigError, nearest
+from hookedvid.values.config import (
     DecoderConfig,
     MergeConfig,
     Newline,
@@ -13,7 +14,6 @@ from hookedvid.config import (
     VideoLLMConfig,
     VisionConfig,
 )
-from hookedvid.errors import ConfigError, nearest
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hookedvid.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.interventions import EarlyExit, Intervention, Knockout, LayerRange, RandomEdges
-from hookedvid.layout import TokenLayout
-from hookedvid.masks import active, allowed, kept_positions
 from hookedvid.nn.structured import structure
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
+from hookedvid.values.interventions import EarlyExit, Intervention, Knockout, LayerRange, RandomEdges
+from hookedvid.values.layout import TokenLayout
+from hookedvid.values.masks import active, allowed, kept_positions
 
 Cuts = Sequence[Knockout | RandomEdges]
 

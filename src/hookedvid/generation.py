@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from hookedvid.answering import real_tokens
 from hookedvid.errors import InputError, NonFiniteError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import as_interventions
 from hookedvid.nn.kv import KVCache
-from hookedvid.values import counted
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import as_interventions
+from hookedvid.values.serial import counted
 
 
 def generate(

@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import layouts, tables
 from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import Line, to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
 from hookedvid.families import CLIP_L_336
+from hookedvid.values.config import VideoLLMConfig
 
 
 def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, **kwargs: Any) -> Any:

@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 
 from hookedvid import plots, report
-from hookedvid.files import write_text, written
 from hookedvid.report import number, short, star
 from hookedvid.study import efficiency
 from hookedvid.study import study as studies
@@ -18,6 +17,7 @@ from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findin
 from hookedvid.study.records import write_parquet
 from hookedvid.study.summary import OURS
 from hookedvid.terminal import Terminal
+from hookedvid.values.files import write_text, written
 
 MIN_WIDTH = 98  # columns the tables need
 COSTS_WIDTH = 30  # and those of what exits and windows cost

@@ -2,7 +2,7 @@
 
 * Decoder blocks stand at the root (`blocks.3.hook_resid_post`), the tower under `vision`, the projector under
   `projector`; `hook_embed` is the merged stream of text and video.
-* Interventions are values given to a run; each layer's mask comes from them (`hookedvid.masks`).
+* Interventions are values given to a run; each layer's mask comes from them (`hookedvid.values.masks`).
 * A part that is absent from the config is absent here: a plain decoder has no tower, a bare tower no decoder.
 """
 
@@ -18,14 +18,10 @@ from torch import Tensor, nn
 from hookedvid.answering import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
-from hookedvid.config import VideoLLMConfig
 from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, check_keywords
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
-from hookedvid.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
-from hookedvid.interventions import Intervention, as_interventions
-from hookedvid.masks import warn_of_idle
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
 from hookedvid.nn.hooks import HookPoint
@@ -36,7 +32,11 @@ from hookedvid.nn.vision import VisionTower
 from hookedvid.patching import patch_hooks
 from hookedvid.plan import RunPlan, blocks_run
 from hookedvid.reading import Probes, read_attention
-from hookedvid.values import counted
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
+from hookedvid.values.interventions import Intervention, as_interventions
+from hookedvid.values.masks import warn_of_idle
+from hookedvid.values.serial import counted
 from hookedvid.video.prompt import QuestionForm
 from hookedvid.weight_views import WeightViews
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hookedvid.errors import ConversionError
 from hookedvid.families import named_in
-from hookedvid.inputs import VIDEO, VideoInputs
+from hookedvid.values.inputs import VIDEO, VideoInputs
 
 CASE, EXPECTED = "case.json", "expected.safetensors"
 # What the vision_config of a case is called in ours.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Intervention, LayerRange, Patch, as_range, as_source
 from hookedvid.plan import RunPlan
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import Edit, Intervention, LayerRange, Patch, as_range, as_source
 
 
 class Write(NamedTuple):

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.config import DecoderConfig
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.inputs import PAD, VideoInputs
-from hookedvid.interventions import EarlyExit, Intervention, Knockout, RandomEdges
-from hookedvid.layout import ROLES_OF, TokenLayout
-from hookedvid.masks import active, allowed, kept_positions
 from hookedvid.nn.kv import KVCache
 from hookedvid.nn.structured import Structure, structure
+from hookedvid.values.config import DecoderConfig
+from hookedvid.values.inputs import PAD, VideoInputs
+from hookedvid.values.interventions import EarlyExit, Intervention, Knockout, RandomEdges
+from hookedvid.values.layout import ROLES_OF, TokenLayout
+from hookedvid.values.masks import active, allowed, kept_positions
 
 
 class RunPlan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hookedvid.study.efficiency import PROTOCOL, front
 from hookedvid.study.measures import Measure, Measured
 from hookedvid.study.summary import Summary
-from hookedvid.texts import one_line
+from hookedvid.values.texts import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,9 +11,9 @@ from typing import Any
 
 from hookedvid.answering import check_option_tokens
 from hookedvid.errors import InputError
-from hookedvid.inputs import VIDEO
-from hookedvid.layout import Segment, video_segments
-from hookedvid.values import is_text
+from hookedvid.values.inputs import VIDEO
+from hookedvid.values.layout import Segment, video_segments
+from hookedvid.values.serial import is_text
 from hookedvid.video.prompt import Piece, Template, special_strings
 
 Run = tuple[Segment, list[int]]

@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Intervention, Knockout, RandomEdges, as_interventions
-from hookedvid.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
-from hookedvid.masks import active, allowed
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
 from hookedvid.nn.hooks import HookPoint, listening
 from hookedvid.nn.structured import Structure, structure
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import Intervention, Knockout, RandomEdges, as_interventions
+from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
+from hookedvid.values.masks import active, allowed
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -18,7 +18,7 @@ from hookedvid.errors import HookedVidError
 from hookedvid.sources import home
 from hookedvid.study.laws import Finding
 from hookedvid.study.statistics import LEVEL, Interval
-from hookedvid.texts import printable
+from hookedvid.values.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from hookedvid.answering import Answer, score_options
 from hookedvid.errors import InputError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Patch, as_interventions
 from hookedvid.nn.kv import LayerKV
 from hookedvid.sharing import Node, Sweep
 from hookedvid.sweep import Rows, check_sweepable
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import Edit, Patch, as_interventions
 
 
 @dataclass(frozen=True)

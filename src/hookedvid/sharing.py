@@ -13,8 +13,8 @@ import torch
 
 from hookedvid.cache import BY_QUERY
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import (
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import (
     EarlyExit,
     Edit,
     Intervention,
@@ -24,8 +24,8 @@ from hookedvid.interventions import (
     RandomEdges,
     as_interventions,
 )
-from hookedvid.layout import Segment, TokenLayout
-from hookedvid.masks import active, kept_positions, warn_of_idle
+from hookedvid.values.layout import Segment, TokenLayout
+from hookedvid.values.masks import active, kept_positions, warn_of_idle
 
 
 @dataclass(frozen=True, eq=False)

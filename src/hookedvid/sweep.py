@@ -18,9 +18,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import Edit, Intervention, Patch
-from hookedvid.masks import allowed
 from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
@@ -29,6 +26,9 @@ from hookedvid.nn.shared import Joined, States, View
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.patching import Write, write_of
 from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import Edit, Intervention, Patch
+from hookedvid.values.masks import allowed
 
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from hookedvid.texts import printable
+from hookedvid.values.texts import printable
 
 
 class Terminal(Console):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.errors import ConversionError
-from hookedvid.files import is_plain_name, read_regular
+from hookedvid.values.files import is_plain_name, read_regular
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

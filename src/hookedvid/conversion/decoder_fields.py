@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from hookedvid.config import DecoderConfig, RopeConfig
 from hookedvid.conversion.fields import Fields
+from hookedvid.values.config import DecoderConfig, RopeConfig
 
 LLAMA_THETA = 10_000.0  # of Llama's class; configs of its first years do not name it, nor does Vicuna's
 ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hookedvid.config import Activation, misfit
 from hookedvid.errors import ConversionError
+from hookedvid.values.config import Activation, misfit
 
 ACT: dict[str, Activation] = {
     "silu": "silu",

@@ -4,13 +4,6 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from hookedvid.config import (
-    DecoderConfig,
-    ProjectorConfig,
-    RopeConfig,
-    VideoLLMConfig,
-    VisionConfig,
-)
 from hookedvid.conversion.decoder_fields import ROPE
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
@@ -19,6 +12,13 @@ from hookedvid.families import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SIGLIP_SO400M,
+)
+from hookedvid.values.config import (
+    DecoderConfig,
+    ProjectorConfig,
+    RopeConfig,
+    VideoLLMConfig,
+    VisionConfig,
 )
 
 # Fields that change no forward pass of ours. quantization_config is one where the weights are plain numbers again;

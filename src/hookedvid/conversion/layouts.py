@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.conversion import hf_configs, original, tables
 from hookedvid.conversion.fields import check_sizes
 from hookedvid.conversion.packed import refuse_packed
 from hookedvid.conversion.rules import Line, Shapes
 from hookedvid.errors import ConfigError, ConversionError, nearest
-from hookedvid.values import override
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.serial import override
 
 # A decoder's head and embedding, in the names of every layout.
 HEAD = re.compile(r"(.*\.)?lm_head\.weight|language_model\.output\.weight")

@@ -6,7 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hookedvid.config import (
+from hookedvid.conversion.decoder_fields import read_decoder, rows_of
+from hookedvid.conversion.fields import Fields
+from hookedvid.errors import ConversionError
+from hookedvid.families import CLIP_L_336, FAMILIES, INTERNVIT_300M, SIGLIP_SO400M, family, matching
+from hookedvid.values.config import (
     LIMITS,
     DecoderConfig,
     MergeConfig,
@@ -16,11 +20,7 @@ from hookedvid.config import (
     VideoLLMConfig,
     VisionConfig,
 )
-from hookedvid.conversion.decoder_fields import read_decoder, rows_of
-from hookedvid.conversion.fields import Fields
-from hookedvid.errors import ConversionError
-from hookedvid.families import CLIP_L_336, FAMILIES, INTERNVIT_300M, SIGLIP_SO400M, family, matching
-from hookedvid.values import override
+from hookedvid.values.serial import override
 
 Shapes = Mapping[str, Sequence[int]]
 TOWER = "model.vision_tower.vision_tower.vision_model."

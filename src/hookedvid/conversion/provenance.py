@@ -11,8 +11,8 @@ import torch
 from hookedvid.conversion.rules import Ignored, Line
 from hookedvid.conversion.shards import CODES, DTYPES, Entry, Header, Shards, layout
 from hookedvid.errors import ConversionError
-from hookedvid.files import is_plain_name, read_regular, write_text
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values.files import is_plain_name, read_regular, write_text
+from hookedvid.values.serial import from_dict, to_dict
 
 FILE = "provenance.json"
 MAX_SIZE = 256 << 20  # bytes; that of the largest published checkpoint has 0.6 million

@@ -20,7 +20,7 @@ import torch
 from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.errors import ConversionError
-from hookedvid.files import is_plain_name, read_regular, written
+from hookedvid.values.files import is_plain_name, read_regular, written
 
 CHUNK = 32 << 20  # bytes read at a time
 PIECE = 1 << 20  # bytes compared at a time

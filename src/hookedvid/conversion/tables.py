@@ -1,7 +1,7 @@
 """Tensor names of every layout we read: transformers in memory, the original packages, open_clip."""
 
-from hookedvid.config import DecoderConfig, VisionConfig
 from hookedvid.conversion.rules import Fused, Ignored, Line, Rule
+from hookedvid.values.config import DecoderConfig, VisionConfig
 
 NORM = ("weight",)
 AFFINE = ("weight", "bias")

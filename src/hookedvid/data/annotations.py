@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hookedvid.data.item import LARGEST, Item
 from hookedvid.errors import DataError
-from hookedvid.files import open_regular, read_regular
+from hookedvid.values.files import open_regular, read_regular
 from hookedvid.video.archive import unsafe
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import DataError
-from hookedvid.files import read_regular, write_bytes
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values.files import read_regular, write_bytes
+from hookedvid.values.serial import from_dict, to_dict
 
 MetaValue = str | int | float
 LARGEST = 1 << 30  # bytes of an annotation file, which is read whole: enough for three million questions

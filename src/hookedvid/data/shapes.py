@@ -16,7 +16,7 @@ from hookedvid.data.shapes_scene import Scenes, sample_scenes, things
 from hookedvid.data.shapes_tasks import FPS, answered, described, located
 from hookedvid.data.shapes_words import LETTERS
 from hookedvid.errors import DataError, nearest
-from hookedvid.files import locked, write_if_other
+from hookedvid.values.files import locked, write_if_other
 
 LOCK = ".lock"  # in the folder, held by the one process that makes data there
 PATIENCE = 600  # seconds to wait for another process; the held-out set takes some ten

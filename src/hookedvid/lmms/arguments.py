@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hookedvid.errors import ConfigError, InputError
-from hookedvid.interventions import EarlyExit, Intervention, as_interventions
 from hookedvid.study.study import parse_knockout
+from hookedvid.values.interventions import EarlyExit, Intervention, as_interventions
 
 Value = str | int | float | bool  # what lmms-eval makes of a text in `--model_args`
 MAX_NEW_TOKENS = 1024  # where a task sets none, as lmms-eval's wrappers of the LLaVA and InternVideo2.5 families

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from hookedvid.answering import answer_log_probs, real_tokens
 from hookedvid.errors import HookedVidError, InputError
-from hookedvid.inputs import VideoInputs
 from hookedvid.lmms import arguments
 from hookedvid.lmms.arguments import Value
 from hookedvid.model import HookedVideoLLM
+from hookedvid.values.inputs import VideoInputs
 
 
 class HookedVid(lmms):

@@ -7,11 +7,11 @@ the names TransformerLens's tools look up.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hookedvid.config import DecoderConfig
 from hookedvid.nn.attention import Attention, AttnContext
 from hookedvid.nn.hooks import HookPoint, branch
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import GatedMLP, RMSNorm
+from hookedvid.values.config import DecoderConfig
 
 
 class Block(nn.Module):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hookedvid.config import Activation, RopeConfig
 from hookedvid.nn.hooks import HookPoint, heard, listening, untouched
+from hookedvid.values.config import Activation, RopeConfig
 
 
 def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hookedvid.config import MergeConfig, ProjectorConfig
 from hookedvid.errors import InputError
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.layers import LayerNorm
+from hookedvid.values.config import MergeConfig, ProjectorConfig
 
 
 class Projector(nn.Module):

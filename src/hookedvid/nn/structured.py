@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.interventions import Knockout, RandomEdges
-from hookedvid.layout import TokenLayout
-from hookedvid.masks import blocked
+from hookedvid.values.interventions import Knockout, RandomEdges
+from hookedvid.values.layout import TokenLayout
+from hookedvid.values.masks import blocked
 
 # Rows of one masked call. Longer ones would compute more pairs after the query, shorter ones fill the kernel less
 # (512 rows with a mask cost 1.2 of a causal call, performance facts, section 4).

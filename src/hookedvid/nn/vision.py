@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hookedvid.config import VisionConfig
 from hookedvid.nn.attention import Attention, AttnContext, Kernel
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.layers import MLP, LayerNorm
+from hookedvid.values.config import VisionConfig
 
 
 class VisionBlock(nn.Module):

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import write_text
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import Interval, Resamples
 from hookedvid.study.summary import Outcomes, named
-from hookedvid.texts import csv_text
+from hookedvid.values.files import write_text
+from hookedvid.values.texts import csv_text
 
 # Keys of an item's meta that the three benchmarks report by; `family` is the item's own.
 AXES = ("duration", "domain", "sub_category", "task_type", "task")

@@ -23,13 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hookedvid.config import DecoderConfig, VideoLLMConfig
 from hookedvid.data.item import Item, subtitles_path
 from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
-from hookedvid.inputs import VideoInputs
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
-from hookedvid.layout import TokenLayout
-from hookedvid.masks import active, first_layer
 from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
 from hookedvid.study import scoring
 from hookedvid.study.failures import attempt
@@ -37,6 +32,11 @@ from hookedvid.study.records import Records
 from hookedvid.study.scoring import GENERATED, Outcome
 from hookedvid.study.study import Plan, Reuse
 from hookedvid.sweep import mlp_pieces, states_a_call
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
+from hookedvid.values.layout import TokenLayout
+from hookedvid.values.masks import active, first_layer
 from hookedvid.video.subtitles import expected_subtitles
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone

@@ -10,8 +10,8 @@ import torch
 
 from hookedvid.data.item import Item
 from hookedvid.errors import NonFiniteError
-from hookedvid.inputs import VideoInputs
 from hookedvid.study.scoring import Outcome
+from hookedvid.values.inputs import VideoInputs
 
 Span = tuple[float, float]
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookedVidError
-from hookedvid.files import write_bytes
-from hookedvid.interventions import from_json, to_json
 from hookedvid.study import conventions, protocols, results
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
@@ -17,7 +15,9 @@ from hookedvid.study.rows import digest, json_bytes, named, sealed
 from hookedvid.study.running import Audit
 from hookedvid.study.study import Plan, Study
 from hookedvid.study.timing import Timing
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values.files import write_bytes
+from hookedvid.values.interventions import from_json, to_json
+from hookedvid.values.serial import from_dict, to_dict
 
 
 @dataclass(frozen=True)

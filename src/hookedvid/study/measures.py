@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import write_text
 from hookedvid.study import grounding, statistics
 from hookedvid.study.evidence import Evidence
 from hookedvid.study.laws import Finding, compared, too_few
 from hookedvid.study.protocols import Condition
 from hookedvid.study.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.summary import Outcomes
-from hookedvid.texts import csv_text
+from hookedvid.values.files import write_text
+from hookedvid.values.texts import csv_text
 
 
 @dataclass(frozen=True)

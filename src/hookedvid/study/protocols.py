@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import (
+from hookedvid.values.interventions import (
     VT_K,
     EarlyExit,
     Intervention,

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Int
 
 from hookedvid.errors import DataError, RunError
-from hookedvid.files import open_regular, written
 from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
 from hookedvid.study.scoring import Outcome
-from hookedvid.texts import utf8
+from hookedvid.values.files import open_regular, written
+from hookedvid.values.texts import utf8
 
 if TYPE_CHECKING:
     import pandas as pd

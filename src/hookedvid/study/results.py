@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import DataError, RunError
-from hookedvid.files import read_regular
 from hookedvid.study.rows import unsealed
+from hookedvid.values.files import read_regular
 
 MANIFEST = "study.json"
 FIGURES = ("cumulative", "all-layers", "windows", "windows-by-family", "pareto", "pareto-by-family")

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
-from hookedvid.files import read_regular
-from hookedvid.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
@@ -19,7 +17,9 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scoring import Scoring
-from hookedvid.values import from_dict
+from hookedvid.values.files import read_regular
+from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
+from hookedvid.values.serial import from_dict
 from hookedvid.video import samplers, subtitles
 from hookedvid.video.prompt import named_instruction, template
 from hookedvid.video.source import video_hash

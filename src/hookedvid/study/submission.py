@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, nearest
-from hookedvid.files import write_text
 from hookedvid.study.conventions import Convention
 from hookedvid.study.results import own_folder
+from hookedvid.values.files import write_text
 
 FOLDER = "submissions"
 UNKNOWN = -1  # as lmms-eval writes an answer that is none of the options

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.files import write_text
 from hookedvid.study import statistics
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.scoring import chance
 from hookedvid.study.statistics import UNKNOWN, Interval, McNemar, Resamples
-from hookedvid.texts import csv_text
+from hookedvid.values.files import write_text
+from hookedvid.values.texts import csv_text
 
 # Families that no video is needed for: the control, kept out of the group `video`.
 LANGUAGE_ONLY = ("language",)

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 from hookedvid.errors import DecodingError, VideoError
-from hookedvid.files import open_regular
+from hookedvid.values.files import open_regular
 from hookedvid.video.refusals import NO_NAME
 
 MARK = "::"  # between an archive and the member in it

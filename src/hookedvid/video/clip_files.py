@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hookedvid.errors import VideoError
-from hookedvid.files import PART, written
+from hookedvid.values.files import PART, written
 from hookedvid.video.frames import Clip, Number, read_clip
 from hookedvid.video.refusals import changed
 from hookedvid.video.source import content_hash, identity, video_hash

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hookedvid.errors import InputError
-from hookedvid.values import is_number
+from hookedvid.values.serial import is_number
 from hookedvid.video.decode import decode, fill, read_track
 from hookedvid.video.pictures import upright_rgb
 from hookedvid.video.refusals import refusal, unreadable

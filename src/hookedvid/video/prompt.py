@@ -10,7 +10,7 @@ from string import ascii_uppercase as LETTERS
 from typing import NamedTuple
 
 from hookedvid.errors import InputError, nearest
-from hookedvid.layout import Role
+from hookedvid.values.layout import Role
 
 NO_SUBTITLES = "No subtitles available"  # as lmms-eval says it
 

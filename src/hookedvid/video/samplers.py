@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hookedvid.errors import InputError, VideoError, nearest
-from hookedvid.values import counted, is_number
+from hookedvid.values.serial import counted, is_number
 
 # Frames of one sample, an hour's at 27 a second: more than any model reads, and 15 GB at 224 x 224.
 MOST = 100_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from hookedvid.files import write_text
+from hookedvid.values.files import write_text
 
 PREFIX = "hookedvid-scratch-"
 LOCK = "lock"  # held as long as the folder's owner lives; the system lets go of it, however that ends

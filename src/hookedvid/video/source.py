@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import HookedVidError, VideoError
-from hookedvid.files import open_regular
+from hookedvid.values.files import open_regular
 from hookedvid.video import archive
 from hookedvid.video.archive import Archive, Member, split
 from hookedvid.video.refusals import refusal, unreadable

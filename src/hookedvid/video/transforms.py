@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hookedvid.config import VisionConfig
+from hookedvid.values.config import VisionConfig
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
-from hookedvid.layout import FrameBlendWarning, TokenLayout
+from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
+from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 
 
 class NoEdgeWarning(UserWarning):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex, TypeVar
 
 from hookedvid.errors import InterventionError
-from hookedvid.layout import as_selector
-from hookedvid.values import as_whole, from_dict, to_dict
+from hookedvid.values.layout import as_selector
+from hookedvid.values.serial import as_whole, from_dict, to_dict
 
 Relation = Literal["any", "same_frame", "other_frame"]
 

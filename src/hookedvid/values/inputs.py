@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.config import VideoLLMConfig
 from hookedvid.errors import InputError
-from hookedvid.layout import Segment, TokenLayout, video_segments
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.layout import Segment, TokenLayout, video_segments
 
 Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
 Pixels = Float[Tensor, "*batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 height width"] | None] | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hookedvid.errors import ConfigError
-from hookedvid.values import from_dict, to_dict
+from hookedvid.values.serial import from_dict, to_dict
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["none", "average", "max", "bilinear"]
@@ -17,7 +17,7 @@ Newline = Literal["none", "once", "frame", "row"]
 
 # The largest sizes a config may state. A model is laid out module by module before its weights are read, so a number
 # without a bound takes the machine: 100,000 blocks took 45 s. Each bound is about eight times the largest public
-# model's. Who means more raises it: `hookedvid.config.LIMITS["n_layers"] = 2_000`.
+# model's. Who means more raises it: `hookedvid.values.config.LIMITS["n_layers"] = 2_000`.
 LIMITS: dict[str, int] = {
     "n_layers": 1_000,
     "d_model": 1 << 17, "d_in": 1 << 17, "d_out": 1 << 17, "d_mlp": 1 << 19, "d_head": 1 << 12,
@@ -35,7 +35,7 @@ def misfit(value: Any, kind: str) -> str:
         return "is no whole number"
     if value < 1:
         return "must be at least 1"
-    over = f"is above the bound of {LIMITS[kind]:,}; if it is meant, raise hookedvid.config.LIMITS[{kind!r}]"
+    over = f"is above the bound of {LIMITS[kind]:,}; if it is meant, raise hookedvid.values.config.LIMITS[{kind!r}]"
     return over if value > LIMITS[kind] else ""
 
 

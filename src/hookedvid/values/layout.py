@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hookedvid.config import ProjectorConfig
 from hookedvid.errors import InputError, SelectorError, nearest
+from hookedvid.values.config import ProjectorConfig
 
 Role = Literal["system", "video", "newline", "marker", "question", "options", "template", "generated"]
 

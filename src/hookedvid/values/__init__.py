@@ -1,0 +1,1 @@
+"""Plain data: what a model is, what its input holds, what is done to a run."""
