@@ -22,8 +22,8 @@ from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
-from hookedvid.nn.shared import Joined, States, View
 from hookedvid.nn.structured import Structure, structure
+from hookedvid.nn.text_states import Joined, States, View
 from hookedvid.patching import Write, write_of
 from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
 from hookedvid.values.inputs import VideoInputs

@@ -17,8 +17,8 @@ from hookedvid.errors import HookError
 from hookedvid.nn.hooks import HookPoint, listening, untouched, with_path
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
-from hookedvid.nn.shared import Joined
 from hookedvid.nn.structured import Structure
+from hookedvid.nn.text_states import Joined
 
 Kernel = Literal["sdpa", "eager"]
 Probe = Callable[[Tensor, Tensor, Tensor | Structure | None, Tensor | None], None]
