@@ -25,7 +25,7 @@ from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
 from hookedvid.converting import our_shapes
 from hookedvid.errors import HookedVidError, nearest
-from hookedvid.families import FAMILIES
+from hookedvid.families.sizes import FAMILIES
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
 SHARD = 5_000_000_000  # bytes; transformers' limit when these were saved

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxtyping import config
 from torch import Tensor
 
-from hookedvid.families import FAMILIES, small_config
+from hookedvid.families.sizes import FAMILIES, small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs

@@ -12,7 +12,8 @@ import torch
 
 from hookedvid.data.item import Item
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.families import FAMILIES, small_config
+from hookedvid.families.prompts import QuestionForm, pieces, template
+from hookedvid.families.sizes import FAMILIES, small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import breakdown, conventions, scoring, submission
 from hookedvid.study.conventions import CONVENTIONS, convention, guess
@@ -20,7 +21,6 @@ from hookedvid.study.extractors import extractor
 from hookedvid.study.protocols import BASELINE
 from hookedvid.study.study import Study
 from hookedvid.study.summary import Outcomes, summarise
-from hookedvid.video.prompt import QuestionForm, pieces, template
 from hookedvid.video.samplers import SAMPLERS
 
 DATASETS = ("videomme", "mvbench", "egoschema")

@@ -20,7 +20,7 @@ from hookedvid.conversion.provenance import Provenance
 from hookedvid.conversion.shards import INDEX, open_shards, read_header
 from hookedvid.converting import convert, export, plan
 from hookedvid.errors import ConfigError, ConversionError
-from hookedvid.published import PUBLISHED
+from hookedvid.families.published import PUBLISHED
 from originals import NAMES, OVERRIDES, original, recipe, script
 
 FAMILIES = [f for f in NAMES if f != "internvideo2.5"]

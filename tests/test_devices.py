@@ -13,7 +13,7 @@ import torch
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
 from hookedvid.data.shapes import make_dataset
 from hookedvid.encoding import encoder_of
-from hookedvid.families import FAMILIES
+from hookedvid.families.sizes import FAMILIES
 from hookedvid.loading import put
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan

@@ -14,7 +14,7 @@ from hookedvid.data.item import Item
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, InterventionError
-from hookedvid.families import small_config
+from hookedvid.families.sizes import small_config
 from hookedvid.flops import Costs
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import efficiency, laws, protocols, summary

@@ -13,7 +13,7 @@ from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
-from hookedvid.families import small_config
+from hookedvid.families.sizes import small_config
 from hookedvid.flops import Costs, Flops
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import expected

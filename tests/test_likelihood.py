@@ -15,7 +15,8 @@ from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes import held_out, make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.families import small_config
+from hookedvid.families.prompts import TEMPLATES, QuestionForm, Template
+from hookedvid.families.sizes import small_config
 from hookedvid.flops import Costs
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
@@ -27,7 +28,6 @@ from hookedvid.study.study import Study, plan
 from hookedvid.sweep import sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
-from hookedvid.video.prompt import TEMPLATES, QuestionForm, Template
 from models import UNLIKE, random_model
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked

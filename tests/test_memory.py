@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hookedvid.families import small_config
+from hookedvid.families.sizes import small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs

@@ -15,12 +15,7 @@ from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
 from hookedvid.answering import score_options
 from hookedvid.errors import InputError
-from hookedvid.preparing import _check_question, prepare
-from hookedvid.prompt_tokens import UnknownWordWarning
-from hookedvid.tokenizer import byte_tokenizer
-from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.video.frames import read_clip
-from hookedvid.video.prompt import (
+from hookedvid.families.prompts import (
     TEMPLATES,
     TIME_INSTRUCTIONS,
     QuestionForm,
@@ -28,6 +23,11 @@ from hookedvid.video.prompt import (
     special_strings,
     template,
 )
+from hookedvid.preparing import _check_question, prepare
+from hookedvid.prompt_tokens import UnknownWordWarning
+from hookedvid.tokenizer import byte_tokenizer
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.video.frames import read_clip
 
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog", "über-été"]
 CHOICES = "\nA. a car\nB. a dog\nC. über-été\nAnswer with the option's letter from the given choices directly."

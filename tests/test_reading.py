@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
-from hookedvid.families import small_config
+from hookedvid.families.sizes import small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.nn.structured import Structure
 from hookedvid.reading import AttentionMap, _Layer

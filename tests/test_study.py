@@ -21,7 +21,7 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes import make_dataset
 from hookedvid.data.shapes_words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
-from hookedvid.families import small_config
+from hookedvid.families.sizes import small_config
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import laws, protocols, running, scoring, summary
 from hookedvid.study.extractors import leading_letter

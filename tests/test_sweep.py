@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import hookedvid.sweep as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.families import FAMILIES
+from hookedvid.families.sizes import FAMILIES
 from hookedvid.session import Session
 from hookedvid.sharing import shareable
 from hookedvid.study import protocols

@@ -13,14 +13,14 @@ from hookedvid import small_config
 from hookedvid.answering import real_tokens, score_options
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
-from hookedvid.families import FAMILIES
+from hookedvid.families.prompts import TEMPLATES
+from hookedvid.families.sizes import FAMILIES
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import prepare
 from hookedvid.study import scoring
 from hookedvid.tokenizer import byte_tokenizer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
-from hookedvid.video.prompt import TEMPLATES
 from models import one_thread as one_thread
 
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog"]

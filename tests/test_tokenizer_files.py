@@ -15,9 +15,9 @@ from transformers import Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from hookedvid.errors import ConversionError
+from hookedvid.families.prompts import TEMPLATES, pieces, template
 from hookedvid.prompt_tokens import _tokenized_text
 from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
-from hookedvid.video.prompt import TEMPLATES, pieces, template
 
 SYSTEM = TEMPLATES["internvl2_5"].before
 CORPUS = [

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hookedvid.answering import Answer
     from hookedvid.cache import VideoCache
     from hookedvid.converting import convert, export
-    from hookedvid.families import small_config
+    from hookedvid.families.sizes import small_config
     from hookedvid.flops import Flops, edge_share
     from hookedvid.model import HookedVideoLLM
     from hookedvid.patching import patch_sweep
@@ -55,7 +55,7 @@ _HOMES = {
         "VisionConfig",
     ),
     "converting": ("convert", "export"),
-    "families": ("small_config",),
+    "families.sizes": ("small_config",),
     "flops": ("Flops", "edge_share"),
     "values.inputs": ("VideoInputs",),
     "values.interventions": (

@@ -18,9 +18,9 @@ from hookedvid.conversion_folder import fingerprint
 from hookedvid.converting import as_dtype, convert, read_config
 from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, ConversionError
+from hookedvid.families.published import SHIPPED
 from hookedvid.loading import empty_model, install
 from hookedvid.nn.attention import Kernel
-from hookedvid.published import SHIPPED
 from hookedvid.sources import home, repo_of, source_of
 from hookedvid.tokenizer_files import load_tokenizer
 from hookedvid.values.config import VideoLLMConfig

@@ -20,12 +20,12 @@ from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
 from hookedvid.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.errors import ConversionError
-from hookedvid.families import named_in
+from hookedvid.families.prompts import special_strings, template
+from hookedvid.families.sizes import named_in
 from hookedvid.sources import source_of
 from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
-from hookedvid.video.prompt import special_strings, template
 
 MAX_JSON = 64 << 20  # bytes of a config.json; those published have some 10,000
 SPARE = 64 << 20  # bytes of disk left free beside what is written

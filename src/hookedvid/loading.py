@@ -13,7 +13,7 @@ from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import Line, to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.families import CLIP_L_336
+from hookedvid.families.sizes import CLIP_L_336
 from hookedvid.values.config import VideoLLMConfig
 
 

@@ -20,6 +20,7 @@ from hookedvid.bind import BoundModel
 from hookedvid.cache import VideoCache
 from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, check_keywords
+from hookedvid.families.prompts import QuestionForm
 from hookedvid.generation import generate
 from hookedvid.hooking import HookVerbs
 from hookedvid.nn.attention import AttnContext, Kernel
@@ -37,7 +38,6 @@ from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_token
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
 from hookedvid.values.serial import counted
-from hookedvid.video.prompt import QuestionForm
 from hookedvid.weight_views import WeightViews
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -162,10 +162,10 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             `generated`; `hookedvid.answering.answer_log_probs` scores it).
         n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
             seconds of the part to sample from.
-        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.video.prompt`;
+        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.families.prompts`;
             the config's unless given, `none` for none.
         markers_are_language: count the text between frames as language (it then belongs to the selector `text`).
-        form: how question and options are put (`hookedvid.video.prompt.QuestionForm`); the template's unless given.
+        form: how question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless given.
 
         Raises InputError where the prompt is longer than the config's max_length, saying how many frames fit.
         """

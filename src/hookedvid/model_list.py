@@ -3,7 +3,7 @@
 from rich import box
 from rich.table import Table
 
-from hookedvid.published import PUBLISHED, SHIPPED
+from hookedvid.families.published import PUBLISHED, SHIPPED
 from hookedvid.sources import home
 from hookedvid.terminal import Terminal
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hookedvid.errors import ConversionError
-from hookedvid.families import named_in
+from hookedvid.families.sizes import named_in
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
 CASE, EXPECTED = "case.json", "expected.safetensors"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from hookedvid.errors import InputError
+from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
 from hookedvid.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import TokenLayout
-from hookedvid.video.prompt import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
 
 
 def prepare(

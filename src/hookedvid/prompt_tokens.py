@@ -11,10 +11,10 @@ from typing import Any
 
 from hookedvid.answering import check_option_tokens
 from hookedvid.errors import InputError
+from hookedvid.families.prompts import Piece, Template, special_strings
 from hookedvid.values.inputs import VIDEO
 from hookedvid.values.layout import Segment, video_segments
 from hookedvid.values.serial import is_text
-from hookedvid.video.prompt import Piece, Template, special_strings
 
 Run = tuple[Segment, list[int]]
 

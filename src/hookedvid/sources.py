@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.published import PUBLISHED, SHIPPED, of_repo
+from hookedvid.families.published import PUBLISHED, SHIPPED, of_repo
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -7,7 +7,7 @@ from typing import Any
 from hookedvid.conversion.decoder_fields import ROPE
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
-from hookedvid.families import (
+from hookedvid.families.sizes import (
     CLIP_L_336,
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -9,7 +9,7 @@ from typing import Any
 from hookedvid.conversion.decoder_fields import read_decoder, rows_of
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
-from hookedvid.families import CLIP_L_336, FAMILIES, INTERNVIT_300M, SIGLIP_SO400M, family, matching
+from hookedvid.families.sizes import CLIP_L_336, FAMILIES, INTERNVIT_300M, SIGLIP_SO400M, family, matching
 from hookedvid.values.config import (
     LIMITS,
     DecoderConfig,

@@ -11,8 +11,8 @@ from typing import Literal
 
 from hookedvid.data.item import Item
 from hookedvid.errors import ConfigError, nearest
+from hookedvid.families.prompts import QuestionForm
 from hookedvid.study.extractors import Extractor, extractor
-from hookedvid.video.prompt import QuestionForm
 
 # What an evaluator makes of an answer its extractor finds nothing in: a wrong one; none at all, kept out of the mean;
 # that only where nothing was said; a guess. `check`: it extracts nothing, but holds the text against the right option.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase as LETTERS
 
 from hookedvid.errors import InputError, nearest
-from hookedvid.video.prompt import lettered
+from hookedvid.families.prompts import lettered
 
 Options = Sequence[str]
 

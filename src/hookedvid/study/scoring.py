@@ -15,10 +15,10 @@ from hookedvid import preparing
 from hookedvid.answering import answer_log_probs, score_options
 from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError, InputError, NonFiniteError
+from hookedvid.families.prompts import QuestionForm
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS, Extractor, extractor
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
-from hookedvid.video.prompt import QuestionForm
 
 Scoring = Literal["letters", "words", "generate", "likelihood", "grounding"]
 SCORINGS: tuple[Scoring, ...] = ("letters", "words", "generate", "likelihood", "grounding")

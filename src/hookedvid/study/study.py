@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
+from hookedvid.families.prompts import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, grounding, protocols, scoring
 from hookedvid.study.conventions import Convention
@@ -21,7 +22,6 @@ from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.values.serial import from_dict
 from hookedvid.video import samplers, subtitles
-from hookedvid.video.prompt import named_instruction, template
 from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")

@@ -1,7 +1,7 @@
 """Where everything is in the sequence a decoder reads: segments, frames and the selector grammar.
 
 The only place that turns a selector such as `video[2:5]+question` into positions. How a layout is made
-from a prompt lives in `hookedvid.video.prompt`; what is done with positions lives in `masks`.
+from a prompt lives in `hookedvid.families.prompts`; what is done with positions lives in `masks`.
 """
 
 import re

@@ -1,0 +1,1 @@
+"""The families of models: their sizes, prompts and published checkpoints."""
