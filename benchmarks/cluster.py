@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from hookedvid import HookedVideoLLM
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.study import cluster
 from hookedvid.study.execution import Execution
 from hookedvid.study.running import carry_out, run

@@ -20,7 +20,7 @@ from conversion import ROOT, synthesize
 
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, LayerRange, edge_share
 from hookedvid.converting import convert
-from hookedvid.data.mp4 import mp4_bytes
+from hookedvid.data.shapes.mp4 import mp4_bytes
 
 
 def video(path: Path, n: int = 96, size: tuple[int, int] = (360, 640)) -> None:

@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from hookedvid import HookedVideoLLM
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.study.timing import Timing

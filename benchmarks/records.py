@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.printing import mib, spread, table
 from hookedvid.data.item import read_items, write_items
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.faces import plot, run_study
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study.records import ROWS

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hookedvid.data.item import Item, read_items, video_path
-from hookedvid.data.shapes import held_out, make_dataset
-from hookedvid.data.shapes_questions import FAMILY
+from hookedvid.data.shapes.clips import held_out, make_dataset
+from hookedvid.data.shapes.questions import FAMILY
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.study.summary import Outcomes, summarise

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hookedvid.data.shapes import stream
-from hookedvid.data.shapes_batch import (
+from hookedvid.data.shapes.batch import (
     CAPTION,
     CHOICE,
     FORMS,
@@ -32,10 +31,11 @@ from hookedvid.data.shapes_batch import (
     language_batch,
     video_batch,
 )
-from hookedvid.data.shapes_questions import FAMILY, KINDS
-from hookedvid.data.shapes_render import codec_noise, render
-from hookedvid.data.shapes_scene import N_FRAMES, sample_scenes
-from hookedvid.data.shapes_words import PREFIX, TOKEN, tokenizer
+from hookedvid.data.shapes.clips import stream
+from hookedvid.data.shapes.questions import FAMILY, KINDS
+from hookedvid.data.shapes.render import codec_noise, render
+from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes
+from hookedvid.data.shapes.words import PREFIX, TOKEN, tokenizer
 from tiny_card import card
 from tiny_forward import Packing, read, tower_features, video_tokens
 from tiny_recipe import CONFIG, CellHead, Optimiser, initialise, text_loss

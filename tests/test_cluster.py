@@ -16,7 +16,7 @@ import pytest
 
 from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import cluster

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.encoding import encoder_of
 from hookedvid.families.sizes import FAMILIES
 from hookedvid.loading import put

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hookedvid import plots
 from hookedvid.cli import main
 from hookedvid.data.item import Item
-from hookedvid.data.shapes import make_dataset
-from hookedvid.data.shapes_words import VOCABULARY, tokenizer
+from hookedvid.data.shapes.clips import make_dataset
+from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, InterventionError
 from hookedvid.families.sizes import small_config
 from hookedvid.flops import Costs

@@ -11,8 +11,8 @@ import miniatures
 from hookedvid.cli import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
-from hookedvid.data.shapes import make_dataset
-from hookedvid.data.shapes_words import VOCABULARY, tokenizer
+from hookedvid.data.shapes.clips import make_dataset
+from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.families.sizes import small_config
 from hookedvid.flops import Costs, Flops
 from hookedvid.model import HookedVideoLLM

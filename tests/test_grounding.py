@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hookedvid import plots
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
-from hookedvid.data.shapes import TASKS, held_out, in_between, make_dataset, make_items
-from hookedvid.data.shapes_scene import N_FRAMES
-from hookedvid.data.shapes_tasks import DURATION, FPS, located
-from hookedvid.data.shapes_words import COLORS, SHAPES
+from hookedvid.data.shapes.clips import TASKS, held_out, in_between, make_dataset, make_items
+from hookedvid.data.shapes.scene import N_FRAMES
+from hookedvid.data.shapes.tasks import DURATION, FPS, located
+from hookedvid.data.shapes.words import COLORS, SHAPES
 from hookedvid.errors import DataError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import grounding, measures, protocols

@@ -12,8 +12,8 @@ from hookedvid import measured, plots
 from hookedvid.answering import answer_log_probs
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
-from hookedvid.data.shapes import held_out, make_dataset
-from hookedvid.data.shapes_words import VOCABULARY, tokenizer
+from hookedvid.data.shapes.clips import held_out, make_dataset
+from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import TEMPLATES, QuestionForm, Template
 from hookedvid.families.sizes import small_config

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hookedvid.data import shapes
-from hookedvid.data.shapes import LOCK, TASKS, held_out, make_dataset
+from hookedvid.data.shapes import clips as shapes
+from hookedvid.data.shapes.clips import LOCK, TASKS, held_out, make_dataset
 from hookedvid.errors import RunError
 from hookedvid.study.records import Records
 from hookedvid.values.files import PART, locked, write_bytes
@@ -17,7 +17,7 @@ from hookedvid.video.source import video_hash
 FEW = {"seed": 0, "split": "test", "n_videos": 3, "questions_per_video": 2}
 MAKER = f"""
 import sys
-from hookedvid.data import shapes
+from hookedvid.data.shapes import clips as shapes
 shapes.HELD_OUT = {FEW}
 print(shapes.held_out(sys.argv[1], "grounding"))
 """

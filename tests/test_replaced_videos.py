@@ -12,7 +12,7 @@ import miniatures
 from hookedvid.cli import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DecodingError, InputError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study import running

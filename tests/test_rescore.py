@@ -10,8 +10,8 @@ import torch
 
 from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
-from hookedvid.data.shapes import make_dataset
-from hookedvid.data.shapes_words import VOCABULARY, tokenizer
+from hookedvid.data.shapes.clips import make_dataset
+from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import DataError
 from hookedvid.families.sizes import small_config
 from hookedvid.model import HookedVideoLLM

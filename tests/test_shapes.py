@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hookedvid.data.item import read_items, video_path
-from hookedvid.data.shapes import in_between, make_dataset, make_items, stream
-from hookedvid.data.shapes_questions import CHOICES, COUNT_KEPT, FACTS, FAMILY, KINDS, caption, questions
-from hookedvid.data.shapes_render import _RGB, codec_noise, render
-from hookedvid.data.shapes_scene import COUNT_SHARE, N_FRAMES, sample_scenes, things
-from hookedvid.data.shapes_words import (
+from hookedvid.data.shapes.clips import in_between, make_dataset, make_items, stream
+from hookedvid.data.shapes.questions import CHOICES, COUNT_KEPT, FACTS, FAMILY, KINDS, caption, questions
+from hookedvid.data.shapes.render import _RGB, codec_noise, render
+from hookedvid.data.shapes.scene import COUNT_SHARE, N_FRAMES, sample_scenes, things
+from hookedvid.data.shapes.words import (
     COLORS,
     DIRECTIONS,
     NUMBERS,

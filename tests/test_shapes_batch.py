@@ -5,11 +5,11 @@ from collections import Counter
 
 import numpy as np
 
-from hookedvid.data.shapes import stream
-from hookedvid.data.shapes_batch import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
-from hookedvid.data.shapes_questions import CHOICES, FACTS, KINDS, caption, questions
-from hookedvid.data.shapes_scene import N_FRAMES, sample_scenes, things
-from hookedvid.data.shapes_words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
+from hookedvid.data.shapes.batch import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
+from hookedvid.data.shapes.clips import stream
+from hookedvid.data.shapes.questions import CHOICES, FACTS, KINDS, caption, questions
+from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes, things
+from hookedvid.data.shapes.words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
 
 
 def texts_of(batch, plan):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hookedvid import accuracy, plots, report
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
-from hookedvid.data.shapes import make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.study import protocols

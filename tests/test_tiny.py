@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from hookedvid.checkpoint import find
-from hookedvid.data.shapes import held_out
+from hookedvid.data.shapes.clips import held_out
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan

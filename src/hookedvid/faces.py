@@ -9,7 +9,7 @@ from hookedvid import accuracy, converting, measured
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
-from hookedvid.data.shapes import held_out
+from hookedvid.data.shapes.clips import held_out
 from hookedvid.devices import named_device
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model import HookedVideoLLM

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from hookedvid.data.shapes_words import COLORS, DIRECTIONS, PLACES, SHAPES
+from hookedvid.data.shapes.words import COLORS, DIRECTIONS, PLACES, SHAPES
 
 N_FRAMES = 8
 SIDE = 64  # pixels of a frame's side: four 16-pixel patches

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from hookedvid.data.item import Item, jsonl
-from hookedvid.data.mp4 import mp4_bytes
-from hookedvid.data.shapes_questions import FACTS, FAMILY, Question, draw_options, questions
-from hookedvid.data.shapes_render import render
-from hookedvid.data.shapes_scene import Scenes, sample_scenes, things
-from hookedvid.data.shapes_tasks import FPS, answered, described, located
-from hookedvid.data.shapes_words import LETTERS
+from hookedvid.data.shapes.mp4 import mp4_bytes
+from hookedvid.data.shapes.questions import FACTS, FAMILY, Question, draw_options, questions
+from hookedvid.data.shapes.render import render
+from hookedvid.data.shapes.scene import Scenes, sample_scenes, things
+from hookedvid.data.shapes.tasks import FPS, answered, described, located
+from hookedvid.data.shapes.words import LETTERS
 from hookedvid.errors import DataError, nearest
 from hookedvid.values.files import locked, write_if_other
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from hookedvid.data.item import Item
-from hookedvid.data.shapes_questions import caption
-from hookedvid.data.shapes_scene import N_FRAMES, Scenes, things
-from hookedvid.data.shapes_words import COLORS, DESCRIBE, SHAPES
+from hookedvid.data.shapes.questions import caption
+from hookedvid.data.shapes.scene import N_FRAMES, Scenes, things
+from hookedvid.data.shapes.words import COLORS, DESCRIBE, SHAPES
 
 FPS = 8
 # Between each two sampled states a clip has one frame half-way: state t is first seen in frame 2t.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hookedvid.data.shapes_questions import (
+from hookedvid.data.shapes.questions import (
     CHOICES,
     COUNT_KEPT,
     FACTS,
@@ -20,9 +20,9 @@ from hookedvid.data.shapes_questions import (
     draw_options,
     questions,
 )
-from hookedvid.data.shapes_render import Frames, codec_noise, render
-from hookedvid.data.shapes_scene import N_FRAMES, N_OBJECTS, Scenes, sample_scenes, things
-from hookedvid.data.shapes_words import DESCRIBE, LETTERS, TOKEN, choice_prompt, open_prompt
+from hookedvid.data.shapes.render import Frames, codec_noise, render
+from hookedvid.data.shapes.scene import N_FRAMES, N_OBJECTS, Scenes, sample_scenes, things
+from hookedvid.data.shapes.words import DESCRIBE, LETTERS, TOKEN, choice_prompt, open_prompt
 
 # Tokens of the longest text of each form: "which way does the red object move ?" has 8 words; a caption of
 # four objects, 4 x 4 and 3 commas, "then red", "vanishes" and "describe" before them.

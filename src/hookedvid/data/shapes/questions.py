@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hookedvid.data.shapes_scene import COUNT_SHARE, Thing
-from hookedvid.data.shapes_words import COLORS, DIRECTIONS, LETTERS, NUMBERS, PLACES, SHAPES
+from hookedvid.data.shapes.scene import COUNT_SHARE, Thing
+from hookedvid.data.shapes.words import COLORS, DIRECTIONS, LETTERS, NUMBERS, PLACES, SHAPES
 
 # How the answer reaches a reader: from any frame, from all objects, from several frames, from no video.
 FAMILY: dict[str, str] = {

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hookedvid.data.shapes_scene import N_OBJECTS, RADIUS, SIDE, Scenes
-from hookedvid.data.shapes_words import SHAPES
+from hookedvid.data.shapes.scene import N_OBJECTS, RADIUS, SIDE, Scenes
+from hookedvid.data.shapes.words import SHAPES
 
 Frames = UInt8[np.ndarray, "batch frame height width 3"]
 

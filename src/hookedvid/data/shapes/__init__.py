@@ -1,0 +1,1 @@
+"""Made clips of moving shapes, with questions whose answers are known."""
