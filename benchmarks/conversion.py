@@ -31,7 +31,9 @@ for p in Path(sys.argv[1]).iterdir():
     with p.open('rb') as a, (Path(sys.argv[2]) / p.name).open('wb') as b:
         shutil.copyfileobj(a, b, 32 << 20); b.flush(); os.fsync(b.fileno())
 """
-CONVERT = "import sys; from hookedvid.converting import convert; convert(sys.argv[1], sys.argv[2], progress=False)"
+CONVERT = (
+    "import sys; from hookedvid.checkpoints.convert import convert; convert(sys.argv[1], sys.argv[2], progress=False)"
+)
 LOAD = """
 import sys, time
 start = time.perf_counter()

@@ -19,7 +19,7 @@ import torch
 from conversion import ROOT, synthesize
 
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, LayerRange, edge_share
-from hookedvid.converting import convert
+from hookedvid.checkpoints.convert import convert
 from hookedvid.data.shapes.mp4 import mp4_bytes
 
 

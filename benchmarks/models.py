@@ -8,11 +8,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, VideoLLMConfig
+from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
+from hookedvid.checkpoints.fill import empty_model, put
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.tables import llama
-from hookedvid.loading import empty_model, put
 from hookedvid.study import protocols
-from hookedvid.tokenizer import byte_tokenizer
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, RopeConfig, VisionConfig
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention

@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hookedvid import HookedVideoLLM
-from hookedvid.converting import convert, export
-from hookedvid.errors import HookedVidError
-from hookedvid.parity import (
+from hookedvid.checkpoints.convert import convert, export
+from hookedvid.checkpoints.parity import (
     EXPECTED,
     Recorded,
     Stage,
@@ -30,6 +29,7 @@ from hookedvid.parity import (
     random_inputs,
     transformers_stages,
 )
+from hookedvid.errors import HookedVidError
 
 # The same sums in another order move float32 by some 1e-6; recorded outputs are float32 whatever we run in. Half
 # precision rounds at every operation, so only its kind of error can be told from a wrong model.

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from hookedvid.checkpoints.convert import our_shapes
 from hookedvid.conversion import layouts, original, tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
-from hookedvid.converting import our_shapes
 from hookedvid.errors import HookedVidError, nearest
 from hookedvid.families.sizes import FAMILIES
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from hookedvid import HookedVideoLLM
-from hookedvid.converting import convert
-from hookedvid.parity import Recorded
+from hookedvid.checkpoints.convert import convert
+from hookedvid.checkpoints.parity import Recorded
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "golden"
 FOLDER = Path(os.environ.get("HOOKEDVID_GOLDEN", SHARED))

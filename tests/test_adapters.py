@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import hf_models
 from hookedvid import HookedVideoLLM, small_config
-from hookedvid.adapters import BESIDE, CONFIG, WEIGHTS, merge
+from hookedvid.checkpoints.lora import BESIDE, CONFIG, WEIGHTS, merge
 from hookedvid.conversion import original
 from hookedvid.conversion.rules import to_ours, to_theirs
 from hookedvid.conversion.tables import internlm2

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from golden_cases import CASES, FOLDER
 from hf_models import decoder, next_video, onevision, tower
 from hookedvid import HookedVideoLLM
+from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
 from hookedvid.errors import ConversionError
-from hookedvid.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
 
 spec = importlib.util.spec_from_file_location("check_parity", Path(__file__).parents[1] / "scripts" / "check_parity.py")
 assert spec and spec.loader

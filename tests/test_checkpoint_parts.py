@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_models import decoder, onevision
-from hookedvid import HookedVideoLLM, converting
+from hookedvid import HookedVideoLLM
+from hookedvid.checkpoints import convert as converting
+from hookedvid.checkpoints.convert import convert, export, plan
 from hookedvid.conversion.provenance import Provenance
-from hookedvid.converting import convert, export, plan
 from hookedvid.errors import ConversionError
 from originals import OVERRIDES, original
 

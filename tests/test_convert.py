@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hookedvid import LV_K, HookedVideoLLM, converting
+from hookedvid import LV_K, HookedVideoLLM
+from hookedvid.checkpoints import convert as converting
+from hookedvid.checkpoints.convert import convert, export, plan
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.conversion.shards import INDEX, open_shards, read_header
-from hookedvid.converting import convert, export, plan
 from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.families.published import PUBLISHED
 from originals import NAMES, OVERRIDES, original, recipe, script
@@ -494,7 +495,7 @@ def test_memory_stays_below_two_of_the_largest_tensor(tmp_path):
     big = original(tmp_path / "big", shard=10**9, vocab_size=1_000_000)  # embedding and head: 128 MB each
     small = original(tmp_path / "small", shard=10**9)
     code = (
-        "import sys, resource; from hookedvid.converting import convert\n"
+        "import sys, resource; from hookedvid.checkpoints.convert import convert\n"
         "convert(sys.argv[1], sys.argv[2], overrides={'vision.n_heads': 4}, progress=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )

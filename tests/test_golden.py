@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from golden_cases import CASES, FOLDER, converted, load
-from hookedvid.converting import convert, export
-from hookedvid.parity import Recorded, compare, first_beyond, our_stages
+from hookedvid.checkpoints.convert import convert, export
+from hookedvid.checkpoints.parity import Recorded, compare, first_beyond, our_stages
 
 pytestmark = pytest.mark.skipif(not CASES, reason="golden cases are not in this checkout")
 

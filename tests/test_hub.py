@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hookedvid.checkpoints.hub import commit_of
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.conversion.provenance import Provenance
-from hookedvid.hub import commit_of
 from hub_server import Fault, Hub, Repo, running
 from originals import original
 
@@ -40,7 +40,7 @@ OTHERS = {n: b"x" for n in ("README.md", "modeling.py", "chat_template.py", "mod
 PROGRAM = """
 import json, sys
 from hookedvid.errors import ConversionError
-from hookedvid.hub import commit_of, fetch
+from hookedvid.checkpoints.hub import commit_of, fetch
 for args in json.loads(sys.argv[1]):
     try:
         folder = fetch(*args)

@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from hf_models import D_VOCAB, DECODERS, decoder, decoder_config, random_ids
 from hookedvid import HookedVideoLLM
+from hookedvid.checkpoints.fill import fill
 from hookedvid.conversion import tables
-from hookedvid.loading import fill
 from hookedvid.values.config import DecoderConfig, RopeConfig, VideoLLMConfig
 
 IDS = random_ids(2, 37)

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from hookedvid import EarlyExit, HookedVideoLLM, Knockout, LayerRange, Patch
-from hookedvid.checkpoint import load
+from hookedvid.checkpoints.load import load
+from hookedvid.checkpoints.placement import places
 from hookedvid.errors import ConversionError, InputError
-from hookedvid.placing import places
 from hookedvid.sweep import sweep
 from models import VIDEO_MODELS, one_thread, random_model, rich_inputs  # noqa: F401
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
 from hookedvid.answering import score_options
+from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import (
     TEMPLATES,
@@ -25,7 +26,6 @@ from hookedvid.families.prompts import (
 )
 from hookedvid.preparing import _check_question, prepare
 from hookedvid.prompt_tokens import UnknownWordWarning
-from hookedvid.tokenizer import byte_tokenizer
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.video.frames import read_clip
 

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hookedvid import accuracy, plots, report
+from hookedvid.checkpoints.devices import usable_device
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.study import protocols
 from hookedvid.study.manifest import Manifest

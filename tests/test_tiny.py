@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from hookedvid.checkpoint import find
+from hookedvid.checkpoints.load import find
 from hookedvid.data.shapes.clips import held_out
 from hookedvid.model import HookedVideoLLM
 from hookedvid.study.running import run

@@ -11,6 +11,7 @@ import torch
 
 from hookedvid import small_config
 from hookedvid.answering import real_tokens, score_options
+from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import TEMPLATES
@@ -18,7 +19,6 @@ from hookedvid.families.sizes import FAMILIES
 from hookedvid.model import HookedVideoLLM
 from hookedvid.preparing import prepare
 from hookedvid.study import scoring
-from hookedvid.tokenizer import byte_tokenizer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from models import one_thread as one_thread

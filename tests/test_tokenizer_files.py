@@ -14,10 +14,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import Qwen2Tokenizer
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
+from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.errors import ConversionError
 from hookedvid.families.prompts import TEMPLATES, pieces, template
 from hookedvid.prompt_tokens import _tokenized_text
-from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 
 SYSTEM = TEMPLATES["internvl2_5"].before
 CORPUS = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hookedvid.answering import Answer
     from hookedvid.cache import VideoCache
-    from hookedvid.converting import convert, export
+    from hookedvid.checkpoints.convert import convert, export
     from hookedvid.families.sizes import small_config
     from hookedvid.flops import Flops, edge_share
     from hookedvid.model import HookedVideoLLM
@@ -54,7 +54,7 @@ _HOMES = {
         "VideoLLMConfig",
         "VisionConfig",
     ),
-    "converting": ("convert", "export"),
+    "checkpoints.convert": ("convert", "export"),
     "families.sizes": ("small_config",),
     "flops": ("Flops", "edge_share"),
     "values.inputs": ("VideoInputs",),

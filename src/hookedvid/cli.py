@@ -214,8 +214,8 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _study(args: argparse.Namespace) -> int:
+    from hookedvid.checkpoints.locate import home
     from hookedvid.faces import run_study
-    from hookedvid.sources import home
     from hookedvid.study.execution import Execution
     from hookedvid.study.records import Shard
     from hookedvid.video.clip_files import FrameCache

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hookedvid import accuracy, converting, measured
+from hookedvid import accuracy, measured
+from hookedvid.checkpoints import convert as converting
+from hookedvid.checkpoints.devices import named_device
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes.clips import held_out
-from hookedvid.devices import named_device
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model import HookedVideoLLM
 from hookedvid.progress import conduct

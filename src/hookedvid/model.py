@@ -84,7 +84,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         Without a tokenizer `prepare` uses bytes, if the vocabulary has room for them.
         """
-        from hookedvid.loading import random_model
+        from hookedvid.checkpoints.fill import random_model
 
         return random_model(cls, cfg, tokenizer, seed, **kwargs)
 
@@ -94,7 +94,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         ignore=: config fields that change nothing. Raises ConversionError for what has no place here.
         """
-        from hookedvid.loading import from_transformers
+        from hookedvid.checkpoints.fill import from_transformers
 
         return from_transformers(cls, hf_model, tokenizer, **kwargs)
 
@@ -103,7 +103,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         cls, name: str = "ViT-L-14-336", pretrained: str | None = None, **kwargs: Any
     ) -> "HookedVideoLLM":
         """The visual tower of an open_clip model, loaded by open_clip (any tag it offers; None = random)."""
-        from hookedvid.loading import from_open_clip
+        from hookedvid.checkpoints.fill import from_open_clip
 
         return from_open_clip(cls, name, pretrained, **kwargs)
 
@@ -124,14 +124,14 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         Raises ConversionError for a name that does not exist and files that do not fit, each with what to do.
         """
-        from hookedvid.checkpoint import load
+        from hookedvid.checkpoints.load import load
 
         check_keywords(load, kwargs, "from_pretrained")
         return load(cls, name_or_path, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights (safetensors) and tokenizer into a folder `from_pretrained` reads."""
-        from hookedvid.checkpoint import save
+        from hookedvid.checkpoints.load import save
 
         save(self, folder)
 

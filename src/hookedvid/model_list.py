@@ -3,8 +3,8 @@
 from rich import box
 from rich.table import Table
 
+from hookedvid.checkpoints.locate import home
 from hookedvid.families.published import PUBLISHED, SHIPPED
-from hookedvid.sources import home
 from hookedvid.terminal import Terminal
 
 WORDS = ("name", "vision tower", "same as")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 
+from hookedvid.checkpoints.locate import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
-from hookedvid.sources import home
 from hookedvid.study.laws import Finding
 from hookedvid.study.statistics import LEVEL, Interval
 from hookedvid.values.texts import printable

@@ -49,7 +49,7 @@ def source_of(name: str, revision: str | None = None) -> Source:
         if revision is not None:
             raise ConversionError(f"{name!r} is a folder, which has no revision {revision!r}")
         return Source(folder, name)
-    from hookedvid.hub import commit_of, fetch
+    from hookedvid.checkpoints.hub import commit_of, fetch
 
     folder, known = fetch(repo, revision), of_repo(repo)
     choices = {"family": known.family, **known.overrides} if known else {}

@@ -44,7 +44,7 @@ def install(model: Any, shards: Shards, dtype: torch.dtype | None, device: torch
 
 def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kwargs: Any) -> Any:
     """See `HookedVideoLLM.from_config`."""
-    from hookedvid.tokenizer import byte_tokenizer
+    from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 
     if tokenizer is None and cfg.decoder is not None:
         tokenizer = byte_tokenizer(cfg.decoder.d_vocab)

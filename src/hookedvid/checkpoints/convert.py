@@ -12,18 +12,18 @@ import torch
 from tqdm.auto import tqdm
 
 from hookedvid import __version__
+from hookedvid.checkpoints.conversion_folder import check_free, fingerprint, partial_folder, resumed
+from hookedvid.checkpoints.locate import source_of
+from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.conversion import layouts, provenance
 from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.provenance import Provenance, source_files
 from hookedvid.conversion.rules import Ignored, match, stored
 from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of, open_shards, read_header, shapes_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
-from hookedvid.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.errors import ConversionError
 from hookedvid.families.prompts import special_strings, template
 from hookedvid.families.sizes import named_in
-from hookedvid.sources import source_of
-from hookedvid.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
 
@@ -137,7 +137,7 @@ def _in_hub_cache(folder: Path) -> str:
 
 def our_shapes(cfg: VideoLLMConfig) -> dict[str, torch.Size]:
     """Names and shapes of a model's parameters; no memory is taken."""
-    from hookedvid.loading import empty_model
+    from hookedvid.checkpoints.fill import empty_model
     from hookedvid.model import HookedVideoLLM
 
     return {k: p.shape for k, p in empty_model(HookedVideoLLM, cfg).named_parameters()}

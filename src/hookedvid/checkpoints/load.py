@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from hookedvid.checkpoints.conversion_folder import fingerprint
+from hookedvid.checkpoints.convert import as_dtype, convert, read_config
+from hookedvid.checkpoints.devices import usable_device
+from hookedvid.checkpoints.fill import empty_model, install
+from hookedvid.checkpoints.locate import home, repo_of, source_of
+from hookedvid.checkpoints.tokenizer_files import load_tokenizer
 from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import match_names
 from hookedvid.conversion.shards import Shards, open_shards
-from hookedvid.conversion_folder import fingerprint
-from hookedvid.converting import as_dtype, convert, read_config
-from hookedvid.devices import usable_device
 from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.families.published import SHIPPED
-from hookedvid.loading import empty_model, install
 from hookedvid.nn.attention import Kernel
-from hookedvid.sources import home, repo_of, source_of
-from hookedvid.tokenizer_files import load_tokenizer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import write_text, written
 from hookedvid.values.serial import override
@@ -47,7 +47,7 @@ def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None
         if tower:
             raise ConversionError(f"{name} is converted already, so {sorted(tower)} cannot be overridden")
         inside = Path(str(importlib.resources.files("hookedvid"))) / "weights" / name
-        beside = Path(__file__).resolve().parents[2] / "weights" / name
+        beside = Path(__file__).resolve().parents[3] / "weights" / name
         return inside if (inside / "config.json").exists() else beside
     repo = repo_of(name)
     if repo is None:
@@ -98,7 +98,7 @@ def load(
     if target is None and not (_keeps_dtypes(shards) and device_map is None):
         target = _main_dtype(shards)
     if device_map is not None:
-        from hookedvid.placing import place
+        from hookedvid.checkpoints.placement import place
 
         if device is not None or adapter is not None:
             raise ConversionError(
@@ -109,7 +109,7 @@ def load(
         return place(model, shards, target, device_map, max_memory)
     install(model, shards, target, target_device)
     if adapter is not None:
-        from hookedvid.adapters import merge
+        from hookedvid.checkpoints.lora import merge
 
         merge(model, adapter, folder)
     return model

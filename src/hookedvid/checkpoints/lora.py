@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hookedvid.checkpoints.locate import repo_of
 from hookedvid.conversion import original, tables
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, apply, grouped, names_of, undo
 from hookedvid.conversion.shards import read_header
 from hookedvid.errors import ConversionError
-from hookedvid.sources import repo_of
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular
 
@@ -158,7 +158,7 @@ def _folder(adapter: str | Path) -> Path:
     if not where.is_dir():
         if repo_of(str(adapter)) is None:
             raise ConversionError(f"no adapter {str(adapter)!r}: it is neither a folder nor a hub repository")
-        from hookedvid.hub import fetch
+        from hookedvid.checkpoints.hub import fetch
 
         where = fetch(str(adapter))
     names = sorted(p.name for p in where.iterdir())

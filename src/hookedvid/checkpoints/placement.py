@@ -19,9 +19,9 @@ from accelerate.utils import get_balanced_memory, get_max_memory
 from safetensors import safe_open
 from torch import nn
 
+from hookedvid.checkpoints.fill import put
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.loading import put
 
 Device = int | str
 OFFLOADED = ("cpu", "disk")

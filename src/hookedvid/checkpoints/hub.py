@@ -13,9 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
