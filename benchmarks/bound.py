@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.models import Condition
-from hookedvid.flops import Costs, block_linear, keys_values, n_pairs, pair
+from hookedvid.model.flops import Costs, block_linear, keys_values, n_pairs, pair
 from hookedvid.sweep import stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.interventions import Knockout

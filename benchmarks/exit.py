@@ -10,7 +10,7 @@ from benchmarks.measuring import CPU, cost, now
 from benchmarks.models import Condition, Shape, apart, build, questions
 from benchmarks.printing import mib, over, spread, table
 from hookedvid import VT_K, EarlyExit, LayerRange
-from hookedvid.flops import Costs
+from hookedvid.model.flops import Costs
 
 TITLE = "Early exit and frames apart"
 # Qwen2-0.5B's width and the depth of its 7B sibling, which the paper's setting is for.

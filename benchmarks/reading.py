@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.measuring import cost, timed
 from benchmarks.printing import mib, over, spread, table
-from hookedvid.model import HookedVideoLLM
-from hookedvid.reading import _Reader
+from hookedvid.model.attention_maps import _Reader
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import VT_K

@@ -18,7 +18,7 @@ from benchmarks.printing import mib, spread, table
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.faces import plot, run_study
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.records import ROWS
 from hookedvid.study.rows import Task, line_of, row_of
 from hookedvid.study.scoring import Outcome

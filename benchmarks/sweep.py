@@ -26,7 +26,7 @@ from benchmarks.models import (
     study,
 )
 from benchmarks.printing import over, spread, table
-from hookedvid.flops import Costs
+from hookedvid.model.flops import Costs
 from hookedvid.sharing import Sweep
 from hookedvid.sweep import sweep
 

@@ -239,7 +239,7 @@ def examine(model: nn.Module, seed: int, n: int = 256) -> dict[str, float]:
 
 
 def build() -> nn.Module:
-    from hookedvid.model import HookedVideoLLM
+    from hookedvid.model.hooked_video_llm import HookedVideoLLM
 
     return HookedVideoLLM(CONFIG, tokenizer())
 

@@ -11,7 +11,7 @@ from jaxtyping import config
 from torch import Tensor
 
 from hookedvid.families.sizes import FAMILIES, small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.layout import Segment, TokenLayout, video_segments

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hookedvid.errors import InputError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.session import Session
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, EarlyExit

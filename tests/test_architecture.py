@@ -49,7 +49,7 @@ def imports(module: str, inside_functions: bool = True) -> set[str]:
 
 
 def part(module: str) -> str:
-    """`nn` of hookedvid.nn.attention, `model` of hookedvid.model; empty outside the package."""
+    """`nn` of hookedvid.nn.attention, `model` of hookedvid.model.hooked_video_llm; empty outside the package."""
     names = module.split(".")
     return names[1] if names[0] == "hookedvid" and len(names) > 1 else ""
 

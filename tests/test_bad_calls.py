@@ -21,7 +21,7 @@ from hookedvid import (
     small_config,
 )
 from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
-from hookedvid.generation import generate
+from hookedvid.model.generation import generate
 from hookedvid.sweep import sweep
 from hookedvid.values.inputs import from_tokens
 from hookedvid.values.interventions import as_interventions

@@ -18,7 +18,7 @@ from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, RunError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import cluster
 from hookedvid.study.execution import Execution
 from hookedvid.study.records import ROWS
@@ -45,7 +45,7 @@ SOUND = "hookedvid.video.worker"
 DRIVER = """
 import sys
 from pathlib import Path
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import cluster
 from hookedvid.study.execution import Execution
 from hookedvid.study.running import carry_out

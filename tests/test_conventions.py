@@ -14,7 +14,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import QuestionForm, pieces, template
 from hookedvid.families.sizes import FAMILIES, small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import breakdown, conventions, scoring, submission
 from hookedvid.study.conventions import CONVENTIONS, convention, guess
 from hookedvid.study.extractors import extractor

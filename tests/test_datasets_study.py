@@ -12,7 +12,7 @@ from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import video_path
 from hookedvid.data.mvbench import WHY_NOT
 from hookedvid.errors import ConfigError, DataError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan

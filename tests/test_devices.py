@@ -13,8 +13,8 @@ import torch
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
 from hookedvid.checkpoints.fill import put
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.encoding import encoder_of
 from hookedvid.families.sizes import FAMILIES
+from hookedvid.model.encode_video import encoder_of
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.sweep import sweep

@@ -15,8 +15,8 @@ from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, InterventionError
 from hookedvid.families.sizes import small_config
-from hookedvid.flops import Costs
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.flops import Costs
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import efficiency, laws, protocols, summary
 from hookedvid.study.study import Study
 from hookedvid.values.interventions import VT_K, EarlyExit, LayerRange, to_json

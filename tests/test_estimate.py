@@ -14,9 +14,9 @@ from hookedvid.data.item import read_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.families.sizes import small_config
-from hookedvid.flops import Costs, Flops
-from hookedvid.model import HookedVideoLLM
-from hookedvid.preparing import expected
+from hookedvid.model.flops import Costs, Flops
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.model.prepare import expected
 from hookedvid.sharing import Sweep
 from hookedvid.study import protocols
 from hookedvid.study.estimate import Estimate, _forward_memory, estimate, sweep_flops, sweep_memory
@@ -93,7 +93,7 @@ def test_what_is_expected_of_a_video_nobody_opened_is_what_it_has(model, annotat
         assert int((said.tokens == VIDEO).sum()) == len(real.layout.positions("video"))
 
 
-@pytest.mark.filterwarnings("ignore::hookedvid.prompt_tokens.UnknownWordWarning")
+@pytest.mark.filterwarnings("ignore::hookedvid.model.prompt_tokens.UnknownWordWarning")
 @pytest.mark.parametrize(
     ("scoring", "convention"),
     [("letters", ""), ("generate", "videomme/lmms-eval@2026-04"), ("letters", "videomme/official")],

@@ -12,7 +12,7 @@ from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, HookError, InputError, RunError
 from hookedvid.families.sizes import small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.estimate import estimate
 from hookedvid.study.failures import attempt
 from hookedvid.study.running import run

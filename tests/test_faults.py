@@ -22,7 +22,7 @@ from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import RunError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import running, scoring, summary
 from hookedvid.study.records import ROWS, Records
 from hookedvid.study.running import run
@@ -44,7 +44,7 @@ LASTING = {"crash": "crash", "bug": "video", "corrupt": "video", "missing": "vid
 DRIVER = """
 import sys
 from pathlib import Path
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.video.decoders import Decoders

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hookedvid import Flops, edge_share
 from hookedvid.errors import InterventionError
 from hookedvid.families.sizes import QWEN2, SIGLIP_SO400M
-from hookedvid.flops import Costs, n_pairs
+from hookedvid.model.flops import Costs, n_pairs
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.interventions import (
     LV_K,

@@ -16,7 +16,7 @@ from hookedvid.data.shapes.scene import N_FRAMES
 from hookedvid.data.shapes.tasks import DURATION, FPS, located
 from hookedvid.data.shapes.words import COLORS, SHAPES
 from hookedvid.errors import DataError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import grounding, measures, protocols
 from hookedvid.study.grounding import iou, parse_span
 from hookedvid.study.measures import MEASURES, Values

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from hookedvid import measured, plots
-from hookedvid.answering import answer_log_probs
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import held_out, make_dataset
@@ -17,8 +16,9 @@ from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import TEMPLATES, QuestionForm, Template
 from hookedvid.families.sizes import small_config
-from hookedvid.flops import Costs
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.answers import answer_log_probs
+from hookedvid.model.flops import Costs
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.study import measures, protocols, running
 from hookedvid.study.estimate import estimate

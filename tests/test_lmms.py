@@ -22,11 +22,11 @@ from PIL import Image
 
 from clips import cut
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, Knockout, lmms, small_config
-from hookedvid.answering import answer_log_probs
 from hookedvid.data.item import Item, read_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, HookedVidError, InputError, InterventionError, VideoError
 from hookedvid.lmms import arguments
+from hookedvid.model.answers import answer_log_probs
 from hookedvid.study import scoring
 from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.values.interventions import Intervention

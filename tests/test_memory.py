@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hookedvid.families.sizes import small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit
@@ -108,7 +108,7 @@ IN_LITTLE_ROOM = """
 import pathlib, resource
 import torch
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 
 torch.set_num_threads(1)
 decoder = DecoderConfig(n_layers=2, d_model=16, n_heads={heads}, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)

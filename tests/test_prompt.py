@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
-from hookedvid.answering import score_options
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import (
@@ -24,8 +23,9 @@ from hookedvid.families.prompts import (
     special_strings,
     template,
 )
-from hookedvid.preparing import _check_question, prepare
-from hookedvid.prompt_tokens import UnknownWordWarning
+from hookedvid.model.answers import score_options
+from hookedvid.model.prepare import _check_question, prepare
+from hookedvid.model.prompt_tokens import UnknownWordWarning
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.video.frames import read_clip
 
@@ -297,7 +297,7 @@ def words(*known: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
 
 
-@pytest.mark.filterwarnings("ignore::hookedvid.prompt_tokens.UnknownWordWarning")
+@pytest.mark.filterwarnings("ignore::hookedvid.model.prompt_tokens.UnknownWordWarning")
 def test_option_letters_that_no_logit_stands_for_are_refused():
     m = with_tokenizer(words("A", "what"))
     with pytest.raises(InputError, match="this tokenizer does not know the option letter 'B'"):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
 from hookedvid.families.sizes import small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.attention_maps import AttentionMap, _Layer
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.structured import Structure
-from hookedvid.reading import AttentionMap, _Layer
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import PAD, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Patch, RandomEdges
@@ -144,7 +144,7 @@ def test_float32_agrees_to_its_rounding_on_both_kernels_and_logits_stay_bitwise(
 @pytest.mark.parametrize("parts", [{}, {"N_ROWS": 7, "N_SCORES": 400}], ids=["whole", "in parts"])
 def test_masses_are_the_same_with_and_without_the_kernels_log_sum_exp(monkeypatch, told, parts):
     for name, value in parts.items():
-        monkeypatch.setattr(f"hookedvid.reading.{name}", value)
+        monkeypatch.setattr(f"hookedvid.model.attention_maps.{name}", value)
     if not told:
         monkeypatch.setattr("hookedvid.nn.attention.TELLS_LSE", "")
     by_lse = []
@@ -177,9 +177,9 @@ def test_text_alone_and_raw_tokens_are_read():
 
 
 def test_many_rows_are_read_in_parts(monkeypatch):
-    monkeypatch.setattr("hookedvid.reading.N_ROWS", 7)
-    monkeypatch.setattr("hookedvid.reading.N_EXPLICIT", 5)
-    monkeypatch.setattr("hookedvid.reading.N_SCORES", 300)
+    monkeypatch.setattr("hookedvid.model.attention_maps.N_ROWS", 7)
+    monkeypatch.setattr("hookedvid.model.attention_maps.N_EXPLICIT", 5)
+    monkeypatch.setattr("hookedvid.model.attention_maps.N_SCORES", 300)
     test_a_reading_is_the_pattern_summed("llava-video", "one in each layer")
     model = random_model("llava-video", kernel="eager")
     inputs = rich_inputs(model)
@@ -421,7 +421,7 @@ def test_where_one_set_holds_most_keys_no_attention_call_is_added(long_case, mon
 READS_WITHOUT_COMPILER = """
 import sys, torch
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 
 decoder = DecoderConfig(n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)
 model = HookedVideoLLM.from_config(VideoLLMConfig(family="text", decoder=decoder))

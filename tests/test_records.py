@@ -14,7 +14,7 @@ from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DataError, RunError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.results import MANIFEST

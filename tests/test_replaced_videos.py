@@ -14,7 +14,7 @@ from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DecodingError, InputError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import running
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
@@ -59,7 +59,7 @@ def test_a_video_replaced_after_the_plan_leaves_no_numbers_under_its_old_key(ite
     assert [r["status"] for r in again] == ["ok", "ok"] and again[0]["key"] == old[0]["key"]
 
 
-@pytest.mark.filterwarnings("ignore::hookedvid.prompt_tokens.UnknownWordWarning")
+@pytest.mark.filterwarnings("ignore::hookedvid.model.prompt_tokens.UnknownWordWarning")
 def test_subtitles_replaced_after_the_plan_leave_no_numbers_under_their_old_key(tmp_path, model):
     data = read_dataset("videomme:subtitles", miniatures.videomme(tmp_path / "set", layout="data"))
     name = "videomme/lmms-eval@2026-04+subtitles"

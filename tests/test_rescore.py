@@ -14,7 +14,7 @@ from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import DataError
 from hookedvid.families.sizes import small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import rescoring, scoring
 from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.study.extractors import extractor

@@ -22,7 +22,7 @@ from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families.sizes import small_config
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import laws, protocols, running, scoring, summary
 from hookedvid.study.extractors import leading_letter
 from hookedvid.study.records import ROWS, Records, frame

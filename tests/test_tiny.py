@@ -9,7 +9,7 @@ from scipy import stats
 
 from hookedvid.checkpoints.load import find
 from hookedvid.data.shapes.clips import held_out
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
 from hookedvid.study.summary import Outcomes, Summary, summarise

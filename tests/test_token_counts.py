@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from hookedvid import small_config
-from hookedvid.answering import real_tokens, score_options
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import TEMPLATES
 from hookedvid.families.sizes import FAMILIES
-from hookedvid.model import HookedVideoLLM
-from hookedvid.preparing import prepare
+from hookedvid.model.answers import real_tokens, score_options
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.model.prepare import prepare
 from hookedvid.study import scoring
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs

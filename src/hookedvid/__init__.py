@@ -8,13 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hookedvid.answering import Answer
-    from hookedvid.cache import VideoCache
     from hookedvid.checkpoints.convert import convert, export
     from hookedvid.families.sizes import small_config
-    from hookedvid.flops import Flops, edge_share
-    from hookedvid.model import HookedVideoLLM
-    from hookedvid.patching import patch_sweep
+    from hookedvid.model.answers import Answer
+    from hookedvid.model.cache import VideoCache
+    from hookedvid.model.flops import Flops, edge_share
+    from hookedvid.model.hooked_video_llm import HookedVideoLLM
+    from hookedvid.model.patching import patch_sweep
     from hookedvid.session import Session
     from hookedvid.values.config import (
         DecoderConfig,
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
-    "answering": ("Answer",),
-    "cache": ("VideoCache",),
+    "model.answers": ("Answer",),
+    "model.cache": ("VideoCache",),
     "values.config": (
         "DecoderConfig",
         "MergeConfig",
@@ -56,7 +56,7 @@ _HOMES = {
     ),
     "checkpoints.convert": ("convert", "export"),
     "families.sizes": ("small_config",),
-    "flops": ("Flops", "edge_share"),
+    "model.flops": ("Flops", "edge_share"),
     "values.inputs": ("VideoInputs",),
     "values.interventions": (
         "EarlyExit",
@@ -72,8 +72,8 @@ _HOMES = {
     ),
     "values.layout": ("Segment", "TokenLayout"),
     "values.masks": ("NoEdgeWarning",),
-    "model": ("HookedVideoLLM",),
-    "patching": ("patch_sweep",),
+    "model.hooked_video_llm": ("HookedVideoLLM",),
+    "model.patching": ("patch_sweep",),
     "session": ("Session",),
     "video.frames": ("read_frames",),
 }

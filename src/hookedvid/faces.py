@@ -13,7 +13,7 @@ from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import ConfigError, RunError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.progress import conduct
 from hookedvid.study import study as studies
 from hookedvid.study.estimate import estimate

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hookedvid.answering import Answer, score_options
 from hookedvid.errors import InputError
+from hookedvid.model.answers import Answer, score_options
 from hookedvid.nn.kv import LayerKV
 from hookedvid.sharing import Node, Sweep
 from hookedvid.sweep import Rows, check_sweepable

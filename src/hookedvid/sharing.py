@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from hookedvid.cache import BY_QUERY
 from hookedvid.errors import InputError, InterventionError
+from hookedvid.model.cache import BY_QUERY
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import (
     EarlyExit,

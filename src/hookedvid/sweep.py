@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
+from hookedvid.model.patching import Write, write_of
 from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.nn.text_states import Joined, States, View
-from hookedvid.patching import Write, write_of
 from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Edit, Intervention, Patch

@@ -138,7 +138,7 @@ def _in_hub_cache(folder: Path) -> str:
 def our_shapes(cfg: VideoLLMConfig) -> dict[str, torch.Size]:
     """Names and shapes of a model's parameters; no memory is taken."""
     from hookedvid.checkpoints.fill import empty_model
-    from hookedvid.model import HookedVideoLLM
+    from hookedvid.model.hooked_video_llm import HookedVideoLLM
 
     return {k: p.shape for k, p in empty_model(HookedVideoLLM, cfg).named_parameters()}
 

@@ -1,6 +1,6 @@
 """The prompt of each family: what text stands where around the video, and what role each part has.
 
-Which seconds a time instruction names is found in `hookedvid.preparing`; only its words are here.
+Which seconds a time instruction names is found in `hookedvid.model.prepare`; only its words are here.
 """
 
 import re

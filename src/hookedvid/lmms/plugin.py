@@ -15,11 +15,11 @@ from PIL import ImageFile
 from torch import Tensor
 from tqdm import tqdm
 
-from hookedvid.answering import answer_log_probs, real_tokens
 from hookedvid.errors import HookedVidError, InputError
 from hookedvid.lmms import arguments
 from hookedvid.lmms.arguments import Value
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.answers import answer_log_probs, real_tokens
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.inputs import VideoInputs
 
 

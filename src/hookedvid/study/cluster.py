@@ -22,7 +22,7 @@ import torch
 
 from hookedvid.data.item import video_path
 from hookedvid.errors import ConfigError, HookedVidError, RunError
-from hookedvid.model import HookedVideoLLM
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.execution import Execution
 from hookedvid.study.running import Answering, Answers, Audit, Engine, Timing, Unit
 from hookedvid.study.schedule import AHEAD, TRIES, Schedule

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from hookedvid.data.item import Item, subtitles_path
-from hookedvid.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
+from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.sharing import Changes, Node, Placed, Sweep, shareable, stream_length
 from hookedvid.study import scoring
 from hookedvid.study.failures import attempt

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hookedvid.data.item import Item, subtitles_path, video_path
 from hookedvid.errors import HookedVidError, RunError
-from hookedvid.flops import Costs, Shares
+from hookedvid.model.flops import Costs, Shares
 from hookedvid.sharing import shareable, stream_length
 from hookedvid.study import grounding, scoring
 from hookedvid.study.failures import PASSING, UNFORESEEN, attempt

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hookedvid import preparing
-from hookedvid.answering import answer_log_probs, score_options
 from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError, InputError, NonFiniteError
 from hookedvid.families.prompts import QuestionForm
+from hookedvid.model import prepare as preparing
+from hookedvid.model.answers import answer_log_probs, score_options
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS, Extractor, extractor
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
@@ -38,7 +38,7 @@ class Outcome:
     right ones over all tokens; margin: the best right one's logit minus the best other's; both None for generated
     text, margin also where every option is right. text: what was generated, as it was. flag: what is wrong
     with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
-    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.flops`); None where nothing
+    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.model.flops`); None where nothing
     ran. reason: why it failed; fault: of what kind that is, in one word (docs/videos.md lists them). log_probs: of each
     token of the reference, its end included, natural logarithms. span: the seconds that
     generated text named, as said.

@@ -28,7 +28,7 @@ class VideoInputs:
     options: the option texts of each item; `option_tokens` the ids whose logits are compared.
     features: one per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all are
     encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says
-    by which weights (`hookedvid.encoding.encoder_of`).
+    by which weights (`hookedvid.model.encode_video.encoder_of`).
     """
 
     tokens: Int[Tensor, "batch pos"]

@@ -11,11 +11,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hookedvid.cache import VideoCache, pos_axis
-from hookedvid.eager import untraced
 from hookedvid.errors import HookError, InputError, nearest
+from hookedvid.model.cache import VideoCache, pos_axis
+from hookedvid.model.eager import untraced
+from hookedvid.model.turns import Turns
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
-from hookedvid.turns import Turns
 
 Name = str | tuple[str, int]
 NamesFilter = Name | Sequence[Name] | Callable[[str], bool] | None

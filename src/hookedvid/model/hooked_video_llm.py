@@ -15,14 +15,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hookedvid.answering import Answer, is_predicted, next_token_loss, score_options
-from hookedvid.bind import BoundModel
-from hookedvid.cache import VideoCache
-from hookedvid.encoding import encode_video, encoded
 from hookedvid.errors import InputError, check_keywords
 from hookedvid.families.prompts import QuestionForm
-from hookedvid.generation import generate
-from hookedvid.hooking import HookVerbs
+from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
+from hookedvid.model.attention_maps import Probes, read_attention
+from hookedvid.model.bound import BoundModel
+from hookedvid.model.cache import VideoCache
+from hookedvid.model.encode_video import encode_video, encoded
+from hookedvid.model.generation import generate
+from hookedvid.model.hook_verbs import HookVerbs
+from hookedvid.model.patching import patch_hooks
+from hookedvid.model.run_plan import RunPlan, blocks_run
+from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.decoder import Block
 from hookedvid.nn.hooks import HookPoint
@@ -30,15 +34,11 @@ from hookedvid.nn.kv import KVCache
 from hookedvid.nn.layers import RMSNorm, rope_angles
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
-from hookedvid.patching import patch_hooks
-from hookedvid.plan import RunPlan, blocks_run
-from hookedvid.reading import Probes, read_attention
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
 from hookedvid.values.serial import counted
-from hookedvid.weight_views import WeightViews
 
 ReturnType = Literal["logits", "loss", "both"] | None
 Given = Intervention | Iterable[Intervention] | None
@@ -159,7 +159,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             video. folder_fps: the frame rate of what is no file.
         options: answers to choose from, lettered A, B, … by the template.
         answer: a text to go on with as if it had been generated, the template's end of an answer after it (role
-            `generated`; `hookedvid.answering.answer_log_probs` scores it).
+            `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
         n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
             seconds of the part to sample from.
         time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.families.prompts`;
@@ -169,7 +169,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         Raises InputError where the prompt is longer than the config's max_length, saying how many frames fit.
         """
-        from hookedvid.preparing import prepare
+        from hookedvid.model.prepare import prepare
 
         return prepare(
             self, video, question, options, answer=answer, n_frames=n_frames, sampler=sampler, bound=bound,
@@ -319,7 +319,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     @torch.no_grad()
     def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:
-        """Continue the prompt; see `hookedvid.generation.generate`."""
+        """Continue the prompt; see `hookedvid.model.generation.generate`."""
         return generate(self, input, interventions, **kwargs)
 
     # ---- what the hook verbs ask -------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.cache import VideoCache, pos_axis
 from hookedvid.errors import InterventionError, nearest
-from hookedvid.plan import RunPlan
+from hookedvid.model.cache import VideoCache, pos_axis
+from hookedvid.model.run_plan import RunPlan
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Edit, Intervention, LayerRange, Patch, as_range, as_source
 

@@ -11,7 +11,7 @@ import torch
 
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
-from hookedvid.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
+from hookedvid.model.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import TokenLayout
 

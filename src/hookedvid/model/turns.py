@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hookedvid.eager import eager
 from hookedvid.errors import HookError
+from hookedvid.model.eager import eager
 
 
 class Turns:

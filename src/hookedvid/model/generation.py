@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hookedvid.answering import real_tokens
 from hookedvid.errors import InputError, NonFiniteError
+from hookedvid.model.answers import real_tokens
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions

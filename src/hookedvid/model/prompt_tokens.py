@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
-from hookedvid.answering import check_option_tokens
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import Piece, Template, special_strings
+from hookedvid.model.answers import check_option_tokens
 from hookedvid.values.inputs import VIDEO
 from hookedvid.values.layout import Segment, video_segments
 from hookedvid.values.serial import is_text

@@ -1,0 +1,1 @@
+"""HookedVideoLLM, and what runs on one of them."""
