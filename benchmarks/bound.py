@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.models import Condition
 from hookedvid.model.flops import Costs, block_linear, keys_values, n_pairs, pair
-from hookedvid.sweep import stream_length
+from hookedvid.sweep.run import stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.interventions import Knockout
 from hookedvid.values.layout import TokenLayout

@@ -3,7 +3,7 @@
 from benchmarks.measuring import Cost, cost
 from benchmarks.models import CUTS, DEEP, LONG, TOY, WIDE, Shape, build, joined, questions, study
 from benchmarks.printing import mib, table
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 
 TITLE = "Peak memory of a sweep"
 

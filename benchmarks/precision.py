@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.models import TOY, Condition, Masked, Shape, apart, build, joined, questions, rms, study
 from benchmarks.printing import over, spread, table
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 
 TITLE = "Precision"
 SHAPE = Shape(12, 512, 8, 2, 1536, side=4)

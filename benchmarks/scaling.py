@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks.measuring import cost, timed
 from benchmarks.models import TOY, Shape, build, joined, questions, study
 from benchmarks.printing import mib, over, spread, table
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 
 TITLE = "Scaling of a sweep"
 FRAMES = Shape(8, 256, 8, 2, 768, side=4)

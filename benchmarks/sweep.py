@@ -27,8 +27,8 @@ from benchmarks.models import (
 )
 from benchmarks.printing import over, spread, table
 from hookedvid.model.flops import Costs
-from hookedvid.sharing import Sweep
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.tree import Sweep
 
 TITLE = "The whole study on one video"
 LV = ("cumulative LV-K", "LV-K in all layers", "LV-K in windows")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from hookedvid.errors import InputError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.session import Session
+from hookedvid.sweep.session import Session
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, EarlyExit
 from models import ROUNDING, apart, perturb, random_inputs, random_model

@@ -22,7 +22,7 @@ from hookedvid import (
 )
 from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
 from hookedvid.model.generation import generate
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import from_tokens
 from hookedvid.values.interventions import as_interventions
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hookedvid.study.estimate import sweep_memory
-from hookedvid.sweep import Sweep
-from hookedvid.sweep import sweep as swept_together
+from hookedvid.sweep.run import Sweep
+from hookedvid.sweep.run import sweep as swept_together
 from hookedvid.values.inputs import from_tokens
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked

@@ -17,7 +17,7 @@ from hookedvid.families.sizes import FAMILIES
 from hookedvid.model.encode_video import encoder_of
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 from models import ROUNDING, apart, random_model, rich_inputs
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked

@@ -7,7 +7,7 @@ import torch
 
 from hookedvid import LV_K, VT_K, HookedVideoLLM, LayerRange
 from hookedvid.errors import HookError, InputError
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import VideoInputs
 from models import random_inputs, random_model
 

@@ -17,13 +17,13 @@ from hookedvid.families.sizes import small_config
 from hookedvid.model.flops import Costs, Flops
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import expected
-from hookedvid.sharing import Sweep
 from hookedvid.study import protocols
 from hookedvid.study.estimate import Estimate, _forward_memory, estimate, sweep_flops, sweep_memory
 from hookedvid.study.records import Records
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.tree import Sweep
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, Edit
 from models import one_thread as one_thread

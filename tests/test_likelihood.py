@@ -25,7 +25,7 @@ from hookedvid.study.estimate import estimate
 from hookedvid.study.measures import MEASURES, Values
 from hookedvid.study.running import run
 from hookedvid.study.study import Study, plan
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from models import UNLIKE, random_model

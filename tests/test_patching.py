@@ -12,7 +12,7 @@ from jaxtyping import config
 from hookedvid import LV_K, EarlyExit, HookedVideoLLM, LayerRange, Patch, VideoInputs, patch_sweep, small_config
 from hookedvid.errors import InputError, InterventionError, SelectorError
 from hookedvid.model.patching import hook_of
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 
 TEXT = tuple(range(20, 26))
 

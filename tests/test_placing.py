@@ -10,7 +10,7 @@ from hookedvid import EarlyExit, HookedVideoLLM, Knockout, LayerRange, Patch
 from hookedvid.checkpoints.load import load
 from hookedvid.checkpoints.placement import places
 from hookedvid.errors import ConversionError, InputError
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
 from models import VIDEO_MODELS, one_thread, random_model, rich_inputs  # noqa: F401
 
 MAP = {"": "cpu", "blocks.0": "disk", "blocks.2": "disk"}

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hookedvid.sweep as sweeping
+import hookedvid.sweep.run as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families.sizes import FAMILIES
-from hookedvid.session import Session
-from hookedvid.sharing import shareable
 from hookedvid.study import protocols
-from hookedvid.sweep import Rows, Sweep, sweep
+from hookedvid.sweep.run import Rows, Sweep, sweep
+from hookedvid.sweep.session import Session
+from hookedvid.sweep.tree import shareable
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
 from models import shapes_checked as shapes_checked

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hookedvid.errors import HookError
-from hookedvid.session import Session
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.session import Session
 from hookedvid.values.interventions import LV_K, VT_K, Edit, Patch
 from models import one_thread as one_thread
 from models import random_model, rich_inputs

@@ -12,9 +12,9 @@ import plain_decoder as plain
 from hookedvid import HookedVideoLLM
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.nn.kv import KVCache
-from hookedvid.session import Session
-from hookedvid.sharing import shareable
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.session import Session
+from hookedvid.sweep.tree import shareable
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch
 from hookedvid.values.layout import Segment, TokenLayout

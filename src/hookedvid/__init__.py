@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hookedvid.model.flops import Flops, edge_share
     from hookedvid.model.hooked_video_llm import HookedVideoLLM
     from hookedvid.model.patching import patch_sweep
-    from hookedvid.session import Session
+    from hookedvid.sweep.session import Session
     from hookedvid.values.config import (
         DecoderConfig,
         MergeConfig,
@@ -74,7 +74,7 @@ _HOMES = {
     "values.masks": ("NoEdgeWarning",),
     "model.hooked_video_llm": ("HookedVideoLLM",),
     "model.patching": ("patch_sweep",),
-    "session": ("Session",),
+    "sweep.session": ("Session",),
     "video.frames": ("read_frames",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,7 +3,7 @@
 A state is the rows of text under one question and one condition. States lie one after the other in one item, behind
 the stream's rows or without them. States that look at the same columns of the stream become rows of one kernel call;
 what they see of themselves is a second call, and both are merged by their log-sum-exps. Which states there are, and
-what each may see, is said in `hookedvid.sweep`.
+what each may see, is said in `hookedvid.sweep.run`.
 
 Axis words: state text key head kv_head d_head.
 """

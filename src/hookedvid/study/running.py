@@ -19,7 +19,6 @@ from torch import Tensor
 from hookedvid.data.item import Item, subtitles_path, video_path
 from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
-from hookedvid.sharing import shareable, stream_length
 from hookedvid.study import grounding, scoring
 from hookedvid.study.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.protocols import Condition
@@ -28,7 +27,8 @@ from hookedvid.study.rows import Task, named
 from hookedvid.study.scoring import Outcome
 from hookedvid.study.study import Plan, check_bare, question_hash
 from hookedvid.study.timing import Timing
-from hookedvid.sweep import sweep
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.tree import shareable, stream_length
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.masks import first_layer
 from hookedvid.video.clip_files import ClipRequest

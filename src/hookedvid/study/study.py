@@ -49,7 +49,7 @@ class Study:
     every clip.
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
-    (`hookedvid.sweep`), which gives the same numbers up to rounding, checked on one row in a hundred.
+    (`hookedvid.sweep.run`), which gives the same numbers up to rounding, checked on one row in a hundred.
     convention: an evaluator's way to ask and score, by its name in `hookedvid.study.conventions` (empty: the model's
     template, and with `generate` our own extractor). n_frames, sampler, time_instruction: as in `prepare`; the
     convention's or else the model's own unless given.

@@ -17,8 +17,8 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, score_options
 from hookedvid.nn.kv import LayerKV
-from hookedvid.sharing import Node, Sweep
-from hookedvid.sweep import Rows, check_sweepable
+from hookedvid.sweep.run import Rows, check_sweepable
+from hookedvid.sweep.tree import Node, Sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Edit, Patch, as_interventions
 
@@ -49,7 +49,7 @@ class Session:
     device_memory, cpu_memory: bytes the session may keep beside the model and block 0's stream (None: as much as it
     takes). Keys and values go first, then residuals, every k-th with the smallest k that fits; what fits nowhere is
     computed again when asked for. The numbers do not depend on it, bit for bit. Conditions that a sweep cannot place
-    (`hookedvid.sharing.shareable`) raise. Raises InputError where a sweep does.
+    (`hookedvid.sweep.tree.shareable`) raise. Raises InputError where a sweep does.
     """
 
     def __init__(self, model: Any, inputs: VideoInputs, device_memory: int | None = None, cpu_memory: int | None = 0):

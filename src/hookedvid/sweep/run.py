@@ -25,7 +25,7 @@ from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.nn.text_states import Joined, States, View
-from hookedvid.sharing import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
+from hookedvid.sweep.tree import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Edit, Intervention, Patch
 from hookedvid.values.masks import allowed

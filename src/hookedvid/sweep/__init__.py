@@ -1,0 +1,1 @@
+"""Many runs on one video, each part of their work done once."""
