@@ -20,11 +20,11 @@ import torch
 
 from hookedvid import HookedVideoLLM
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.study import cluster
-from hookedvid.study.execution import Execution
-from hookedvid.study.running import carry_out, run
-from hookedvid.study.study import Plan, Study, plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.definition import Plan, Study, plan
+from hookedvid.study.run import cluster
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.tasks import carry_out, run
+from hookedvid.study.run.timing import Timing
 
 
 class Measured(NamedTuple):

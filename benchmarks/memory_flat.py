@@ -19,9 +19,9 @@ import torch
 
 from hookedvid import HookedVideoLLM
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run.tasks import run
+from hookedvid.study.run.timing import Timing
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders
 

@@ -19,10 +19,10 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.faces import plot, run_study
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS
 from hookedvid.study.rows import Task, line_of, row_of
-from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Study, plan
+from hookedvid.study.scorings.outcome import Outcome
 
 TITLE = "A study's rows"
 

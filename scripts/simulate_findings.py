@@ -16,11 +16,11 @@ import numpy as np
 from scipy import stats
 
 from hookedvid.data.item import Item
-from hookedvid.study import laws
+from hookedvid.study.definition import Study
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import Interval, Resamples
-from hookedvid.study.study import Study
-from hookedvid.study.summary import Outcomes, summarise
+from hookedvid.study.results import findings as laws
+from hookedvid.study.results.statistics import Interval, Resamples
+from hookedvid.study.results.summary import Outcomes, summarise
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 BEGIN, END = "<!-- simulated -->\n", "<!-- end -->\n"

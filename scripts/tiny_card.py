@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from hookedvid.data.item import Item, read_items, video_path
 from hookedvid.data.shapes.clips import held_out, make_dataset
 from hookedvid.data.shapes.questions import FAMILY
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
-from hookedvid.study.summary import Outcomes, summarise
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.results.summary import Outcomes, summarise
+from hookedvid.study.run.tasks import run
 from hookedvid.values.inputs import VideoInputs
 
 N_VIDEOS, QUESTIONS = 250, 8

@@ -16,7 +16,7 @@ VALUES = {"errors", "files", "values", "config", "layout", "interventions", "mas
 FACES = ("plots", "report", "scores", "measured", "accuracy", "progress", "faces", "model_list", "cli", "lmms")
 OUTER = ("data", "study", *FACES)
 # Modules that may import what an extra declares.
-EXTRAS = {"hookedvid.lmms": "lmms-eval", "hookedvid.study.cluster": "cluster"}
+EXTRAS = {"hookedvid.lmms": "lmms-eval", "hookedvid.study.run.cluster": "cluster"}
 
 
 @cache

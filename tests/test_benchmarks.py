@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hookedvid.study.estimate import sweep_memory
+from hookedvid.study.run.estimate import sweep_memory
 from hookedvid.sweep.run import Sweep
 from hookedvid.sweep.run import sweep as swept_together
 from hookedvid.values.inputs import from_tokens

@@ -19,13 +19,13 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import cluster
-from hookedvid.study.execution import Execution
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS
-from hookedvid.study.running import carry_out, run
-from hookedvid.study.schedule import Schedule
-from hookedvid.study.study import Study, plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.run import cluster
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.schedule import Schedule
+from hookedvid.study.run.tasks import carry_out, run
+from hookedvid.study.run.timing import Timing
 from models import shapes_unchecked as shapes_unchecked
 
 ray = pytest.importorskip("ray")
@@ -46,11 +46,11 @@ DRIVER = """
 import sys
 from pathlib import Path
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import cluster
-from hookedvid.study.execution import Execution
-from hookedvid.study.running import carry_out
-from hookedvid.study.study import Study, plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.run import cluster
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.tasks import carry_out
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run.timing import Timing
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
 how = Execution(ray=sys.argv[3], n_decoders=1, worker="faulty_worker")
 carry_out(laid, cluster.engine(laid, {"name_or_path": "tiny"}, how, Timing()), Path(sys.argv[2]))

@@ -15,12 +15,14 @@ from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import QuestionForm, pieces, template
 from hookedvid.families.sizes import FAMILIES, small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import breakdown, conventions, scoring, submission
+from hookedvid.study import conventions
 from hookedvid.study.conventions import CONVENTIONS, convention, guess
+from hookedvid.study.definition import Study
 from hookedvid.study.extractors import extractor
 from hookedvid.study.protocols import BASELINE
-from hookedvid.study.study import Study
-from hookedvid.study.summary import Outcomes, summarise
+from hookedvid.study.results import breakdown, submission
+from hookedvid.study.results.summary import Outcomes, summarise
+from hookedvid.study.scorings import outcome as scoring
 from hookedvid.video.samplers import SAMPLERS
 
 DATASETS = ("videomme", "mvbench", "egoschema")

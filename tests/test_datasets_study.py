@@ -13,9 +13,9 @@ from hookedvid.data.item import video_path
 from hookedvid.data.mvbench import WHY_NOT
 from hookedvid.errors import ConfigError, DataError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.manifest import Manifest
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.run.tasks import run
 from miniatures import BOUND
 from models import random_model
 from models import shapes_unchecked as shapes_unchecked

@@ -15,8 +15,8 @@ from hookedvid.checkpoints.fill import put
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.families.sizes import FAMILIES
 from hookedvid.model.encode_video import encoder_of
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run.tasks import run
 from hookedvid.sweep.run import sweep
 from models import ROUNDING, apart, random_model, rich_inputs
 from models import one_thread as one_thread

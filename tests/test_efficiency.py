@@ -17,8 +17,10 @@ from hookedvid.errors import ConfigError, InterventionError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import efficiency, laws, protocols, summary
-from hookedvid.study.study import Study
+from hookedvid.study import protocols
+from hookedvid.study.definition import Study
+from hookedvid.study.results import efficiency, summary
+from hookedvid.study.results import findings as laws
 from hookedvid.values.interventions import VT_K, EarlyExit, LayerRange, to_json
 from models import LAW
 from models import one_thread as one_thread

@@ -18,10 +18,10 @@ from hookedvid.model.flops import Costs, Flops
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import expected
 from hookedvid.study import protocols
-from hookedvid.study.estimate import Estimate, _forward_memory, estimate, sweep_flops, sweep_memory
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import Records
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.run.estimate import Estimate, _forward_memory, estimate, sweep_flops, sweep_memory
+from hookedvid.study.run.tasks import run
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import Sweep
 from hookedvid.values.inputs import VIDEO, VideoInputs
@@ -140,7 +140,7 @@ def test_what_is_done_is_not_reckoned_again(model, annotations, tmp_path):
 def test_many_videos_are_reckoned_from_some(model, annotations, monkeypatch):
     laid = plan(Study(), model, annotations)
     whole = estimate(laid, model)
-    monkeypatch.setattr("hookedvid.study.estimate.LOOKED_AT", 2)
+    monkeypatch.setattr("hookedvid.study.run.estimate.LOOKED_AT", 2)
     some = estimate(laid, model)
     assert (some.n_left, some.n_looked_at) == (4, 2) and "reckoned from 2 of 4 videos" in str(some)
     for reuse, found in flops(some).items():
@@ -196,7 +196,7 @@ def test_the_command_prints_the_plan_and_runs_nothing(model, annotations, tmp_pa
 def test_conditions_that_do_the_same_are_counted_once():
     lv, vt, vs = (protocols.windows(k, 4, 4) for k in (LV_K, VT_K, VS_K))
     assert lv[0].interventions != protocols.everywhere([LV_K])[0].interventions
-    from hookedvid.study.estimate import _does
+    from hookedvid.study.run.estimate import _does
 
     what = [c.interventions for c in (*lv, *vt, *vs, *protocols.everywhere([LV_K, VT_K, VS_K]))]
     assert len({_does(w, 4) for w in what}) == 3

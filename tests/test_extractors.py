@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hookedvid.errors import InputError
 from hookedvid.study.extractors import EXTRACTORS, extractor, mvbench_check
-from hookedvid.study.scoring import is_degenerate
+from hookedvid.study.scorings.outcome import is_degenerate
 
 COLUMNS = ("videomme/lmms-eval@2026-04", "videomme/lmms-eval@2024-06", "mvbench/lmms-eval", "egoschema/lmms-eval")
 OPTIONS = ("red", "gray", "blue", "green", "black")

@@ -13,11 +13,11 @@ from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, HookError, InputError, RunError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.estimate import estimate
-from hookedvid.study.failures import attempt
-from hookedvid.study.running import run
-from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Study, plan
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run.estimate import estimate
+from hookedvid.study.run.failures import attempt
+from hookedvid.study.run.tasks import run
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.interventions import Knockout, to_json
 from models import shapes_unchecked as shapes_unchecked
 

@@ -23,11 +23,13 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import running, scoring, summary
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS, Records
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.results import summary
+from hookedvid.study.run import tasks as running
+from hookedvid.study.run.tasks import run
+from hookedvid.study.run.timing import Timing
+from hookedvid.study.scorings import outcome as scoring
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
 from models import shapes_unchecked as shapes_unchecked
@@ -45,8 +47,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.run.tasks import run
+from hookedvid.study.definition import Study, plan
 from hookedvid.video.decoders import Decoders
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
 with Decoders(2, worker="faulty_worker") as decoders:

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from hookedvid import accuracy, plots, report
 from hookedvid.data.item import Item
-from hookedvid.study import breakdown, laws, measures
-from hookedvid.study.measures import MEASURES, Values
+from hookedvid.study.definition import Study
 from hookedvid.study.protocols import Condition
-from hookedvid.study.study import Study
-from hookedvid.study.summary import Outcomes, Summary, summarise
+from hookedvid.study.results import breakdown, measures
+from hookedvid.study.results import findings as laws
+from hookedvid.study.results.measures import MEASURES, Values
+from hookedvid.study.results.summary import Outcomes, Summary, summarise
 from models import shapes_unchecked as shapes_unchecked
 
 N = 8

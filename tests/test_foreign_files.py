@@ -201,7 +201,7 @@ def test_a_stored_member_too_large_to_be_a_video_is_not_read(tmp_path, monkeypat
 def test_annotations_and_study_files_are_regular_files_of_a_size(tmp_path, monkeypatch):
     from hookedvid.data import annotations, item
     from hookedvid.errors import ConfigError
-    from hookedvid.study.study import Study
+    from hookedvid.study.definition import Study
 
     big = sparse(tmp_path / "big", 2**42)
     os.mkfifo(tmp_path / "pipe")

@@ -17,11 +17,13 @@ from hookedvid.data.shapes.tasks import DURATION, FPS, located
 from hookedvid.data.shapes.words import COLORS, SHAPES
 from hookedvid.errors import DataError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import grounding, measures, protocols
-from hookedvid.study.grounding import iou, parse_span
-from hookedvid.study.measures import MEASURES, Values
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study import protocols
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.results import measures
+from hookedvid.study.results.measures import MEASURES, Values
+from hookedvid.study.run.tasks import run
+from hookedvid.study.scorings import grounding
+from hookedvid.study.scorings.grounding import iou, parse_span
 from hookedvid.video.frames import read_clip
 from models import shapes_unchecked as shapes_unchecked
 

@@ -20,11 +20,13 @@ from hookedvid.model.answers import answer_log_probs
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
-from hookedvid.study import measures, protocols, running
-from hookedvid.study.estimate import estimate
-from hookedvid.study.measures import MEASURES, Values
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study import protocols
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.results import measures
+from hookedvid.study.results.measures import MEASURES, Values
+from hookedvid.study.run import tasks as running
+from hookedvid.study.run.estimate import estimate
+from hookedvid.study.run.tasks import run
 from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges

@@ -27,8 +27,8 @@ from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, HookedVidError, InputError, InterventionError, VideoError
 from hookedvid.lmms import arguments
 from hookedvid.model.answers import answer_log_probs
-from hookedvid.study import scoring
 from hookedvid.study.conventions import CONVENTIONS
+from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.interventions import Intervention
 from models import random_model
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.study.study import Study
+from hookedvid.study.definition import Study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

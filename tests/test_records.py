@@ -15,12 +15,12 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DataError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.manifest import Manifest
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS, Records, frame
-from hookedvid.study.results import MANIFEST
+from hookedvid.study.results.file_names import MANIFEST
 from hookedvid.study.rows import Lines, line_of, sealed
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.run.tasks import run
 from models import shapes_unchecked as shapes_unchecked
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

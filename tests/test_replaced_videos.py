@@ -15,9 +15,9 @@ from hookedvid.data.item import read_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DecodingError, InputError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import running
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.run import tasks as running
+from hookedvid.study.run.tasks import run
 from hookedvid.video import source
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders

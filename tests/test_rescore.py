@@ -15,10 +15,11 @@ from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import DataError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import rescoring, scoring
 from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.study.extractors import extractor
 from hookedvid.study.records import ROWS
+from hookedvid.study.results import rescoring
+from hookedvid.study.scorings import outcome as scoring
 from models import shapes_unchecked as shapes_unchecked
 
 TEXTS = ("Answer: D", "B", "", "!!!!!!!!", "none of them")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 from scipy import stats
 
-from hookedvid.study import statistics as st
-from hookedvid.study.statistics import Resamples
+from hookedvid.study.results import statistics as st
+from hookedvid.study.results.statistics import Resamples
 
 RNG = np.random.default_rng(0)
 SHARE = (0.0, 1.0)

@@ -23,11 +23,15 @@ from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study import laws, protocols, running, scoring, summary
+from hookedvid.study import protocols
+from hookedvid.study.definition import Study, plan
 from hookedvid.study.extractors import leading_letter
 from hookedvid.study.records import ROWS, Records, frame
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
+from hookedvid.study.results import findings as laws
+from hookedvid.study.results import summary
+from hookedvid.study.run import tasks as running
+from hookedvid.study.run.tasks import run
+from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
 from hookedvid.values.masks import allowed
 from hookedvid.video.frames import read_clip

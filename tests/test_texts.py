@@ -21,12 +21,12 @@ from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.study import protocols
-from hookedvid.study.manifest import Manifest
-from hookedvid.study.results import MANIFEST, asked
+from hookedvid.study.definition import Study
+from hookedvid.study.results.file_names import MANIFEST, asked
+from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.rows import json_bytes, sealed
-from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Study
-from hookedvid.study.summary import Outcomes, summarise
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.terminal import Terminal
 from hookedvid.values.interventions import LV_K
 from hookedvid.values.texts import csv_text, one_line, printable

@@ -10,9 +10,9 @@ from scipy import stats
 from hookedvid.checkpoints.load import find
 from hookedvid.data.shapes.clips import held_out
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.running import run
-from hookedvid.study.study import Study, plan
-from hookedvid.study.summary import Outcomes, Summary, summarise
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.results.summary import Outcomes, Summary, summarise
+from hookedvid.study.run.tasks import run
 from models import shapes_unchecked as shapes_unchecked
 
 CARD = Path(find("tiny")) / "README.md"

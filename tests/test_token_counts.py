@@ -18,7 +18,7 @@ from hookedvid.families.sizes import FAMILIES
 from hookedvid.model.answers import real_tokens, score_options
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import prepare
-from hookedvid.study import scoring
+from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from models import one_thread as one_thread

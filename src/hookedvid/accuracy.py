@@ -8,12 +8,12 @@ from rich.table import Table
 
 from hookedvid import plots, report, scores
 from hookedvid.report import number, short, star
-from hookedvid.study import efficiency
-from hookedvid.study import study as studies
-from hookedvid.study.laws import CHEAPEST, Finding, findings
-from hookedvid.study.manifest import Manifest
+from hookedvid.study import definition as studies
 from hookedvid.study.records import write_parquet
-from hookedvid.study.summary import OURS, Outcomes, Summary, summarise, write_csv
+from hookedvid.study.results import efficiency
+from hookedvid.study.results.findings import CHEAPEST, Finding, findings
+from hookedvid.study.results.summary import OURS, Outcomes, Summary, summarise, write_csv
+from hookedvid.study.run.manifest import Manifest
 from hookedvid.terminal import Terminal
 from hookedvid.values.files import write_text, written
 

@@ -216,8 +216,8 @@ def _override(text: str) -> tuple[str, Any]:
 def _study(args: argparse.Namespace) -> int:
     from hookedvid.checkpoints.locate import home
     from hookedvid.faces import run_study
-    from hookedvid.study.execution import Execution
     from hookedvid.study.records import Shard
+    from hookedvid.study.run.execution import Execution
     from hookedvid.video.clip_files import FrameCache
     from hookedvid.video.decoders import Limits
 

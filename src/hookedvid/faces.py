@@ -15,15 +15,15 @@ from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.progress import conduct
-from hookedvid.study import study as studies
-from hookedvid.study.estimate import estimate
-from hookedvid.study.execution import Execution
-from hookedvid.study.manifest import Manifest
-from hookedvid.study.measures import MEASURES
+from hookedvid.study import definition as studies
+from hookedvid.study.definition import Study, parse_knockout
 from hookedvid.study.records import Records
-from hookedvid.study.results import renewed
-from hookedvid.study.scoring import Scoring
-from hookedvid.study.study import Study, parse_knockout
+from hookedvid.study.results.file_names import renewed
+from hookedvid.study.results.measures import MEASURES
+from hookedvid.study.run.estimate import estimate
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.scorings.outcome import Scoring
 from hookedvid.terminal import Terminal
 
 # How each task of the shapes clips is scored, and which of them a study file asks that names no items.

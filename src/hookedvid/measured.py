@@ -9,13 +9,13 @@ from rich.table import Table
 
 from hookedvid import plots, report
 from hookedvid.report import number, short, star
-from hookedvid.study import efficiency
-from hookedvid.study import study as studies
-from hookedvid.study.grounding import THRESHOLDS
-from hookedvid.study.manifest import Manifest
-from hookedvid.study.measures import MEASURES, Measure, Measured, Values, findings, summarise, write_csv
+from hookedvid.study import definition as studies
 from hookedvid.study.records import write_parquet
-from hookedvid.study.summary import OURS
+from hookedvid.study.results import efficiency
+from hookedvid.study.results.measures import MEASURES, Measure, Measured, Values, findings, summarise, write_csv
+from hookedvid.study.results.summary import OURS
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.scorings.grounding import THRESHOLDS
 from hookedvid.terminal import Terminal
 from hookedvid.values.files import write_text, written
 

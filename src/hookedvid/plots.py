@@ -6,9 +6,9 @@ from functools import cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from hookedvid.study.efficiency import PROTOCOL, front
-from hookedvid.study.measures import Measure, Measured
-from hookedvid.study.summary import Summary
+from hookedvid.study.results.efficiency import PROTOCOL, front
+from hookedvid.study.results.measures import Measure, Measured
+from hookedvid.study.results.summary import Summary
 from hookedvid.values.texts import one_line
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from hookedvid.study import cluster
-from hookedvid.study.execution import Execution
+from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
-from hookedvid.study.running import Audit, carry_out, run
-from hookedvid.study.study import Plan
-from hookedvid.study.timing import Timing
+from hookedvid.study.run import cluster
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.tasks import Audit, carry_out, run
+from hookedvid.study.run.timing import Timing
 from hookedvid.terminal import Terminal
 
 

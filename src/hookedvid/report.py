@@ -16,8 +16,8 @@ from jinja2 import Environment
 from hookedvid.checkpoints.locate import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
-from hookedvid.study.laws import Finding
-from hookedvid.study.statistics import LEVEL, Interval
+from hookedvid.study.results.findings import Finding
+from hookedvid.study.results.statistics import LEVEL, Interval
 from hookedvid.values.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits

@@ -9,13 +9,13 @@ from rich.table import Table
 
 from hookedvid.errors import DataError
 from hookedvid.report import number, short, star
-from hookedvid.study import breakdown, rescoring, submission
 from hookedvid.study.conventions import NAMES, Convention, convention
 from hookedvid.study.extractors import extractor
-from hookedvid.study.manifest import Manifest
 from hookedvid.study.records import Records, write_parquet
-from hookedvid.study.results import own_folder
-from hookedvid.study.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.study.results import breakdown, rescoring, submission
+from hookedvid.study.results.file_names import own_folder
+from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.study.run.manifest import Manifest
 from hookedvid.terminal import Terminal
 
 MIN_WIDTH = 116  # columns the tables need; narrower terminals wrap

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hookedvid.errors import ConfigError, InputError
-from hookedvid.study.study import parse_knockout
+from hookedvid.study.definition import parse_knockout
 from hookedvid.values.interventions import EarlyExit, Intervention, as_interventions
 
 Value = str | int | float | bool  # what lmms-eval makes of a text in `--model_args`

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from hookedvid.errors import DataError, RunError
 from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
-from hookedvid.study.scoring import Outcome
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.files import open_regular, written
 from hookedvid.values.texts import utf8
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hookedvid.study.scoring import Outcome
+from hookedvid.study.scorings.outcome import Outcome
 
 SCHEMA = 2  # of the key: raised whenever what enters it changes
 _SEAL = ', "checksum": "{}"}}'

@@ -7,14 +7,15 @@ from typing import Any
 
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookedVidError
-from hookedvid.study import conventions, protocols, results
+from hookedvid.study import conventions, protocols
 from hookedvid.study.conventions import Convention
+from hookedvid.study.definition import Plan, Study
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
+from hookedvid.study.results import file_names as results
 from hookedvid.study.rows import digest, json_bytes, named, sealed
-from hookedvid.study.running import Audit
-from hookedvid.study.study import Plan, Study
-from hookedvid.study.timing import Timing
+from hookedvid.study.run.tasks import Audit
+from hookedvid.study.run.timing import Timing
 from hookedvid.values.files import write_bytes
 from hookedvid.values.interventions import from_json, to_json
 from hookedvid.values.serial import from_dict, to_dict

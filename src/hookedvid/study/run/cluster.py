@@ -23,11 +23,11 @@ import torch
 from hookedvid.data.item import video_path
 from hookedvid.errors import ConfigError, HookedVidError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.execution import Execution
-from hookedvid.study.running import Answering, Answers, Audit, Engine, Timing, Unit
-from hookedvid.study.schedule import AHEAD, TRIES, Schedule
-from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Plan, settings_of
+from hookedvid.study.definition import Plan, settings_of
+from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.schedule import AHEAD, TRIES, Schedule
+from hookedvid.study.run.tasks import Answering, Answers, Audit, Engine, Timing, Unit
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.video.decoders import gathered
 from hookedvid.video.scratch import Scratch
 from hookedvid.video.source import identity

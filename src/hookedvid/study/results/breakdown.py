@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from hookedvid.data.item import Item
 from hookedvid.study.protocols import Condition
-from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import Interval, Resamples
-from hookedvid.study.summary import Outcomes, named
+from hookedvid.study.results.statistics import Interval, Resamples
+from hookedvid.study.results.summary import Outcomes, named
+from hookedvid.study.scorings.outcome import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, nearest
 from hookedvid.study.conventions import Convention
-from hookedvid.study.results import own_folder
+from hookedvid.study.results.file_names import own_folder
 from hookedvid.values.files import write_text
 
 FOLDER = "submissions"

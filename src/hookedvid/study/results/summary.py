@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.study import statistics
 from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
-from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import UNKNOWN, Interval, McNemar, Resamples
+from hookedvid.study.results import statistics
+from hookedvid.study.results.statistics import UNKNOWN, Interval, McNemar, Resamples
+from hookedvid.study.scorings.outcome import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 

@@ -25,11 +25,11 @@ import torch
 
 from hookedvid.data.item import Item, subtitles_path
 from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
-from hookedvid.study import scoring
-from hookedvid.study.failures import attempt
+from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Records
-from hookedvid.study.scoring import GENERATED, Outcome
-from hookedvid.study.study import Plan, Reuse
+from hookedvid.study.run.failures import attempt
+from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.outcome import GENERATED, Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
 from hookedvid.sweep.tree import Changes, Node, Placed, Sweep, shareable, stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig

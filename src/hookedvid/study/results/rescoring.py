@@ -7,7 +7,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import Extractor
-from hookedvid.study.scoring import read_text
+from hookedvid.study.scorings.outcome import read_text
 
 
 @dataclass(frozen=True)

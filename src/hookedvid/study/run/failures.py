@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from hookedvid.errors import DecodingError, HookedVidError, RunError, VideoError
-from hookedvid.study.scoring import Outcome
+from hookedvid.study.scorings.outcome import Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.study import grounding, statistics
-from hookedvid.study.evidence import Evidence
-from hookedvid.study.laws import Finding, compared, too_few
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import UNKNOWN, Bounds, Interval, Resamples
-from hookedvid.study.summary import Outcomes
+from hookedvid.study.results import statistics
+from hookedvid.study.results.evidence import Evidence
+from hookedvid.study.results.findings import Finding, compared, too_few
+from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
+from hookedvid.study.results.summary import Outcomes
+from hookedvid.study.scorings import grounding
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 

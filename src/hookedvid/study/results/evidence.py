@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hookedvid.study import statistics
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import LEVEL, Bounds, Interval, Resamples
+from hookedvid.study.results import statistics
+from hookedvid.study.results.statistics import LEVEL, Bounds, Interval, Resamples
 
 # What any finding needs. Under 6 videos no test over videos can reach p < 0.05; at 10 the best p is 0.002, which holds
 # among some 25 conditions.

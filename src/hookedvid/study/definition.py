@@ -11,13 +11,15 @@ from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
 from hookedvid.families.prompts import named_instruction, template
 from hookedvid.nn.hooks import hooked
-from hookedvid.study import conventions, grounding, protocols, scoring
+from hookedvid.study import conventions, protocols
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
-from hookedvid.study.scoring import Scoring
+from hookedvid.study.scorings import grounding
+from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.outcome import Scoring
 from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.values.serial import from_dict

@@ -10,7 +10,7 @@ import torch
 
 from hookedvid.data.item import Item
 from hookedvid.errors import NonFiniteError
-from hookedvid.study.scoring import Outcome
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.inputs import VideoInputs
 
 Span = tuple[float, float]

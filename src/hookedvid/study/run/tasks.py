@@ -19,14 +19,15 @@ from torch import Tensor
 from hookedvid.data.item import Item, subtitles_path, video_path
 from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
-from hookedvid.study import grounding, scoring
-from hookedvid.study.failures import PASSING, UNFORESEEN, attempt
+from hookedvid.study.definition import Plan, check_bare, question_hash
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard
 from hookedvid.study.rows import Task, named
-from hookedvid.study.scoring import Outcome
-from hookedvid.study.study import Plan, check_bare, question_hash
-from hookedvid.study.timing import Timing
+from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
+from hookedvid.study.run.timing import Timing
+from hookedvid.study.scorings import grounding
+from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import shareable, stream_length
 from hookedvid.values.inputs import VideoInputs

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hookedvid.study import efficiency, statistics
-from hookedvid.study.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
 from hookedvid.study.protocols import Condition
-from hookedvid.study.scoring import chance
-from hookedvid.study.statistics import LEVEL, Interval, Resamples
-from hookedvid.study.summary import Outcomes
+from hookedvid.study.results import efficiency, statistics
+from hookedvid.study.results.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
+from hookedvid.study.results.statistics import LEVEL, Interval, Resamples
+from hookedvid.study.results.summary import Outcomes
+from hookedvid.study.scorings.outcome import chance
 
 CHEAPEST = "cheapest inference"
 # From where on later cuts count as costing next to nothing: this share of what the cut in every layer costs. Of the

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from hookedvid.study import statistics
 from hookedvid.study.protocols import Condition
-from hookedvid.study.statistics import Interval, Resamples
-from hookedvid.study.summary import Outcomes
+from hookedvid.study.results import statistics
+from hookedvid.study.results.statistics import Interval, Resamples
+from hookedvid.study.results.summary import Outcomes
 
 PROTOCOL = "efficiency"
 

@@ -1,0 +1,1 @@
+"""From a study's rows to tables and findings."""

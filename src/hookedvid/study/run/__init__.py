@@ -1,0 +1,1 @@
+"""Running a study: in one process, on a cluster, or only estimated."""
