@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookedvid import plots
 from hookedvid.cli import main
 from hookedvid.data.item import Item
 from hookedvid.data.shapes.clips import make_dataset
@@ -17,6 +16,7 @@ from hookedvid.errors import ConfigError, InterventionError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.report import plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study
 from hookedvid.study.results import efficiency, summary

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hookedvid import accuracy, plots, report
 from hookedvid.data.item import Item
+from hookedvid.report import accuracy, plots
+from hookedvid.report import page as report
 from hookedvid.study.definition import Study
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results import breakdown, measures

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hookedvid import plots
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import TASKS, held_out, in_between, make_dataset, make_items
@@ -17,6 +16,7 @@ from hookedvid.data.shapes.tasks import DURATION, FPS, located
 from hookedvid.data.shapes.words import COLORS, SHAPES
 from hookedvid.errors import DataError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.report import plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.results import measures

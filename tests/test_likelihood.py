@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from hookedvid import measured, plots
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import held_out, make_dataset
@@ -20,6 +19,7 @@ from hookedvid.model.answers import answer_log_probs
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
+from hookedvid.report import measured, plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.results import measures

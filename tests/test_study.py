@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hookedvid import faces, plots
+from hookedvid import faces
 from hookedvid.cli import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
@@ -23,6 +23,7 @@ from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
 from hookedvid.families.sizes import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.report import plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.extractors import leading_letter

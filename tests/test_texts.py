@@ -14,12 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hookedvid import accuracy, plots, report
 from hookedvid.checkpoints.devices import usable_device
 from hookedvid.cli import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, DataError, InputError
+from hookedvid.report import accuracy, plots
+from hookedvid.report import page as report
+from hookedvid.report.terminal import Terminal
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study
 from hookedvid.study.results.file_names import MANIFEST, asked
@@ -27,7 +29,6 @@ from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.rows import json_bytes, sealed
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.terminal import Terminal
 from hookedvid.values.interventions import LV_K
 from hookedvid.values.texts import csv_text, one_line, printable
 from hookedvid.video.decoders import Limits
@@ -218,7 +219,7 @@ def test_study_files_that_are_none_are_refused(short, capsys, content, what):
 
 def test_a_reader_that_goes_away_ends_nothing(tmp_path):
     program = (
-        "import os, sys\nfrom contextlib import redirect_stdout\nfrom hookedvid.terminal import Output, Terminal\n"
+        "import os, sys\nfrom contextlib import redirect_stdout\nfrom hookedvid.report.terminal import Output, Terminal\n"
         "with redirect_stdout(Output(sys.stdout)):\n"
         "    for _ in range(5000): Terminal().say('line ' * 20)\n"
         f"open({str(tmp_path / 'written')!r}, 'w').close()\n"

@@ -16,7 +16,7 @@ from hookedvid.errors import HookedVidError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
     args = _parser().parse_args(argv)
-    from hookedvid.terminal import Output
+    from hookedvid.report.terminal import Output
     from hookedvid.values.texts import printable
 
     with redirect_stdout(Output(sys.stdout)):
@@ -252,13 +252,13 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _rescore(args: argparse.Namespace) -> int:
-    from hookedvid.scores import rescore
+    from hookedvid.report.scores import rescore
 
     return rescore(args.folder, args.extractor)
 
 
 def _submission(args: argparse.Namespace) -> int:
-    from hookedvid.scores import submit
+    from hookedvid.report.scores import submit
 
     return submit(args.folder, args.condition)
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hookedvid import accuracy, measured
 from hookedvid.checkpoints import convert as converting
 from hookedvid.checkpoints.devices import named_device
 from hookedvid.conversion.provenance import Provenance
@@ -15,6 +14,8 @@ from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.progress import conduct
+from hookedvid.report import accuracy, measured
+from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies
 from hookedvid.study.definition import Study, parse_knockout
 from hookedvid.study.records import Records
@@ -24,7 +25,6 @@ from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.outcome import Scoring
-from hookedvid.terminal import Terminal
 
 # How each task of the shapes clips is scored, and which of them a study file asks that names no items.
 SCORING_OF: dict[str, Scoring] = {

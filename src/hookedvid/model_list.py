@@ -5,7 +5,7 @@ from rich.table import Table
 
 from hookedvid.checkpoints.locate import home
 from hookedvid.families.published import PUBLISHED, SHIPPED
-from hookedvid.terminal import Terminal
+from hookedvid.report.terminal import Terminal
 
 WORDS = ("name", "vision tower", "same as")
 NUMBERS = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")

@@ -5,13 +5,13 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from hookedvid.report.terminal import Terminal
 from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
 from hookedvid.study.run import cluster
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.tasks import Audit, carry_out, run
 from hookedvid.study.run.timing import Timing
-from hookedvid.terminal import Terminal
 
 
 def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: Terminal) -> tuple[Audit, Timing]:

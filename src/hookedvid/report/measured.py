@@ -7,8 +7,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from hookedvid import plots, report
-from hookedvid.report import number, short, star
+from hookedvid.report import page as report
+from hookedvid.report import plots
+from hookedvid.report.page import number, short, star
+from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies
 from hookedvid.study.records import write_parquet
 from hookedvid.study.results import efficiency
@@ -16,7 +18,6 @@ from hookedvid.study.results.measures import MEASURES, Measure, Measured, Values
 from hookedvid.study.results.summary import OURS
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.grounding import THRESHOLDS
-from hookedvid.terminal import Terminal
 from hookedvid.values.files import write_text, written
 
 MIN_WIDTH = 98  # columns the tables need

@@ -6,15 +6,16 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from hookedvid import plots, report, scores
-from hookedvid.report import number, short, star
+from hookedvid.report import page as report
+from hookedvid.report import plots, scores
+from hookedvid.report.page import number, short, star
+from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies
 from hookedvid.study.records import write_parquet
 from hookedvid.study.results import efficiency
 from hookedvid.study.results.findings import CHEAPEST, Finding, findings
 from hookedvid.study.results.summary import OURS, Outcomes, Summary, summarise, write_csv
 from hookedvid.study.run.manifest import Manifest
-from hookedvid.terminal import Terminal
 from hookedvid.values.files import write_text, written
 
 MIN_WIDTH = 92  # columns the tables need; narrower terminals wrap

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 
 from hookedvid.errors import DataError
-from hookedvid.report import number, short, star
+from hookedvid.report.page import number, short, star
+from hookedvid.report.terminal import Terminal
 from hookedvid.study.conventions import NAMES, Convention, convention
 from hookedvid.study.extractors import extractor
 from hookedvid.study.records import Records, write_parquet
@@ -16,7 +17,6 @@ from hookedvid.study.results import breakdown, rescoring, submission
 from hookedvid.study.results.file_names import own_folder
 from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
 from hookedvid.study.run.manifest import Manifest
-from hookedvid.terminal import Terminal
 
 MIN_WIDTH = 116  # columns the tables need; narrower terminals wrap
 MANY = 8  # groups that stand side by side; more of them stand below each other

@@ -61,7 +61,7 @@ def render(
 
     columns: of the tables, name and a line's text, where a study scores something else than accuracy; note: on them.
     """
-    source = importlib.resources.files("hookedvid").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     page = template.render(
         title=title,
