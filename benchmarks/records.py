@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.printing import mib, spread, table
+from hookedvid.cli.verbs import plot, run_study
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.faces import plot, run_study
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS

@@ -101,7 +101,7 @@ def test_nothing_imports_the_command_line_and_only_it_imports_its_verbs():
         assert not any(part(n) == "cli" for n in imports(module)), module
         if part(module) not in ("cli", "faces", "model_list"):
             assert not any(part(n) in ("faces", "model_list") for n in imports(module)), module
-    assert imports("hookedvid.cli", inside_functions=False) & set(FILES) == {"hookedvid.errors"}
+    assert imports("hookedvid.cli.commands", inside_functions=False) & set(FILES) == {"hookedvid.errors"}
 
 
 def test_nothing_imports_the_client_of_lmms_eval():
@@ -142,10 +142,10 @@ def test_files_and_functions_fit_a_reader(module):
             assert node.end_lineno - node.lineno < 60, f"{node.name} of {module}"
 
 
-HELP = "from hookedvid.cli import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"
+HELP = "from hookedvid.cli.commands import main\ntry:\n main(['--help'])\nexcept SystemExit: pass"
 
 
-MODELS = "from hookedvid.cli import main\nmain(['models'])"
+MODELS = "from hookedvid.cli.commands import main\nmain(['models'])"
 
 
 @pytest.mark.parametrize("what", ["import hookedvid", HELP, MODELS])

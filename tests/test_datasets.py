@@ -12,7 +12,7 @@ import pytest
 
 import miniatures
 from clips import numbers
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items, subtitles_path, video_path, write_items
 from hookedvid.data.mvbench import TASKS, WHY_NOT

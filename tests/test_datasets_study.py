@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import miniatures
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import video_path
 from hookedvid.data.mvbench import WHY_NOT

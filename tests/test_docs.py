@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hookedvid
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from models import shapes_unchecked as shapes_unchecked
 
 DOCS = Path(__file__).parents[1] / "docs"

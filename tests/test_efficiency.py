@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import Item
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer

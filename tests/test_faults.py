@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import RunError

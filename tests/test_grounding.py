@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import TASKS, held_out, in_between, make_dataset, make_items
 from hookedvid.data.shapes.scene import N_FRAMES

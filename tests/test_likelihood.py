@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import held_out, make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer

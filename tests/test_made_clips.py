@@ -93,7 +93,7 @@ def test_default_shards_that_start_together_print_the_table(tmp_path):
     """Each hashes its clips when all are made; the last to end finds every row."""
     out = tmp_path / "out"
     program = f"import sys; from hookedvid.data import shapes; shapes.HELD_OUT.update({FEW})\n"
-    program += "from hookedvid.cli import main; sys.exit(main(sys.argv[1:]))"
+    program += "from hookedvid.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "study", "--protocol", "baseline", "--out", str(out), "--shard"]
     started = [
         subprocess.Popen([*command, f"{n}/2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

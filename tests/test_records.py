@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DataError, RunError

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import miniatures
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes.clips import make_dataset

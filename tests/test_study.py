@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hookedvid import faces
-from hookedvid.cli import main
+from hookedvid.cli import verbs as faces
+from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
@@ -172,7 +172,7 @@ def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
 
 def test_a_killed_study_goes_on_where_it_was(folder, finished):
     out = folder / "killed"
-    command = [sys.executable, "-m", "hookedvid.cli", "study", str(folder / "study.toml"), "--out", str(out)]
+    command = [sys.executable, "-m", "hookedvid.cli.commands", "study", str(folder / "study.toml"), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(2400):
         if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hookedvid.checkpoints.devices import usable_device
-from hookedvid.cli import main
+from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, DataError, InputError

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from hookedvid.checkpoints import convert as converting
 from hookedvid.checkpoints.devices import named_device
+from hookedvid.cli.progress import conduct
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
 from hookedvid.data.dataset import Dataset, read_dataset
 from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.progress import conduct
 from hookedvid.report import accuracy, measured
 from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies

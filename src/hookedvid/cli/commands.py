@@ -215,7 +215,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 def _study(args: argparse.Namespace) -> int:
     from hookedvid.checkpoints.locate import home
-    from hookedvid.faces import run_study
+    from hookedvid.cli.verbs import run_study
     from hookedvid.study.records import Shard
     from hookedvid.study.run.execution import Execution
     from hookedvid.video.clip_files import FrameCache
@@ -233,20 +233,20 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    from hookedvid.faces import check_data
+    from hookedvid.cli.verbs import check_data
 
     return check_data(args.name, args.folder)
 
 
 def _ask(args: argparse.Namespace) -> int:
-    from hookedvid.faces import ask
+    from hookedvid.cli.verbs import ask
 
     given = (args.knockout, args.frames, args.device, args.dtype, dict(args.override))
     return ask(args.model, args.video, args.question, args.options, *given)
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from hookedvid.faces import plot
+    from hookedvid.cli.verbs import plot
 
     return plot(args.folder)
 
@@ -264,25 +264,25 @@ def _submission(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from hookedvid.faces import inspect
+    from hookedvid.cli.verbs import inspect
 
     return inspect(args.model, args.hooks)
 
 
 def _models(args: argparse.Namespace) -> int:
-    from hookedvid.model_list import models
+    from hookedvid.cli.model_list import models
 
     return models()
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from hookedvid.faces import convert
+    from hookedvid.cli.verbs import convert
 
     return convert(args.source, args.folder, args.dtype, dict(args.override), args.ignore, args.revision)
 
 
 def _export(args: argparse.Namespace) -> int:
-    from hookedvid.faces import export
+    from hookedvid.cli.verbs import export
 
     return export(args.folder, args.out)
 
