@@ -179,7 +179,7 @@ N_STUDIES = 25  # a cell; scripts/simulate_findings.py with more makes the table
 @pytest.fixture(scope="module")
 def simulation():
     spec = importlib.util.spec_from_file_location(
-        "simulation", Path(__file__).parents[1] / "scripts" / "simulate_findings.py"
+        "simulation", Path(__file__).parents[2] / "scripts" / "simulate_findings.py"
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

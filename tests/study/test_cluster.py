@@ -83,7 +83,7 @@ def undisturbed(laid, tmp_path_factory):
 def paths():
     """What processes of Ray's import by."""
     with pytest.MonkeyPatch.context() as patched:
-        found = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+        found = os.pathsep.join([str(Path(__file__).parents[1]), *(p for p in sys.path if p)])
         patched.setenv("PYTHONPATH", found)
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield found

@@ -277,5 +277,5 @@ def test_known_lists_every_name():
 
 
 def test_the_documentation_lists_every_convention():
-    text = (Path(__file__).parents[1] / "docs" / "scoring.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
     assert {n for n in re.findall(r"`(\w+/[\w@+-]+)`", text) if n.split("/")[0] in DATASETS} == CONVENTIONS.keys()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_memory import measure
 from torch.utils.flop_counter import FlopCounterMode
 
 from hookedvid import Flops, edge_share
@@ -28,7 +29,6 @@ from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.masks import allowed, blocked
 from models import LAW, UNLIKE, VIDEO_MODELS, layouts, random_model, rich_inputs
 from models import one_thread as one_thread
-from test_memory import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 

@@ -241,6 +241,6 @@ def test_importing_and_using_the_tools_touches_neither_network_nor_installers():
         clean.logit_lens(top_k=2), clean.decompose_resid(), clean.stack_head_results()
         print("stayed home")
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, cwd=here)
     assert done.stdout.strip() == "stayed home", done.stderr

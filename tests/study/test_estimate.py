@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_flops import SEVEN_B, laid_out
+from test_sweep import asked, full_study
+from test_sweep import model as small
 from torch.profiler import ProfilerActivity, profile
 
 import miniatures
@@ -28,9 +31,6 @@ from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, Edit
 from models import one_thread as one_thread
 from models import shapes_unchecked as shapes_unchecked
-from test_flops import SEVEN_B, laid_out
-from test_sweep import asked, full_study
-from test_sweep import model as small
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.interventions import Intervention
 from models import random_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------

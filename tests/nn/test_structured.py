@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_memory import measure
 from torch import Tensor
 
 import hookedvid.nn.structured as structured
@@ -21,7 +22,6 @@ from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, vid
 from hookedvid.values.masks import allowed
 from models import LAW, apart, blended_layout, layouts
 from models import one_thread as one_thread
-from test_memory import measure
 
 SELECTORS = st.sampled_from(
     ["video", "patches", "text", "last", "all", "question+last", "video[0]", "video[-1]", "system+question"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_memory import measure
 from torch import Tensor
 
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
@@ -32,7 +33,6 @@ from models import (
 )
 from models import shapes_checked as shapes_checked
 from models import shapes_unchecked as shapes_unchecked
-from test_memory import measure
 
 __all__ = ["one_thread"]
 

@@ -108,7 +108,7 @@ def written(path: Path) -> int:
 
 def kill_the_driver(annotations: Path, out: Path) -> None:
     """kill -9 while one of its workers hangs."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *(p for p in sys.path if p)])
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(annotations), str(out)],
         env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(out.parent)},
