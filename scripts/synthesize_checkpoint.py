@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hookedvid.checkpoints.convert import our_shapes
 from hookedvid.conversion import layouts, original, tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
 from hookedvid.errors import HookedVidError, nearest
 from hookedvid.families.sizes import FAMILIES
+from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
 SHARD = 5_000_000_000  # bytes; transformers' limit when these were saved
@@ -182,7 +182,7 @@ def tensors(recipe: Recipe) -> list[Entry]:
             d_in=vision.d_model * projector.get("shuffle", 1) ** 2, d_out=decoder.d_model, **projector
         ),
     )  # fmt: skip
-    ours = {k: torch.empty(s, device="meta") for k, s in our_shapes(cfg).items()}
+    ours = {k: torch.empty(s, device="meta") for k, s in parameter_shapes(cfg).items()}
     # InternVideo2.5's size on the hub tells that its tower and projector are stored in float32.
     wide = ("vision_model.", "mlp1.") if recipe.family == "internvideo2.5" else ("-",)
     theirs = to_theirs(ours, table)

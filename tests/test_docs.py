@@ -61,8 +61,10 @@ def test_a_page_prints_what_it_says(page, clips, monkeypatch):
 def test_every_public_name_has_its_reference():
     pages = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md"))
     shown = set(re.findall(r"^::: (\S+)", pages, re.M))
-    homes = {f"hookedvid.{home}": names for home, names in hookedvid._HOMES.items()}
-    missing = [f"{h}.{n}" for h, names in homes.items() for n in names if not {h, f"{h}.{n}"} & shown]
+    stub = Path(hookedvid.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    public = re.findall(r"^from \.(\S+) import (\w+) as", stub, re.M)
+    assert {name for _, name in public} == set(hookedvid.__all__)
+    missing = [f"{m}.{name}" for m, name in public if not {f"hookedvid.{m}", f"hookedvid.{m}.{name}"} & shown]
     assert not missing
 
 

@@ -92,7 +92,7 @@ def test_a_lock_follows_no_link_and_cuts_no_file(tmp_path):
 def test_default_shards_that_start_together_print_the_table(tmp_path):
     """Each hashes its clips when all are made; the last to end finds every row."""
     out = tmp_path / "out"
-    program = f"import sys; from hookedvid.data import shapes; shapes.HELD_OUT.update({FEW})\n"
+    program = f"import sys; from hookedvid.data.shapes import clips; clips.HELD_OUT.update({FEW})\n"
     program += "from hookedvid.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "study", "--protocol", "baseline", "--out", str(out), "--shard"]
     started = [

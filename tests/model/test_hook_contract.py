@@ -39,7 +39,7 @@ def advertised(model, name: str, inputs: VideoInputs) -> tuple[int, ...]:
     """The shape that the comment beside a hook point states, its words replaced by this model's sizes."""
     parent, _, hook = name.rpartition(".")
     source = inspect.getsource(type(model.mod_dict[parent] if parent else model))
-    stated = re.search(rf"self\.{hook} = HookPoint\(\)  # \[([^]]+)\]", source)
+    stated = re.search(rf"\b{hook}(?: = HookPoint\(\)|: HookPoint)  # \[([^]]+)\]", source)
     assert stated, f"{name} states no shape"
     cfg = model.cfg
     if name.startswith("vision."):

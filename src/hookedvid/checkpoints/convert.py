@@ -24,6 +24,7 @@ from hookedvid.conversion.stream import Lines, convert_file, export_file, target
 from hookedvid.errors import ConversionError
 from hookedvid.families.prompts import special_strings, template
 from hookedvid.families.sizes import named_in
+from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
 
@@ -72,7 +73,7 @@ def plan(
     shapes, pair = shards.shapes, layouts.head_and_embedding(shards.shapes)
     same_head = pair is not None and shards.same_bits(*pair)
     reading = layouts.read(config, shapes, overrides, ignore, same_head=same_head, stated=named_in(source))
-    lines = match(shapes, reading.table, our_shapes(reading.cfg), str(folder), layouts.hint(None, shapes))
+    lines = match(shapes, reading.table, parameter_shapes(reading.cfg), str(folder), layouts.hint(None, shapes))
     lines = stored(lines, shards.aliases)
     _check_types(shards, lines)
     tokenizer = load_tokenizer(folder)
@@ -133,14 +134,6 @@ def _in_hub_cache(folder: Path) -> str:
         f" but the hub's cache of {repo or 'a repository'}: give {named if named in snapshots else snapshots[-1]}"
         f"{f', or the name {repo}' if repo else ''}"
     )
-
-
-def our_shapes(cfg: VideoLLMConfig) -> dict[str, torch.Size]:
-    """Names and shapes of a model's parameters; no memory is taken."""
-    from hookedvid.checkpoints.fill import empty_model
-    from hookedvid.model.hooked_video_llm import HookedVideoLLM
-
-    return {k: p.shape for k, p in empty_model(HookedVideoLLM, cfg).named_parameters()}
 
 
 def _with_tokenizer(cfg: VideoLLMConfig, tokenizer: Any, folder: Path, overrides: Mapping[str, Any]) -> VideoLLMConfig:
@@ -271,7 +264,7 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
     reading = layouts.read(
         config, theirs, origin.overrides, origin.ignored, same_head=same_head, stated=named_in(origin.source)
     )
-    lines = stored(match(theirs, reading.table, our_shapes(reading.cfg), str(src)), aliases_of(origin.headers))
+    lines = stored(match(theirs, reading.table, parameter_shapes(reading.cfg), str(src)), aliases_of(origin.headers))
     cast = None if origin.dtype is None else DTYPES[origin.dtype]
     sizes = {f: sum(e.size for e in s.header.entries) for f, s in origin.files.items()}
     with partial_folder(dst) as partial, _bar(sizes, list(sizes), f"exporting {src.name}", progress) as step:

@@ -28,10 +28,10 @@ from hookedvid.model.patching import patch_hooks
 from hookedvid.model.run_plan import RunPlan, blocks_run
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
-from hookedvid.nn.decoder import Block
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.kv import KVCache
 from hookedvid.nn.layers import RMSNorm, rope_angles
+from hookedvid.nn.parts import parts
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.values.config import VideoLLMConfig
@@ -52,25 +52,22 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     condition the same one. Made by `from_config`, `from_transformers`, `from_open_clip` or `from_pretrained`.
     """
 
+    vision: VisionTower
+    projector: Projector
+    embed: nn.Embedding
+    hook_embed: HookPoint  # [batch, pos, d_model], text and video merged
+    blocks: nn.ModuleList
+    ln_final: RMSNorm
+    unembed: nn.Linear
+
     def __init__(self, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: Kernel = "sdpa"):
         super().__init__()
         self.cfg = cfg
         self.tokenizer = tokenizer
         self.kernel: Kernel = kernel
-        self.encoder_read: tuple[Any, str] | None = None  # by `encoding.encoder_of`
-        if cfg.vision is not None:
-            self.vision = VisionTower(cfg.vision)
-        if cfg.projector is not None:
-            self.projector = Projector(cfg.projector)
-        if cfg.decoder is not None:
-            rows = torch.empty(cfg.decoder.d_vocab, cfg.decoder.d_model)
-            self.embed = nn.Embedding.from_pretrained(rows, freeze=False)  # no values drawn; loading sets them
-            self.hook_embed = HookPoint()  # [batch, pos, d_model], text and video merged
-            self.blocks = nn.ModuleList(Block(cfg.decoder) for _ in range(cfg.decoder.n_layers))
-            self.ln_final = RMSNorm(cfg.decoder.d_model, cfg.decoder.eps)
-            self.unembed = nn.Linear(cfg.decoder.d_model, cfg.decoder.d_vocab, bias=False)
-            if cfg.decoder.tied:
-                self.unembed.weight = self.embed.weight
+        self.encoder_read: tuple[Any, str] | None = None  # by `encode_video.encoder_of`
+        for name, part in parts(cfg).items():
+            self.add_module(name, part)
         self.setup()
         self.eval()
 

@@ -1,1 +1,4 @@
-"""The modules: attention, decoder, vision tower, projector. No file here knows a family's name."""
+"""The modules: attention, decoder, vision tower, projector. No file here knows a family's name.
+
+Floor 1.
+"""
