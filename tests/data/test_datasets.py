@@ -13,9 +13,9 @@ import pytest
 import miniatures
 from clips import numbers
 from hookedvid.cli.commands import main
-from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items, subtitles_path, video_path, write_items
 from hookedvid.data.mvbench import TASKS, WHY_NOT
+from hookedvid.data.registry import read_dataset
 from hookedvid.errors import DataError
 from hookedvid.video.frames import Clip, read_clip
 from hookedvid.video.source import video_hash

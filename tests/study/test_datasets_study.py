@@ -8,9 +8,9 @@ import torch
 
 import miniatures
 from hookedvid.cli.commands import main
-from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import video_path
 from hookedvid.data.mvbench import WHY_NOT
+from hookedvid.data.registry import read_dataset
 from hookedvid.errors import ConfigError, DataError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
@@ -18,7 +18,8 @@ from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
 from miniatures import BOUND
 from models import random_model
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 STUDY = 'protocols = ["baseline"]\nn_resamples = 50\n'
 

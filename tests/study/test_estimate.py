@@ -5,15 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_flops import SEVEN_B, laid_out
-from test_sweep import asked, full_study
-from test_sweep import model as small
 from torch.profiler import ProfilerActivity, profile
 
 import miniatures
 from hookedvid.cli.commands import main
-from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
+from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.families.sizes import small_config
@@ -29,8 +26,11 @@ from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import Sweep
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, Edit
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
+from models import SEVEN_B, laid_out
+from sweep_cases import asked, full_study
+from sweep_cases import model as small
+
+pytestmark = pytest.mark.shapes_unchecked
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 import miniatures
 from clips import numbers, write_clip
-from hookedvid.data.dataset import read_dataset
+from hookedvid.data.registry import read_dataset
 from hookedvid.errors import VideoError
 from hookedvid.video import archive
 from hookedvid.video.archive import split, unsafe

@@ -10,8 +10,8 @@ import pytest
 
 import miniatures
 from hookedvid.cli.commands import main
-from hookedvid.data.dataset import read_dataset
 from hookedvid.data.item import read_items
+from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DecodingError, InputError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
@@ -22,7 +22,8 @@ from hookedvid.video import source
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders
 from hookedvid.video.source import content_hash
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 STUDY = Study(protocols=("baseline",))
 

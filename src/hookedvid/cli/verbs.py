@@ -10,7 +10,8 @@ from hookedvid.checkpoints.devices import named_device
 from hookedvid.cli.progress import conduct
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
-from hookedvid.data.dataset import Dataset, read_dataset
+from hookedvid.data.dataset import Dataset
+from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import ConfigError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM

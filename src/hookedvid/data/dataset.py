@@ -1,6 +1,6 @@
 """A published dataset read from the folder it was downloaded to: its items, and which of them can be asked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,25 +57,6 @@ class Dataset:
     def complete(self) -> bool:
         """Whether every question that can be asked has its video, and nothing else is wrong."""
         return not self.missing and not self.notes
-
-
-def read_dataset(name: str, folder: str | Path) -> Dataset:
-    """The dataset of that name in a folder: `videomme`, `mvbench` or `egoschema`, with options after colons.
-
-    videomme: `short`, `medium`, `long` keep these videos, `subtitles` gives items their subtitles. mvbench: the
-    tasks to keep. egoschema: `subset` (unless told) is the 500 with public answers, `full` all 5,031, no answers.
-
-    Raises DataError for an unknown name or option, for annotations that are not what was published, listing every
-    problem, and for links that lead out of the folder. Missing videos raise nothing.
-    """
-    from hookedvid.data import egoschema, mvbench, videomme
-
-    readers: dict[str, Callable[[Path, tuple[str, ...]], Dataset]]
-    readers = {"videomme": videomme.read, "mvbench": mvbench.read, "egoschema": egoschema.read}
-    base, *options = name.split(":")
-    if base not in readers:
-        raise DataError(f"no dataset {base!r} ({nearest(base, readers)}); your own questions go into a JSONL file")
-    return readers[base](Path(folder), tuple(options))
 
 
 def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:

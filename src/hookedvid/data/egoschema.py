@@ -23,7 +23,7 @@ COLUMNS = {"question_idx": "scalar", "question": "text", "video_idx": "text", "o
 
 
 def read(path: Path, options: tuple[str, ...]) -> Dataset:
-    """See `dataset.read_dataset`."""
+    """See `registry.read_dataset`."""
     check_options(NAME, options, PUBLISHED)
     part = "full" if "full" in options else "subset"
     folder, problems = Folder(path), Problems()

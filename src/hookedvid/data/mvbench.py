@@ -66,7 +66,7 @@ TASKS: dict[str, Folders] = {
 
 
 def read(path: Path, options: tuple[str, ...]) -> Dataset:
-    """See `dataset.read_dataset`."""
+    """See `registry.read_dataset`."""
     check_options(NAME, options, TASKS)
     wanted = [t for t in TASKS if t in options] or list(TASKS)
     folder = Folder(path, zips=("*.zip", *(f"{place}*.zip" for place in PLACES if place)))

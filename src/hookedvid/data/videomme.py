@@ -34,7 +34,7 @@ TASKS = (
 
 
 def read(path: Path, options: tuple[str, ...]) -> Dataset:
-    """See `dataset.read_dataset`."""
+    """See `registry.read_dataset`."""
     check_options(NAME, options, (*DURATIONS, SUBTITLES))
     folder = Folder(path)
     tables = folder.files("videomme/test-*.parquet", "test-*.parquet", "*.parquet", "*/*.parquet")
