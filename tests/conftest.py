@@ -6,6 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
 
 import pytest
 import torch
+from jaxtyping import config
 
 torch.set_num_threads(1)
 
@@ -25,3 +26,20 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HOOKEDVID_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checks_of_shapes(request):
+    """Off in modules marked `shapes_unchecked`: many or long runs, which checks of every call make twice as long."""
+    off = request.node.get_closest_marker("shapes_unchecked") is not None
+    config.update("jaxtyping_disable", off)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def shapes_checked():
+    """For single tests of such a module."""
+    config.update("jaxtyping_disable", False)
+    yield
+    config.update("jaxtyping_disable", True)

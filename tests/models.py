@@ -3,14 +3,12 @@
 from dataclasses import replace
 from functools import cache
 
-import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import Tensor
 
-from hookedvid.families.sizes import FAMILIES, small_config
+from hookedvid.families.sizes import FAMILIES, QWEN2, SIGLIP_SO400M, small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
@@ -26,29 +24,14 @@ LAW = settings(deadline=None, derandomize=True, max_examples=25)
 ROUNDING = 1e-11
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For modules that import this: sums of toy size gain nothing from threads, and on a busy machine lose tenfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shapes_unchecked():
-    """For modules that import this: many or long runs, which checks of every call's shapes make twice as long."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def shapes_checked():
-    """For single tests of such a module."""
-    config.update("jaxtyping_disable", False)
-    yield
-    config.update("jaxtyping_disable", True)
+SEVEN_B = VideoLLMConfig(
+    family="llava-onevision",
+    vision=SIGLIP_SO400M,
+    projector=ProjectorConfig(d_in=1152, d_out=3584, pool="bilinear", newline="once"),
+    decoder=DecoderConfig(
+        n_layers=28, d_model=3584, n_heads=28, n_kv_heads=4, d_head=128, d_mlp=18944, d_vocab=152064, **QWEN2
+    ),
+)
 
 
 @cache
@@ -163,3 +146,8 @@ def apart(a: Tensor, b: Tensor) -> float:
     """The largest difference of two tensors, relative to the largest entry."""
     assert a.shape == b.shape, (a.shape, b.shape)
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def laid_out(n_frames: int, side: int, newline: str, n_before: int = 14, n_after: int = 90) -> TokenLayout:
+    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, n_frames)
+    return TokenLayout.of([Segment("system", 0, n_before), *video, Segment("question", 0, n_after)])

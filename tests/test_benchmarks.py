@@ -11,8 +11,6 @@ from hookedvid.study.run.estimate import sweep_memory
 from hookedvid.sweep.run import Sweep
 from hookedvid.sweep.run import sweep as swept_together
 from hookedvid.values.inputs import from_tokens
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
@@ -22,6 +20,8 @@ from benchmarks.bound import work
 from benchmarks.measuring import Alive, cost
 from benchmarks.models import DEEP, TOY, Bridge, Masked, Shape, apart, build, config, joined, questions, samples, study
 from benchmarks.reading import READINGS, TINY, held, make
+
+pytestmark = pytest.mark.shapes_unchecked
 
 ON_CPU = tuple(t for t in TABLES if t != "cuda")
 

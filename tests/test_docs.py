@@ -12,7 +12,8 @@ import pytest
 
 import hookedvid
 from hookedvid.cli.commands import main
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 DOCS = Path(__file__).parents[1] / "docs"
 # Executed in one namespace a page: ```python; ```sh by the command line. A ```text after either is what it prints.

@@ -13,7 +13,8 @@ from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.results.summary import Outcomes, Summary, summarise
 from hookedvid.study.run.tasks import run
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 CARD = Path(find("tiny")) / "README.md"
 VIDEO_FAMILIES = ("static", "count", "temporal")

@@ -18,7 +18,8 @@ from hookedvid.conversion import original
 from hookedvid.conversion.rules import to_ours, to_theirs
 from hookedvid.conversion.tables import internlm2
 from hookedvid.errors import ConversionError
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
 EVERYWHERE = [*ATTN, "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "linear_1", "linear_2", "lm_head"]

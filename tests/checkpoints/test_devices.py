@@ -19,11 +19,12 @@ from hookedvid.study.definition import Study, plan
 from hookedvid.study.run.tasks import run
 from hookedvid.sweep.run import sweep
 from models import ROUNDING, apart, random_model, rich_inputs
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 from pretend_device import bare, counted, pretend_cuda
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 CONDITIONS = ((), (LV_K,), (VT_K,), (LV_K.at(1),), (EarlyExit(1),), (Edit("z", 0, lambda z: z * 2, "video"),))
 MIXED = (LV_K, VT_K.at(LayerRange(1, 2)), VS_K.at(LayerRange(0, 1)))

@@ -11,7 +11,7 @@ from hookedvid.checkpoints.load import load
 from hookedvid.checkpoints.placement import places
 from hookedvid.errors import ConversionError, InputError
 from hookedvid.sweep.run import sweep
-from models import VIDEO_MODELS, one_thread, random_model, rich_inputs  # noqa: F401
+from models import VIDEO_MODELS, random_model, rich_inputs
 
 MAP = {"": "cpu", "blocks.0": "disk", "blocks.2": "disk"}
 CUT = Knockout("video", "question", LayerRange(1, 3))

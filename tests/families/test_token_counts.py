@@ -21,7 +21,6 @@ from hookedvid.model.prepare import prepare
 from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
-from models import one_thread as one_thread
 
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog"]
 # Tokens a side and newlines a row of one frame. Facts: 27 is floored to 13 by average and ceiled to 14 by bilinear.

@@ -13,7 +13,6 @@ from hookedvid.sweep.session import Session
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, EarlyExit
 from models import ROUNDING, apart, perturb, random_inputs, random_model
-from models import one_thread as one_thread
 
 
 def asked(answer: str = "", question: str = "what is it ?") -> tuple[HookedVideoLLM, VideoInputs]:

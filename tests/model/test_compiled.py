@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hookedvid.values.interventions import Edit, Patch
-from models import one_thread as one_thread
 from models import random_inputs, random_model
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 
 class Backend:

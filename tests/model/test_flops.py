@@ -6,14 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_memory import measure
 from torch.utils.flop_counter import FlopCounterMode
 
 from hookedvid import Flops, edge_share
 from hookedvid.errors import InterventionError
-from hookedvid.families.sizes import QWEN2, SIGLIP_SO400M
 from hookedvid.model.flops import Costs, n_pairs
-from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.interventions import (
     LV_K,
     PATHWAYS,
@@ -25,10 +22,9 @@ from hookedvid.values.interventions import (
     LayerRange,
     RandomEdges,
 )
-from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.masks import allowed, blocked
-from models import LAW, UNLIKE, VIDEO_MODELS, layouts, random_model, rich_inputs
-from models import one_thread as one_thread
+from memory_use import measure
+from models import LAW, SEVEN_B, UNLIKE, VIDEO_MODELS, laid_out, layouts, random_model, rich_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 
@@ -41,20 +37,7 @@ KNOCKOUTS = st.sampled_from([LV_K, VT_K, VS_K]) | st.builds(
     st.booleans(),
 )
 # Qwen2-7B's decoder and SigLIP so400m, as LLaVA-OneVision joins them.
-SEVEN_B = VideoLLMConfig(
-    family="llava-onevision",
-    vision=SIGLIP_SO400M,
-    projector=ProjectorConfig(d_in=1152, d_out=3584, pool="bilinear", newline="once"),
-    decoder=DecoderConfig(
-        n_layers=28, d_model=3584, n_heads=28, n_kv_heads=4, d_head=128, d_mlp=18944, d_vocab=152064, **QWEN2
-    ),
-)
 PAPERS = [EarlyExit(18), VT_K.at(LayerRange(0, 8))]
-
-
-def laid_out(n_frames: int, side: int, newline: str, n_before: int = 14, n_after: int = 90) -> TokenLayout:
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, n_frames)
-    return TokenLayout.of([Segment("system", 0, n_before), *video, Segment("question", 0, n_after)])
 
 
 @LAW

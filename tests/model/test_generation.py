@@ -9,10 +9,11 @@ from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
 from models import MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 GIVEN = {
     "intact": [],

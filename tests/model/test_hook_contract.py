@@ -11,8 +11,8 @@ from torch import Tensor
 from hookedvid.errors import HookError
 from hookedvid.values.inputs import VideoInputs
 from models import MODELS, ROUNDING, apart, random_inputs, random_model
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 # Listening here takes another kernel in its layer: the explicit one, or one that is given a mask.
 SWITCHING = ("hook_attn_scores", "hook_pattern", "hook_mask")

@@ -9,7 +9,6 @@ from hookedvid.errors import HookError, InputError, InterventionError
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, Patch
 from models import ROUNDING, UNLIKE, apart, random_inputs, random_model
-from models import one_thread as one_thread
 
 BY_QUERY = ("hook_mask", "hook_attn_scores", "hook_pattern")
 ON_DEMAND = ("hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input")

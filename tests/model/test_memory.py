@@ -6,36 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from hookedvid.families.sizes import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit
+from memory_use import N, measure
 from models import random_inputs
 
-N = 4000  # tokens
 N_HEADS = 2
-
-
-class Largest(TorchDispatchMode):
-    """Sizes of everything an operation allocates: the largest, and how many reach N x N."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel, self.n_square = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in before:
-                held = t.untyped_storage().nbytes() // t.element_size()
-                self.numel = max(self.numel, held)
-                self.n_square += held >= N * N
-        return out
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +26,6 @@ def long_case() -> tuple[HookedVideoLLM, VideoInputs]:
     inputs = random_inputs(model, n_frames=8, n_text=N - 3 - 8 * cfg.tokens_per_frame)
     assert inputs.layout.n_tokens == N
     return model, inputs
-
-
-def measure(run) -> Largest:
-    with torch.no_grad(), Largest() as seen:
-        run()
-    return seen
 
 
 def test_a_forward_nobody_listens_to_builds_nothing_of_query_times_key(long_case):

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_memory import measure
 from torch import Tensor
 
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
@@ -20,21 +19,20 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import PAD, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, Patch, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, TokenLayout
+from memory_use import measure
 from models import (
     MODELS,
     UNLIKE,
     VIDEO_MODELS,
     apart,
     each_position,
-    one_thread,
     random_inputs,
     random_model,
     rich_inputs,
 )
-from models import shapes_checked as shapes_checked
-from models import shapes_unchecked as shapes_unchecked
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.shapes_unchecked
+
 
 QUERIES = ("last", "question", "patches", "text+newlines", "all")
 CUTS = {

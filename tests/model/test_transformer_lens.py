@@ -9,7 +9,8 @@ from transformer_lens.utilities import get_act_name
 
 from hookedvid import HookedVideoLLM, VideoInputs
 from lens_model import STORED, caches, inputs, metric, model
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 
 def by_hand(m: HookedVideoLLM, name: str, where: tuple) -> float:

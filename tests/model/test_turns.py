@@ -13,7 +13,6 @@ from hookedvid.errors import HookError
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.session import Session
 from hookedvid.values.interventions import LV_K, VT_K, Edit, Patch
-from models import one_thread as one_thread
 from models import random_model, rich_inputs
 
 # How long a run with hooks is held up for another thread to slip in; nothing is slower for it where that waits.

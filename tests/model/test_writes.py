@@ -20,10 +20,11 @@ from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Kn
 from hookedvid.values.layout import Segment, TokenLayout
 from hookedvid.values.masks import NoEdgeWarning
 from models import LAW, ROUNDING, UNLIKE, apart, random_model, rich_inputs
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 N = 3
 POINTS = "resid_pre q v rot_k z attn_out resid_mid mlp_out resid_post attn_scores pattern".split()

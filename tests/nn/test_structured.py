@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_memory import measure
 from torch import Tensor
 
 import hookedvid.nn.structured as structured
@@ -20,8 +19,8 @@ from hookedvid.values.config import ProjectorConfig
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
 from hookedvid.values.masks import allowed
+from memory_use import measure
 from models import LAW, apart, blended_layout, layouts
-from models import one_thread as one_thread
 
 SELECTORS = st.sampled_from(
     ["video", "patches", "text", "last", "all", "question+last", "video[0]", "video[-1]", "system+question"]

@@ -26,15 +26,15 @@ from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.schedule import Schedule
 from hookedvid.study.run.tasks import carry_out, run
 from hookedvid.study.run.timing import Timing
-from models import shapes_unchecked as shapes_unchecked
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 # Files that Ray leaves open, its own and those of nodes that were killed.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # fmt: skip
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 STUDY = Study(protocols=("all-layers",))
 LOADING = {"name_or_path": "tiny"}

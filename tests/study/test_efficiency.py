@@ -23,8 +23,8 @@ from hookedvid.study.results import efficiency, summary
 from hookedvid.study.results import findings as laws
 from hookedvid.values.interventions import VT_K, EarlyExit, LayerRange, to_json
 from models import LAW
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 N = 8
 

@@ -19,7 +19,8 @@ from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.interventions import Knockout, to_json
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 LAST = Knockout("option[3]", "last", name="last option")
 STUDY = Study(protocols=("all-layers",), custom=(tuple(to_json([LAST])),))

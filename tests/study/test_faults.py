@@ -32,7 +32,8 @@ from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings import outcome as scoring
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 STUDY = Study(protocols=("all-layers",))
 # Which of the 30 clips, of two questions each, is made to do what; the names are `faulty_worker`'s.

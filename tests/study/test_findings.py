@@ -19,7 +19,8 @@ from hookedvid.study.results import breakdown, measures
 from hookedvid.study.results import findings as laws
 from hookedvid.study.results.measures import MEASURES, Values
 from hookedvid.study.results.summary import Outcomes, Summary, summarise
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 N = 8
 CONDITIONS = Study().conditions(N)

@@ -25,7 +25,8 @@ from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings import grounding
 from hookedvid.study.scorings.grounding import iou, parse_span
 from hookedvid.video.frames import read_clip
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 LAW = settings(deadline=None, derandomize=True, max_examples=200)
 

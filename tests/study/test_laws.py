@@ -14,12 +14,11 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange
 from hookedvid.values.layout import TokenLayout
 from models import LAW, MODELS, ROUNDING, UNLIKE, VIDEO_MODELS, apart, random_inputs, random_model, rich_inputs
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 
 # Knockouts between frames of InternVideo2.5 warn that its tokens mix them; these laws hold for them all the same.
 # So do those that cut nothing.
 pytestmark = [
+    pytest.mark.shapes_unchecked,
     pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
     pytest.mark.filterwarnings("ignore::hookedvid.values.masks.NoEdgeWarning"),
 ]

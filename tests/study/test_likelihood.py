@@ -31,10 +31,11 @@ from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from models import UNLIKE, random_model
-from models import one_thread as one_thread
-from models import shapes_unchecked as shapes_unchecked
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 EXACT = 1e-12  # float64: the same sums in another order, log-probabilities of order 10
 GIVEN = {

@@ -21,7 +21,8 @@ from hookedvid.study.results.file_names import MANIFEST
 from hookedvid.study.rows import Lines, line_of, sealed
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 

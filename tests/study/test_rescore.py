@@ -20,7 +20,8 @@ from hookedvid.study.extractors import extractor
 from hookedvid.study.records import ROWS
 from hookedvid.study.results import rescoring
 from hookedvid.study.scorings import outcome as scoring
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 TEXTS = ("Answer: D", "B", "", "!!!!!!!!", "none of them")
 

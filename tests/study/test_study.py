@@ -36,7 +36,8 @@ from hookedvid.study.scorings import outcome as scoring
 from hookedvid.values.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
 from hookedvid.values.masks import allowed
 from hookedvid.video.frames import read_clip
-from models import shapes_unchecked as shapes_unchecked
+
+pytestmark = pytest.mark.shapes_unchecked
 
 NAMES = ("condition", "protocol", "knockout", "layer")  # of a row that conditions of two protocols share
 

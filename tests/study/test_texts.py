@@ -219,7 +219,8 @@ def test_study_files_that_are_none_are_refused(short, capsys, content, what):
 
 def test_a_reader_that_goes_away_ends_nothing(tmp_path):
     program = (
-        "import os, sys\nfrom contextlib import redirect_stdout\nfrom hookedvid.report.terminal import Output, Terminal\n"
+        "import os, sys\nfrom contextlib import redirect_stdout\n"
+        "from hookedvid.report.terminal import Output, Terminal\n"
         "with redirect_stdout(Output(sys.stdout)):\n"
         "    for _ in range(5000): Terminal().say('line ' * 20)\n"
         f"open({str(tmp_path / 'written')!r}, 'w').close()\n"

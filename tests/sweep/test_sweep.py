@@ -3,16 +3,14 @@
 import re
 import warnings
 from collections.abc import Sequence
-from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hookedvid.sweep.run as sweeping
-from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, small_config
+from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.families.sizes import FAMILIES
 from hookedvid.study import protocols
@@ -21,51 +19,15 @@ from hookedvid.sweep.session import Session
 from hookedvid.sweep.tree import shareable
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
-from models import shapes_checked as shapes_checked
-from models import shapes_unchecked as shapes_unchecked
+from sweep_cases import QUESTIONS, N, asked, full_study, model, noise
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
-N = 5
 EXACT = 1e-12  # float64: the same sums in another order, of logits of order 1
 ROUNDED = 2e-5  # float32: two plain kernels of attention already differ by 1e-5 on such logits
-QUESTIONS = (
-    ("what is it ?", ["a", "bb"]),
-    ("where does the thing go ?", ["left", "right", "up"]),
-    ("why ?", ["x", "y", "z", "w"]),
-)
-
-
-def noise(size: int, n: int = 8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-
-
-@cache
-def model(family: str, dtype: torch.dtype = torch.float64, n_layers: int = N, kernel: str = "sdpa") -> HookedVideoLLM:
-    """A small model away from its initial weights."""
-    m = HookedVideoLLM.from_config(small_config(family, n_layers=n_layers), kernel=kernel)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in m.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * 0.1)
-    return m.to(dtype)
-
-
-@cache
-def asked(family: str, dtype: torch.dtype = torch.float64, markers: bool = False) -> tuple[VideoInputs, ...]:
-    """Questions of unequal length, with and without options, on one video."""
-    m = model(family, dtype)
-    assert m.cfg.vision is not None
-    frames = noise(m.cfg.vision.image_size)
-    return tuple(m.prepare(frames, q, o, n_frames=8, markers_are_language=markers) for q, o in QUESTIONS)
-
-
-def full_study(n: int, width: int) -> list[tuple[Intervention, ...]]:
-    """Baseline, cumulative at every layer, all layers and windows of three knockouts."""
-    cuts = (LV_K, VT_K, VS_K)
-    conditions = [protocols.BASELINE, *protocols.cumulative(LV_K, n), *protocols.everywhere(cuts)]
-    conditions += [c for k in cuts for c in protocols.windows(k, n, width)]
-    return [c.interventions for c in conditions]
 
 
 def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]) -> float:

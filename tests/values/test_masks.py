@@ -14,7 +14,6 @@ from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
 from hookedvid.values.masks import NoEdgeWarning, active, allowed, blocked, cuts_any, kept_positions, warn_of_idle
 from models import LAW, blended_layout, each_position, layouts
-from models import one_thread as one_thread
 
 FOLDER = Path(__file__).parent / "masks"
 # Rows are queries, columns keys, 1 = may look; keys after the query are left out. Letters: s system, 0 1 2 patches
