@@ -1,4 +1,4 @@
-"""The floors of the design: who may import whom, how long a file or a function may be, what imports stay light."""
+"""The house: which room may import which, how long a file or a function may be, what imports stay light."""
 
 import ast
 import re
@@ -12,9 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
-VALUES = {"errors", "files", "values", "config", "layout", "interventions", "masks", "families"}
-FACES = ("plots", "report", "scores", "measured", "accuracy", "progress", "faces", "model_list", "cli", "lmms")
-OUTER = ("data", "study", *FACES)
 # Modules that may import what an extra declares.
 EXTRAS = {"hookedvid.lmms": "lmms-eval", "hookedvid.study.run.cluster": "cluster"}
 
@@ -24,45 +21,64 @@ def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text(encoding="utf-8"))
 
 
-def is_typing(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-
-
-def imports(module: str, inside_functions: bool = True) -> set[str]:
-    """Full names of the modules a module imports; those for type checking alone are left out."""
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if is_typing(node) or (not inside_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
-            return
-        if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            names = [f"{node.module}.{a.name}" for a in node.names]
-            found.update(n if n in FILES else str(node.module) for n in names)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(tree(module))
+def imported(node: ast.AST) -> set[str]:
+    """Full names of the modules that a piece of source imports, inside functions too; for type checking alone: none."""
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return set()
+    found = {n for child in ast.iter_child_nodes(node) for n in imported(child)}
+    if isinstance(node, ast.Import):
+        found.update(a.name for a in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{ast.unparse(node)} is relative"
+        names = [f"{node.module}.{a.name}" for a in node.names]
+        found.update(n if n in FILES else str(node.module) for n in names)
     return found
 
 
-def part(module: str) -> str:
-    """`nn` of hookedvid.nn.attention, `model` of hookedvid.model.hooked_video_llm; empty outside the package."""
-    names = module.split(".")
-    return names[1] if names[0] == "hookedvid" and len(names) > 1 else ""
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Of a module, by its full name."""
+    return frozenset(imported(tree(module)))
 
 
-def of(*parts: str) -> list[str]:
-    return [m for m in FILES if part(m) in parts]
+def room(module: str) -> str:
+    """`nn` of hookedvid.nn.attention; empty for the root's own files and outside of the package."""
+    package, *names = module.split(".")
+    return names[0] if package == "hookedvid" and names and (ROOT / package / names[0]).is_dir() else ""
 
 
-def test_values_import_the_standard_library_torch_jaxtyping_and_each_other():
-    outside = {"torch", "jaxtyping", *sys.stdlib_module_names}
-    for module in of(*VALUES):
-        for name in imports(module):
-            assert name.split(".")[0] in outside or part(name) in VALUES, f"{module} imports {name}"
+@cache
+def floor(room: str) -> int:
+    """The number of a room's floor, which its docstring says."""
+    said = re.search(r"^Floor (\d+)\.$", ast.get_docstring(tree(f"hookedvid.{room}")) or "", re.M)
+    assert said, f"the docstring of hookedvid.{room} should say its floor"
+    return int(said[1])
+
+
+def test_the_root_holds_the_public_names_and_the_errors():
+    assert {m for m in FILES if not room(m)} == {"hookedvid", "hookedvid.errors"}
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if room(m)])
+def test_a_room_imports_floors_below_and_itself(module):
+    here = room(module)
+    for other in {room(n) for n in imports(module)} - {here, ""}:
+        assert floor(other) < floor(here), f"{module} of floor {floor(here)} imports {other} of floor {floor(other)}"
+
+
+def test_values_import_torch_and_modules_import_values():
+    for module in FILES:
+        outside = {n.split(".")[0] for n in imports(module)} - {"hookedvid", *sys.stdlib_module_names}
+        if room(module) == "values":
+            assert outside <= {"torch", "jaxtyping"}, module
+        if room(module) == "nn":
+            assert {room(n) for n in imports(module)} <= {"nn", "values", ""}, module
+
+
+def test_studies_know_of_datasets_the_item_alone():
+    for module in FILES:
+        if room(module) == "study":
+            assert {n for n in imports(module) if room(n) == "data"} <= {"hookedvid.data.item"}, module
 
 
 def test_transformer_lens_enters_by_one_file():
@@ -70,47 +86,14 @@ def test_transformer_lens_enters_by_one_file():
     assert users == ["hookedvid.nn.hooks"]
 
 
-def test_modules_and_tables_stand_on_values_alone_and_not_on_each_other():
-    for floor in ("nn", "conversion"):
-        for module in of(floor):
-            inside = {part(n) for n in imports(module) if n.startswith("hookedvid")}
-            assert inside <= VALUES | {floor}, f"{module} imports {inside - VALUES - {floor}}"
-
-
-def test_the_model_and_its_inputs_know_nothing_of_experiments():
-    for module in FILES:
-        if part(module) not in (*OUTER, ""):
-            up = {n for n in imports(module) if part(n) in OUTER}
-            assert not up, f"{module} imports {up}"
-
-
-def test_data_and_study_meet_in_the_item_alone():
-    for module in of("data"):
-        assert not any(part(n) == "study" for n in imports(module)), module
-    for module in of("study"):
-        assert {n for n in imports(module) if part(n) == "data"} <= {"hookedvid.data.item"}, module
-
-
-def test_experiments_know_nothing_of_the_faces():
-    for module in of("data", "study"):
-        assert not any(part(n) in FACES for n in imports(module)), module
-
-
-def test_nothing_imports_the_command_line_and_only_it_imports_its_verbs():
-    for module in FILES:
-        assert not any(part(n) == "cli" for n in imports(module)), module
-        if part(module) not in ("cli", "faces", "model_list"):
-            assert not any(part(n) in ("faces", "model_list") for n in imports(module)), module
-    assert imports("hookedvid.cli.commands", inside_functions=False) & set(FILES) == {"hookedvid.errors"}
-
-
-def test_nothing_imports_the_client_of_lmms_eval():
-    for module in FILES:
-        assert part(module) == "lmms" or not any(part(n) == "lmms" for n in imports(module)), module
+def test_the_command_line_imports_its_verbs_when_they_run():
+    body = tree("hookedvid.cli.commands").body
+    tops = {n for node in body if isinstance(node, ast.Import | ast.ImportFrom) for n in imported(node)}
+    assert tops & set(FILES) == {"hookedvid.errors"}
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    graph = {m: imports(m, inside_functions=False) & set(FILES) for m in FILES}
+    graph = {m: set(imports(m)) & set(FILES) for m in FILES}
     while leaves := [m for m, needs in graph.items() if not needs]:
         graph = {m: needs - set(leaves) for m, needs in graph.items() if m not in leaves}
     assert not graph, f"a cycle among {sorted(graph)}"

@@ -1,1 +1,4 @@
-"""From a name to weights: found, fetched, converted, loaded, checked."""
+"""From a name to weights: found, fetched, converted, loaded, checked.
+
+Floor 3.
+"""

@@ -1,6 +1,8 @@
 """lmms-eval as a client: its tasks run on our models, with a knockout or an early exit given in `--model_args`.
 
 Nothing here is imported until lmms-eval asks for it, and nothing else imports what is here.
+
+Floor 7.
 """
 
 from typing import Any

@@ -1,1 +1,8 @@
-"""HookedVideoLLM, and what runs on one of them."""
+"""HookedVideoLLM, and what runs on one of them.
+
+Floor 4.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"hooked_video_llm": ["HookedVideoLLM"]})

@@ -1,1 +1,4 @@
-"""Knockout studies: protocols, scoring and the runs that join them."""
+"""Knockout studies: protocols, scoring and the runs that join them.
+
+Floor 6.
+"""

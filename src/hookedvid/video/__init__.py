@@ -1,1 +1,4 @@
-"""From a video file to preprocessed pixels: sampling, decoding, resizing."""
+"""From a video file to preprocessed pixels: sampling, decoding, resizing.
+
+Floor 1.
+"""

@@ -38,9 +38,9 @@ class Outcome:
     right ones over all tokens; margin: the best right one's logit minus the best other's; both None for generated
     text, margin also where every option is right. text: what was generated, as it was. flag: what is wrong
     with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
-    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.model.flops`); None where nothing
-    ran. reason: why it failed; fault: of what kind that is, in one word (docs/videos.md lists them). log_probs: of each
-    token of the reference, its end included, natural logarithms. span: the seconds that
+    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.model.flops`); None where
+    nothing ran. reason: why it failed; fault: of what kind that is, in one word (docs/videos.md lists them).
+    log_probs: of each token of the reference, its end included, natural logarithms. span: the seconds that
     generated text named, as said.
     """
 
