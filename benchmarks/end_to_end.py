@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conversion import ROOT, synthesize
 
+from conversion import ROOT, synthesize
 from hookedvid import LV_K, VT_K, EarlyExit, HookedVideoLLM, LayerRange, edge_share
 from hookedvid.checkpoints.convert import convert
 from hookedvid.data.shapes.mp4 import mp4_bytes

@@ -1,0 +1,33 @@
+from .checkpoints.convert import convert as convert
+from .checkpoints.convert import export as export
+from .families.sizes import small_config as small_config
+from .model.answers import Answer as Answer
+from .model.cache import VideoCache as VideoCache
+from .model.flops import Flops as Flops
+from .model.flops import edge_share as edge_share
+from .model.hooked_video_llm import HookedVideoLLM as HookedVideoLLM
+from .model.patching import patch_sweep as patch_sweep
+from .sweep.session import Session as Session
+from .values.config import DecoderConfig as DecoderConfig
+from .values.config import MergeConfig as MergeConfig
+from .values.config import ProjectorConfig as ProjectorConfig
+from .values.config import RopeConfig as RopeConfig
+from .values.config import VideoLLMConfig as VideoLLMConfig
+from .values.config import VisionConfig as VisionConfig
+from .values.inputs import VideoInputs as VideoInputs
+from .values.interventions import LV_K as LV_K
+from .values.interventions import PATHWAYS as PATHWAYS
+from .values.interventions import VS_K as VS_K
+from .values.interventions import VT_K as VT_K
+from .values.interventions import EarlyExit as EarlyExit
+from .values.interventions import Edit as Edit
+from .values.interventions import Knockout as Knockout
+from .values.interventions import LayerRange as LayerRange
+from .values.interventions import Patch as Patch
+from .values.interventions import RandomEdges as RandomEdges
+from .values.layout import Segment as Segment
+from .values.layout import TokenLayout as TokenLayout
+from .values.masks import NoEdgeWarning as NoEdgeWarning
+from .video.frames import read_frames as read_frames
+
+__version__: str

@@ -1,0 +1,41 @@
+"""Modules under the names they had before they moved."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from hookedvid.values.moved import MOVED
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_name_gives_the_module_itself(old):
+    if MOVED[old].startswith("study.run.cluster"):
+        pytest.importorskip("ray")
+    with pytest.warns(DeprecationWarning, match=f"hookedvid.{old} is hookedvid.{MOVED[old]} now"):
+        sys.modules.pop(f"hookedvid.{old}", None)
+        module = importlib.import_module(f"hookedvid.{old}")
+    assert module is importlib.import_module(f"hookedvid.{MOVED[old]}")
+    assert module.__spec__.name == module.__name__ == f"hookedvid.{MOVED[old]}"
+
+
+PACKAGES = {
+    "model": "HookedVideoLLM",
+    "sweep": "sweep",
+    "families": "small_config",
+    "data.shapes": "make_dataset",
+    "cli": "main",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_of_an_old_modules_name_gives_what_that_held(package):
+    """In a process of its own: what was imported before could hide that a name is missing."""
+    program = f"from hookedvid.{package} import {PACKAGES[package]} as x; assert callable(x)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_name_that_never_was_stays_unknown():
+    with pytest.raises(ModuleNotFoundError, match=r"hookedvid\.neverwas"):
+        importlib.import_module("hookedvid.neverwas")
