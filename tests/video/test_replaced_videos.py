@@ -3,14 +3,17 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 import miniatures
 from hookedvid.cli.commands import main
-from hookedvid.data.item import read_items
+from hookedvid.data.item import read_items, write_items
 from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DecodingError, InputError
@@ -21,6 +24,7 @@ from hookedvid.study.run.tasks import run
 from hookedvid.video import source
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders
+from hookedvid.video.frames import read_frames
 from hookedvid.video.source import content_hash
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -95,6 +99,27 @@ def test_a_report_shows_no_frames_but_those_that_were_answered_about(items, tmp_
     assert drawn.count('alt="frames in time order"') == 1 and f"no frames: cannot sample frames of {first}: it" in drawn
     assert time.monotonic() - start < 60
     assert not (tmp_path / "home").exists()  # a report keeps nothing
+
+
+def test_a_report_waits_for_no_pipe_among_a_videos_frames(items, tmp_path, monkeypatch):
+    """Opening a pipe that nobody writes to never ends; the report says why it shows nothing."""
+    monkeypatch.setenv("HOOKEDVID_HOME", str(tmp_path / "home"))
+    one, other = read_items(items)
+    folder = items.parent / "frames"
+    folder.mkdir()
+    for n, frame in enumerate(read_frames(items.parent / one.video, 8)):
+        Image.fromarray(frame).save(folder / f"{n}.png")
+    write_items([replace(one, video=folder.name), other], items)
+    (tmp_path / "study.toml").write_text('items = "set/items.jsonl"\nprotocols = ["baseline"]\nn_resamples = 50\n')
+    out = tmp_path / "out"
+    assert main(["study", str(tmp_path / "study.toml"), "--out", str(out)]) == 0
+    shutil.rmtree(tmp_path / "home")
+    (folder / "3.png").unlink()
+    os.mkfifo(folder / "3.png")
+    program = "import sys; from hookedvid.cli import main; sys.exit(main(sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", program, "plot", str(out)], check=True, capture_output=True, timeout=90)
+    drawn = (out / "report.html").read_text()
+    assert drawn.count('alt="frames in time order"') == 1 and f"no frames: cannot sample frames of {folder}: " in drawn
 
 
 def test_paths_that_name_nothing_fail_their_own_items(items, model, tmp_path):
