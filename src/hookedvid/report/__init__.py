@@ -1,1 +1,4 @@
-"""A study's results as text, figures and pages."""
+"""A study's results as text, figures and pages.
+
+Floor 7.
+"""
