@@ -118,7 +118,7 @@ def named(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("module", FILES)
 def test_files_and_functions_fit_a_reader(module):
-    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 450
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
