@@ -199,7 +199,7 @@ def test_a_patch_sweep_takes_every_spelling_of_layers(layers, unannotated):
         ({"metric": lambda logits: logits[0, -1]}, "the metric gave (300,); it must give one number"),
         ({"metric": lambda logits: None}, "the metric gave NoneType; it must give one number"),
     ],
-    ids=repr,
+    ids=["no position", "no layer", "a layer of none", "a layer too far", "a row", "nothing"],
 )
 def test_a_patch_sweep_without_a_number_for_each_cell_is_refused(asked, said, unannotated):
     given = {"metric": metric, "at": "last", **asked}
