@@ -1,0 +1,61 @@
+"""What `scripts/house.py` counts: on a made tree, and on this one."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "house.py"
+
+
+@pytest.fixture(scope="module")
+def house() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("house", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["house"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+MADE = {
+    "": "from hookedvid import one\n",
+    "one": "class Same: ...\ndef f(model: Any, n):\n    import hookedvid.two\n    return isinstance(n, Patch | int)\n",
+    "two": "from hookedvid import one\nif TYPE_CHECKING:\n    import hookedvid.three\n_own = 1\n",
+    "three": "from hookedvid.two import f\nclass Same: ...\nif x.scoring in ('words',): ...\nA = {'longva': 1}\n_own = 2",
+    "families.longva": "from hookedvid.three import Same as S\ncfg.family == 'longva'\n",
+    "values.interventions": "isinstance(x, Knockout)\n",
+}
+
+
+def test_every_count_finds_its_own_and_no_more(house):
+    where = {count.what: (count.n, count.where) for count in house.House(MADE).counts()}
+    assert where == {
+        "modules at the root": (4, ["__init__", "one", "three", "two"]),
+        "circles of imports": (1, ["one, two"]),
+        "isinstance over kinds of intervention": (1, ["one:4"]),
+        "comparisons with a family's name": (1, ["three:4"]),
+        "comparisons with a scoring's name": (1, ["three:3"]),
+        "model: Any": (1, ["one:2"]),
+        "public names defined twice": (1, ["Same: one, three"]),
+        "lines of the longest file": (5, ["three"]),
+        "lines of the longest function": (3, ["one.f"]),
+        "lines": (17, []),
+    }
+
+
+@pytest.mark.parametrize(("what", "most"), [("modules at the root", 3), ("circles of imports", 0)])
+def test_this_house_keeps(what, most, house):
+    count = next(c for c in house.House.here().counts() if c.what == what)
+    assert count.n <= most, count.where
+
+
+def test_the_command_prints_a_line_each(house, capsys):
+    house.main(["--where"])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("modules at the root")] == [
+        f"{'modules at the root':<40}{2:>8}"
+    ]
+    assert "    errors" in printed
