@@ -75,10 +75,14 @@ def test_values_import_torch_and_modules_import_values():
             assert {room(n) for n in imports(module)} <= {"nn", "values", ""}, module
 
 
-def test_studies_know_of_datasets_the_item_alone():
-    for module in FILES:
-        if room(module) == "study":
-            assert {n for n in imports(module) if room(n) == "data"} <= {"hookedvid.data.item"}, module
+def test_a_dataset_is_known_to_its_own_file_and_the_registry():
+    declared = {m for m in FILES if re.search(r"^DATASET = ", FILES[m].read_text(encoding="utf-8"), re.M)}
+    names = {m.rpartition(".")[2] for m in declared}
+    assert len(names) >= 3
+    for module in FILES.keys() - declared:
+        assert not imports(module) & declared or module == "hookedvid.data.registry", module
+        texts = {n.value for n in ast.walk(tree(module)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not texts & names, f"{module} names {texts & names}"
 
 
 def test_transformer_lens_enters_by_one_file():

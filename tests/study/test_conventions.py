@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from hookedvid.data.convention import guess
 from hookedvid.data.item import Item
+from hookedvid.data.registry import DATASETS
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import QuestionForm, pieces, template
 from hookedvid.families.sizes import FAMILIES, small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import conventions
-from hookedvid.study.conventions import CONVENTIONS, convention, guess
+from hookedvid.study.conventions import CONVENTIONS, convention
 from hookedvid.study.definition import Study
 from hookedvid.study.extractors import extractor
 from hookedvid.study.protocols import BASELINE
@@ -25,7 +27,6 @@ from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.scorings import outcome as scoring
 from hookedvid.video.samplers import SAMPLERS
 
-DATASETS = ("videomme", "mvbench", "egoschema")
 QUESTION = "What {moves}?"
 FOUR = ("Apples.", "B, of course", "42", "{letter}")
 LINES = "\nA. Apples.\nB. B, of course\nC. 42\nD. {letter}"
@@ -256,19 +257,32 @@ def test_a_submission_names_every_clip(tmp_path):
     by = CONVENTIONS["egoschema/lmms-eval@2026-07"]
     read = rows(items, ["C", "E.", "no idea", "B"], by)
     read[3] |= {"status": "failed", "chosen": None}
-    answers = submission.submission(items, read, "baseline", by)
+    form = DATASETS["egoschema"].submission
+    assert form and not any(d.submission for d in DATASETS.values() if d.name != "egoschema")
+    assert submission.form_of(items, "egoschema") == form and submission.form_of(items, "mvbench") is None
+    answers = submission.submission(form, items, read, "baseline", by)
     assert answers == {"uid-0": 2, "uid-1": 4, "uid-2": guess(items[2]), "uid-3": -1}
-    assert submission.submission(items, read, "baseline")["uid-2"] == -1
-    path = submission.write(answers, tmp_path, datetime(2026, 11, 2, 3, 4, 5))
+    assert submission.submission(form, items, read, "baseline")["uid-2"] == -1
+    path = submission.write(form, answers, tmp_path, datetime(2026, 11, 2, 3, 4, 5))
     assert path == tmp_path / "submissions" / "inference_results_egoschema_MC_2026-11-02-03-04-05.json"
     assert path.read_text() == json.dumps(answers, indent=4) and path.read_text().startswith('{\n    "uid-0": 2,')
-    assert submission.write(answers, tmp_path) == path and len(list(path.parent.iterdir())) == 1
-    other = submission.write(answers | {"uid-0": 1}, tmp_path, datetime(2026, 11, 2, 3, 4, 5))
+    assert submission.write(form, answers, tmp_path) == path and len(list(path.parent.iterdir())) == 1
+    other = submission.write(form, answers | {"uid-0": 1}, tmp_path, datetime(2026, 11, 2, 3, 4, 5))
     assert other != path and json.loads(path.read_text()) == answers, "another condition's, of the same second"
     with pytest.raises(DataError, match=r"no condition 'base' was run \(nearest: 'baseline'"):
-        submission.submission(items, read, "base")
+        submission.submission(form, items, read, "base")
     with pytest.raises(DataError, match="two questions are on 'uid-0'"):
-        submission.submission([items[0], replace(items[1], video=items[0].video)], read, "baseline")
+        submission.submission(form, [items[0], replace(items[1], video=items[0].video)], read, "baseline")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_states_itself(name, tmp_path):
+    known = DATASETS[name]
+    assert known.name == name and known.title.lower().replace("-", "") == name
+    assert known.conventions and {c.dataset for c in known.conventions} == {name}
+    assert len({c.name for c in known.conventions}) == len(known.conventions)
+    with pytest.raises(DataError, match=f"{name} has no part 'nothing'"):
+        known.read(tmp_path, ("nothing",))
 
 
 def test_known_lists_every_name():

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hookedvid.data.mvbench import official_check
 from hookedvid.errors import InputError
-from hookedvid.study.extractors import EXTRACTORS, extractor, mvbench_check
+from hookedvid.study.extractors import EXTRACTORS, extractor
 from hookedvid.study.scorings.outcome import is_degenerate
 
 COLUMNS = ("videomme/lmms-eval@2026-04", "videomme/lmms-eval@2024-06", "mvbench/lmms-eval", "egoschema/lmms-eval")
@@ -141,7 +142,7 @@ def test_mvbench_names_no_option_beyond_those_there_are():
     ],
 )
 def test_the_check_of_mvbench_passes_what_says_nothing_and_we_read_none_of_that(text, passes):
-    assert "".join(LETTERS[i] for i in range(5) if mvbench_check(text, i)) == passes
+    assert "".join(LETTERS[i] for i in range(5) if official_check(text, i)) == passes
     assert said("mvbench/official", text) == (passes if len(passes) == 1 else "")
 
 

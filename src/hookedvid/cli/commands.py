@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     check = verbs.add_parser("check-data", help="what is there of a downloaded dataset, what is missing or left out")
-    check.add_argument("name", help="videomme, mvbench or egoschema; parts after colons: videomme:long:subtitles")
+    check.add_argument("name", help="a published dataset; parts after colons, as in videomme:long:subtitles")
     check.add_argument("folder", type=Path, help="where it was downloaded to")
     check.set_defaults(run=_check_data)
     _add_scores(verbs)
@@ -89,7 +89,7 @@ def _add_study(verbs: Any) -> None:
     study.add_argument(
         "file", nargs="?", type=Path, help="a study file (TOML); default: the whole study on the tiny model"
     )
-    study.add_argument("--dataset", help="ask videomme, mvbench or egoschema (parts after colons: videomme:long)")
+    study.add_argument("--dataset", help="ask a published dataset (parts after colons: videomme:long)")
     study.add_argument("--data", type=Path, help="the folder that the dataset was downloaded to")
     study.add_argument("--model", help="another model than the file's: a name (hookedvid models), a folder")
     study.add_argument(
@@ -120,7 +120,7 @@ def _add_scores(verbs: Any) -> None:
     )
     rescore.set_defaults(run=_rescore)
 
-    submission = verbs.add_parser("submission", help="EgoSchema's submission file of a finished study")
+    submission = verbs.add_parser("submission", help="a finished study's file for the server that knows the answers")
     submission.add_argument("folder", type=Path, help="the study's --out folder")
     submission.add_argument("--condition", default="baseline", help='whose answers, e.g. "LV-K all layers"')
     submission.set_defaults(run=_submission)

@@ -1,10 +1,11 @@
-"""A published dataset read from the folder it was downloaded to: its items, and which of them can be asked."""
+"""A published dataset: what it declares of itself, what a folder holds of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hookedvid.data.convention import Convention
 from hookedvid.data.folder import Folder, Found
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, nearest
@@ -57,6 +58,42 @@ class Dataset:
     def complete(self) -> bool:
         """Whether every question that can be asked has its video, and nothing else is wrong."""
         return not self.missing and not self.notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a dataset's evaluation server takes: a JSON object of 0-based options, one for each entry.
+
+    Attributes:
+        entry: What the server calls an item.
+        file: How the file's name begins; time and `.json` follow.
+        unknown: What stands for an answer that is none of the options.
+    """
+
+    entry: Callable[[Item], str]
+    file: str
+    unknown: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedDataset:
+    """All that is special about one published dataset.
+
+    Attributes:
+        name: As it is asked for.
+        title: As it is printed.
+        read: From a folder and the options asked for, what there is. Raises DataError as `registry.read_dataset`.
+        axes: Keys of its items' meta that the field reports accuracy by, beside their family.
+        conventions: How evaluators ask it, newest first.
+        submission: What its evaluation server takes, if it has one.
+    """
+
+    name: str
+    title: str
+    read: Callable[[Path, tuple[str, ...]], Dataset]
+    axes: tuple[str, ...] = ()
+    conventions: tuple[Convention, ...] = ()
+    submission: Submission | None = None
 
 
 def check_options(name: str, options: Iterable[str], known: Iterable[str]) -> None:

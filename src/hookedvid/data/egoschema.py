@@ -6,13 +6,17 @@ letters. Either way an item's id is the clip's, which is what a submission names
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hookedvid.data.annotations import LETTERS, Problems, Row, read_json, read_table, rows, without_letters
-from hookedvid.data.dataset import Dataset, Entry, check_options, finished, placed
+from hookedvid.data.convention import DIRECTLY, LINES, WRAPPERS, Convention, Extractor, Options, dated
+from hookedvid.data.dataset import Dataset, Entry, PublishedDataset, Submission, check_options, finished, placed
 from hookedvid.data.folder import Folder, shards
+from hookedvid.data.item import Item
 from hookedvid.errors import DataError
+from hookedvid.families.prompts import QuestionForm, lettered
 
 NAME = "egoschema"
 N_OPTIONS = 5
@@ -96,3 +100,58 @@ def _entry(
     question = row.text("question")
     item = row.item(id=uid, video=where, question=question, options=options, answer=answer, meta=meta)
     return item and Entry(item, status, reason)
+
+
+# ---- how it is scored -------------------------------------------------------------------------------------------
+
+
+def lmms_eval(text: str, options: Options) -> int | None:
+    """Capitals in `(X)`, `X ` or `X.`, else an option's whole text; of several the one whose last place is first.
+
+    Where this finds nothing, the original guesses; what is made of it is the convention's to say.
+    """
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    letters = LETTERS[: len(options)]
+    written = [(form.format(x), i) for form in ("({})", "{} ", "{}.") for i, x in enumerate(letters)]
+    if found := [(text.rfind(w), i) for w, i in written if w in text]:
+        return min(found)[1]
+    if len(text.split()) <= 5:
+        return None
+    said = text.lower()
+    spoken = [(said.rfind(o.lower()), i) for i, o in enumerate(lettered(options)) if o.lower() in said]
+    return min(spoken)[1] if spoken else None
+
+
+# ---- how it is asked --------------------------------------------------------------------------------------------
+
+_LMMS = Convention(
+    name="lmms-eval@2026-07",
+    dataset=NAME,
+    form=QuestionForm(option=LINES, instruction=DIRECTLY),
+    samplers=WRAPPERS,
+    rule=Extractor(f"{NAME}/lmms-eval", lmms_eval),
+    unparsed="guess",
+    unit="fraction",
+    options=5,
+)
+
+# ---- what its server takes -----------------------------------------------------------------------------------
+
+
+def clip_of(item: Item) -> str:
+    """The clip's id: the item's `video_idx` in its meta, or else its video's name."""
+    return str(item.meta.get("video_idx") or Path(item.video).stem)
+
+
+DATASET = PublishedDataset(
+    name=NAME,
+    title="EgoSchema",
+    read=read,
+    conventions=(
+        _LMMS,
+        *dated(replace(_LMMS, max_new_tokens=1024), "lmms-eval@2026-04", "lmms-eval@2024-06"),
+    ),
+    submission=Submission(entry=clip_of, file="inference_results_egoschema_MC"),  # as lmms-eval names it
+)

@@ -6,14 +6,18 @@ out beforehand, as mp4 in folders; `json/<task>.json`, or all tasks in `test.jso
 which it is, so a mixture reads right: a part is never cut twice.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hookedvid.data.annotations import Problems, Row, read_json, rows
-from hookedvid.data.dataset import Dataset, Entry, check_options, finished, placed
+from hookedvid.data.annotations import LETTERS, Problems, Row, read_json, rows
+from hookedvid.data.convention import WRAPPERS, Convention, Extractor, Options, dated, index_of
+from hookedvid.data.dataset import Dataset, Entry, PublishedDataset, check_options, finished, placed
 from hookedvid.data.folder import Folder
 from hookedvid.errors import DataError
+from hookedvid.families.prompts import QuestionForm
 from hookedvid.video.archive import unsafe
 
 NAME = "mvbench"
@@ -165,3 +169,100 @@ def _left_out(entries: list[Entry]) -> list[Entry]:
     if any(e.status == "there" for e in entries):
         return entries
     return [Entry(e.item, "left out", WHY_NOT) for e in entries]
+
+
+# ---- how it is scored -------------------------------------------------------------------------------------------
+
+_DOTTED = re.compile(r"([A-E])\.\s*(.+)$", re.IGNORECASE)
+_STANDING = re.compile(r"\b([A-E])\b", re.IGNORECASE)
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_MOST_STOPS = 32  # the original passes a flag where the count of replacements stands
+
+
+def lmms_eval(text: str, options: Options) -> int | None:
+    """`B. …`, else the first letter a to e that stands alone: the article of "A person is cooking" too."""
+    match = _DOTTED.match(text.strip())
+    if match is None:
+        text = text.replace("\n", " ").replace("\t", " ").strip()
+        text = _without_marks(text).strip("'").strip('"').strip("(").strip(")").strip()
+        match = _STANDING.search(text.lower())
+    return index_of(match[1].upper(), len(options)) if match else None
+
+
+def _without_marks(text: str) -> str:
+    said = text
+    glued = re.search(r"\d,\d", said) is not None
+    for mark in _MARKS:
+        touches_blank = f"{mark} " in said or f" {mark}" in said
+        text = text.replace(mark, "" if touches_blank or glued else " ")
+    return re.sub(r"\.(?!\d)", "", text, count=_MOST_STOPS)
+
+
+def official_check(text: str, answer: int) -> bool:
+    """Whether a text passes for the right option in the original's check, which VLMEvalKit took over.
+
+    Its first word, lower-cased, must be part of `(x)`, or hold `(x)`. Nothing at all, `(` and `)` are part of
+    every `(x)` and so pass for every question.
+    """
+    first = text.lower().split(" ")[0]
+    right = f"({LETTERS[answer].lower()})"
+    return first.replace(".", "") in right or right in first
+
+
+def official(text: str, options: Options) -> int | None:
+    """The one option for which a text passes the check; None where it passes for several, or for none."""
+    passed = [i for i in range(len(options)) if official_check(text, i)]
+    return passed[0] if len(passed) == 1 else None
+
+
+# ---- how it is asked --------------------------------------------------------------------------------------------
+
+_SYSTEM = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question.\n"
+)
+_ORIGINAL = QuestionForm(
+    system=_SYSTEM,
+    question="Question: {question}\nOptions:",
+    option="\n({letter}) {option}",
+    instruction="\nOnly give the best option.",
+    prefill="Best option:(",
+)
+_LMMS = Convention(
+    name="lmms-eval@2026-04",
+    dataset=NAME,
+    form=QuestionForm(
+        question="Question:{question}\nOption:\n",
+        option="({letter}) {option}\n",
+        instruction="Only give the best option.\n",
+    ),
+    samplers=WRAPPERS,
+    rule=Extractor(f"{NAME}/lmms-eval", lmms_eval),
+    unparsed="dropped if empty",
+    options=5,
+)
+_OFFICIAL = Convention(
+    name="official",
+    dataset=NAME,
+    form=_ORIGINAL,
+    sampler="mid_segment",
+    n_frames=16,
+    rule=Extractor(f"{NAME}/official", official, official_check),
+    unparsed="check",
+    echo="(",
+    options=5,
+    gold="last",
+)
+
+DATASET = PublishedDataset(
+    name=NAME,
+    title="MVBench",
+    read=read,
+    axes=("task",),
+    conventions=(
+        *dated(_LMMS, "lmms-eval@2026-07", "lmms-eval@2026-04", "lmms-eval@2024-06"),
+        _OFFICIAL,
+        replace(_OFFICIAL, name="vlmevalkit", n_frames=None, echo=""),
+    ),
+)

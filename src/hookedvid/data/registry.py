@@ -1,29 +1,30 @@
 """The published datasets by name."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from hookedvid.data import egoschema, mvbench, videomme
-from hookedvid.data.dataset import Dataset
+from hookedvid.data.convention import Convention
+from hookedvid.data.dataset import Dataset, PublishedDataset
 from hookedvid.errors import DataError, nearest
 
-READERS: dict[str, Callable[[Path, tuple[str, ...]], Dataset]] = {
-    "videomme": videomme.read,
-    "mvbench": mvbench.read,
-    "egoschema": egoschema.read,
-}
+DATASETS: dict[str, PublishedDataset] = {module.NAME: module.DATASET for module in (videomme, mvbench, egoschema)}
+CONVENTIONS: dict[str, Convention] = {c.full_name: c for d in DATASETS.values() for c in d.conventions}
+AXES = tuple(dict.fromkeys(axis for d in DATASETS.values() for axis in d.axes))
 
 
 def read_dataset(name: str, folder: str | Path) -> Dataset:
-    """The dataset of that name in a folder: `videomme`, `mvbench` or `egoschema`, with options after colons.
+    """A published dataset in the folder that it was downloaded to.
 
-    videomme: `short`, `medium`, `long` keep these videos, `subtitles` gives items their subtitles. mvbench: the
-    tasks to keep. egoschema: `subset` (unless told) is the 500 with public answers, `full` all 5,031, no answers.
+    Args:
+        name: One of `DATASETS`, with options after colons, as `videomme:long:subtitles`; each dataset's `read` says
+            which it has.
+        folder: Where it was downloaded to.
 
-    Raises DataError for an unknown name or option, for annotations that are not what was published, listing every
-    problem, and for links that lead out of the folder. Missing videos raise nothing.
+    Raises:
+        DataError: For an unknown name or option, for annotations that are not what was published, listing every
+            problem, and for links that lead out of the folder. Missing videos raise nothing.
     """
     base, *options = name.split(":")
-    if base not in READERS:
-        raise DataError(f"no dataset {base!r} ({nearest(base, READERS)}); your own questions go into a JSONL file")
-    return READERS[base](Path(folder), tuple(options))
+    if base not in DATASETS:
+        raise DataError(f"no dataset {base!r} ({nearest(base, DATASETS)}); your own questions go into a JSONL file")
+    return DATASETS[base].read(Path(folder), tuple(options))

@@ -4,13 +4,27 @@
 `subtitle/<videoID>.srt`; or any of them extracted. 156 of the videos have no subtitles, none of these long.
 """
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hookedvid.data.annotations import Problems, Row, read_table, without_letters
-from hookedvid.data.dataset import Dataset, Entry, check_options, finished, placed
+from hookedvid.data.convention import (
+    DIRECTLY,
+    LINES,
+    WRAPPERS,
+    Convention,
+    Extractor,
+    Options,
+    dated,
+    index_of,
+)
+from hookedvid.data.dataset import Dataset, Entry, PublishedDataset, check_options, finished, placed
 from hookedvid.data.folder import Folder, shards
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError
+from hookedvid.families.prompts import QuestionForm
 
 NAME = "videomme"
 DURATIONS = ("short", "medium", "long")
@@ -90,3 +104,152 @@ def _without_subtitles(entries: list[Entry]) -> list[str]:
     bare = {e.item.meta["videoID"] for e in entries if e.item.meta["duration"] == "long" and not e.item.subtitles}
     shown = ", ".join(map(str, sorted(bare)[:3]))
     return [f"{len(bare)} long videos have no subtitles, and all should: {shown}"] if bare else []
+
+
+# ---- how it is scored -------------------------------------------------------------------------------------------
+
+_FOUR = "ABCD"
+_PHRASES = (
+    *("the answer is", "answer is", "the correct answer is", "correct answer is", "the best answer is"),
+    *("best answer is", "the correct option is", "correct option is", "the best option is", "best option is"),
+    *("the choice is", "choice is", "the correct choice is", "correct choice is", "i choose", "i select", "i pick"),
+    *("my answer is", "my choice is", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+
+
+def lmms_eval_2026_04(text: str, options: Options) -> int | None:
+    """Candidates of several forms, ranked by form and then by how late they stand; capitals alone count."""
+    if not text.strip():
+        return None
+    text = text.strip()
+    for mark in ",.!?;:'\"":
+        text = text.strip(mark)
+    text = f" {text} "
+    found = _by_form(text) + _by_phrase(text) + _at_the_ends(text)
+    if not found:
+        found = [(0, text.rfind(x), x) for x in _FOUR if x in text]
+    best = max(found, key=lambda c: c[:2], default=(0, 0, ""))  # max keeps the first of equals
+    return index_of(best[2], len(options))
+
+
+Candidate = tuple[int, int, str]  # priority, position, letter
+
+
+def _by_form(text: str) -> list[Candidate]:
+    forms = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))
+    written = [(form.format(x), priority, x) for form, priority in forms for x in _FOUR]
+    return [(priority, text.rfind(w), x) for w, priority, x in written if w in text]
+
+
+def _by_phrase(text: str) -> list[Candidate]:
+    found = []
+    lower = text.lower()
+    for phrase in _PHRASES:
+        at = lower.find(phrase)
+        if at >= 0:
+            after = at + len(phrase)
+            found += [(7, text.find(x, after), x) for x in _FOUR if text.find(x, after) >= 0]
+    return found
+
+
+def _at_the_ends(text: str) -> list[Candidate]:
+    bare = text.strip()
+    if not bare:
+        return []
+    found = []
+    if bare[0] in _FOUR and not bare[1:2].isalpha():
+        found.append((10, 0, bare[0]))
+    if bare[-1] in _FOUR and not bare[-2:-1].isalpha():
+        found.append((9, len(bare) - 1, bare[-1]))
+    return found
+
+
+_PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")
+
+
+def _first_capital(text: str, options: Options, prefixes: Sequence[str]) -> int | None:
+    text = text.strip()
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    match = re.search("[ABCD]", text)
+    return index_of(match[0], len(options)) if match else None
+
+
+def lmms_eval_2024_06(text: str, options: Options) -> int | None:
+    """The first capital A to D anywhere, once a few phrases are deleted: the official rule too.
+
+    The originals list more phrases, run together by missing commas: what that deletes, nobody says.
+    """
+    return _first_capital(text, options, _PREFIXES)
+
+
+def vlmevalkit(text: str, options: Options) -> int | None:
+    """VLMEvalKit's first stage, before it asks a judge: as `lmms_eval_2024_06`, with two more phrases deleted."""
+    return _first_capital(text, options, (*_PREFIXES, "Answer:", "Option:"))
+
+
+# ---- how it is asked --------------------------------------------------------------------------------------------
+
+_SELECT = "Select the best answer to the following multiple-choice question based on the video"
+_LETTER_ONLY = ". Respond with only the letter (A, B, C, or D) of the correct option.\n"
+_BEST = "\nThe best answer is:"
+# "and the subtitles" stands in the prompt of the task without subtitles too.
+_FORM = QuestionForm(before=f"{_SELECT} and the subtitles{_LETTER_ONLY}", option=LINES, instruction=_BEST)
+_FIRST_CAPITAL = Extractor(f"{NAME}/lmms-eval@2024-06", lmms_eval_2024_06)
+_LMMS = Convention(
+    name="lmms-eval@2026-04",
+    dataset=NAME,
+    form=replace(_FORM, instruction=f"\n{DIRECTLY}"),
+    forms={"llava-video": _FORM},
+    samplers=WRAPPERS,
+    rule=Extractor(f"{NAME}/lmms-eval@2026-04", lmms_eval_2026_04),
+    unparsed="wrong",
+    options=4,
+)
+_SUBTITLED = replace(
+    _LMMS,
+    name="lmms-eval@2026-04+subtitles",
+    form=replace(_FORM, before=f"This video's subtitles are listed below: \n{{subtitles}}\n{_FORM.before}"),
+    forms={},
+    subtitle_frames={"llava-video": 768},
+)
+_OFFICIAL = Convention(
+    name="official",
+    dataset=NAME,
+    form=replace(_FORM, before=_SELECT + _LETTER_ONLY),
+    rule=_FIRST_CAPITAL,
+    unparsed="dropped",
+    options=4,
+)
+_VLMEVALKIT = Convention(
+    name="vlmevalkit",
+    dataset=NAME,
+    form=QuestionForm(
+        before=f"\nThese are the frames of a video. {_SELECT}{_LETTER_ONLY}",
+        question="Question: {question}",
+        option=LINES,
+        instruction="\nAnswer: ",
+    ),
+    sampler="inner",
+    rule=Extractor(f"{NAME}/vlmevalkit", vlmevalkit),
+    unparsed="wrong",
+    unit="fraction",
+    options=4,
+)
+
+# One date serves all datasets: 2026-04 is when Video-MME's extractor was replaced, 2026-07 when EgoSchema's answers
+# were cut to 16 tokens.
+DATASET = PublishedDataset(
+    name=NAME,
+    title="Video-MME",
+    read=read,
+    axes=(*LABELS, "task_type"),
+    conventions=(
+        *dated(_LMMS, "lmms-eval@2026-07", "lmms-eval@2026-04"),
+        *dated(replace(_LMMS, rule=_FIRST_CAPITAL), "lmms-eval@2024-06"),
+        *dated(_SUBTITLED, "lmms-eval@2026-07+subtitles", "lmms-eval@2026-04+subtitles"),
+        *dated(replace(_SUBTITLED, rule=_FIRST_CAPITAL), "lmms-eval@2024-06+subtitles"),
+        _OFFICIAL,
+        _VLMEVALKIT,
+    ),
+)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from hookedvid.data.registry import DATASETS
 from hookedvid.errors import DataError
 from hookedvid.report.page import number, short, star
 from hookedvid.report.terminal import Terminal
@@ -80,8 +81,10 @@ def present(run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, out: Pat
     if any(p.n for p in parts):
         for table in breakdown_tables(parts, run.convention):
             console.print(table)
-    if any(item.answer is None for item in run.items) and _is_egoschema(run):
-        path = submission.write(submission.submission(run.items, rows, "baseline", run.convention), out)
+    form = submission.form_of(run.items, run.dataset)
+    if form and any(item.answer is None for item in run.items):
+        answers = submission.submission(form, run.items, rows, "baseline", run.convention)
+        path = submission.write(form, answers, out)
         console.say(f"baseline's answers for the evaluation server: {path}")
 
 
@@ -112,20 +115,17 @@ def rescore(out: Path, name: str) -> int:
 
 
 def submit(out: Path, condition: str) -> int:
-    """`hookedvid submission`: EgoSchema's file of a finished study."""
+    """`hookedvid submission`: the file that a dataset's evaluation server takes, of a finished study."""
     run = Manifest.load(out)
-    if not _is_egoschema(run):
-        raise DataError(f"{out} is no study of EgoSchema but of {run.dataset or 'other items'}; no server takes it")
-    answers = submission.submission(run.items, run.rows(out), condition, run.convention)
-    path = submission.write(answers, out)
-    left = sum(option == submission.UNKNOWN for option in answers.values())
-    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer (-1), under {condition!r}")
+    form = submission.form_of(run.items, run.dataset)
+    if form is None:
+        known = " or ".join(d.title for d in DATASETS.values() if d.submission)
+        raise DataError(f"{out} is no study of {known} but of {run.dataset or 'other items'}; no server takes it")
+    answers = submission.submission(form, run.items, run.rows(out), condition, run.convention)
+    path = submission.write(form, answers, out)
+    left = sum(option == form.unknown for option in answers.values())
+    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer ({form.unknown}), under {condition!r}")
     return 0
-
-
-def _is_egoschema(run: Manifest) -> bool:
-    by = run.settings.get("convention", "").partition("/")[0]
-    return "egoschema" in (by, run.dataset, *(item.meta.get("dataset") for item in run.items))
 
 
 def _both(part: breakdown.Part, by: Convention | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
+from hookedvid.data.registry import AXES
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results.statistics import Interval, Resamples
 from hookedvid.study.results.summary import Outcomes, named
@@ -15,8 +16,6 @@ from hookedvid.study.scorings.outcome import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 
-# Keys of an item's meta that the three benchmarks report by; `family` is the item's own.
-AXES = ("duration", "domain", "sub_category", "task_type", "task")
 OURS = ("micro", "macro")  # means over items and over an axis's values, in the values' column
 
 
