@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hookedvid.data.shapes.batch import FORMS, Texts
 from hookedvid.data.shapes.scene import N_FRAMES, SIDE
 from hookedvid.data.shapes.words import COLORS, SHAPES, VOCABULARY
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
+from training_batches import FORMS, Texts
 
 CONFIG = VideoLLMConfig(
     family="tiny",

@@ -20,7 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hookedvid.data.shapes.batch import (
+from hookedvid.data.shapes.clips import stream
+from hookedvid.data.shapes.questions import FAMILY, KINDS
+from hookedvid.data.shapes.render import codec_noise, render
+from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes
+from hookedvid.data.shapes.words import PREFIX, TOKEN, tokenizer
+from tiny_card import card
+from tiny_forward import Packing, read, tower_features, video_tokens
+from tiny_recipe import CONFIG, CellHead, Optimiser, initialise, text_loss
+from training_batches import (
     CAPTION,
     CHOICE,
     FORMS,
@@ -31,14 +39,6 @@ from hookedvid.data.shapes.batch import (
     language_batch,
     video_batch,
 )
-from hookedvid.data.shapes.clips import stream
-from hookedvid.data.shapes.questions import FAMILY, KINDS
-from hookedvid.data.shapes.render import codec_noise, render
-from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes
-from hookedvid.data.shapes.words import PREFIX, TOKEN, tokenizer
-from tiny_card import card
-from tiny_forward import Packing, read, tower_features, video_tokens
-from tiny_recipe import CONFIG, CellHead, Optimiser, initialise, text_loss
 
 TALLY_EVERY = 25
 CHECKPOINT_EVERY = 100

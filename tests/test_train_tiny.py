@@ -10,9 +10,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 train_tiny = pytest.importorskip("train_tiny", reason="scripts/ is not part of an installed package")
 
-from hookedvid.data.shapes.batch import FORMS, Plan, layout, video_batch  # noqa: E402
 from hookedvid.data.shapes.clips import stream  # noqa: E402
 from hookedvid.data.shapes.words import VOCABULARY  # noqa: E402
+from training_batches import FORMS, Plan, layout, video_batch  # noqa: E402
 
 
 @pytest.fixture(scope="module")

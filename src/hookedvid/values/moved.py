@@ -18,7 +18,6 @@ MOVED = {
     "conversion_folder": "checkpoints.conversion_folder",
     "converting": "checkpoints.convert",
     "data.mp4": "data.shapes.mp4",
-    "data.shapes_batch": "data.shapes.batch",
     "data.shapes_questions": "data.shapes.questions",
     "data.shapes_render": "data.shapes.render",
     "data.shapes_scene": "data.shapes.scene",

@@ -1,15 +1,21 @@
 """Training batches: packed texts are the prompts read at inference, and counting is not given away."""
 
 import itertools
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from hookedvid.data.shapes.batch import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+pytest.importorskip("training_batches", reason="scripts/ is not part of an installed package")
+
 from hookedvid.data.shapes.clips import stream
 from hookedvid.data.shapes.questions import CHOICES, FACTS, KINDS, caption, questions
 from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes, things
 from hookedvid.data.shapes.words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
+from training_batches import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
 
 
 def texts_of(batch, plan):
