@@ -5,7 +5,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -17,7 +17,7 @@ LOOK = 0.1  # seconds between two tries to have a lock
 
 
 @contextmanager
-def written(path: Path, mode: int = 0o666) -> Iterator[Path]:
+def written(path: Path, mode: int = 0o666) -> Generator[Path]:
     """A new empty file of this caller alone to write to; it takes `path`'s place when the block ends well.
 
     It lies in the folder of `path`, with its suffix. Nobody ever sees `path` half written. A link at `path` is
@@ -65,7 +65,7 @@ def write_if_other(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path, seconds: float | int) -> Iterator[None]:
+def locked(path: Path, seconds: float | int) -> Generator[None]:
     """Hold the lock of a file, which one process has at a time; it is let go of when that process ends, however.
 
     The file is made where there is none, and stays. On platforms and file systems without locks there is nothing to
@@ -114,7 +114,7 @@ def open_regular(path: Path, error: type[HookedVidError] = DataError) -> Buffere
         os.close(descriptor)
         raise error(f"{path} is no regular file but a pipe, device or folder; give a file")
     # Not os.fdopen, whose files have a number for a name: FFmpeg looks at a name's ending.
-    return BufferedReader(FileIO(os.fspath(path), opener=lambda *_: descriptor))
+    return BufferedReader(FileIO(os.fspath(path), opener=lambda _path, _flags: descriptor))
 
 
 def read_regular(path: Path, limit: int, error: type[HookedVidError] = DataError) -> bytes:

@@ -128,13 +128,13 @@ def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> Vi
     Raises InputError when ids and pixels do not fit each other or the model.
     """
     items, device = _ids(tokens), tokens.device if isinstance(tokens, Tensor) else None
-    pixels: list = [None] * len(items)
+    pixels: list[Tensor | None] = [None] * len(items)
     if pixel_values is not None:
         batched = [pixel_values] if isinstance(pixel_values, Tensor) and pixel_values.ndim != 5 else pixel_values
         if len(batched) != len(items):
             raise InputError(f"{len(items)} rows of tokens came with {len(batched)} videos; give one for each")
         pixels = [None if p is None else _checked_pixels(cfg, p) for p in batched]
-    rows = []
+    rows: list[VideoInputs] = []
     for ids, frames in zip(items, pixels, strict=True):
         runs = _runs(ids, {VIDEO, cfg.placeholder_id} - {None})
         segments = _segments(cfg, runs, None if frames is None else len(frames))
@@ -146,12 +146,13 @@ def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> Vi
     return VideoInputs.stack(rows)
 
 
-def _ids(tokens: Tensor | Sequence) -> list[list[int]]:
+def _ids(tokens: Tensor | Sequence[Any]) -> list[list[int]]:
     """The ids of every item. Raises InputError for what are no ids."""
     if isinstance(tokens, Tensor):
         if tokens.ndim not in (1, 2) or tokens.is_floating_point():
             raise InputError(f"tokens are {tokens.dtype} {tuple(tokens.shape)}; give integer ids [pos] or [batch, pos]")
-        return (tokens if tokens.ndim == 2 else tokens[None]).tolist()
+        table: Any = tokens if tokens.ndim == 2 else tokens[None]
+        return table.tolist()
     items: list[Any] = list(tokens)
     rows = items if items and all(isinstance(i, Sequence) for i in items) else [items]
     if not all(type(i) is int for row in rows for i in row):
@@ -184,7 +185,7 @@ def check_vocabulary(cfg: VideoLLMConfig, ids: Sequence[int]) -> None:
         )
 
 
-def _runs(ids: Sequence[int], placeholders: set) -> list[tuple[bool, list[int]]]:
+def _runs(ids: Sequence[int], placeholders: set[int | None]) -> list[tuple[bool, list[int]]]:
     """Maximal stretches of (is video, ids)."""
     runs: list[tuple[bool, list[int]]] = []
     for i in ids:

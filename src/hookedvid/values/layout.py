@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -49,7 +49,7 @@ class Term(NamedTuple):
     """One part of a selector: a name, then the frames or option it is narrowed to (None = all)."""
 
     name: str
-    index: int | None = None
+    number: int | None = None
     span: slice | None = None
 
 
@@ -61,11 +61,13 @@ def as_selector(selector: object) -> str:
 
 
 def _joined(selector: object) -> str:
-    if isinstance(selector, list | tuple) and selector and all(isinstance(s, str) for s in selector):
-        return "+".join(selector)
+    kind = type(selector).__name__
+    names = cast(list[object], selector) if isinstance(selector, list | tuple) else []
+    if names and all(isinstance(s, str) for s in names):
+        return "+".join(map(str, names))
     if not isinstance(selector, str):
         raise SelectorError(
-            f"{type(selector).__name__} is no selector; write names joined by '+', such as 'video[2:5]+question' "
+            f"{kind} is no selector; write names joined by '+', such as 'video[2:5]+question' "
             "(positions by number: a hook on `hook_mask`, or on the activation, takes any)"
         )
     return selector
@@ -73,7 +75,7 @@ def _joined(selector: object) -> str:
 
 def parse_selector(selector: str) -> tuple[Term, ...]:
     """The terms of a selector, joined by `+`. Raises SelectorError on a name or form that does not exist."""
-    terms = []
+    terms: list[Term] = []
     for part in _joined(selector).replace(" ", "").split("+"):
         match = _TERM.fullmatch(part)
         if not match:
@@ -134,7 +136,7 @@ class TokenLayout:
     @classmethod
     def of(cls, runs: Iterable[Segment], markers_are_language: bool = False) -> "TokenLayout":
         """A layout from segments in order, their start moved to where the one before ends; empty ones go."""
-        at, placed = 0, []
+        at, placed = 0, list[Segment]()
         for s in runs:
             if len(s):
                 placed.append(replace(s, start=at, stop=at + len(s)))
@@ -229,7 +231,7 @@ class TokenLayout:
         if term.name == "text" and self.markers_are_language:
             roles = (*roles, "marker")
         segments = [s for s in self.segments if s.role in roles]
-        if term.index is None and term.span is None:
+        if term.number is None and term.span is None:
             return segments
         wanted = self._numbers(term)
         if term.name == "option":
@@ -245,9 +247,9 @@ class TokenLayout:
 
     def _numbers(self, term: Term) -> range:
         n, what = (self.n_options, "options") if term.name == "option" else (self.n_frames, "frames")
-        if term.index is not None:
-            asked, bounds = str(term.index), [term.index]
-            wanted = range(term.index % n, term.index % n + 1) if n else range(0)
+        if term.number is not None:
+            asked, bounds = str(term.number), [term.number]
+            wanted = range(term.number % n, term.number % n + 1) if n else range(0)
         else:
             span = term.span or slice(None)
             asked = f"{'' if span.start is None else span.start}:{'' if span.stop is None else span.stop}"
@@ -281,7 +283,7 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
             groups[-1].append(s)
         else:
             groups.append([s])
-    rows = []
+    rows: list[tuple[str, str, str, int | None]] = []
     for g in groups:
         start, stop, s = g[0].start, g[-1].stop, g[0]
         note = "1 token" if stop - start == 1 else f"{stop - start} tokens"

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hookedvid.errors import HookedVidError, InputError, nearest
 
@@ -50,9 +50,9 @@ def to_dict(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
-        return [to_dict(v) for v in value]
+        return [to_dict(v) for v in cast(list[Any], value)]
     if isinstance(value, dict):
-        return {k: to_dict(v) for k, v in value.items()}
+        return {k: to_dict(v) for k, v in cast(dict[str, Any], value).items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise HookedVidError(f"{type(value).__name__} has no JSON form; only plain values can be written to a file")
@@ -103,7 +103,8 @@ def _read(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
         return _read(rest[0], data, where, problems) if len(rest) == 1 else _check(hint, data, where, problems)
     if origin is tuple and isinstance(data, list | tuple):
         inner = typing.get_args(hint)[0]
-        return tuple(_read(inner, v, f"{where}[{i}]", problems) for i, v in enumerate(data))
+        parts = enumerate(cast(list[Any], data))
+        return tuple(_read(inner, v, f"{where}[{i}]", problems) for i, v in parts)
     return _check(hint, data, where, problems)
 
 
@@ -114,17 +115,18 @@ def _read_dataclass(cls: type, data: Any, where: str, problems: list[str]) -> An
     if not isinstance(data, dict):
         problems.append(f"{where} should be an object, got {data!r}")
         return None
+    given = cast(dict[str, Any], data)
     hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     found = len(problems)
-    for key in data.keys() - fields.keys():
+    for key in given.keys() - fields.keys():
         problems.append(f"{where} has no field {key!r} ({nearest(key, fields)})")
     required = {
         n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    for key in required - data.keys():
+    for key in required - given.keys():
         problems.append(f"{where} lacks the field {key!r}")
-    read = {k: _read(hints[k], v, f"{where}.{k}", problems) for k, v in data.items() if k in fields}
+    read = {k: _read(hints[k], v, f"{where}.{k}", problems) for k, v in given.items() if k in fields}
     return cls(**read) if len(problems) == found else None
 
 
