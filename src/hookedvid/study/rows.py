@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from hookedvid.study.scorings.outcome import Outcome
@@ -118,8 +119,13 @@ def digest(data: bytes) -> str:
 
 def key_of(item: str, interventions: bytes, settings: bytes) -> str:
     """The key of an item's id under interventions and settings, both as `canonical` text."""
-    fixed = (b'{"interventions": ', interventions, b', "item": ', json_bytes(item))
+    fixed = (b'{"interventions": ', interventions, b', "item": ', _text_of(item))
     return digest(b"".join((*fixed, f', "schema": {SCHEMA}, "settings": '.encode(), settings, b"}")))
+
+
+@lru_cache(4096)  # a question is met under every condition
+def _text_of(item: str) -> bytes:
+    return json_bytes(item)
 
 
 def json_bytes(value: Any) -> bytes:
