@@ -100,6 +100,13 @@ def test_a_cast_is_that_of_torch_and_exports_in_the_new_dtype(source, tmp_path):
 def test_provenance_tells_source_choices_and_hashes(source, tmp_path):
     ours = convert(source, tmp_path / "ours", overrides=OVERRIDES, progress=False)
     told = Provenance.load(ours)
+    written = json.loads((ours / "provenance.json").read_text())
+    assert written.pop("format") == json.loads((ours / "config.json").read_text())["format"] == 1
+    (tmp_path / "provenance.json").write_text(json.dumps(written))
+    assert Provenance.load(tmp_path) == told, "0.2 wrote the same without a number"
+    (tmp_path / "provenance.json").write_text(json.dumps(written | {"format": 2}))
+    with pytest.raises(ConversionError, match=r"provenance\.json is of format 2, and this version"):
+        Provenance.load(tmp_path)
     assert told.source == str(source) and told.architecture == "LlavaQwenForCausalLM"
     assert told.overrides == OVERRIDES and told.dtype is None
     import hashlib

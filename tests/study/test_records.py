@@ -18,7 +18,7 @@ from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.results.file_names import MANIFEST
-from hookedvid.study.rows import Lines, line_of, sealed
+from hookedvid.study.rows import Lines, json_bytes, line_of, sealed, unsealed
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
 
@@ -132,6 +132,18 @@ def test_a_damaged_manifest_is_refused(finished, tmp_path, capsys):
         path.write_bytes(data)
         assert main(["plot", str(tmp_path / "out")]) == 2
         assert "study.json is damaged" in capsys.readouterr().err
+
+
+def test_a_manifest_of_another_format_is_refused_and_one_of_0_2_is_read(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "out")
+    path = tmp_path / "out" / "study.json"
+    told = json.loads(unsealed(path.read_bytes()) or b"")
+    assert told.pop("format") == 1
+    path.write_bytes(sealed(json_bytes(told)))
+    assert Manifest.load(tmp_path / "out") == Manifest.load(finished[0])
+    path.write_bytes(sealed(json_bytes(told | {"format": 2})))
+    with pytest.raises(DataError, match=r"study\.json is of format 2, and this version of hookedvid reads format 1"):
+        Manifest.load(tmp_path / "out")
 
 
 def test_rows_are_read_under_the_lock(finished, laid, model, tmp_path, monkeypatch):

@@ -100,3 +100,13 @@ def test_a_saved_model_with_a_hostile_config_is_refused_at_once(tmp_path):
     with pytest.raises(ConfigError, match="above the bound"):
         HookedVideoLLM.from_pretrained(tmp_path)
     assert time.monotonic() - begun < 2
+
+
+def test_a_file_says_its_format_and_another_one_is_refused_in_words():
+    cfg = small_config("longva")
+    said = json.loads(cfg.file_text)
+    assert said.pop("format") == 1 and said == json.loads(cfg.to_json()), "0.2 wrote the same without a number"
+    assert VideoLLMConfig.from_json(cfg.file_text) == VideoLLMConfig.from_json(cfg.to_json()) == cfg
+    for number in (0, 2, "1", True, None):
+        with pytest.raises(ConfigError, match=f"is of format {number!r}, and this version of hookedvid reads format 1"):
+            VideoLLMConfig.from_json(json.dumps(said | {"format": number}))

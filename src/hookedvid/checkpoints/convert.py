@@ -241,7 +241,7 @@ def _bar(sizes: Mapping[str, int], todo: Collection[str], what: str, shown: bool
 def _write_around(prepared: Plan, partial: Path, origin: Provenance) -> None:
     """What stands beside the weights: configs, index, tokenizer."""
     origin.save(partial)
-    write_text(partial / "config.json", prepared.cfg.to_json() + "\n")
+    write_text(partial / "config.json", prepared.cfg.file_text)
     if list(origin.files) != ["model.safetensors"]:
         headers = {f: read_header(partial / f) for f in origin.files}
         write_text(partial / INDEX, provenance.index_of(headers))

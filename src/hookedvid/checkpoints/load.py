@@ -173,6 +173,6 @@ def save(model: Any, folder: str | Path) -> None:
         mode = part.stat().st_mode
         save_file(tensors, part, {DTYPES: "kept"})
         part.chmod(mode)  # safetensors writes for the owner's eyes alone
-    write_text(folder / "config.json", model.cfg.to_json() + "\n")
+    write_text(folder / "config.json", model.cfg.file_text)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)

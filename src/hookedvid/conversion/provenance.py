@@ -12,9 +12,10 @@ from hookedvid.conversion.rules import Ignored, Line
 from hookedvid.conversion.shards import CODES, DTYPES, Entry, Header, Shards, layout
 from hookedvid.errors import ConversionError
 from hookedvid.values.files import is_plain_name, read_regular, write_text
-from hookedvid.values.serial import from_dict, to_dict
+from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
 
 FILE = "provenance.json"
+FORMAT = 1  # of that file: raised whenever its fields change
 MAX_SIZE = 256 << 20  # bytes; that of the largest published checkpoint has 0.6 million
 SOURCE_CONFIG = "source_config.json"
 UNUSED = "unused."  # before the names of tensors carried along for export alone
@@ -73,11 +74,15 @@ class Provenance:
 
     def save(self, folder: Path) -> None:
         """Write it whole into a folder, over an older one."""
-        write_text(folder / FILE, json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / FILE, json.dumps(numbered(to_dict(self), FORMAT), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Provenance":
-        """What `save` wrote. Raises ConversionError where there is none, or one that names files elsewhere."""
+        """What `save` wrote.
+
+        Raises:
+            ConversionError: Where there is none, or one of another format, or one that names files elsewhere.
+        """
         path = folder / FILE
         if not path.is_file():
             raise ConversionError(f"{folder} has no {FILE}: it was not converted, so its original layout is unknown")
@@ -85,7 +90,7 @@ class Provenance:
             data: Any = json.loads(read_regular(path, MAX_SIZE, ConversionError))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
             raise ConversionError(f"{path} cannot be read: {e}") from e
-        known = from_dict(cls, data, ConversionError)
+        known = from_dict(cls, unnumbered(data, FORMAT, path, ConversionError), ConversionError)
         if strange := [f for f in known.files if not (is_plain_name(f) and f.endswith(".safetensors"))]:
             raise ConversionError(
                 f"{path} lists {', '.join(map(repr, strange[:4]))}, which is no safetensors file of it"

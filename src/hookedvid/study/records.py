@@ -109,8 +109,8 @@ class Records:
         )
         n = sum(len(lines) for _, lines in found)
         return (
-            f"{n} damaged rows are passed over ({places}): they are not as they were written, or of a version that "
-            "wrote no checksums; the study's command runs them again"
+            f"{n} damaged rows are passed over ({places}): they are not as they were written, or in the format of "
+            "another version; the study's command runs them again"
         )
 
     @contextmanager

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hookedvid.errors import ConfigError
-from hookedvid.values.serial import from_dict, to_dict
+from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
+
+FORMAT = 1  # of config.json: raised whenever its fields change
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["none", "average", "max", "bilinear"]
@@ -262,17 +264,26 @@ class VideoLLMConfig:
                 )
 
     def to_json(self) -> str:
-        """The config as indented JSON."""
+        """The config as indented JSON, which enters a model's hash."""
         return json.dumps(to_dict(self), indent=2)
+
+    @property
+    def file_text(self) -> str:
+        """The config as config.json holds it: `to_json`'s fields behind the number of their format."""
+        return json.dumps(numbered(to_dict(self), FORMAT), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "VideoLLMConfig":
-        """The config `to_json` wrote. Raises ConfigError naming every unknown, missing or wrong field."""
+        """The config of `to_json` or `file_text`.
+
+        Raises:
+            ConfigError: Naming every unknown, missing or wrong field; for a file of another format.
+        """
         try:
             data: Any = json.loads(text)
         except (ValueError, RecursionError) as e:  # ValueError: a number of more than 4,300 digits as well
             raise ConfigError(f"not JSON: {e}") from e
-        return from_dict(cls, data, ConfigError)
+        return from_dict(cls, unnumbered(data, FORMAT, "config.json", ConfigError), ConfigError)
 
     @property
     def lm(self) -> DecoderConfig:

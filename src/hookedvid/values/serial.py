@@ -58,6 +58,34 @@ def to_dict(value: Any) -> Any:
     raise HookedVidError(f"{type(value).__name__} has no JSON form; only plain values can be written to a file")
 
 
+def numbered(fields: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The fields of a file, the number of their format first."""
+    return {"format": number, **fields}
+
+
+def unnumbered(data: Any, number: int, what: object, error: type[HookedVidError] = HookedVidError) -> Any:
+    """The fields of a file that is of the format `number`; one that says none is of the first.
+
+    Args:
+        data: What the file holds, an object or not.
+        number: Of the format that is read.
+        what: Names the file.
+        error: What is raised.
+
+    Raises:
+        HookedVidError: `error`, for a file of another format.
+    """
+    if not isinstance(data, dict):
+        return data
+    found = data.get("format", 1)
+    if found != number or isinstance(found, bool):
+        raise error(
+            f"{what} is of format {found!r}, and this version of hookedvid reads format {number}; make it anew with "
+            "this version, or read it with the one that wrote it"
+        )
+    return {name: value for name, value in data.items() if name != "format"}
+
+
 def from_dict(cls: type[T], data: Any, error: type[HookedVidError] = HookedVidError) -> T:
     """The dataclass a dict describes, every problem in it reported at once.
 

@@ -63,7 +63,7 @@ class ClipRequest:
 def save_clip(clip: Clip, path: Path) -> None:
     """Write a clip's file, which is its user's alone; it appears whole or not at all. Raises OSError."""
     about = {name: value for name, value in clip._asdict().items() if name not in ("frames", "source")}
-    about["file"] = path.name  # which says what the clip is of
+    about |= {"format": FORMAT, "file": path.name}  # a name that says what the clip is of
     with written(path, 0o600) as part, part.open("wb") as file:
         np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), frames=clip.frames)
 
@@ -73,7 +73,7 @@ def load_clip(path: Path, source: str) -> Clip | None:
     try:
         with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
             about, frames = json.loads(kept["about"].tobytes()), kept["frames"]
-        if about.pop("file") != path.name:
+        if (about.pop("format", FORMAT), about.pop("file")) != (FORMAT, path.name):
             return None
         listed = {name: tuple(about[name]) for name in ("indices", "times") if about[name] is not None}
         return Clip(frames=frames, source=source, **about | listed)

@@ -18,7 +18,9 @@ from hookedvid.study.run.tasks import Audit
 from hookedvid.study.run.timing import Timing
 from hookedvid.values.files import write_bytes
 from hookedvid.values.interventions import from_json, to_json
-from hookedvid.values.serial import from_dict, to_dict
+from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
+
+FORMAT = 1  # of the file: raised whenever its fields change
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,20 @@ class Manifest:
     def save(self, folder: Path) -> Path | None:
         """Write it into the run's folder; where the results of another study were moved to, if there were any."""
         earlier = results.set_aside(folder, self.name)
-        write_bytes(folder / results.MANIFEST, sealed(json_bytes({"name": self.name, **self._data()})))
+        write_bytes(
+            folder / results.MANIFEST, sealed(json_bytes(numbered({"name": self.name, **self._data()}, FORMAT)))
+        )
         return earlier
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest of a run's folder. Raises DataError where there is none, or one that no study wrote."""
-        path, data = folder / results.MANIFEST, results.asked(folder)
+        """The manifest of a run's folder.
+
+        Raises:
+            DataError: Where there is none, or one of another format, or one that no study wrote.
+        """
+        path = folder / results.MANIFEST
+        data = unnumbered(results.asked(folder), FORMAT, path, DataError)
         try:
             told = from_dict(_Stored, data, DataError)
             conditions = [replace(c.condition, interventions=from_json(c.interventions)) for c in told.conditions]
