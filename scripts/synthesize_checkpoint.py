@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hookedvid.conversion import layouts, original, tables
+from hookedvid.checkpoints import layouts
+from hookedvid.conversion import tables
 from hookedvid.conversion.provenance import index_of
 from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.shards import INDEX, Entry, Header, as_bytes, encoded, layout, writing
 from hookedvid.errors import HookedVidError, nearest
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families import llava
+from hookedvid.families.registry import FAMILIES
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
@@ -173,7 +175,7 @@ def tensors(recipe: Recipe) -> list[Entry]:
         projector = {**family.projector, "newline": "once" if newline else "none"}
         table = [
             *tables.llama(decoder),
-            *tables.clip_like(vision, original.TOWER),
+            *tables.clip_like(vision, llava.TOWER),
             *tables.mlp2x("model.mm_projector.0", "model.mm_projector.2", "model.image_newline", newline),
         ]
     cfg = VideoLLMConfig(

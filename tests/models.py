@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hookedvid.families.sizes import FAMILIES, QWEN2, SIGLIP_SO400M, small_config
+from hookedvid.families.registry import FAMILIES, small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
+from hookedvid.values.parts import QWEN2, SIGLIP_SO400M
 
 VIDEO_MODELS = tuple(FAMILIES)
 MODELS = (*VIDEO_MODELS, "text")

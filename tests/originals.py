@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hookedvid.families.sizes import CLIP_L_336, INTERNVIT_300M, SIGLIP_SO400M
+from hookedvid.values.parts import CLIP_L_336, INTERNVIT_300M, SIGLIP_SO400M
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "synthesize_checkpoint.py"
 spec = importlib.util.spec_from_file_location("synthesize_checkpoint", SCRIPT)

@@ -1,6 +1,6 @@
 from .checkpoints.convert import convert as convert
 from .checkpoints.convert import export as export
-from .families.sizes import small_config as small_config
+from .families.registry import small_config as small_config
 from .model.answers import Answer as Answer
 from .model.cache import VideoCache as VideoCache
 from .model.flops import Flops as Flops

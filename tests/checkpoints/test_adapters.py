@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 import hf_models
 from hookedvid import HookedVideoLLM, small_config
 from hookedvid.checkpoints.lora import BESIDE, CONFIG, WEIGHTS, merge
-from hookedvid.conversion import original
 from hookedvid.conversion.rules import to_ours, to_theirs
 from hookedvid.conversion.tables import internlm2
 from hookedvid.errors import ConversionError
+from hookedvid.families import llava
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -123,7 +123,7 @@ def test_tensors_trained_whole_replace_ours(tmp_path, kind, given):
 LAYOUTS = {
     "original": {
         "model.language_model.": "model.",
-        "model.vision_tower.": original.TOWER,
+        "model.vision_tower.": llava.TOWER,
         "model.multi_modal_projector.linear_1": "model.mm_projector.0",
         "model.multi_modal_projector.linear_2": "model.mm_projector.2",
     },

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
 from hookedvid.errors import ConfigError, ConversionError, HookedVidError
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families.registry import FAMILIES
 from models import random_inputs, random_model
 
 

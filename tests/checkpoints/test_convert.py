@@ -21,7 +21,7 @@ from hookedvid.checkpoints.convert import convert, export, plan
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.conversion.shards import INDEX, open_shards, read_header
 from hookedvid.errors import ConfigError, ConversionError
-from hookedvid.families.published import PUBLISHED
+from hookedvid.families.registry import PUBLISHED
 from originals import NAMES, OVERRIDES, original, recipe, script
 
 FAMILIES = [f for f in NAMES if f != "internvideo2.5"]

@@ -13,7 +13,7 @@ import torch
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
 from hookedvid.checkpoints.fill import put
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families.registry import FAMILIES
 from hookedvid.model.encode_video import encoder_of
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.run.tasks import run

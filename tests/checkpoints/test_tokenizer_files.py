@@ -16,7 +16,8 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
 from hookedvid.errors import ConversionError
-from hookedvid.families.prompts import TEMPLATES, pieces, template
+from hookedvid.families.prompts import pieces
+from hookedvid.families.registry import TEMPLATES, template
 from hookedvid.model.prompt_tokens import _tokenized_text
 
 SYSTEM = TEMPLATES["internvl2_5"].before

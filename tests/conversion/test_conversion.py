@@ -10,8 +10,10 @@ from torch import nn
 
 from hf_models import decoder, decoder_config, next_video, onevision, perturbed, tower, tower_config
 from hookedvid import HookedVideoLLM
-from hookedvid.conversion import hf_configs, layouts, tables
-from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, to_ours, to_theirs
+from hookedvid.checkpoints import layouts
+from hookedvid.conversion import hf_configs, tables
+from hookedvid.conversion.lines import Fused, Ignored, Line, Rule
+from hookedvid.conversion.rules import to_ours, to_theirs
 from hookedvid.errors import ConversionError
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 
@@ -260,7 +262,7 @@ def test_llava_fields_without_a_place_here_are_refused_by_name(given, said):
     for name, value in given.items():
         setattr(config, name, value)
     with pytest.raises(ConversionError, match=said):
-        hf_configs.read_llava(config)
+        layouts.read_transformers(config, "LlavaNextVideoForConditionalGeneration", {})
 
 
 def test_several_unsupported_fields_are_listed_together():

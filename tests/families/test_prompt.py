@@ -15,14 +15,8 @@ from clips import write_clip
 from hookedvid import HookedVideoLLM, VideoInputs, small_config
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.errors import InputError
-from hookedvid.families.prompts import (
-    TEMPLATES,
-    TIME_INSTRUCTIONS,
-    QuestionForm,
-    named_instruction,
-    special_strings,
-    template,
-)
+from hookedvid.families.prompts import QuestionForm, special_strings
+from hookedvid.families.registry import TEMPLATES, TIME_INSTRUCTIONS, named_instruction, template
 from hookedvid.model.answers import score_options
 from hookedvid.model.prepare import _check_question, prepare
 from hookedvid.model.prompt_tokens import UnknownWordWarning

@@ -13,8 +13,7 @@ from hookedvid import small_config
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
-from hookedvid.families.prompts import TEMPLATES
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families.registry import FAMILIES, TEMPLATES
 from hookedvid.model.answers import real_tokens, score_options
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import prepare

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.inputs import VideoInputs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, SelectorError
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.attention_maps import AttentionMap, _Layer
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.structured import Structure

@@ -14,8 +14,8 @@ from hookedvid.data.convention import guess
 from hookedvid.data.item import Item
 from hookedvid.data.registry import DATASETS
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.families.prompts import QuestionForm, pieces, template
-from hookedvid.families.sizes import FAMILIES, small_config
+from hookedvid.families.prompts import QuestionForm, pieces
+from hookedvid.families.registry import FAMILIES, small_config, template
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study import conventions
 from hookedvid.study.conventions import CONVENTIONS, convention

@@ -13,7 +13,7 @@ from hookedvid.data.item import Item
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, InterventionError
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.report import plots

@@ -13,7 +13,7 @@ from hookedvid.data.item import read_items
 from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.flops import Costs, Flops
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import expected

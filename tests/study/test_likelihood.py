@@ -13,8 +13,8 @@ from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import held_out, make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.families.prompts import TEMPLATES, QuestionForm, Template
-from hookedvid.families.sizes import small_config
+from hookedvid.families.prompts import QuestionForm, Template
+from hookedvid.families.registry import TEMPLATES, small_config
 from hookedvid.model.answers import answer_log_probs
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM

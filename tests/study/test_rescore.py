@@ -13,7 +13,7 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import DataError
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.study.extractors import extractor

@@ -21,7 +21,7 @@ from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, HookedVidError, InterventionError
-from hookedvid.families.sizes import small_config
+from hookedvid.families.registry import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.report import plots
 from hookedvid.study import protocols

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import hookedvid.sweep.run as sweeping
 from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families.registry import FAMILIES
 from hookedvid.study import protocols
 from hookedvid.sweep.run import Rows, Sweep, sweep
 from hookedvid.sweep.session import Session

@@ -8,8 +8,7 @@ import pytest
 
 from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
 from hookedvid.errors import ConfigError
-from hookedvid.families.published import PUBLISHED
-from hookedvid.families.sizes import FAMILIES
+from hookedvid.families.registry import FAMILIES, PUBLISHED
 from hookedvid.values import config
 from hookedvid.values.config import LIMITS
 

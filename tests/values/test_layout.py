@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookedvid.errors import ConfigError, InputError, SelectorError
-from hookedvid.families.sizes import FAMILIES, small_config
+from hookedvid.families.registry import FAMILIES, small_config
 from hookedvid.values.config import MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector, video_segments
 from hookedvid.values.serial import from_dict, to_dict

@@ -12,18 +12,20 @@ import torch
 from tqdm.auto import tqdm
 
 from hookedvid import __version__
+from hookedvid.checkpoints import layouts
 from hookedvid.checkpoints.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.checkpoints.locate import source_of
 from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
-from hookedvid.conversion import layouts, provenance
+from hookedvid.conversion import provenance
+from hookedvid.conversion.lines import Ignored
 from hookedvid.conversion.packed import refuse_type
 from hookedvid.conversion.provenance import Provenance, source_files
-from hookedvid.conversion.rules import Ignored, match, stored
+from hookedvid.conversion.rules import match, stored
 from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of, open_shards, read_header, shapes_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
 from hookedvid.errors import ConversionError
-from hookedvid.families.prompts import special_strings, template
-from hookedvid.families.sizes import named_in
+from hookedvid.families.prompts import special_strings
+from hookedvid.families.registry import FAMILIES, named_in, template
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
@@ -73,7 +75,8 @@ def plan(
     shapes, pair = shards.shapes, layouts.head_and_embedding(shards.shapes)
     same_head = pair is not None and shards.same_bits(*pair)
     reading = layouts.read(config, shapes, overrides, ignore, same_head=same_head, stated=named_in(source))
-    lines = match(shapes, reading.table, parameter_shapes(reading.cfg), str(folder), layouts.hint(None, shapes))
+    hint = layouts.hint(None, shapes, reading.cfg.family)
+    lines = match(shapes, reading.table, parameter_shapes(reading.cfg), str(folder), hint)
     lines = stored(lines, shards.aliases)
     _check_types(shards, lines)
     tokenizer = load_tokenizer(folder)
@@ -154,8 +157,9 @@ def _with_tokenizer(cfg: VideoLLMConfig, tokenizer: Any, folder: Path, overrides
             f"holds such tokens, override n_tokens={cfg.decoder.d_vocab}"
         )
     known: dict[str, Any] = {"n_tokens": 1 + max(ids.values(), default=0)}
-    if cfg.family == "internvideo2.5":
-        known["placeholder_id"] = ids.get("<IMG_CONTEXT>")
+    family = FAMILIES.get(cfg.family)
+    if family is not None and family.placeholder is not None:
+        known["placeholder_id"] = ids.get(family.placeholder)
     return replace(cfg, **{k: v for k, v in known.items() if k not in overrides})
 
 

@@ -8,13 +8,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from hookedvid.conversion import layouts, tables
+from hookedvid.checkpoints import layouts
+from hookedvid.conversion import tables
+from hookedvid.conversion.lines import Line
 from hookedvid.conversion.packed import refuse_packed, refuse_type
-from hookedvid.conversion.rules import Line, to_ours
+from hookedvid.conversion.rules import to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.families.sizes import CLIP_L_336
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.parts import CLIP_L_336
 
 
 def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, **kwargs: Any) -> Any:
@@ -61,8 +63,9 @@ def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kw
 def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, *, ignore: Collection[str] = (), **kwargs: Any) -> Any:
     """See `HookedVideoLLM.from_transformers`."""
     name = type(hf).__name__
-    if name not in layouts.HF:
-        raise ConversionError(f"cannot load a {name}; {nearest(name, layouts.HF)}. Supported: {', '.join(layouts.HF)}")
+    known = layouts.TRANSFORMERS
+    if name not in known:
+        raise ConversionError(f"cannot load a {name}; {nearest(name, known)}. Supported: {', '.join(known)}")
     tensors = hf.state_dict()
     refuse_packed(tensors)
     for weight, parameter in hf.named_parameters():

@@ -21,7 +21,7 @@ from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import match_names
 from hookedvid.conversion.shards import Shards, open_shards
 from hookedvid.errors import ConfigError, ConversionError
-from hookedvid.families.published import SHIPPED
+from hookedvid.families.registry import SHIPPED
 from hookedvid.nn.attention import Kernel
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import write_text, written

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.errors import ConversionError, nearest
-from hookedvid.families.published import PUBLISHED, SHIPPED, of_repo
+from hookedvid.families.registry import PUBLISHED, SHIPPED, of_repo
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -52,5 +52,5 @@ def source_of(name: str, revision: str | None = None) -> Source:
     from hookedvid.checkpoints.hub import commit_of, fetch
 
     folder, known = fetch(repo, revision), of_repo(repo)
-    choices = {"family": known.family, **known.overrides} if known else {}
+    choices = {"family": known[0].name, **known[1].overrides} if known else {}
     return Source(folder, name, commit_of(folder), choices)

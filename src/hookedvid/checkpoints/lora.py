@@ -1,13 +1,13 @@
 """LoRA adapters in peft's files, merged into a model's weights.
 
 An adapter names the modules of the class it was trained on: the original packages', transformers' of any version,
-or the decoder of either. All of those names are looked up at once, since no two layouts share one.
+or the decoder of either. The model's family states all of those names; no two layouts share one.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from hookedvid.checkpoints.locate import repo_of
-from hookedvid.conversion import original, tables
+from hookedvid.conversion.lines import Fused, Ignored, Rule
 from hookedvid.conversion.pickles import pickle_message
-from hookedvid.conversion.rules import Fused, Ignored, Line, Rule, apply, grouped, names_of, undo
+from hookedvid.conversion.rules import apply, expanded, grouped, names_of, undo
 from hookedvid.conversion.shards import read_header
 from hookedvid.errors import ConversionError
+from hookedvid.families import alone
+from hookedvid.families.registry import FAMILIES
+from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular
 
@@ -39,30 +42,6 @@ HARMLESS = {
 }  # fmt: skip
 # The other ways to begin training change the base weights, which the adapter then counts on.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-
-# Prefixes of a decoder, with its head's name: original and plain; transformers 5; transformers 4; its inner model.
-LLAMA = (
-    ("model.", "lm_head.weight"),
-    ("model.language_model.", "lm_head.weight"),
-    ("language_model.model.", "language_model.lm_head.weight"),
-    ("", "lm_head.weight"),
-)
-INTERNLM2 = (
-    ("language_model.model.", "language_model.output.weight"),
-    ("model.", "output.weight"),
-    ("", "output.weight"),
-)
-TOWERS = (
-    original.TOWER, "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.vision_model.",
-    "vision_tower.", "vision_model.", "",
-)  # fmt: skip
-PROJECTORS = (
-    ("model.mm_projector.0", "model.mm_projector.2", "model.image_newline"),
-    *(
-        (f"{m}multi_modal_projector.linear_1", f"{m}multi_modal_projector.linear_2", f"{m}image_newline")
-        for m in ("model.", "")
-    ),
-)
 
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>(?:embedding_)?[AB])(?:\.(?!bias\b)\w+)??(?:\.weight)?")
 _WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.\w+)\.")
@@ -294,33 +273,7 @@ def _values(change: Change, model: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _lines(cfg: VideoLLMConfig) -> tuple[dict[str, Rule | Fused], list[Ignored]]:
     """The line of each tensor's name in any layout, and those of tensors that have no place in ours."""
-    lines: dict[str, Rule | Fused] = {}
-    ignored: list[Ignored] = []
-    for line in _tables(cfg):
-        if isinstance(line, Ignored):
-            ignored.append(line)
-            continue
-        part = cfg.decoder if names_of(line)[0].startswith("blocks.") else cfg.vision
-        for i in range(part.n_layers if part is not None and "{i}" in line.theirs else 1):
-            ours = tuple(n.format(i=i) for n in names_of(line))
-            lines[line.theirs.format(i=i)] = (
-                replace(line, ours=ours) if isinstance(line, Fused) else replace(line, ours=ours[0])
-            )
-    return lines, ignored
-
-
-def _tables(cfg: VideoLLMConfig) -> Sequence[Line]:
-    table: list[Line] = [*tables.SKIPPED]
-    if cfg.decoder is not None:
-        lm = replace(cfg.decoder, tied=False)  # a tied head has its name, so that it can be refused
-        table += [x for model, head in LLAMA for x in tables.llama(lm, model, head)]
-        if not lm.qkv_bias:
-            table += [x for model, head in INTERNLM2 for x in tables.internlm2(lm, model, head)]
-    if cfg.vision is not None:
-        kinds = (tables.internvit, tables.internvl_vision) if cfg.vision.layer_scale else (tables.clip_like,)
-        table += [x for tower in TOWERS for kind in kinds for x in kind(cfg.vision, tower)]
-    if cfg.projector is not None and cfg.projector.input_norm:
-        table += tables.intern_projector()
-    elif cfg.projector is not None:
-        table += [x for names in PROJECTORS for x in tables.mlp2x(*names, cfg.projector.newline != "none")]
-    return table
+    family = FAMILIES.get(cfg.family)
+    table = alone.adapter(cfg) if family is None else family.adapter(cfg)
+    lines = {x.theirs: x for x in expanded(table, parameter_shapes(cfg)) if not isinstance(x, Ignored)}
+    return lines, [x for x in table if isinstance(x, Ignored)]

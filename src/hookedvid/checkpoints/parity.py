@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hookedvid.checkpoints import layouts
+from hookedvid.checkpoints.convert import read_config
+from hookedvid.conversion.shards import open_shards
 from hookedvid.errors import ConversionError
-from hookedvid.families.sizes import named_in
+from hookedvid.families.family import Source
+from hookedvid.families.registry import named_in
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
 CASE, EXPECTED = "case.json", "expected.safetensors"
@@ -90,13 +94,15 @@ class Recorded:
 
 
 def _any_family(folder: Path) -> str | None:
-    """A family for LLaVA's Qwen2 checkpoints with newlines in frames, which several families share.
+    """A family for a case whose config fits several, or none of those that have its architecture; else None.
 
     Of the parts that are recorded none differs between those families, so any will do.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shared = config.get("mm_newline_position") in ("grid", "frame", "no_token")
-    return "llava-video" if shared and config.get("architectures") == ["LlavaQwenForCausalLM"] else None
+    config = read_config(folder)
+    name = layouts.architecture(config)
+    fits = layouts.fitting(name, Source(config, open_shards(folder).shapes))
+    fits = fits or [family.name for family, _ in layouts.having(name)]
+    return fits[0] if len(fits) > 1 else None
 
 
 def _renamed(recorded: Mapping[str, Tensor]) -> dict[str, Tensor]:

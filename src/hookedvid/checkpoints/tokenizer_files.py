@@ -30,7 +30,7 @@ _FOREIGN = ("*.tiktoken", "*.model", "vocab.txt", "tekken.json")
 _NEED = "needed is tokenizer.json, or vocab.json with merges.txt (Qwen2), or tokenizer.model (Llama, InternLM2)"
 MAX_SIZE = 256 << 20  # bytes of a file; the largest published tokenizer has some 20 million
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
-# Chat templates do not travel: prompts are those of `hookedvid.families.prompts`.
+# Chat templates do not travel: prompts are those of `hookedvid.families.registry`.
 _KEPT = ("model_max_length", "padding_side", "add_bos_token", "add_eos_token")
 
 

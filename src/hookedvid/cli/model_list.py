@@ -4,7 +4,7 @@ from rich import box
 from rich.table import Table
 
 from hookedvid.checkpoints.locate import home
-from hookedvid.families.published import PUBLISHED, SHIPPED
+from hookedvid.families.registry import FAMILIES, SHIPPED
 from hookedvid.report.terminal import Terminal
 
 WORDS = ("name", "vision tower", "same as")
@@ -17,9 +17,10 @@ def models() -> int:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in (*WORDS[:2], *NUMBERS, WORDS[2]):
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=column in WORDS)
-    for name, p in PUBLISHED.items():
-        scores = ("–" if s is None else f"{s:g}" for s in p.scores)
-        table.add_row(name, p.tower, str(p.frames), p.tokens, f"{p.size:g}", *scores, p.parity)
+    for family in FAMILIES.values():
+        for name, p in family.published.items():
+            scores = ("–" if s is None else f"{s:g}" for s in p.scores)
+            table.add_row(name, family.tower_name, str(p.frames), p.tokens, f"{p.size:g}", *scores, family.parity)
     console.print(table)
     console.print(
         "tokens: of one frame; + 1 ends the video; + text: markers around frames. Scores: percent as reported for "

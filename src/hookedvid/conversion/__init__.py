@@ -1,4 +1,4 @@
 """Rename tables between other people's tensor names and ours, read in both directions.
 
-Floor 2.
+Floor 1.
 """

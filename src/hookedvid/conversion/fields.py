@@ -28,6 +28,21 @@ SIZES = {
     "mm_spatial_pool_stride": "pool_stride",
 }
 
+# What transformers writes into every config; quantization_config is harmless
+# where weights are plain numbers; packed ones are refused by their tensors.
+PRETRAINED = set(
+    "add_cross_attention architectures attention_dropout attn_implementation auto_map bad_words_ids "
+    "begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size diversity_penalty do_sample "
+    "early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task id2label "
+    "initializer_factor initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length "
+    "model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
+    "output_hidden_states output_scores prefix pretraining_tp problem_type pruned_heads quantization_config "
+    "remove_invalid_values repetition_penalty return_dict return_dict_in_generate suppress_tokens task_specific_params "
+    "temperature tf_legacy_loss tie_encoder_decoder "
+    "tokenizer_class top_k top_p torch_dtype dtype torchscript transformers_version typical_p use_bfloat16 "
+    "use_cache".split()
+)
+
 
 class Fields:
     """Takes fields from a config and keeps what it took and what was wrong with it."""

@@ -1,25 +1,13 @@
-"""transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
+"""Parts of transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 from hookedvid.conversion.decoder_fields import ROPE
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
-from hookedvid.families.sizes import (
-    CLIP_L_336,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SIGLIP_SO400M,
-)
-from hookedvid.values.config import (
-    DecoderConfig,
-    ProjectorConfig,
-    RopeConfig,
-    VideoLLMConfig,
-    VisionConfig,
-)
+from hookedvid.values.config import DecoderConfig, RopeConfig, VisionConfig
+from hookedvid.values.parts import CLIP_L_336, IMAGENET_MEAN, IMAGENET_STD, SIGLIP_SO400M
 
 # Fields that change no forward pass of ours. quantization_config is one where the weights are plain numbers again;
 # packed ones are refused by their tensors.
@@ -34,7 +22,7 @@ HARMLESS = {
 }  # fmt: skip
 
 
-class _Reader(Fields):
+class ConfigFields(Fields):
     """The fields a transformers config sets away from its class's defaults; absent ones are its defaults."""
 
     def __init__(self, config: Any):
@@ -42,13 +30,14 @@ class _Reader(Fields):
         self.config = config
 
     def __call__(self, name: str, default: Any = None) -> Any:
+        """A field, or its class's default."""
         self.taken.add(name)
         return getattr(self.config, name, default)
 
 
 def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
     """Qwen2Config or LlamaConfig; ignore: fields that the caller knows to change nothing."""
-    read = _Reader(config)
+    read = ConfigFields(config)
     is_qwen = config.model_type == "qwen2"
     if config.model_type not in ("qwen2", "llama"):
         raise ConversionError(f"decoder model_type {config.model_type!r} is not supported (only 'qwen2', 'llama')")
@@ -79,7 +68,7 @@ def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
     return cfg
 
 
-def _read_rope(read: _Reader) -> RopeConfig:
+def _read_rope(read: ConfigFields) -> RopeConfig:
     rope = dict(read("rope_parameters", {}) or {})
     read.taken |= {"rope_theta", "rope_scaling"}  # older spellings of rope_parameters
     kind = rope.pop("rope_type", rope.pop("type", "default"))
@@ -101,7 +90,7 @@ def read_tower(
             f"vision model_type {kind!r} is not supported (only 'clip_vision_model', 'siglip_vision_model', "
             "'internvl_vision')"
         )
-    read = _Reader(config)
+    read = ConfigFields(config)
     like = CLIP_L_336 if kind == "clip_vision_model" else SIGLIP_SO400M
     intern = kind == "internvl_vision"
     read.only("num_channels", 3)
@@ -135,56 +124,10 @@ def read_tower(
     return cfg
 
 
-def _square(read: _Reader, name: str) -> int:
+def _square(read: ConfigFields, name: str) -> int:
     size = read(name)
     if isinstance(size, int):
         return size
     if len(set(size)) != 1:
         read.problems.append(f"{name} = {size!r} is not square")
     return size[0]
-
-
-def read_llava(config: Any, ignore: Collection[str] = ()) -> VideoLLMConfig:
-    """LlavaOnevisionConfig or LlavaNextVideoConfig.
-
-    OneVision pools bilinearly after the projector and ends the video with one newline; NeXT-Video pools
-    before it, by its config's mode and stride, and has no newline.
-    """
-    read = _Reader(config)
-    onevision = config.model_type == "llava_onevision"
-    read.taken |= {"text_config", "vision_config"}
-    read.only("projector_hidden_act", "gelu")
-    read.only("multimodal_projector_bias", True)
-    decoder = read_decoder(config.text_config, ignore)
-    decoder = replace(decoder, tied=decoder.tied or bool(config.tie_word_embeddings))
-    layer = read("vision_feature_layer", -1)
-    total = config.vision_config.num_hidden_layers
-    if not isinstance(layer, int):
-        read.problems.append(f"vision_feature_layer = {layer!r}: features of several layers are not supported")
-        layer = -1
-    # hidden_states[0] is the embedding, so index k is the stream after k blocks.
-    tower = read_tower(config.vision_config, layer if layer >= 0 else total + 1 + layer, ignore=ignore)
-    wanted = "default" if tower.cls_token else "full"
-    read.only("vision_feature_select_strategy", wanted)
-    mode = "bilinear" if onevision else read("spatial_pool_mode", "average")
-    if mode not in ("bilinear", "average", "max"):
-        read.problems.append(f"spatial_pool_mode = {mode!r} is not supported (only 'average', 'max')")
-        mode = "average"
-    projector = ProjectorConfig(
-        d_in=tower.d_model,
-        d_out=decoder.d_model,
-        pool=mode,
-        pool_stride=2 if onevision else read("spatial_pool_stride", 2),
-        pool_before=not onevision,
-        newline="once" if onevision else "none",
-    )
-    placeholder = read("video_token_index", None) or read("video_token_id", None)
-    read.close(HARMLESS, ignore)
-    return VideoLLMConfig(
-        family="llava-onevision" if onevision else "llava-next-video",
-        vision=tower,
-        projector=projector,
-        decoder=decoder,
-        prompt="qwen_1_5" if decoder.qkv_bias else "vicuna_v1",
-        placeholder_id=placeholder,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hookedvid.conversion.rules import Ignored, Line
+from hookedvid.conversion.lines import Ignored, Line
 from hookedvid.conversion.shards import CODES, DTYPES, Entry, Header, Shards, layout
 from hookedvid.errors import ConversionError
 from hookedvid.values.files import is_plain_name, read_regular, write_text

@@ -1,55 +1,18 @@
 """Tables between two sets of tensor names, read in both directions; leftovers are errors.
 
-A line is a `Rule` (one tensor, perhaps reshaped), a `Fused` (one of theirs is several of ours) or an
-`Ignored` (theirs alone, with the reason). `{i}` in names stands for a layer's number.
+What a table's lines are is said in `lines`.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from hookedvid.conversion.lines import Fused, Ignored, Line, Rule, Shapes
 from hookedvid.errors import ConversionError
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One tensor. `pattern` is the einops reshape from theirs to ours; its reverse must exist."""
-
-    theirs: str
-    ours: str
-    pattern: str = ""
-
-
-@dataclass(frozen=True)
-class Fused:
-    """One tensor of theirs holding several of ours along its first axis.
-
-    The axis is cut into `groups` equal stretches, each a row of `parts` counts in units of `unit` rows;
-    part k of every stretch, concatenated, is `ours[k]`. (InternLM2: a stretch is one key-value head with its
-    queries; a plain [Q; K; V] is one stretch.)
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    parts: tuple[int, ...]
-    groups: int = 1
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """Tensors of theirs (a regular expression) that have no place in ours, and why."""
-
-    theirs: str
-    reason: str
-
-
-Line = Rule | Fused | Ignored
-Shapes = Mapping[str, Sequence[int]]
 
 
 def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: str = "") -> dict[str, Line]:
@@ -61,7 +24,7 @@ def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: 
     """
     lines: dict[str, Line] = {}
     filled: dict[str, Sequence[int]] = {}
-    missing, wrong, expected = [], [], _expand(table, ours)
+    missing, wrong, expected = [], [], expanded(table, ours)
     for line in expected:
         if isinstance(line, Ignored):
             continue
@@ -158,7 +121,7 @@ def to_ours(tensors: Mapping[str, Tensor], table: Sequence[Line], ours: Shapes, 
 
 def to_theirs(ours: Mapping[str, Tensor], table: Sequence[Line]) -> dict[str, Tensor]:
     """Their tensors from ours: the same table read the other way. Ignored ones do not come back."""
-    lines = [x for x in _expand(table, {k: v.shape for k, v in ours.items()}) if not isinstance(x, Ignored)]
+    lines = [x for x in expanded(table, {k: v.shape for k, v in ours.items()}) if not isinstance(x, Ignored)]
     if unused := ours.keys() - {n for line in lines for n in names_of(line)}:
         raise ConversionError(f"no line of the table exports {sorted(unused)}")
     return {line.theirs: undo(line, ours) for line in lines}
@@ -192,7 +155,7 @@ def _like(name: str, missing: Sequence[str]) -> str:
     return f" (is it {close[0]!r}?)" if close else ""
 
 
-def _expand(table: Sequence[Line], shapes: Shapes) -> list[Line]:
+def expanded(table: Sequence[Line], shapes: Shapes) -> list[Line]:
     """The lines with every `{i}` written out, for as many layers as our model has under that name."""
     lines: list[Line] = []
     for line in table:

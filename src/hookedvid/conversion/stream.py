@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hookedvid.conversion.lines import Ignored, Line, Rule
 from hookedvid.conversion.provenance import UNUSED
-from hookedvid.conversion.rules import Ignored, Line, Rule, apply, names_of, undo
+from hookedvid.conversion.rules import apply, names_of, undo
 from hookedvid.conversion.shards import Entry, Header, Reader, Writer, as_bytes, as_tensor, layout, writing
 from hookedvid.errors import ConversionError
 

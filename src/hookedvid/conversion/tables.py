@@ -1,6 +1,6 @@
 """Tensor names of every layout we read: transformers in memory, the original packages, open_clip."""
 
-from hookedvid.conversion.rules import Fused, Ignored, Line, Rule
+from hookedvid.conversion.lines import Fused, Ignored, Line, Rule
 from hookedvid.values.config import DecoderConfig, VisionConfig
 
 NORM = ("weight",)

@@ -1,16 +1,19 @@
-"""The prompt of each family: what text stands where around the video, and what role each part has.
+"""What a prompt is made of: what text stands where around the video, and what role each part has.
 
-Which seconds a time instruction names is found in `hookedvid.model.prepare`; only its words are here.
+Each family's own texts stand in its file. Which seconds a time instruction names is found in
+`hookedvid.model.prepare`.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from string import ascii_uppercase as LETTERS
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hookedvid.errors import InputError, nearest
-from hookedvid.values.layout import Role
+from hookedvid.errors import InputError
+
+if TYPE_CHECKING:  # layouts hold tensors, and published names are listed without torch
+    from hookedvid.values.layout import Role
 
 NO_SUBTITLES = "No subtitles available"  # as lmms-eval says it
 
@@ -18,7 +21,7 @@ NO_SUBTITLES = "No subtitles available"  # as lmms-eval says it
 class Piece(NamedTuple):
     """A stretch of prompt text with one role; `video` pieces stand for a frame, or the whole video (None)."""
 
-    role: Role
+    role: "Role"
     text: str = ""
     frame: int | None = None
     index: int | None = None
@@ -96,72 +99,8 @@ class Timing(NamedTuple):
         return self.instruction.text.format(duration=self.duration, n=n_frames, times=seconds)
 
 
-# LLaVA-NeXT's train.py and README, lmms-eval's llava_vid.py. There is no space before "Please".
-_LLAVA_VIDEO = (
-    "The video lasts for {duration:.2f} seconds, and {n} frames are uniformly sampled from it. "
-    "These frames are located at {times}.Please answer the following questions related to this video.\n"
-)
-TIME_INSTRUCTIONS: dict[str, TimeInstruction] = {
-    "none": TimeInstruction(),
-    # <image>\n{time}\n{question}, as in training and lmms-eval.
-    "llava_video": TimeInstruction(_LLAVA_VIDEO),
-    # <image>{time}\n{question}, as in the README.
-    "llava_video_demo": TimeInstruction(_LLAVA_VIDEO, keeps_between=False),
-    # VideoChat-Flash's xtuner-train_internvideo2_5/unify_internvl2_train_r16.py; the model card's demo has none.
-    "internvideo2_5": TimeInstruction(
-        "The video lasts for {duration:.2f} seconds, and {n} frames are uniformly sampled from it.\n",
-        before_video=True,
-    ),
-}
-
-_INTERN_SYSTEM = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-)
-_INTERNLM2_SYSTEM = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-# Exact strings of the original packages, under their names for them: qwen_1_5 and vicuna_v1 of llava's
-# conversation.py, internvl2_5 and internlm2-chat of internvl's, which a checkpoint's config.json names too.
+# Of no family: what a bare decoder reads, and what the shipped model was trained on.
 TEMPLATES: dict[str, Template] = {
-    "qwen_1_5": Template(
-        before="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-        after="<|im_end|>\n<|im_start|>assistant\n",
-        stops=("<|im_end|>",),
-    ),
-    "vicuna_v1": Template(
-        before="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-        "helpful, detailed, and polite answers to the user's questions. USER: ",
-        after=" ASSISTANT:",
-        answer=" {answer}",
-        stops=("</s>",),
-    ),
-    "internvl2_5": Template(
-        before=f"<|im_start|>system\n{_INTERN_SYSTEM}<|im_end|>\n<|im_start|>user\n",
-        frame_before="Frame{n}: <img>",
-        frame_after="</img>\n",
-        between="",
-        after="<|im_end|>\n<|im_start|>assistant\n",
-        stops=("<|im_end|>",),
-    ),
-    # What the separator puts after <|im_end|> is the other difference to internvl2_5: nothing.
-    "internlm2-chat": Template(
-        before=f"<|im_start|>system\n{_INTERNLM2_SYSTEM}<|im_end|><|im_start|>user\n",
-        frame_before="Frame{n}: <img>",
-        frame_after="</img>\n",
-        between="",
-        after="<|im_end|><|im_start|>assistant\n",
-        stops=("<|im_end|>",),
-    ),
-    # The chat templates that llava-hf ships, for its -hf checkpoints; neither says anything as `system`.
-    # chat_template.json of llava-onevision-qwen2-*-hf: 826 bytes, those of the template that transformers' tests of
-    # the processor quote. The first revisions (824 bytes) had "user\n" and "<|im_end|>\n".
-    "onevision_hf": Template(
-        before="<|im_start|>user ",
-        after="<|im_end|><|im_start|>assistant\n",
-        stops=("<|im_end|>",),
-    ),
-    # processor_config.json of LLaVA-NeXT-Video-7B-hf at 3378b61; transformers' docs write the same by hand.
-    "next_video_hf": Template(before="USER: ", after=" ASSISTANT:", answer=" {answer}", stops=("</s>",)),
     "plain": Template(before="Video: ", after="\nAnswer:", answer=" {answer}"),
     # Words are single tokens; scripts/train_tiny.py trains on exactly this form.
     "tiny": Template(
@@ -173,20 +112,7 @@ TEMPLATES: dict[str, Template] = {
         commands=("describe",),
     ),
 }
-
-
-def template(name: str) -> Template:
-    """The template of a name. Raises InputError listing those that exist."""
-    if name not in TEMPLATES:
-        raise InputError(f"no prompt template {name!r} ({nearest(name, TEMPLATES)})")
-    return TEMPLATES[name]
-
-
-def named_instruction(name: str) -> TimeInstruction:
-    """The time instruction of a name. Raises InputError listing those that exist."""
-    if name not in TIME_INSTRUCTIONS:
-        raise InputError(f"no time instruction {name!r} ({nearest(name, TIME_INSTRUCTIONS)})")
-    return TIME_INSTRUCTIONS[name]
+NO_INSTRUCTION = TimeInstruction()
 
 
 def lettered(options: Sequence[str]) -> tuple[str, ...]:
@@ -245,7 +171,7 @@ def pieces(
 
 
 def _video_pieces(form: Template, n_frames: int, timing: Timing | None) -> list[Piece]:
-    instruction = timing.instruction if timing else TIME_INSTRUCTIONS["none"]
+    instruction = timing.instruction if timing else NO_INSTRUCTION
     time = timing.said(n_frames) if timing else ""
     parts = [Piece("system", time)] if instruction.before_video else []
     if form.frame_before:

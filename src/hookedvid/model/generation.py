@@ -105,7 +105,7 @@ def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
         return {given} if isinstance(given, int) else set(given)
     if model.tokenizer is None:
         return set()
-    from hookedvid.families.prompts import TEMPLATES
+    from hookedvid.families.registry import TEMPLATES
 
     words = TEMPLATES[model.cfg.prompt].stops
     ids = {model.tokenizer.convert_tokens_to_ids(w) for w in words if w in model.tokenizer.get_vocab()}

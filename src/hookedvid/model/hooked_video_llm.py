@@ -159,7 +159,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
         n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
             seconds of the part to sample from.
-        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.families.prompts`;
+        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.families.registry`;
             the config's unless given, `none` for none.
         markers_are_language: count the text between frames as language (it then belongs to the selector `text`).
         form: how question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless given.

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from hookedvid.errors import InputError
-from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, named_instruction, pieces, template
+from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, pieces
+from hookedvid.families.registry import named_instruction, template
 from hookedvid.model.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import TokenLayout

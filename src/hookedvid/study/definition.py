@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
-from hookedvid.families.prompts import named_instruction, template
+from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, protocols
 from hookedvid.study.conventions import Convention

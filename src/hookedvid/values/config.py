@@ -221,9 +221,9 @@ class VideoLLMConfig:
     """Everything about a model but its weights.
 
     Without `vision` and `projector` the model is a plain decoder (text in); without `decoder` it is the
-    tower alone. `prompt` names a template of `hookedvid.families.prompts`. `placeholder_id` is the token id
+    tower alone. `prompt` names a template of `hookedvid.families.registry`. `placeholder_id` is the token id
     that marks video tokens in other people's ids; -200 always does. `n_frames`, `sampler` and
-    `time_instruction` (a text of `hookedvid.families.prompts` that tells the model when its frames were taken) are
+    `time_instruction` (a text of `hookedvid.families.registry` that tells the model when its frames were taken) are
     what `prepare` takes unless told.
 
     `max_length` is the longest sequence the original code passes on (its `tokenizer_model_max_length`), None

@@ -47,7 +47,7 @@ MOVED = {
     "preparing": "model.prepare",
     "progress": "cli.progress",
     "prompt_tokens": "model.prompt_tokens",
-    "published": "families.published",
+    "published": "families.registry",
     "reading": "model.attention_maps",
     "scores": "report.scores",
     "session": "sweep.session",

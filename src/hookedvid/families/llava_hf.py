@@ -1,0 +1,67 @@
+"""LLaVA's families as transformers holds them: how their configs read, and what their tensors are called."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hookedvid.conversion import hf_configs, tables
+from hookedvid.conversion.hf_configs import HARMLESS, ConfigFields
+from hookedvid.conversion.lines import Line, Shapes
+from hookedvid.families.alone import decoder_table, prefix
+from hookedvid.families.family import Family, Source
+from hookedvid.values.config import ProjectorConfig, VideoLLMConfig
+
+PROMPTS = {"qwen2": "qwen_1_5", "llama": "vicuna_v1"}  # by the decoder's model type
+
+
+def read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) -> VideoLLMConfig:
+    """LlavaOnevisionConfig or LlavaNextVideoConfig; `projector` reads the fields of ours that are the family's."""
+    config, ignore, family = source.config, source.ignore, source.family
+    assert family is not None
+    fields = ConfigFields(config)
+    fields.taken |= {"text_config", "vision_config"}
+    fields.only("projector_hidden_act", "gelu")
+    fields.only("multimodal_projector_bias", True)
+    decoder = hf_configs.read_decoder(config.text_config, ignore)
+    decoder = replace(decoder, tied=decoder.tied or bool(config.tie_word_embeddings))
+    layer = fields("vision_feature_layer", -1)
+    total = config.vision_config.num_hidden_layers
+    if not isinstance(layer, int):
+        fields.problems.append(f"vision_feature_layer = {layer!r}: features of several layers are not supported")
+        layer = -1
+    # hidden_states[0] is the embedding, so index k is the stream after k blocks.
+    tower = hf_configs.read_tower(config.vision_config, layer if layer >= 0 else total + 1 + layer, ignore=ignore)
+    fields.only("vision_feature_select_strategy", "default" if tower.cls_token else "full")
+    own = projector(fields)
+    placeholder = fields("video_token_index", None) or fields("video_token_id", None)
+    fields.close(HARMLESS, ignore)
+    return VideoLLMConfig(
+        family=family.name,
+        vision=tower,
+        projector=ProjectorConfig(d_in=tower.d_model, d_out=decoder.d_model, **own),
+        decoder=decoder,
+        prompt=PROMPTS[config.text_config.model_type],
+        placeholder_id=placeholder,
+    )
+
+
+def table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
+    """The names of a model in memory, of a file it saved, or of the files published before transformers 5.
+
+    They differ in prefixes (`model.`, `vision_model.`), which are found by what they end in.
+    """
+    assert cfg.vision and cfg.projector
+    mlp = prefix(names, "linear_1.weight", "model.multi_modal_projector.")
+    newline = f"{prefix(names, 'image_newline', 'model.')}image_newline"
+    return [
+        *decoder_table(cfg, names, "model.language_model."),
+        *tables.clip_like(cfg.vision, prefix(names, "embeddings.patch_embedding.weight", "model.vision_tower.")),
+        *tables.mlp2x(f"{mlp}linear_1", f"{mlp}linear_2", newline, cfg.projector.newline != "none"),
+    ]
+
+
+def looks(family: Family, shapes: Shapes) -> str | None:
+    """See `Layout.looks`."""
+    clip = any(n.endswith("embeddings.class_embedding") for n in shapes)
+    mlp = any(n.split(".")[-2:-1] == ["linear_1"] for n in shapes)
+    return "" if mlp and clip == family.tower.cls_token else None
