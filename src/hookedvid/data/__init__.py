@@ -1,4 +1,4 @@
 """Questions on videos: the item format and the datasets that yield it.
 
-Floor 2.
+Floor 3.
 """
