@@ -3,16 +3,15 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from hookedvid.conversion import provenance
 from hookedvid.conversion.provenance import Provenance, SourceFile
 from hookedvid.conversion.shards import Reader
-from hookedvid.errors import ConversionError
+from hookedvid.errors import ConversionError, RunError
+from hookedvid.values.files import locked
 
 PARTIAL = ".partial"  # after the name of a folder that is still being written
 READ = (".json", ".safetensors", ".model", ".txt", ".jinja")  # ends of the files that a conversion reads
@@ -37,27 +36,26 @@ def partial_folder(dst: Path) -> Iterator[Path]:
     dst = dst.absolute()
     partial = dst.with_name(dst.name + PARTIAL)
     dst.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(dst.with_name(f".{dst.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConversionError(f"another process is writing {dst}; wait for it to end") from None
-    try:
-        check_free(dst)
-        partial.mkdir(exist_ok=True)
-        yield partial
-        if dst.is_dir():
-            dst.rmdir()
-        partial.rename(dst)
-    except OSError as e:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise ConversionError(f"writing {dst} failed: {e}") from e
-    except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    lock = dst.with_name(f".{dst.name}.lock")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, 0))
+        except RunError:
+            raise ConversionError(f"another process is writing {dst}; wait for it to end") from None
+        held.callback(lock.unlink, missing_ok=True)
+        try:
+            check_free(dst)
+            partial.mkdir(exist_ok=True)
+            yield partial
+            if dst.is_dir():
+                dst.rmdir()
+            partial.rename(dst)
+        except OSError as e:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise ConversionError(f"writing {dst} failed: {e}") from e
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def resumed(origin: Provenance, source: Path, config: bytes, partial: Path) -> Provenance:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.resources
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from hookedvid.checkpoints.conversion_folder import fingerprint
 from hookedvid.checkpoints.convert import as_dtype, convert, read_config
@@ -24,7 +24,7 @@ from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.families.registry import SHIPPED
 from hookedvid.nn.attention import Kernel
 from hookedvid.values.config import VideoLLMConfig
-from hookedvid.values.files import write_text, written
+from hookedvid.values.files import locked, write_text, written
 from hookedvid.values.serial import override
 
 DTYPES = "hookedvid.dtypes"  # what a file of `save` says of its tensors' dtypes, in its metadata
@@ -64,7 +64,7 @@ def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None
     converted = home() / re.sub(r"[^\w.@-]", "_", f"{kept}.{CONVERSION}")
     if not converted.exists():
         converted.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(home() / f".{converted.name}.waiting"):  # others wait, then find it there
+        with locked(home() / f".{converted.name}.waiting", math.inf):  # others wait, then find it there
             if not converted.exists():
                 convert(name, converted, overrides=choices, revision=revision)
     return converted

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from hookedvid.errors import DataError, RunError
 from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.values.files import open_regular, written
+from hookedvid.values.files import open_regular, take_lock, written
 from hookedvid.values.texts import utf8
 
 if TYPE_CHECKING:
@@ -115,7 +115,13 @@ class Records:
 
     @contextmanager
     def writer(self) -> Iterator["Writer"]:
-        """Append rows; raises DataError while another process does, RunError where no file can be written."""
+        """Append rows.
+
+        Raises:
+            DataError: While another process does.
+            RunError: Where no file can be written.
+            OSError: On a file system without locks.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # A link would be followed to a file that is none of ours.
@@ -128,7 +134,8 @@ class Records:
         with os.fdopen(descriptor, "r+b", buffering=0) as f:  # a buffer would be written once more on closing
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise RunError(f"{self.path} is no regular file; give --out another folder")
-            _lock(f, self.path)
+            if not take_lock(descriptor):
+                raise DataError(f"another run is writing {self.path}; wait for it, or give --out another folder")
             _drop_torn_line(f)
             yield Writer(f, self.path)
 
@@ -210,17 +217,6 @@ def model_hash(model: Any) -> str:
         h.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
         h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:16]
-
-
-def _lock(f: Any, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no file locks on this platform: two runs into one folder are the user's to avoid
-        return
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        raise DataError(f"another run is writing {path}; wait for it, or give --out another folder") from e
 
 
 def _drop_torn_line(f: Any) -> None:

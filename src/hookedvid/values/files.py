@@ -1,6 +1,6 @@
 """Files are written beside their place and renamed there whole; only regular files of a stated size are read."""
 
-import errno
+import fcntl
 import os
 import stat
 import time
@@ -64,12 +64,31 @@ def write_if_other(path: Path, data: bytes) -> None:
     write_bytes(path, data)
 
 
+def take_lock(descriptor: int) -> bool:
+    """Whether this process has the lock of an open file now: one descriptor has it, until that is closed.
+
+    The system lets go of it when the process ends, however. False where another has it, or has removed the file.
+
+    Raises:
+        OSError: Where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def open_lock(path: Path, flags: int = os.O_CREAT) -> int:
+    """The descriptor of a lock's file, which is made unless `flags` say otherwise; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
+
+
 @contextmanager
 def locked(path: Path, seconds: float | int) -> Generator[None]:
-    """Hold the lock of a file, which one process has at a time; it is let go of when that process ends, however.
+    """Hold the lock of a file, which is made where there is none, and stays.
 
-    The file is made where there is none, and stays. On platforms and file systems without locks there is nothing to
-    wait for.
+    On file systems without locks there is nothing to wait for.
 
     Args:
         path: the lock's file.
@@ -79,24 +98,20 @@ def locked(path: Path, seconds: float | int) -> Generator[None]:
         OSError: where the file cannot be made; a link at `path` is not followed.
         RunError: where another process has the lock all that time.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     end = time.monotonic() + seconds
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    while True:
+        descriptor = open_lock(path)
+        try:
+            held = take_lock(descriptor)
+        except OSError:
+            held = True
+        if held:
+            break
+        os.close(descriptor)
+        if time.monotonic() > end:
+            raise RunError(f"another process holds {path} for more than {seconds:g} s; wait for it, or end it")
+        time.sleep(LOOK)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as e:
-                if e.errno not in (errno.EAGAIN, errno.EACCES):
-                    break
-            if time.monotonic() > end:
-                raise RunError(f"another process holds {path} for more than {seconds:g} s; wait for it, or end it")
-            time.sleep(LOOK)
         yield
     finally:
         os.close(descriptor)

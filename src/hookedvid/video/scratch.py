@@ -6,11 +6,12 @@ import shutil
 import stat
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from hookedvid.values.files import write_text
+from hookedvid.values.files import open_lock, take_lock, write_text
 
 PREFIX = "hookedvid-scratch-"
 LOCK = "lock"  # held as long as the folder's owner lives; the system lets go of it, however that ends
@@ -27,10 +28,12 @@ class Scratch:
 
     def __init__(self) -> None:
         clear()
-        self._lock = -1
-        while self._lock < 0:  # whoever clears away may come between a folder's making and its locking
+        while True:  # whoever clears away may come between a folder's making and its locking
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._lock = _held(self.folder / LOCK, os.O_CREAT)
+            self._lock = open_lock(self.folder / LOCK)
+            if take_lock(self._lock):
+                break
+            os.close(self._lock)
 
     def claim(self, folder: Path) -> None:
         """End what another program does and keeps in its `folder` once this process has ended, if by a kill."""
@@ -52,12 +55,12 @@ def clear() -> None:
             if not (folder / LOCK).exists() and time.time() - found.st_mtime > UNLOCKED:
                 folder.rmdir()  # what has anything in it was not left by us
                 continue
-            lock = _held(folder / LOCK, 0)
+            lock = open_lock(folder / LOCK, flags=0)
         except OSError:
             continue
-        if lock >= 0:
-            _remove(folder)
-            os.close(lock)
+        with open(lock, "rb"), suppress(OSError):  # of a file system without locks, where nobody's stay
+            if take_lock(lock):
+                _remove(folder)
 
 
 def _remove(folder: Path) -> None:
@@ -87,18 +90,3 @@ def _end(folder: Path) -> None:
                 process.kill()
         except psutil.Error:  # it has ended
             continue
-
-
-def _held(path: Path, flags: int) -> int:
-    """The descriptor of a lock that is held now; -1 where another process holds it, or has removed it."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-    except OSError:
-        pass
-    os.close(descriptor)
-    return -1
