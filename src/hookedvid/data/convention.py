@@ -12,6 +12,7 @@ from typing import Literal
 
 from hookedvid.data.item import Item
 from hookedvid.families.prompts import QuestionForm
+from hookedvid.families.registry import wrapper
 
 Options = Sequence[str]
 
@@ -56,14 +57,13 @@ class Convention:
         options: How many it can letter at most.
         gold: Of several options that say the right text, the one that the annotation or the first match names, or
             the last.
-        forms: The prompt's form by family of models, where it is another.
-        sampler: None for the model's own.
-        samplers: The sampler by family of models, where it is another.
+        evaluator: Whose wrappers of models it runs, as families state them (`wrappers`); empty where it has none.
+        forms: The prompt's form by the wrapper's name, where it is another.
+        sampler: None for the wrapper's or else the model's own.
         n_frames: None for the model's own.
         max_new_tokens: Of an answer.
         unit: What the evaluator prints.
         echo: What it puts in front of an answer's first line, the rest of which it drops.
-        subtitle_frames: How many uniform frames choose the subtitles, by family of models where it is not 32.
     """
 
     name: str
@@ -73,18 +73,17 @@ class Convention:
     unparsed: Unparsed
     options: int
     gold: Literal["answer", "last"] = "answer"
+    evaluator: str = ""
     forms: Mapping[str, QuestionForm] = field(default_factory=dict)
     sampler: str | None = None
-    samplers: Mapping[str, str] = field(default_factory=dict)
     n_frames: int | None = None
     max_new_tokens: int = 16
     unit: Literal["percent", "fraction"] = "percent"
     echo: str = ""
-    subtitle_frames: Mapping[str, int] = field(default_factory=dict)
 
     def subtitle_frames_for(self, family: str) -> int:
         """How many frames, from first to last, choose the subtitles: those shown during one of them."""
-        return self.subtitle_frames.get(family, 32)
+        return wrapper(family, self.evaluator).subtitle_frames
 
     @property
     def full_name(self) -> str:
@@ -98,11 +97,11 @@ class Convention:
 
     def form_for(self, family: str) -> QuestionForm:
         """The prompt's form for a family of models."""
-        return self.forms.get(family, self.form)
+        return self.forms.get(wrapper(family, self.evaluator).name, self.form)
 
     def sampler_for(self, family: str) -> str | None:
         """The sampler for a family of models; None: the model's own."""
-        return self.samplers.get(family, self.sampler)
+        return wrapper(family, self.evaluator).sampler or self.sampler
 
     def heard(self, text: str) -> str:
         """A generated text as the evaluator takes it up."""
@@ -141,11 +140,10 @@ def guess(item: Item) -> int:
     return random.Random(item.id).randrange(len(item.options))
 
 
-# What lmms-eval says in the prompts of several datasets.
+LMMS_EVAL = "lmms-eval"
+# What it says in the prompts of several datasets.
 LINES = "\n{lettered}"
 DIRECTLY = "\nAnswer with the option's letter from the given choices directly."
-# Its llava_vid wrapper takes every second's frame, up to its count; the others sample as the models' own code does.
-WRAPPERS = {"llava-video": "one_fps"}
 
 
 def dated(base: Convention, *names: str) -> list[Convention]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hookedvid.data.annotations import LETTERS, Problems, Row, read_json, read_table, rows, without_letters
-from hookedvid.data.convention import DIRECTLY, LINES, WRAPPERS, Convention, Extractor, Options, dated
+from hookedvid.data.convention import DIRECTLY, LINES, LMMS_EVAL, Convention, Extractor, Options, dated
 from hookedvid.data.dataset import Dataset, Entry, PublishedDataset, Submission, check_options, finished, placed
 from hookedvid.data.folder import Folder, shards
 from hookedvid.data.item import Item
@@ -130,7 +130,7 @@ _LMMS = Convention(
     name="lmms-eval@2026-07",
     dataset=NAME,
     form=QuestionForm(option=LINES, instruction=DIRECTLY),
-    samplers=WRAPPERS,
+    evaluator=LMMS_EVAL,
     rule=Extractor(f"{NAME}/lmms-eval", lmms_eval),
     unparsed="guess",
     unit="fraction",

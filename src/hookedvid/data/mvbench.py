@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hookedvid.data.annotations import LETTERS, Problems, Row, read_json, rows
-from hookedvid.data.convention import WRAPPERS, Convention, Extractor, Options, dated, index_of
+from hookedvid.data.convention import LMMS_EVAL, Convention, Extractor, Options, dated, index_of
 from hookedvid.data.dataset import Dataset, Entry, PublishedDataset, check_options, finished, placed
 from hookedvid.data.folder import Folder
 from hookedvid.errors import DataError
@@ -237,7 +237,7 @@ _LMMS = Convention(
         option="({letter}) {option}\n",
         instruction="Only give the best option.\n",
     ),
-    samplers=WRAPPERS,
+    evaluator=LMMS_EVAL,
     rule=Extractor(f"{NAME}/lmms-eval", lmms_eval),
     unparsed="dropped if empty",
     options=5,

@@ -13,7 +13,7 @@ from hookedvid.data.annotations import Problems, Row, read_table, without_letter
 from hookedvid.data.convention import (
     DIRECTLY,
     LINES,
-    WRAPPERS,
+    LMMS_EVAL,
     Convention,
     Extractor,
     Options,
@@ -200,8 +200,8 @@ _LMMS = Convention(
     name="lmms-eval@2026-04",
     dataset=NAME,
     form=replace(_FORM, instruction=f"\n{DIRECTLY}"),
-    forms={"llava-video": _FORM},
-    samplers=WRAPPERS,
+    evaluator=LMMS_EVAL,
+    forms={"llava_vid": _FORM},
     rule=Extractor(f"{NAME}/lmms-eval@2026-04", lmms_eval_2026_04),
     unparsed="wrong",
     options=4,
@@ -211,7 +211,6 @@ _SUBTITLED = replace(
     name="lmms-eval@2026-04+subtitles",
     form=replace(_FORM, before=f"This video's subtitles are listed below: \n{{subtitles}}\n{_FORM.before}"),
     forms={},
-    subtitle_frames={"llava-video": 768},
 )
 _OFFICIAL = Convention(
     name="official",
