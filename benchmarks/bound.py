@@ -10,9 +10,8 @@ from benchmarks.models import Condition
 from hookedvid.model.flops import Costs, block_linear, keys_values, n_pairs, pair
 from hookedvid.sweep.run import stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.values.interventions import Knockout
+from hookedvid.values.effects import effects
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.masks import active
 
 History = tuple[tuple, ...]  # of each layer so far, its knockouts
 
@@ -68,10 +67,10 @@ def _history(
 ) -> tuple[History, History]:
     """What each layer cuts that is read later, and of that what cuts rows of the video (in the last, nothing is)."""
     whole, of_stream = [], []
-    for layer, cuts in enumerate(active(condition, n_layers)):
+    for layer, cuts in enumerate(effects(condition, n_layers).cuts):
         first_read = 0 if layer < n_layers - 1 else n_stream
-        assert all(isinstance(k, Knockout) for k in cuts), "random edges have no rows of their own"
-        rows = [(k.at(":"), rows_of(k.dst)) for k in cuts if isinstance(k, Knockout)]
+        assert not any(k.drawn for k in cuts), "random edges have no rows of their own"
+        rows = [(k, rows_of(k.dst)) for k in cuts]
         whole.append(tuple(k for k, dst in rows if int(dst[-1]) >= first_read))
         of_stream.append(tuple(k for k, dst in rows if first_read <= int(dst[0]) < n_stream))
     return tuple(whole), tuple(of_stream)

@@ -14,10 +14,11 @@ from hookedvid.conversion.rules import to_theirs
 from hookedvid.conversion.tables import llama
 from hookedvid.study import protocols
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, RopeConfig, VisionConfig
+from hookedvid.values.effects import effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.masks import active, allowed
+from hookedvid.values.masks import allowed
 
 Condition = tuple[Intervention, ...]
 CUTS = (LV_K, VT_K, VS_K)
@@ -161,8 +162,8 @@ class Elsewhere:
     def masks(self, x: VideoInputs, condition: Condition) -> list[torch.Tensor | None]:
         """Of each layer; None where the library's own causality does."""
         out = []
-        for cuts in active(condition, self.model.cfg.n_layers):
-            key = x.layout, tuple(k.at(":") for k in cuts)
+        for cuts in effects(condition, self.model.cfg.n_layers).cuts:
+            key = x.layout, cuts
             if key not in self._made:
                 self._made[key] = self.mask(*key)
             out.append(self._made[key])

@@ -72,14 +72,14 @@ def one_layer(shape: Shape, layout: TokenLayout, knockout: Knockout | None, text
     n = layout.n_tokens
     query = torch.arange(n - 100 if text_only else 0, n)
     q, k, v = random_qkv(shape, len(query), n)
-    knockouts = [] if knockout is None else [knockout]
+    cuts = [] if knockout is None else [knockout.cut]
     what = (knockout.name if knockout else "intact") + (", text rows" if text_only else "")
     key = torch.arange(n)
     return paired(
         what,
         shape.rounds * (5 if text_only else 1),
-        (lambda: allowed(layout, knockouts, query, key)[None, None], lambda may: masked(q, k, v, may)),
-        (lambda: structure(layout, knockouts, query, key), lambda plan: plan.attend(q, k, v)),
+        (lambda: allowed(layout, cuts, query, key)[None, None], lambda may: masked(q, k, v, may)),
+        (lambda: structure(layout, cuts, query, key), lambda plan: plan.attend(q, k, v)),
     )
 
 

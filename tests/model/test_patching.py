@@ -58,7 +58,7 @@ HOOKS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q"
 
 def point(hook: str) -> str:
     """The full name of a patch's hook point in block 1."""
-    return hook_of(model(), Patch(hook, 1))
+    return hook_of(model(), Patch(hook, 1).write)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

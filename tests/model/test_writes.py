@@ -113,7 +113,7 @@ def test_forwards_batches_sweeps_and_sessions_are_the_plain_decoders(family, mix
             expected.append(want)
             got = model(x, interventions=mix, sources={"source": cache}, logits_to_keep=1)[0, -1]
             assert apart(got, want) < ROUNDING
-            if shareable(mix, x.layout):
+            if shareable(mix, x.layout, N):
                 swept = sweep(model, [x], [mix, ()], sources={"source": cache})[0][0]
                 assert apart(swept, want) < ROUNDING
                 assert apart(Session(model, x).logits(mix, {"source": cache}), want) < ROUNDING

@@ -47,7 +47,7 @@ def usable(layout: TokenLayout, knockouts: list[Knockout]) -> list[Knockout]:
 
 
 def built(layout: TokenLayout, knockouts: list[Knockout], *positions: Tensor | None) -> Structure:
-    made = structure(layout, knockouts, *positions)
+    made = structure(layout, [k.cut for k in knockouts], *positions)
     assert made is not None
     return made
 
@@ -89,7 +89,7 @@ def test_the_calls_are_the_mask(layout, knockouts, cut, data):
     query, key = some_of(data, layout), some_of(data, layout)
     with patch.multiple(structured, **cut):
         for positions in ((None, None), (query, key), (key, key), (torch.tensor([layout.n_tokens - 1]), None)):
-            plan, may = built(layout, knockouts, *positions), allowed(layout, knockouts, *positions)
+            plan, may = built(layout, knockouts, *positions), allowed(layout, [k.cut for k in knockouts], *positions)
             assert torch.equal(plan.dense(), may)
             assert plan.edges == int(may.sum())
             assert max((c.local.numel() for c in plan.calls if c.local is not None), default=0) <= may.numel()
@@ -100,7 +100,7 @@ def test_the_calls_are_the_mask(layout, knockouts, cut, data):
 def test_attention_is_that_of_the_mask(layout, knockouts, cut, lse, data, heads, grad):
     knockouts = usable(layout, knockouts)
     query, key = (some_of(data, layout), some_of(data, layout)) if data.draw(st.booleans()) else (None, None)
-    may = allowed(layout, knockouts, query, key)
+    may = allowed(layout, [k.cut for k in knockouts], query, key)
     q, k, v = (x.requires_grad_(grad) for x in qkv(*may.shape, *heads, seed=layout.n_tokens))
     with patch.multiple(structured, **cut, **lse):
         z = built(layout, knockouts, query, key).to(torch.device("cpu")).attend(q, k, v)
@@ -120,7 +120,7 @@ HARD = [[Knockout("video[0]", "video")], [VT_K, Knockout("video[0]", "video[0]")
 @pytest.mark.parametrize("knockouts", HARD, ids=["self beside causal", "two masks"])
 def test_masks_within_a_call_are_the_rows_own(knockouts):
     layout = video_layout(n_frames=3, per_frame=9, newline="none")
-    plan, may = built(layout, knockouts), allowed(layout, knockouts)
+    plan, may = built(layout, knockouts), allowed(layout, [k.cut for k in knockouts])
     assert torch.equal(plan.dense(), may)
     q, k, v = qkv(*may.shape, 4, 2, seed=0)
     assert (plan.attend(q, k, v) - dense(q, k, v, may)).abs().max() <= 1e-12
@@ -144,7 +144,7 @@ def test_without_knockouts_it_is_the_present_kernel_bit_for_bit(dtype):
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_calls_are_as_near_the_formula_as_the_dense_kernel(knockout, dtype, near):
     layout = video_layout(n_frames=6, per_frame=100, newline="once")
-    may = allowed(layout, [knockout])
+    may = allowed(layout, [knockout.cut])
     exact = qkv(*may.shape, 4, 2, seed=0, d=16)
     q, k, v = (x.to(dtype) for x in exact)
     wanted = dense(*(x.double() for x in (q, k, v)), may)
@@ -192,17 +192,17 @@ def test_neither_plan_nor_attention_holds_anything_near_a_square(knockout, fast)
 def test_what_has_no_structure_says_so():
     layout = video_layout(n_frames=2, per_frame=4, newline="none")
     some = torch.arange(3)
-    assert structure(layout, [RandomEdges(VT_K)]) is None
+    assert structure(layout, [RandomEdges(VT_K).cut]) is None
     for wrong in (torch.tensor([-1, 0, 1]), torch.tensor([1, 0]), torch.tensor([1, 1]), some[:0]):
-        assert structure(layout, [VT_K], wrong, some) is None
-        assert structure(layout, [VT_K], some, wrong) is None
+        assert structure(layout, [VT_K.cut], wrong, some) is None
+        assert structure(layout, [VT_K.cut], some, wrong) is None
 
 
 def test_blended_frames_warn_as_the_mask_does_and_are_cut_as_it_cuts():
     layout = blended_layout()
-    for make in (lambda: structure(layout, [VT_K]), lambda: allowed(layout, [VT_K])):
+    for make in (lambda: structure(layout, [VT_K.cut]), lambda: allowed(layout, [VT_K.cut])):
         with pytest.warns(FrameBlendWarning, match="VT-K on tokens that mix 4 frames each cannot separate") as caught:
             make()
         assert len(caught) == 1
     with pytest.warns(FrameBlendWarning):
-        assert torch.equal(built(layout, [VS_K]).dense(), allowed(layout, [VS_K]))
+        assert torch.equal(built(layout, [VS_K]).dense(), allowed(layout, [VS_K.cut]))

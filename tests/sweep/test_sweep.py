@@ -345,7 +345,7 @@ def test_exits_that_a_run_refuses_are_refused_by_sweeps_and_sessions(drop):
         with pytest.raises(InterventionError, match=said):
             sweep(m, x, [tuple(cut) if isinstance(cut, list) else (cut,)])
         with pytest.raises(InterventionError, match=said):
-            shareable(as_interventions(cut) if isinstance(cut, EarlyExit) else cut, x[0].layout)
+            shareable(as_interventions(cut) if isinstance(cut, EarlyExit) else cut, x[0].layout, N)
 
 
 def test_what_cannot_be_shared_is_refused():

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookedvid.errors import SelectorError
+from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
-from hookedvid.values.masks import NoEdgeWarning, active, allowed, blocked, cuts_any, kept_positions, warn_of_idle
+from hookedvid.values.masks import NoEdgeWarning, allowed, blocked, cuts_any, kept_positions, warn_of_idle
 from models import LAW, blended_layout, each_position, layouts
 
 FOLDER = Path(__file__).parent / "masks"
@@ -61,7 +62,7 @@ def read(name: str) -> tuple[TokenLayout, list[str]]:
 @pytest.mark.parametrize("name", FILES)
 def test_a_mask_is_the_one_in_its_file(name):
     layout, rows = read(name)
-    may = allowed(layout, [FILES[name]])
+    may = allowed(layout, [FILES[name].cut])
     letters = [row[0] for row in rows]
     found = [
         " ".join([c, *(str(int(x)) for x in may[i, : i + 1])])
@@ -79,8 +80,8 @@ def test_every_file_is_tested():
 @given(layouts(), st.lists(KNOCKOUTS, max_size=3))
 def test_several_knockouts_leave_what_each_of_them_leaves(layout, knockouts):
     causal = torch.ones(layout.n_tokens, layout.n_tokens, dtype=torch.bool).tril()
-    each = [allowed(layout, [k]) for k in knockouts]
-    assert torch.equal(allowed(layout, knockouts), torch.stack([causal, *each]).all(0))
+    each = [allowed(layout, [k.cut]) for k in knockouts]
+    assert torch.equal(allowed(layout, [k.cut for k in knockouts]), torch.stack([causal, *each]).all(0))
 
 
 @LAW
@@ -88,7 +89,7 @@ def test_several_knockouts_leave_what_each_of_them_leaves(layout, knockouts):
 def test_a_knockout_cuts_by_its_selectors_frames_and_diagonal_alone(layout, knockout):
     src, dst = layout.mask(knockout.src).tolist(), layout.mask(knockout.dst).tolist()
     segments = each_position(layout)
-    cut = blocked(layout, knockout)
+    cut = blocked(layout, knockout.cut)
     in_video = [s.frame is not None or s.role == "newline" for s in segments]
     for i, q in enumerate(segments):
         for j, k in enumerate(segments):
@@ -105,7 +106,7 @@ def test_a_knockout_cuts_by_its_selectors_frames_and_diagonal_alone(layout, knoc
 @LAW
 @given(layouts())
 def test_frames_apart_frames_inside_and_oneself_are_all_of_video_to_video(layout):
-    apart, inside = blocked(layout, VT_K), blocked(layout, VS_K)
+    apart, inside = blocked(layout, VT_K.cut), blocked(layout, VS_K.cut)
     oneself = torch.eye(layout.n_tokens, dtype=torch.bool) & layout.mask("video")
     video = layout.mask("video")
     assert torch.equal(apart | inside | oneself, video[:, None] & video[None])
@@ -115,17 +116,17 @@ def test_frames_apart_frames_inside_and_oneself_are_all_of_video_to_video(layout
 @LAW
 @given(layouts(n_frames=1))
 def test_with_one_frame_no_frame_is_another_one_but_to_the_trailing_newline(layout):
-    cut = blocked(layout, VT_K)
+    cut = blocked(layout, VT_K.cut)
     trailing = torch.tensor([s.role == "newline" and s.frame is None for s in each_position(layout)])
     rest = ~trailing
     assert not cut[rest][:, rest].any()
-    assert torch.equal(allowed(layout, [VT_K])[rest], allowed(layout)[rest])
+    assert torch.equal(allowed(layout, [VT_K.cut])[rest], allowed(layout)[rest])
 
 
 @LAW
 @given(layouts(), st.lists(KNOCKOUTS, max_size=3))
 def test_no_knockout_lets_a_query_see_what_comes_after_it_or_more_than_before(layout, knockouts):
-    may = allowed(layout, knockouts)
+    may = allowed(layout, [k.cut for k in knockouts])
     assert not may.triu(1).any()
     assert not (may & ~allowed(layout)).any()
 
@@ -135,36 +136,38 @@ def test_no_knockout_lets_a_query_see_what_comes_after_it_or_more_than_before(la
 def test_some_rows_and_columns_are_those_of_the_whole_mask(layout, knockouts, data):
     some = st.lists(st.integers(0, layout.n_tokens - 1), min_size=1, unique=True).map(sorted)
     query, key = (torch.tensor(data.draw(some)) for _ in range(2))
-    assert torch.equal(allowed(layout, knockouts, query, key), allowed(layout, knockouts)[query][:, key])
+    cuts = [k.cut for k in knockouts]
+    assert torch.equal(allowed(layout, cuts, query, key), allowed(layout, cuts)[query][:, key])
 
 
 @LAW
 @given(layouts(), st.lists(KNOCKOUTS, max_size=2), st.integers(1, 3))
 def test_padding_sees_nothing_is_seen_by_nobody_and_changes_nothing(layout, knockouts, n_pad):
     padded = torch.cat([torch.full((n_pad,), -1), torch.arange(layout.n_tokens)])
-    may = allowed(layout, knockouts, padded, padded)
+    cuts = [k.cut for k in knockouts]
+    may = allowed(layout, cuts, padded, padded)
     assert not may[:n_pad].any() and not may[:, :n_pad].any()
-    assert torch.equal(may[n_pad:, n_pad:], allowed(layout, knockouts))
+    assert torch.equal(may[n_pad:, n_pad:], allowed(layout, cuts))
 
 
 @LAW
 @given(layouts(), st.integers(1, 3))
 def test_language_stays_cut_off_however_much_is_generated(layout, n):
     longer = layout.extend(n)
-    rows = allowed(longer, [LV_K])[layout.n_tokens :]
+    rows = allowed(longer, [LV_K.cut])[layout.n_tokens :]
     assert not rows[:, longer.mask("video")].any()
     assert rows[:, longer.mask("question")].all()
 
 
 def test_each_block_has_the_knockouts_of_its_layer():
     a, b = LV_K.at(LayerRange(1, 3)), VT_K.at(~LayerRange(1, 2))
-    assert active([a, EarlyExit(1), b], 4) == [(b,), (a,), (a, b), (b,)]
+    assert effects([a, EarlyExit(1), b], 4).cuts == ((b.cut,), (a.cut,), (a.cut, b.cut), (b.cut,))
 
 
 @LAW
 @given(layouts())
 def test_an_exit_keeps_the_rest_in_order(layout):
-    kept = kept_positions(layout, EarlyExit(0))
+    kept = kept_positions(layout, effects([EarlyExit(0)], 1).exit)
     assert kept.tolist() == [i for i, s in enumerate(each_position(layout)) if s.role not in ("video", "newline")]
     assert kept_positions(layout, None).tolist() == list(range(layout.n_tokens))
 
@@ -172,10 +175,10 @@ def test_an_exit_keeps_the_rest_in_order(layout):
 def test_a_relation_between_frames_warns_where_tokens_mix_frames():
     layout = blended_layout()
     with pytest.warns(FrameBlendWarning, match="VT-K on tokens that mix 4 frames each cannot separate those frames"):
-        blocked(layout, VT_K)
+        blocked(layout, VT_K.cut)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        blocked(layout, LV_K)
+        blocked(layout, LV_K.cut)
 
 
 @LAW
@@ -183,8 +186,8 @@ def test_a_relation_between_frames_warns_where_tokens_mix_frames():
 def test_whether_a_knockout_cuts_is_what_its_mask_says(layout, knockout):
     present = [s for s in (knockout.src, knockout.dst) if selects(layout, s)]
     if len(present) == 2:
-        cut = blocked(layout, knockout) & torch.ones(layout.n_tokens, layout.n_tokens, dtype=torch.bool).tril()
-        assert cuts_any(layout, knockout) == bool(cut.any())
+        cut = blocked(layout, knockout.cut) & torch.ones(layout.n_tokens, layout.n_tokens, dtype=torch.bool).tril()
+        assert cuts_any(layout, knockout.cut) == bool(cut.any())
 
 
 def selects(layout, selector):
@@ -207,9 +210,9 @@ def selects(layout, selector):
 def test_a_knockout_that_cuts_nothing_is_told(idle, cutting):
     runs = [Segment("system", 0, 2), *(Segment("video", 0, 2, frame=f) for f in (0, 1)), Segment("question", 0, 3)]
     layout = TokenLayout.of(runs)
-    warn_of_idle([cutting], [layout])
+    warn_of_idle([cutting.cut], [layout])
     with pytest.warns(NoEdgeWarning, match="cuts nothing: no position of its destination may look at one of its sour"):
-        warn_of_idle([cutting, idle], [layout])
+        warn_of_idle([cutting.cut, idle.cut], [layout])
     one_frame = TokenLayout.of([runs[0], runs[1], runs[3]])
     with pytest.warns(NoEdgeWarning, match="VT-K all layers cuts nothing in 1 of 2 items"):
-        warn_of_idle([VT_K], [layout, one_frame])
+        warn_of_idle([VT_K.cut], [layout, one_frame])

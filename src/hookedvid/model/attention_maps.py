@@ -23,10 +23,11 @@ from hookedvid.nn.attention import Attention, Kernel, Probe, attend
 from hookedvid.nn.hooks import HookPoint, listening
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Intervention, Knockout, RandomEdges, as_interventions
+from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
-from hookedvid.values.masks import active, allowed
+from hookedvid.values.masks import allowed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -157,7 +158,7 @@ def read_attention(
                 f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
                 "read earlier layers, or queries that stay"
             )
-    cuts = active(given, model.cfg.n_layers)
+    cuts = effects(given, model.cfg.n_layers).cuts
     readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], cuts[i], device) for i in read}
     logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
@@ -228,7 +229,7 @@ class _Reader:
         layer: int,
         asked: _Asked,
         held: Int[Tensor, " held"],
-        cut: Sequence[Knockout | RandomEdges],
+        cut: Sequence[Cut],
         device: torch.device | str | None,
     ):
         self.attn, self.layer, self.asked, self.held, self.cut, self.device = attn, layer, asked, held, cut, device
@@ -288,7 +289,7 @@ class _Layer(NamedTuple):
     dense: Bool[Tensor, "1 #head query key"] | None
     layout: TokenLayout
     held: Int[Tensor, " held"]
-    cut: Sequence[Knockout | RandomEdges]
+    cut: Sequence[Cut]
 
     def mask(self, rows: Tensor, keys: Tensor | slice = slice(None)) -> Bool[Tensor, "#head row key"]:
         if self.dense is not None:

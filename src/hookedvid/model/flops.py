@@ -8,7 +8,7 @@ dense mask computes more, one for each structure (`nn.structured`) nearly these.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from hookedvid.nn.structured import structure
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.values.interventions import EarlyExit, Intervention, Knockout, LayerRange, RandomEdges
+from hookedvid.values.effects import Cut, Intervention, effects
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.masks import active, allowed, kept_positions
-
-Cuts = Sequence[Knockout | RandomEdges]
+from hookedvid.values.masks import allowed, kept_positions
 
 
 class Shares(NamedTuple):
@@ -108,42 +106,42 @@ def edge_share(layout: TokenLayout, interventions: Sequence[Intervention], n_lay
 
 def n_pairs(
     layout: TokenLayout,
-    knockouts: Cuts = (),
+    cuts: Sequence[Cut] = (),
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> int:
-    """Allowed (query, key) pairs under causality and knockouts, of these positions (default: all).
+    """Allowed (query, key) pairs under causality and cuts, of these positions (default: all).
 
-    Counted without a query x key mask, but for random edges among part of the positions or with other knockouts.
+    Counted without a query x key mask, but for random edges among part of the positions or with other cuts.
     """
-    calls = structure(layout, knockouts, query, key)
+    calls = structure(layout, cuts, query, key)
     if calls is not None:
         return calls.edges
-    if len(knockouts) == 1 and query is None and key is None and isinstance(control := knockouts[0], RandomEdges):
-        # As many as its knockout cuts in the prompt, where there are so many to draw from.
+    if len(cuts) == 1 and query is None and key is None and cuts[0].drawn:
+        # As many as the knockout they are like cuts in the prompt, where there are so many to draw from.
         n, prompt = layout.n_prompt, torch.arange(layout.n_prompt)
-        cut = n * (n + 1) // 2 - n_pairs(layout, (control.like,), prompt, prompt)
+        cut = n * (n + 1) // 2 - n_pairs(layout, (replace(cuts[0], seed=None),), prompt, prompt)
         if cut <= n * (n - 1) // 2:
             return layout.n_tokens * (layout.n_tokens + 1) // 2 - cut
-    return int(allowed(layout, knockouts, query, key).sum())
+    return int(allowed(layout, cuts, query, key).sum())
 
 
-_Memo = dict[tuple[str, tuple[Knockout | RandomEdges, ...]], tuple[int, int]]
+_Memo = dict[tuple[str, tuple[Cut, ...]], tuple[int, int]]
 
 
 def _blocks(
     layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, memo: _Memo
 ) -> list[tuple[int, int]]:
     """Rows and allowed pairs in each block; `memo` holds them by what is dropped and cut."""
-    exit = next((i for i in interventions if isinstance(i, EarlyExit)), None)
-    found = []
-    for layer, knockouts in enumerate(active(interventions, n_layers)):
+    given = effects(interventions, n_layers)
+    exit, found = given.exit, []
+    for layer, cuts in enumerate(given.cuts):
         gone = exit if exit is not None and layer >= exit.layer else None
-        what = (gone.drop if gone else "", tuple(k.at(LayerRange()) for k in knockouts))
+        what = (gone.drop if gone else "", cuts)
         if what not in memo:
             rest = kept_positions(layout, gone) if gone else None
             n_rows = layout.n_tokens if rest is None else len(rest)
-            memo[what] = n_rows, n_pairs(layout, what[1], rest, rest)
+            memo[what] = n_rows, n_pairs(layout, cuts, rest, rest)
         found.append(memo[what])
     return found
 

@@ -35,6 +35,7 @@ from hookedvid.nn.parts import parts
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.effects import effects
 from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
@@ -224,13 +225,13 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
-        given = as_interventions(interventions)
-        plan = RunPlan(self.cfg.lm, batch, given, kv_cache)
-        hooks = patch_hooks(self, given, sources, batch, plan)
+        plan = RunPlan(self.cfg.lm, batch, effects(as_interventions(interventions), self.cfg.n_layers), kv_cache)
+        hooks = patch_hooks(self, sources, batch, plan)
         if plan.is_prefill:
-            warn_of_idle(given, batch.layouts)
+            warn_of_idle(plan.effects.every_cut, batch.layouts)
         start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
-        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope)
+        pos = {i: plan.keys[i] for i in range(start, stop)} if kv_cache is not None else {}
+        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, pos)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
                 resid = self.embed_inputs(batch, plan.n_new)
@@ -267,12 +268,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
                 resid, held = plan.drop(resid, i), plan.held[i]
                 angles = self._angles(held, plan, resid)
-            layer_kv, keys = None if kv_cache is None else kv_cache.layers[i], plan.keys(i)
-            allowed, causal = plan.mask(i, held, keys)
-            if layer_kv is not None:
-                layer_kv.pos = keys
+            allowed, causal = plan.mask(i, held, plan.keys[i])
             ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
-            resid = self.blocks[i](resid, ctx, layer_kv)
+            resid = self.blocks[i](resid, ctx, None if kv_cache is None else kv_cache.layers[i])
         return resid
 
     def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
@@ -380,7 +378,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """Layout positions of the rows that each block holds in a call of `forward`, -1 where padded."""
         if self.cfg.decoder is None:
             return []
-        return RunPlan(self.cfg.lm, inputs, as_interventions(interventions), kv_cache).held
+        done = effects(as_interventions(interventions), self.cfg.n_layers)
+        return RunPlan(self.cfg.lm, inputs, done, kv_cache).held
 
     def _pixels(self, input: Any) -> Tensor:
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input

@@ -10,12 +10,13 @@ from torch import Tensor
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.model.cache import VideoCache, pos_axis
 from hookedvid.model.run_plan import RunPlan
+from hookedvid.values.effects import Write
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Edit, Intervention, LayerRange, Patch, as_range, as_source
+from hookedvid.values.interventions import LayerRange, Patch, as_range, as_source
 
 
-class Write(NamedTuple):
-    """A patch or an edit of one item: the rows of a hook point that hold `positions` become `value` of themselves.
+class ItemWrite(NamedTuple):
+    """A write to one item: the rows of a hook point that hold `positions` become `value` of themselves.
 
     value: takes rows [1, chosen, …], of attention maps [1, head, chosen, key], and which of the positions they hold;
     gives as many. It is asked once for the rows of the prompt and once for each generated token's, who of a map see
@@ -61,38 +62,36 @@ def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"
     return ((keys >= 0) & (keys <= last)).nonzero()[:, 0]
 
 
-def hook_of(model: Any, change: Patch | Edit) -> str:
-    """The full name of the hook point a patch or an edit writes. Raises InterventionError with the nearest ones."""
-    if not 0 <= change.layer < model.cfg.n_layers:
-        raise InterventionError(f"{change.label()}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
-    inside = [n for n in model.hook_dict if n.startswith(f"blocks.{change.layer}.")]
-    found = [n for n in inside if n.endswith(f".hook_{change.hook}") or n == f"blocks.{change.layer}.{change.hook}"]
+def hook_of(model: Any, write: Write) -> str:
+    """The full name of the hook point that is written. Raises InterventionError with the nearest ones."""
+    if not 0 <= write.layer < model.cfg.n_layers:
+        raise InterventionError(f"{write.label}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
+    inside = [n for n in model.hook_dict if n.startswith(f"blocks.{write.layer}.")]
+    found = [n for n in inside if n.endswith(f".hook_{write.hook}") or n == f"blocks.{write.layer}.{write.hook}"]
     if len(found) != 1:
         shorts = sorted({n.split(".hook_")[-1] for n in inside})
-        what = f"is several: {found}" if found else f"does not exist ({nearest(change.hook, shorts)})"
-        raise InterventionError(f"{change.label()}: hook {change.hook!r} {what}")
+        what = f"is several: {found}" if found else f"does not exist ({nearest(write.hook, shorts)})"
+        raise InterventionError(f"{write.label}: hook {write.hook!r} {what}")
     return found[0]
 
 
 def patch_hooks(
     model: Any,
-    given: Sequence[Intervention],
     sources: Mapping[str, Any] | None,
     inputs: VideoInputs,
     plan: RunPlan,
 ) -> list[tuple[str, Callable]]:
-    """Forward hooks that write patches and edits, one for each point, in their order among the interventions.
+    """Forward hooks that make a plan's writes, one for each point, in their order among the interventions.
 
     Each writes the positions that the plan's forward computes. Raises InterventionError when one does not fit.
     """
     hooks: dict[str, list[_Placed]] = {}
-    for change in given:
-        if isinstance(change, Patch | Edit):
-            for item in range(inputs.batch_size):
-                write = write_of(model, change, sources, inputs, item)
-                placed = _placed(change, write, plan, item)
-                if len(placed.rows):
-                    hooks.setdefault(write.name, []).append(placed)
+    for write in plan.effects.writes:
+        for item in range(inputs.batch_size):
+            of_item = write_of(model, write, sources, inputs, item)
+            placed = _placed(write, of_item, plan, item)
+            if len(placed.rows):
+                hooks.setdefault(of_item.name, []).append(placed)
     return [(name, _writer(writes)) for name, writes in hooks.items()]
 
 
@@ -100,20 +99,20 @@ class _Placed(NamedTuple):
     """A write of one item of a batch, and where: `rows` of the block hold `which` of its positions."""
 
     item: int
-    write: Write
+    write: ItemWrite
     rows: Int[Tensor, " some"]
     which: Int[Tensor, " some"]
     keys: Int[Tensor, " key"] | None
 
 
-def _placed(change: Patch | Edit, write: Write, plan: RunPlan, item: int) -> _Placed:
-    left = change.layer >= plan.exit_layer and not bool(torch.isin(write.positions, plan.kept[item]).all())
+def _placed(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> _Placed:
+    left = write.layer >= plan.exit_layer and not bool(torch.isin(of_item.positions, plan.kept[item]).all())
     if left:
-        raise InterventionError(f"{change.label()}: these positions left the sequence by an early exit before it")
-    held = plan.held[change.layer][item].contiguous()
-    which = torch.isin(write.positions, held).nonzero()[:, 0]
-    keys = plan.keys(change.layer)[item] if pos_axis(write.name) == 2 else None
-    return _Placed(item, write, torch.searchsorted(held, write.positions[which]), which, keys)
+        raise InterventionError(f"{write.label}: these positions left the sequence by an early exit before it")
+    held = plan.held[write.layer][item].contiguous()
+    which = torch.isin(of_item.positions, held).nonzero()[:, 0]
+    keys = plan.keys[write.layer][item] if pos_axis(of_item.name) == 2 else None
+    return _Placed(item, of_item, torch.searchsorted(held, of_item.positions[which]), which, keys)
 
 
 def _writer(writes: Sequence[_Placed]) -> Callable:
@@ -127,35 +126,35 @@ def _writer(writes: Sequence[_Placed]) -> Callable:
 
 
 def write_of(
-    model: Any, change: Patch | Edit, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
-) -> Write:
-    """What a patch or an edit does to one item of a batch. Raises InterventionError when it does not fit."""
-    name, layout = hook_of(model, change), inputs.layouts[item]
-    to = layout.positions(change.at)
-    if isinstance(change, Edit):
-        return Write(name, to, layout.n_prompt, _checked(change))
-    source = _source(change, sources)
+    model: Any, write: Write, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
+) -> ItemWrite:
+    """What a write does to one item of a batch. Raises InterventionError when it does not fit."""
+    name, layout = hook_of(model, write), inputs.layouts[item]
+    to = layout.positions(write.at)
+    if write.fn is not None:
+        return ItemWrite(name, to, layout.n_prompt, _checked(write.fn, write.label))
+    source = _source(write, sources)
     if isinstance(source, VideoCache) and source.sliced:
-        raise InterventionError(f"{change.label()}: its source was cut by pos_slice; cache the source without it")
+        raise InterventionError(f"{write.label}: its source was cut by pos_slice; cache the source without it")
     theirs = source[name]
     if isinstance(source, VideoCache) and not source.has_batch_dim:
         theirs = theirs[None]
     if len(theirs) != inputs.batch_size:
-        raise InterventionError(f"{change.label()}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
+        raise InterventionError(f"{write.label}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
     their_layout = source.layouts[item] if isinstance(source, VideoCache) else layout
-    take = their_layout.positions(change.at)
-    to, take = _paired(change, to, take, layout.n_prompt, their_layout.n_prompt)
+    take = their_layout.positions(write.at)
+    to, take = _paired(write.label, to, take, layout.n_prompt, their_layout.n_prompt)
     n_rows = theirs.shape[pos_axis(name)]
     if isinstance(source, VideoCache):
-        held, rows = source.held[change.layer][item], source.row_of(change.layer, take, item)
+        held, rows = source.held[write.layer][item], source.row_of(write.layer, take, item)
     else:
         held = torch.arange(n_rows) - (n_rows - their_layout.n_tokens)
         rows = take + n_rows - their_layout.n_tokens
-    taken = _Taken(change.label(), theirs[item : item + 1], pos_axis(name), take, rows, held, their_layout.n_prompt)
-    return Write(name, to, layout.n_prompt, taken.value)
+    taken = _Taken(write.label, theirs[item : item + 1], pos_axis(name), take, rows, held, their_layout.n_prompt)
+    return ItemWrite(name, to, layout.n_prompt, taken.value)
 
 
-def _paired(patch: Patch, to: Tensor, take: Tensor, n_prompt: int, their_prompt: int) -> tuple[Tensor, Tensor]:
+def _paired(label: str, to: Tensor, take: Tensor, n_prompt: int, their_prompt: int) -> tuple[Tensor, Tensor]:
     """Positions to write, and those in the source to take them from: the prompt's in order, then generated ones.
 
     A source without generated tokens patches the prompt alone.
@@ -163,9 +162,7 @@ def _paired(patch: Patch, to: Tensor, take: Tensor, n_prompt: int, their_prompt:
     here, there = ([int((p < n).sum()), int((p >= n).sum())] for p, n in ((to, n_prompt), (take, their_prompt)))
     if here[0] != there[0] or (there[1] and here[1] > there[1]) or (here[1] and not sum(there)):
         n_here, n_there = (sum(here), sum(there)) if here[0] != there[0] else (here[1], there[1])
-        raise InterventionError(
-            f"{patch.label()}: {n_here} positions here, {n_there} in the source; both must be equally many"
-        )
+        raise InterventionError(f"{label}: {n_here} positions here, {n_there} in the source; both must be equally many")
     n = here[0] + min(here[1], there[1])
     return to[:n], take[:n]
 
@@ -182,7 +179,7 @@ class _Taken(NamedTuple):
     n_prompt: int
 
     def value(self, act: Tensor, which: Tensor) -> Tensor:
-        """As `Write.value`."""
+        """As `ItemWrite.value`."""
         taken = self.act.index_select(self.axis, self.rows[which].to(self.act.device))
         _check_mask(self.label, taken, act)
         if self.axis == 2:
@@ -196,15 +193,15 @@ class _Taken(NamedTuple):
         return taken.to(act)
 
 
-def _source(patch: Patch, sources: Mapping[str, Any] | None) -> Any:
-    if not isinstance(patch.source, str):
-        return patch.source  # looked at where the patch was made
-    if not sources or patch.source not in sources:
+def _source(write: Write, sources: Mapping[str, Any] | None) -> Any:
+    if not isinstance(write.source, str):
+        return write.source  # looked at where the patch was made
+    if not sources or write.source not in sources:
         raise InterventionError(
-            f"{patch.label()} takes its activation from {patch.source!r}; pass sources={{{patch.source!r}: cache}} "
+            f"{write.label} takes its activation from {write.source!r}; pass sources={{{write.source!r}: cache}} "
             f"(given: {sorted(sources or ())})"
         )
-    return as_source(sources[patch.source], patch.label())
+    return as_source(sources[write.source], write.label)
 
 
 def _check_mask(label: str, given: Tensor, act: Tensor) -> None:
@@ -212,13 +209,13 @@ def _check_mask(label: str, given: Tensor, act: Tensor) -> None:
         raise InterventionError(f"{label}: {given.dtype} for a mask; give booleans, True where a query may look")
 
 
-def _checked(edit: Edit) -> Callable[[Tensor, Tensor], Tensor]:
+def _checked(fn: Callable[[Tensor], Any], label: str) -> Callable[[Tensor, Tensor], Tensor]:
     def value(act: Tensor, which: Tensor) -> Tensor:
-        out = edit.fn(act)
+        out = fn(act)
         if not isinstance(out, Tensor) or out.shape != act.shape:
             given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InterventionError(f"{edit.label()}: fn gave {given} for {tuple(act.shape)}; return the same shape")
-        _check_mask(edit.label(), out, act)
+            raise InterventionError(f"{label}: fn gave {given} for {tuple(act.shape)}; return the same shape")
+        _check_mask(label, out, act)
         return out
 
     return value

@@ -10,25 +10,25 @@ from hookedvid.errors import InputError, InterventionError
 from hookedvid.nn.kv import KVCache
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import DecoderConfig
+from hookedvid.values.effects import Cut, Effects
 from hookedvid.values.inputs import PAD, VideoInputs
-from hookedvid.values.interventions import EarlyExit, Intervention, Knockout, RandomEdges
-from hookedvid.values.layout import ROLES_OF, TokenLayout
-from hookedvid.values.masks import active, allowed, kept_positions
+from hookedvid.values.layout import ROLES_OF
+from hookedvid.values.masks import allowed, kept_positions
 
 
 class RunPlan:
-    """Interventions resolved on one batch; nothing that was given is changed.
+    """The effects of interventions on one batch; nothing that was given is changed.
 
-    Positions are the layout's, on the CPU. One mask, or list of kernel calls, is made for each distinct set of
-    knockouts, not for each layer. Raises InterventionError where interventions do not fit the batch, InputError where
-    a key-value cache does not.
+    Positions are the layout's, on the CPU. `keys` [batch, key] of each block are those that are cached, then those of
+    its own columns. One mask, or list of kernel calls, is made for each distinct set of cuts, not for each layer.
+    Raises InterventionError where interventions do not fit the batch, InputError where a key-value cache does not.
     """
 
     def __init__(
         self,
         lm: DecoderConfig,
         inputs: VideoInputs,
-        interventions: Sequence[Intervention],
+        effects: Effects,
         kv_cache: KVCache | None,
     ):
         cached = 0 if kv_cache is None else kv_cache.n_tokens
@@ -41,21 +41,21 @@ class RunPlan:
         self.n_new = self.n_columns - cached
         self.pos = inputs.pos[:, cached:]
         self.n_rope = _lengths(lm, inputs, kv_cache)
-        self.active = active(interventions, lm.n_layers)
-        self._cached = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
-        exits = [i for i in interventions if isinstance(i, EarlyExit)]
-        self.exits = bool(exits)
-        self.exit_layer = exits[0].layer if exits else lm.n_layers
-        self.kept = [_kept(layout, exits[0], lm.n_layers) for layout in inputs.layouts] if exits else []
-        self._check_left()
-        left = _stacked(self.kept) if exits and self.is_prefill else self.pos
+        self.effects = effects
+        exit = effects.exit
+        self.exits = exit is not None
+        self.exit_layer = lm.n_layers if exit is None else exit.layer
+        self.kept = [] if exit is None else [kept_positions(layout, exit) for layout in inputs.layouts]
+        before = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
+        if self.exit_layer < lm.n_layers:
+            self._check_left(before[self.exit_layer])
+        left = _stacked(self.kept) if self.exits and self.is_prefill else self.pos
         self.held = [self.pos if i < self.exit_layer else left for i in range(lm.n_layers)]
-        self._masks: dict[
-            tuple[tuple[Knockout | RandomEdges, ...], bool, int, int], tuple[Tensor | Structure | None, bool]
-        ] = {}
+        self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.held, strict=True)]
+        self._masks: dict[tuple[tuple[Cut, ...], bool, int, int], tuple[Tensor | Structure | None, bool]] = {}
 
-    def _check_left(self) -> None:
-        before = self._cached[self.exit_layer] if self.exit_layer < len(self._cached) else None
+    def _check_left(self, before: Int[Tensor, "batch key"] | None) -> None:
+        """Raise InterventionError where the exit's block has cached what leaves before it."""
         if before is None:
             return
         for kept, pos in zip(self.kept, before, strict=True):
@@ -71,31 +71,25 @@ class RunPlan:
         columns = (self.held[layer].clamp(min=0) + pads[:, None]).to(resid.device)
         return resid.gather(1, columns[..., None].expand(-1, -1, resid.shape[-1]))
 
-    def keys(self, layer: int) -> Int[Tensor, "batch key"]:
-        """Positions of the keys that a block reads: those that are cached, then those of its own columns."""
-        before = self._cached[layer]
-        return self.held[layer] if before is None else torch.cat([before, self.held[layer]], 1)
-
     def mask(
         self, layer: int, query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"]
     ) -> tuple[Bool[Tensor, "batch 1 query key"] | Structure | None, bool]:
         """(mask, causal) of a block: nothing where the kernel's own causality does, kernel calls where they do."""
-        memo = (self.active[layer], layer >= self.exit_layer, query.shape[1], key.shape[1])
+        cuts = self.effects.cuts[layer]
+        memo = (cuts, layer >= self.exit_layer, query.shape[1], key.shape[1])
         if memo not in self._masks:
-            self._masks[memo] = self._make_mask(self.active[layer], query, key)
+            self._masks[memo] = self._make_mask(cuts, query, key)
         return self._masks[memo]
 
-    def _make_mask(
-        self, knockouts: tuple[Knockout | RandomEdges, ...], query: Tensor, key: Tensor
-    ) -> tuple[Tensor | Structure | None, bool]:
-        if not knockouts and not bool((key == PAD).any()):
+    def _make_mask(self, cuts: tuple[Cut, ...], query: Tensor, key: Tensor) -> tuple[Tensor | Structure | None, bool]:
+        if not cuts and not bool((key == PAD).any()):
             if query.shape[1] == key.shape[1]:
                 return None, True
             if query.shape[1] == 1:
                 return None, False
-        if len(self.layouts) == 1 and (calls := structure(self.layouts[0], knockouts, query[0], key[0])) is not None:
+        if len(self.layouts) == 1 and (calls := structure(self.layouts[0], cuts, query[0], key[0])) is not None:
             return calls.to(self.device), False
-        items = [allowed(x, knockouts, q, k) for x, q, k in zip(self.layouts, query, key, strict=True)]
+        items = [allowed(x, cuts, q, k) for x, q, k in zip(self.layouts, query, key, strict=True)]
         return torch.stack(items)[:, None].to(self.device), False
 
 
@@ -144,9 +138,3 @@ def _stacked(kept: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
     """Positions of items side by side, padded on the left."""
     longest = max(len(k) for k in kept)
     return torch.stack([torch.nn.functional.pad(k, (longest - len(k), 0), value=PAD) for k in kept])
-
-
-def _kept(layout: TokenLayout, exit: EarlyExit, n_layers: int) -> Tensor:
-    if exit.layer > n_layers:
-        raise InterventionError(f"{exit.label()}: this model has {n_layers} blocks")
-    return kept_positions(layout, exit)

@@ -1,6 +1,6 @@
 """Keys and values kept between the steps of generation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -40,8 +40,16 @@ class KVCache:
         self.n_tokens = 0
 
     @contextmanager
-    def step(self, n_tokens: int, n_rope: tuple[int, ...]) -> Iterator[None]:
-        """A forward that appends to the layers: its columns count once it ends, and an exception takes them back."""
+    def step(
+        self, n_tokens: int, n_rope: tuple[int, ...], pos: Mapping[int, Int[Tensor, "batch key"]]
+    ) -> Iterator[None]:
+        """A forward that appends rows to the layers: they count once it ends, and an exception takes them back.
+
+        Args:
+            n_tokens: Columns of the batch, those of earlier steps included.
+            n_rope: As the attribute.
+            pos: Of each layer that it runs, the positions of all rows that the layer holds then.
+        """
         before = [0 if layer.pos is None else layer.pos.shape[1] for layer in self.layers]
         try:
             yield
@@ -50,3 +58,5 @@ class KVCache:
                 layer.cut(n)
             raise
         self.n_tokens, self.n_rope = n_tokens, n_rope
+        for i, positions in pos.items():
+            self.layers[i].pos = positions

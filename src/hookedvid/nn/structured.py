@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.values.interventions import Knockout, RandomEdges
+from hookedvid.values.effects import Cut, check_removals
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.masks import blocked
 
@@ -104,19 +104,21 @@ class Structure:
 
 def structure(
     layout: TokenLayout,
-    knockouts: Sequence[Knockout | RandomEdges] = (),
+    cuts: Sequence[Cut] = (),
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> Structure | None:
-    """The calls that give attention under `knockouts`; `query` and `key` are layout positions (default: all).
+    """The calls that give attention under `cuts`; `query` and `key` are layout positions (default: all).
 
     None where only a dense mask will do: random edges, padding (-1), positions that do not ascend, no position.
+    Raises InterventionError for cuts that leave edges a weight or are of some heads.
     """
+    check_removals(cuts, "a structured kernel")
     query = torch.arange(layout.n_tokens) if query is None else query
     key = torch.arange(layout.n_tokens) if key is None else key
-    if not _regular(knockouts, query, key):
+    if not _regular(cuts, query, key):
         return None
-    kinds = _kinds(layout, knockouts, query, key)
+    kinds = _kinds(layout, cuts, query, key)
     rows_of = np.split(kinds.of_query.argsort(kind="stable"), np.bincount(kinds.of_query).cumsum()[:-1])
     edges, blocks, empty = 0, [], []
     for kind, rows in enumerate(rows_of):
@@ -137,7 +139,7 @@ def structure(
 
 
 class _Kinds(NamedTuple):
-    """A number for what knockouts say of each query and key; for each pair of numbers, who sees whom and itself."""
+    """A number for what cuts say of each query and key; for each pair of numbers, who sees whom and itself."""
 
     of_query: np.ndarray
     of_key: np.ndarray
@@ -145,24 +147,24 @@ class _Kinds(NamedTuple):
     sees_self: np.ndarray
 
 
-def _kinds(layout: TokenLayout, knockouts: Sequence, query: Tensor, key: Tensor) -> _Kinds:
-    related = [k for k in knockouts if k.relation != "any"]
+def _kinds(layout: TokenLayout, cuts: Sequence[Cut], query: Tensor, key: Tensor) -> _Kinds:
+    related = [c for c in cuts if c.relation != "any"]
     frames = layout.frames.numpy() + 1 if related else np.zeros(0)
-    for k in related if layout.blend > 1 else ():
-        blocked(layout, k, query[:0], key[:0])  # no pair; it warns that frames are blended
-    # 0 = not selected, else a number that knockouts between frames compare.
-    marks = [[layout.mask(s).numpy() * (frames if k in related else 1) for s in (k.dst, k.src)] for k in knockouts]
+    for c in related if layout.blend > 1 else ():
+        blocked(layout, c, query[:0], key[:0])  # no pair; it warns that frames are blended
+    # 0 = not selected, else a number that cuts between frames compare.
+    marks = [[layout.mask(s).numpy() * (frames if c in related else 1) for s in (c.dst, c.src)] for c in cuts]
     of_query, some_query = _numbered([dst[query.numpy()] for dst, _ in marks], len(query))
     of_key, some_key = _numbered([src[key.numpy()] for _, src in marks], len(key))
     sees = np.ones((len(some_query), len(some_key)), dtype=bool)
     sees_self = sees.copy()
-    for k, (dst, src) in zip(knockouts, marks, strict=True):
+    for c, (dst, src) in zip(cuts, marks, strict=True):
         a, b = dst[query.numpy()[some_query]][:, None], src[key.numpy()[some_key]][None]
-        cut = (a > 0) & (b > 0)
-        if k.relation != "any":
-            cut &= (a == b) if k.relation == "same_frame" else (a != b)
-        sees &= ~cut
-        sees_self &= ~cut | k.keep_self
+        pairs = (a > 0) & (b > 0)
+        if c.relation != "any":
+            pairs &= (a == b) if c.relation == "same_frame" else (a != b)
+        sees &= ~pairs
+        sees_self &= ~pairs | c.keep_self
     return _Kinds(of_query, of_key, sees, sees_self)
 
 
@@ -322,9 +324,9 @@ def with_lse(
     return torch.cat([z for z, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
 
 
-def _regular(knockouts: Sequence, *positions: Tensor) -> bool:
+def _regular(cuts: Sequence[Cut], *positions: Tensor) -> bool:
     ascend = all(len(p) and int(p[0]) >= 0 and bool((p.diff() > 0).all()) for p in positions)
-    return ascend and not any(isinstance(k, RandomEdges) for k in knockouts)
+    return ascend and not any(c.drawn for c in cuts)
 
 
 def _places(at: np.ndarray) -> Places:

@@ -18,21 +18,22 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
-from hookedvid.model.patching import Write, write_of
+from hookedvid.model.patching import ItemWrite, write_of
 from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.nn.text_states import Joined, States, View
-from hookedvid.sweep.tree import Cell, Changes, Node, Placed, Sweep, TextStep, shareable, stream_length
+from hookedvid.sweep.tree import Cell, Changes, Node, Sweep, TextStep, shareable, stream_length
+from hookedvid.values.effects import Cut, Intervention, Write
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Edit, Intervention, Patch
 from hookedvid.values.masks import allowed
 
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
+_Cuts = tuple[tuple[Cut, int], ...]
 Read = Callable[[int, Tensor], Tensor]
 # How many rows at a time, as a part of the stream's: more would show in the memory a sweep takes.
 BESIDE, APART, IN_MLP = 1 / 16, 1 / 3, 1 / 4
@@ -75,9 +76,9 @@ class Rows:
         self._forget()
 
     def _forget(self) -> None:
-        self._stream_masks: dict[Changes, Tensor | Structure] = {}
-        self._views: dict[tuple[int, Changes], tuple[Tensor | None, Tensor | None, Tensor, bool]] = {}
-        self._writes: dict[tuple[Placed, int], Write] = {}
+        self._stream_masks: dict[_Cuts, Tensor | Structure] = {}
+        self._views: dict[tuple[int, _Cuts], tuple[Tensor | None, Tensor | None, Tensor, bool]] = {}
+        self._writes: dict[tuple[Write, int], ItemWrite] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self._moved: list[tuple[Tensor, Tensor]] = []  # what views hold, here and on the device
 
@@ -114,7 +115,7 @@ class Rows:
         if kv is not None and self._is_last(layer, changes):
             kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(n, 0)))
             return rows[:, :n]
-        mask = self._stream_mask(tuple(one for one in changes if not isinstance(one[0], Placed)))
+        mask = self._stream_mask(changes.cuts)
         # A state that sees all before it goes on from an intact stream as any row does.
         goes_on = mask is None and bool(beside) and self._view(beside[0])[3]
         apart = beside[goes_on:]
@@ -137,7 +138,7 @@ class Rows:
         return rows
 
     def _is_last(self, layer: int, changes: Changes) -> bool:
-        return layer == self.plan.n_layers - 1 and not any(isinstance(k, Placed) for k, _ in changes)
+        return layer == self.plan.n_layers - 1 and not changes.writes
 
     def _context(self, n: int, states: int, allowed: Any = None, causal: bool = False) -> AttnContext:
         """For a call with all `n` rows of the stream, or none, and so many states behind them."""
@@ -145,15 +146,15 @@ class Rows:
         cos, sin = self._angles
         return AttnContext(cos[:, rows], sin[:, rows], allowed, causal, self.model.kernel)
 
-    def _stream_mask(self, cuts: Changes) -> Tensor | Structure | None:
+    def _stream_mask(self, cuts: _Cuts) -> Tensor | Structure | None:
         if not cuts:
             return None
         if cuts not in self._stream_masks:
             # Random edges are drawn in their question's layout; other cuts are the same to the stream in all.
             rows, layout = torch.arange(self.plan.n_stream), self.plan.layouts[max(q for _, q in cuts)]
-            knockouts = [k for k, _ in cuts if not isinstance(k, Placed)]
-            calls = structure(layout, knockouts, rows, rows)
-            mask = allowed(layout, knockouts, rows, rows)[None, None] if calls is None else calls
+            here = [cut for cut, _ in cuts]
+            calls = structure(layout, here, rows, rows)
+            mask = allowed(layout, here, rows, rows)[None, None] if calls is None else calls
             self._stream_masks[cuts] = mask.to(self.device)
         return self._stream_masks[cuts]
 
@@ -208,11 +209,11 @@ class Rows:
 
         Last, whether that is all before each row.
         """
-        cuts = tuple(one for one in step.changes if not isinstance(one[0], Placed))
+        cuts = step.changes.cuts
         if (step.question, cuts) not in self._views:
             layout, n = self.plan.layouts[step.question], self.plan.n_stream
             rows = torch.arange(n, layout.n_tokens)
-            mask = allowed(layout, [k for k, _ in cuts if not isinstance(k, Placed)], rows, torch.arange(len(rows) + n))
+            mask = allowed(layout, [cut for cut, _ in cuts], rows, torch.arange(len(rows) + n))
             own = torch.eye(self.n_text, dtype=torch.bool)
             own[: len(rows), : len(rows)] = mask[:, n:]
             seen = mask[:, :n].any(0)
@@ -234,7 +235,7 @@ class Rows:
         self._moved.append((x, x.to(self.device)))
         return self._moved[-1][1]
 
-    # ---- patches and edits ---------------------------------------------------------------------------------
+    # ---- writes --------------------------------------------------------------------------------------------
 
     def _text_hooks(self, steps: Sequence[TextStep], first: int) -> list[tuple[str, Callable]]:
         """Of states whose rows stand from row `first` on."""
@@ -242,21 +243,17 @@ class Rows:
         return [hook for start, t in zip(starts, steps, strict=False) for hook in self._hooks(start, t.changes)]
 
     def _hooks(self, shift: int, changes: Changes) -> list[tuple[str, Callable]]:
-        """Forward hooks that write patches and edits, where position p stands in row p + `shift`."""
+        """Forward hooks that write, where position p stands in row p + `shift`."""
         hooks = []
-        for change, question in changes:
-            if not isinstance(change, Placed):
-                continue
-            if (change, question) not in self._writes:
-                self._writes[change, question] = write_of(
-                    self.model, change.change, self.sources, self.inputs[question]
-                )
-            write = self._writes[change, question]
+        for one in changes.writes:
+            if one not in self._writes:
+                self._writes[one] = write_of(self.model, one[0], self.sources, self.inputs[one[1]])
+            write = self._writes[one]
             hooks.append((write.name, _into(write, write.positions + shift)))
         return hooks
 
 
-def _into(write: Write, rows: Tensor) -> Callable:
+def _into(write: ItemWrite, rows: Tensor) -> Callable:
     def hook(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
         write.into(act, rows)
@@ -308,7 +305,7 @@ def sweep(
         what = "one input alone" if inputs else "no inputs"
         raise InputError(f"{what} to sweep; give at least one question on a video, in a list")
     plan = Sweep(model.cfg.n_layers, inputs, conditions)
-    with model.turn(hooked=any(isinstance(i, Patch | Edit) for c in plan.conditions for i in c)):
+    with model.turn(hooked=any(c.writes for c in plan.conditions)):
         check_sweepable(model)
         rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
         walk = _Walk(rows, progress, read)

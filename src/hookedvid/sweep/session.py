@@ -18,9 +18,9 @@ from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, score_options
 from hookedvid.nn.kv import LayerKV
 from hookedvid.sweep.run import Rows, check_sweepable
-from hookedvid.sweep.tree import Node, Sweep
+from hookedvid.sweep.tree import NOTHING, Node, Sweep
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Edit, Patch, as_interventions
+from hookedvid.values.interventions import as_interventions
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Session:
                 if place := self.kept.residuals.get(node.layer):
                     self._resid[node.layer] = resid.to(self._place(place))
                 kv = LayerKV()
-                resid = self._rows.stream_step(node.layer, (), resid, kv)
+                resid = self._rows.stream_step(node.layer, NOTHING, resid, kv)
                 if place := self.kept.keys_values.get(node.layer):
                     self._kv[node.layer] = _moved(kv, self._place(place))
                 self._texts.append(self._rows.text_step(node.layer, node.texts, self._texts[-1], kv))
@@ -81,9 +81,8 @@ class Session:
     @torch.no_grad()
     def _run(self, interventions: Any, sources: Mapping[str, Any] | None) -> Float[Tensor, "last d_vocab"]:
         """At the end of the prompt, and at every token of an answer that the inputs hold."""
-        given = as_interventions(interventions)
-        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [given])
-        with self.model.turn(hooked=any(isinstance(i, Patch | Edit) for i in given)):
+        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [as_interventions(interventions)])
+        with self.model.turn(hooked=bool(plan.conditions[0].writes)):
             check_sweepable(self.model)
             return self._follow(plan, sources)
 
@@ -113,7 +112,7 @@ class Session:
         start = max(i for i in self._resid if i <= layer)
         resid = self._resid[start].to(self._rows.device)
         for i in range(start, layer):
-            resid = self._rows.stream_step(i, (), resid, LayerKV())
+            resid = self._rows.stream_step(i, NOTHING, resid, LayerKV())
         return resid
 
     def _budget(self, device_memory: int | None, cpu_memory: int | None) -> Kept:

@@ -5,58 +5,53 @@ serves every question, and every condition that has done the same to it so far. 
 tree, `session` goes down one path of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.model.cache import BY_QUERY
+from hookedvid.values.effects import Cut, Effects, Intervention, Write, check_removals, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import (
-    EarlyExit,
-    Edit,
-    Intervention,
-    Knockout,
-    LayerRange,
-    Patch,
-    RandomEdges,
-    as_interventions,
-)
+from hookedvid.values.interventions import as_interventions
 from hookedvid.values.layout import Segment, TokenLayout
-from hookedvid.values.masks import active, kept_positions, warn_of_idle
+from hookedvid.values.masks import kept_positions, warn_of_idle
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A patch or an edit; two of them are the same change only if they are one object."""
+@dataclass(frozen=True)
+class Changes:
+    """What is done to some rows of a layer, each with the question whose layout places it. True if there is any."""
 
-    change: Patch | Edit
+    cuts: tuple[tuple[Cut, int], ...] = ()
+    writes: tuple[tuple[Write, int], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts or self.writes)
 
 
-# What is done to some rows of a layer, each with the question whose layout places it.
-Changes = tuple[tuple[Knockout | RandomEdges | Placed, int], ...]
+NOTHING = Changes()
 Cell = tuple[int, int]  # question, condition
 
 
-def shareable(interventions: Sequence[Intervention], layout: TokenLayout) -> bool:
+def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_layers: int) -> bool:
     """Whether a sweep can place a condition.
 
-    It cannot where a patch or an edit writes to attention maps, which the sweep makes in parts, or to positions of
-    the stream and of the text at once, which it computes apart. Raises InterventionError for exits that no run can
-    have.
+    It cannot where a write is to attention maps, which the sweep makes in parts, or to positions of the stream and of
+    the text at once, which it computes apart. Raises InterventionError for exits that no run can have.
     """
-    for i in as_interventions(interventions):
-        if isinstance(i, EarlyExit):
-            kept_positions(layout, i)
-    return not any(isinstance(i, Patch | Edit) and _refusal(i, layout) for i in interventions)
+    given = effects(as_interventions(interventions), n_layers)
+    kept_positions(layout, given.exit)
+    return not any(_refusal(w, layout) for w in given.writes)
 
 
-def _refusal(change: Patch | Edit, layout: TokenLayout) -> str:
-    if f"hook_{change.hook.removeprefix('hook_').rsplit('.hook_', 1)[-1]}" in BY_QUERY:
+def _refusal(write: Write, layout: TokenLayout) -> str:
+    if f"hook_{write.hook.removeprefix('hook_').rsplit('.hook_', 1)[-1]}" in BY_QUERY:
         return "it writes to an attention map, which is computed in parts"
-    at, n = layout.positions(change.at), stream_length(layout)
+    at, n = layout.positions(write.at), stream_length(layout)
     return "it writes to the video and to the text after it" if bool((at < n).any() and (at >= n).any()) else ""
 
 
@@ -105,21 +100,15 @@ class Sweep:
     ):
         self.n_layers = n_layers
         self.layouts = [x.layout for x in inputs]
-        self.conditions = [as_interventions(c) for c in conditions]
+        self.conditions = [effects(as_interventions(c), n_layers) for c in conditions]
         self.n_stream = stream_length(self.layouts[0])
         self._check_shared(inputs)
         for layout in self.layouts:
             for c in self.conditions:
                 _check_condition(c, layout)
-        warn_of_idle([i for c in self.conditions for i in c], self.layouts)
-        # What a cut does to a layer it is at work in does not depend on its other layers.
-        cuts = [[_as_knockout(i, self.layouts[0]) for i in c if not _is_after(i, n_layers)] for c in self.conditions]
-        self._active = [[tuple(k.at(LayerRange()) for k in here) for here in active(c, n_layers)] for c in cuts]
-        placed: dict[int, Placed] = {}
-        self._placed: list[list[Placed]] = [
-            [placed.setdefault(id(i), Placed(i)) for i in c if isinstance(i, Patch | Edit)] for c in self.conditions
-        ]
-        self._effects: dict[tuple[Any, int, bool], bool] = {}
+        warn_of_idle([cut for c in self.conditions for cut in c.every_cut], self.layouts)
+        self._cuts = [_with_exit(c, self.layouts[0]) for c in self.conditions]
+        self._touched: dict[tuple[Cut | Write, int, bool], bool] = {}
         states = [(q, tuple((q, c) for c in range(len(self.conditions)))) for q in range(len(inputs))]
         self.tree = self._grow(0, states)
 
@@ -147,7 +136,7 @@ class Sweep:
                 stream, text = (self.changes(cell, layer, text=t) for t in (False, True))
                 groups.setdefault(stream, {}).setdefault((i, text), []).append(cell)
         nodes = []
-        for stream, texts in sorted(groups.items(), key=lambda g: g[0] == ()):
+        for stream, texts in sorted(groups.items(), key=lambda g: not g[0]):
             node = Node(layer, stream)
             node.texts = [TextStep(i, states[i][0], text, tuple(cells)) for (i, text), cells in texts.items()]
             if layer < self.n_layers - 1:
@@ -158,29 +147,35 @@ class Sweep:
     def changes(self, cell: Cell, layer: int, text: bool) -> Changes:
         """What a cell's condition does to text rows of a layer, or to stream rows."""
         question, condition = cell
-        here = [p for p in self._placed[condition] if p.change.layer == layer]
+        place = question if text else 0
+        cuts: list[tuple[Cut, int]] = []
         if text or layer < self.n_layers - 1:  # in the last layer no row of the stream is read, only keys and values
-            here = [*self._active[condition][layer], *here]
-        found = []
-        for k in here:
-            memo = (k, question, text)
-            if memo not in self._effects:
-                self._effects[memo] = self._touches(k, question, text)
-            if self._effects[memo]:
-                drawn = question if text or isinstance(k, RandomEdges) else 0
-                found.append((k, drawn))
-        return tuple(found)
+            for cut in self._cuts[condition][layer]:
+                if cut.drawn:
+                    cuts.append((cut, question))
+                elif self._once(self._cuts_rows, cut, question, text):
+                    cuts.append((cut, place))
+        here = [w for w in self.conditions[condition].writes if w.layer == layer]
+        writes = [(w, place) for w in here if self._once(self._writes_rows, w, question, text)]
+        return Changes(tuple(cuts), tuple(writes)) if cuts or writes else NOTHING
 
-    def _touches(self, k: Knockout | RandomEdges | Placed, question: int, text: bool) -> bool:
-        if isinstance(k, RandomEdges):
-            return True
-        layout = self.layouts[question]
-        dst = layout.positions(k.change.at if isinstance(k, Placed) else k.dst)
-        rows = dst[dst >= self.n_stream] if text else dst[dst < self.n_stream]
-        if isinstance(k, Placed):
-            return len(rows) > 0
-        src = layout.positions(k.src)
+    def _once(self, touches: Callable[[Any, int, bool], bool], change: Cut | Write, question: int, text: bool) -> bool:
+        memo = (change, question, text)
+        if memo not in self._touched:
+            self._touched[memo] = touches(*memo)
+        return self._touched[memo]
+
+    def _cuts_rows(self, cut: Cut, question: int, text: bool) -> bool:
+        rows, src = self._rows(cut.dst, question, text), self.layouts[question].positions(cut.src)
         return bool(len(rows) and len(src) and src[0] <= rows[-1])
+
+    def _writes_rows(self, write: Write, question: int, text: bool) -> bool:
+        return len(self._rows(write.at, question, text)) > 0
+
+    def _rows(self, selector: str, question: int, text: bool) -> Int[Tensor, " row"]:
+        """Positions of a selector among text rows, or among the stream's."""
+        at = self.layouts[question].positions(selector)
+        return at[at >= self.n_stream] if text else at[at < self.n_stream]
 
     def nodes(self) -> Iterator[Node]:
         """Every node, as they are evaluated."""
@@ -211,32 +206,26 @@ def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:
     return before, layout.markers_are_language and any(s.role == "marker" for s in before)
 
 
-def _check_condition(condition: Sequence[Intervention], layout: TokenLayout) -> None:
-    exits = [i for i in condition if isinstance(i, EarlyExit)]
-    for exit in exits:
-        kept_positions(layout, exit)  # raises where a run with it does
-    for i in condition:
-        if not isinstance(i, Patch | Edit):
-            continue
-        if why := _refusal(i, layout):
-            raise InterventionError(f"a sweep cannot share {i.label()}: {why}; run this condition alone")
-        if exits and i.layer >= exits[0].layer and bool((layout.mask(exits[0].drop) & layout.mask(i.at)).any()):
-            raise InterventionError(f"{i.label()}: these positions left the sequence by an early exit before it")
+def _check_condition(condition: Effects, layout: TokenLayout) -> None:
+    kept_positions(layout, condition.exit)  # raises where a run with it does
+    check_removals(condition.every_cut, "a sweep")
+    for w in condition.writes:
+        if why := _refusal(w, layout):
+            raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")
+        exit = condition.exit
+        if exit and w.layer >= exit.layer and bool((layout.mask(exit.drop) & layout.mask(w.at)).any()):
+            raise InterventionError(f"{w.label}: these positions left the sequence by an early exit before it")
 
 
-def _is_after(i: Intervention, n_layers: int) -> bool:
-    """Whether it is an exit after the last block, which takes nothing from any."""
-    return isinstance(i, EarlyExit) and i.layer == n_layers
+def _with_exit(condition: Effects, layout: TokenLayout) -> list[tuple[Cut, ...]]:
+    """A condition's cuts of each block, an exit among them as what it takes from the rows that stay.
 
-
-def _as_knockout(i: Intervention, layout: TokenLayout) -> Intervention:
-    """An exit as what it takes from the rows that stay; those that leave are read by nobody, whatever they do.
-
-    Where all of the video leaves, only text and markers stay behind it, and its own rows may go on as they were.
+    Those that leave are read by nobody, whatever they do. Where all of the video leaves, only text and markers stay
+    behind it, and its own rows may go on as they were.
     """
-    if not isinstance(i, EarlyExit):
-        return i
-    if i.drop != "video":
-        return i.as_knockout()
-    stay = "text+markers" if "marker" in layout.roles else "text"
-    return Knockout(i.drop, stay, LayerRange(i.layer))
+    exit = condition.exit
+    if exit is None:
+        return list(condition.cuts)
+    stay = "all" if exit.drop != "video" else "text+markers" if "marker" in layout.roles else "text"
+    gone = Cut(exit.drop, stay)
+    return [cuts if i < exit.layer else (gone, *cuts) for i, cuts in enumerate(condition.cuts)]

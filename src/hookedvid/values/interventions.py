@@ -1,19 +1,18 @@
 """What is done to a run, as frozen values: knockouts, patches, edits and early exit, on a range of layers.
 
-A value gives the mask, the label, the record and the share of attention left; callbacks are the escape
+A value says what it does (`effect`), what it is called and what a file holds of it; callbacks are the escape
 hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of a study.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, SupportsIndex, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, SupportsIndex, TypeVar
 
 from hookedvid.errors import InterventionError
+from hookedvid.values.effects import Cut, Effects, Exit, Intervention, Relation, Write
 from hookedvid.values.layout import as_selector
-from hookedvid.values.serial import as_whole, from_dict, to_dict
-
-Relation = Literal["any", "same_frame", "other_frame"]
-
+from hookedvid.values.serial import as_whole, from_dict
 
 _T = TypeVar("_T")
 
@@ -149,7 +148,7 @@ def _set(value: Any, **fields: Any) -> None:
 
 @_spelled
 @dataclass(frozen=True)
-class Knockout:
+class Knockout(Intervention):
     """No attention from queries `dst` to keys `src` in `layers`: the entries of M become -inf before softmax.
 
     `src` and `dst` are selectors, or sequences of them. `layers` takes a LayerRange's other spellings too (`4`,
@@ -158,6 +157,7 @@ class Knockout:
     cannot empty; a row that does empty yields zero, never a uniform row. What is left renormalises.
     """
 
+    kind: ClassVar[str] = "knockout"
     src: str
     dst: str
     layers: LayerRange = LayerRange()
@@ -176,6 +176,15 @@ class Knockout:
         """The same knockout in other layers."""
         return replace(self, layers=as_range(layers))
 
+    @cached_property
+    def cut(self) -> Cut:
+        """What it does in each of its layers."""
+        return Cut(self.src, self.dst, self.relation, self.keep_self, name=self.name, label=self.label())
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its cut in each of its layers."""
+        return _in_layers(self, n_layers)
+
     def label(self) -> str:
         """For tables and plots: name or arrow, then the layers counted from 1."""
         frames = {"any": "", "same_frame": " same frame", "other_frame": " other frames"}[self.relation]
@@ -184,13 +193,14 @@ class Knockout:
 
 @_spelled
 @dataclass(frozen=True)
-class RandomEdges:
+class RandomEdges(Intervention):
     """As many attention edges cut as `like` cuts, drawn from all causal ones but a token's own.
 
     The control that tells "fewer edges" from "these edges". Only the prompt's edges are drawn, the same ones
     for the same seed and prompt.
     """
 
+    kind: ClassVar[str] = "random_edges"
     like: Knockout
     seed: int = 0
 
@@ -210,6 +220,15 @@ class RandomEdges:
         """The same control in other layers."""
         return replace(self, like=self.like.at(layers))
 
+    @cached_property
+    def cut(self) -> Cut:
+        """What it does in each of its layers."""
+        return replace(self.like.cut, seed=self.seed, label=self.label())
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its cut in each of its layers."""
+        return _in_layers(self, n_layers)
+
     @property
     def name(self) -> str:
         """The knockout's name with its role."""
@@ -220,9 +239,18 @@ class RandomEdges:
         return f"random like {self.like.label()}".removesuffix(" all layers")
 
 
+def _in_layers(k: Knockout | RandomEdges, n_layers: int) -> Effects:
+    layers = k.layers.layers(n_layers)
+    if not layers:
+        raise InterventionError(
+            f"{k.label()}: layers {k.layers} hold none of this model's {n_layers} blocks, numbered 0 to {n_layers - 1}"
+        )
+    return Effects(tuple((k.cut,) if i in layers else () for i in range(n_layers)))
+
+
 @_spelled
 @dataclass(frozen=True)
-class Patch:
+class Patch(Intervention):
     """The activation at `hook` of block `layer` is replaced at positions `at` by the one in `source`.
 
     `hook` is a short name (`resid_post`, `z`, `mlp_out`, …). `source` is a cache of another run, or the key
@@ -232,6 +260,7 @@ class Patch:
     explicit kernel in every layer: for bitwise comparisons cache only the hook that is patched.
     """
 
+    kind: ClassVar[str] = "patch"
     hook: str
     layer: int
     at: str = "all"
@@ -242,6 +271,15 @@ class Patch:
         if not isinstance(self.source, str):
             as_source(self.source, self.label())
 
+    @cached_property
+    def write(self) -> Write:
+        """What it does to its hook point."""
+        return Write(self.hook, self.layer, self.at, self.label(), source=self.source)
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its write."""
+        return Effects(((),) * n_layers, writes=(self.write,))
+
     def label(self) -> str:
         """For tables and plots; the layer counted from 1."""
         return f"patch {self.hook} layer {self.layer + 1} at {self.at}"
@@ -249,7 +287,7 @@ class Patch:
 
 @_spelled
 @dataclass(frozen=True)
-class Edit:
+class Edit(Intervention):
     """The activation at `hook` of block `layer` is replaced at positions `at` by `fn` of itself.
 
     For what no other value says: scaling, means, noise, steering. `fn` takes one item's rows [1, chosen, …] (for
@@ -270,6 +308,21 @@ class Edit:
         if not callable(self.fn):
             raise InterventionError(f"Edit of {self.hook!r}: fn is {self.fn!r}; give a function of the activation")
 
+    @cached_property
+    def write(self) -> Write:
+        """What it does to its hook point."""
+        return Write(self.hook, self.layer, self.at, self.label(), fn=self.fn)
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its write."""
+        return Effects(((),) * n_layers, writes=(self.write,))
+
+    def to_json(self) -> dict:
+        """Raises InterventionError: it is a function."""
+        raise InterventionError(
+            f"{self.label()}: an edit is a Python function, which no file can hold; run it from Python"
+        )
+
     def label(self) -> str:
         """For tables and plots; the layer counted from 1."""
         return f"{self.name} {self.hook} layer {self.layer + 1} at {self.at}"
@@ -277,13 +330,14 @@ class Edit:
 
 @_spelled
 @dataclass(frozen=True)
-class EarlyExit:
+class EarlyExit(Intervention):
     """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
 
     The paper's exit after layer 18 of 28 is EarlyExit(18). Other positions keep their numbers. At the last
     position this equals `as_knockout()`.
     """
 
+    kind: ClassVar[str] = "early_exit"
     layer: int
     drop: str = "video"
 
@@ -293,6 +347,12 @@ class EarlyExit:
         if self.layer < 0:
             raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
 
+    def effect(self, n_layers: int) -> Effects:
+        """Its exit. Raises InterventionError beyond the last block."""
+        if self.layer > n_layers:
+            raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
+        return Effects(((),) * n_layers, exits=(Exit(self.layer, self.drop),))
+
     def as_knockout(self) -> Knockout:
         """The mask that gives the same logits at every position that is kept."""
         return Knockout(self.drop, "all", LayerRange(self.layer))
@@ -301,14 +361,6 @@ class EarlyExit:
         """For tables and plots; what leaves is said where it is not the whole video."""
         return f"exit after layer {self.layer}" + ("" if self.drop == "video" else f" of {self.drop}")
 
-
-Intervention = Knockout | RandomEdges | Patch | Edit | EarlyExit
-_KINDS: dict[str, type] = {
-    "knockout": Knockout,
-    "random_edges": RandomEdges,
-    "patch": Patch,
-    "early_exit": EarlyExit,
-}
 
 # The paper's three (facts: language-to-video, video temporal, video spatial).
 LV_K = Knockout("video", "text", name="LV-K")
@@ -351,19 +403,16 @@ def label(interventions: Sequence[Intervention]) -> str:
 
 def to_json(interventions: Sequence[Intervention]) -> list[dict]:
     """JSON objects, `kind` first. Raises on an Edit, and on a Patch whose source is a cache in memory."""
-    kinds = {cls: kind for kind, cls in _KINDS.items()}
-    if edits := [i.label() for i in interventions if isinstance(i, Edit)]:
-        raise InterventionError(f"{edits[0]}: an edit is a Python function, which no file can hold; run it from Python")
-    return [{"kind": kinds[type(i)], **to_dict(i)} for i in interventions]
+    return [i.to_json() for i in interventions]
 
 
 def from_json(data: Sequence[dict]) -> tuple[Intervention, ...]:
     """What `to_json` wrote; unknown kinds and fields are refused."""
-    read = []
+    kinds, read = {cls.kind: cls for cls in Intervention.__subclasses__() if cls.kind}, []
     for d in data:
         kind = d.get("kind")
-        if kind not in _KINDS:
-            raise InterventionError(f"no intervention of kind {kind!r}; there are {', '.join(_KINDS)}")
+        if kind not in kinds:
+            raise InterventionError(f"no intervention of kind {kind!r}; there are {', '.join(kinds)}")
         rest = {k: v for k, v in d.items() if k != "kind"}
-        read.append(from_dict(_KINDS[kind], rest, InterventionError))
+        read.append(from_dict(kinds[kind], rest, InterventionError))
     return tuple(read)

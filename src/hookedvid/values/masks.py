@@ -1,17 +1,18 @@
-"""From interventions to boolean attention masks (True = may look).
+"""From cuts to boolean attention masks (True = may look).
 
 M in the paper's softmax(QK^T / sqrt(d_k) + M)V is 0 where a mask here is True and -inf where it is False.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch, RandomEdges
+from hookedvid.values.effects import Cut, Exit, check_removals
 from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 
 
@@ -19,38 +20,39 @@ class NoEdgeWarning(UserWarning):
     """A knockout that cuts no edge of an input, so that its run is the intact one."""
 
 
-def cuts_any(layout: TokenLayout, knockout: Knockout) -> bool:
-    """Whether a knockout cuts an edge that causality leaves, without a mask."""
-    src, dst = layout.positions(knockout.src), layout.positions(knockout.dst)
+def cuts_any(layout: TokenLayout, cut: Cut) -> bool:
+    """Whether there is an edge, of those that causality leaves, for a cut to change, without a mask.
+
+    Of random edges: for the cut that they are as many as.
+    """
+    src, dst = layout.positions(cut.src), layout.positions(cut.dst)
     frames = layout.frames
-    if knockout.relation != "any":
+    if cut.relation != "any":
         src, dst = src[frames[src] >= 0], dst[frames[dst] >= 0]
     if not len(src) or not len(dst):
         return False
-    if knockout.relation == "other_frame":
+    if cut.relation == "other_frame":
         later, earlier = dst[frames[dst] != frames[src[0]]], src[frames[src] != frames[dst[-1]]]
         return bool((later > src[0]).any() or (earlier < dst[-1]).any())
     first, last = src[:1], dst[-1:]
-    if knockout.relation == "same_frame":
+    if cut.relation == "same_frame":
         n = int(frames.max()) + 1
         first = torch.full((n,), layout.n_tokens).scatter_reduce(0, frames[src], src, "amin")
         last = torch.full((n,), -1).scatter_reduce(0, frames[dst], dst, "amax")
-    return bool((first < last + (not knockout.keep_self)).any())
+    return bool((first < last + (not cut.keep_self)).any())
 
 
-def warn_of_idle(interventions: Sequence[Intervention], layouts: Sequence[TokenLayout]) -> None:
-    """Warn of knockouts that cut no edge of one of the inputs, a token still to be generated counted in.
+def warn_of_idle(cuts: Iterable[Cut], layouts: Sequence[TokenLayout]) -> None:
+    """Warn of cuts that change no edge of one of the inputs, a token still to be generated counted in.
 
     It is no error: a clip of one frame has no other frame to cut, and its study goes on.
     """
-    cuts = [k for k in interventions if isinstance(k, Knockout | RandomEdges)]
-    for k in {k.at(LayerRange()): k for k in cuts}.values():
-        one = k if isinstance(k, Knockout) else k.like
-        some = [cuts_any(x, one) or (one is k and cuts_any(x.extend(1), one)) for x in layouts]
+    for cut in {c: c for c in cuts}.values():
+        some = [cuts_any(x, cut) or (not cut.drawn and cuts_any(x.extend(1), cut)) for x in layouts]
         if not all(some):
             of = "" if len(some) == 1 else f" in {some.count(False)} of {len(some)} items"
             warnings.warn(
-                f"{k.label()} cuts nothing{of}: no position of its destination may look at one of its source",
+                f"{cut.label} cuts nothing{of}: no position of its destination may look at one of its source",
                 NoEdgeWarning,
                 stacklevel=3,
             )
@@ -58,20 +60,22 @@ def warn_of_idle(interventions: Sequence[Intervention], layouts: Sequence[TokenL
 
 def blocked(
     layout: TokenLayout,
-    knockout: Knockout,
+    cut: Cut,
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> Bool[Tensor, "query key"]:
-    """Pairs a knockout cuts, causality aside; `query` and `key` are layout positions (default: all)."""
+    """Pairs that a cut is about, causality aside; `query` and `key` are layout positions (default: all)."""
     positions = torch.arange(layout.n_tokens)
     query = positions if query is None else query
     key = positions if key is None else key
-    dst, src = layout.mask(knockout.dst), layout.mask(knockout.src)
-    cut = dst[query][:, None] & src[key][None]
-    if knockout.relation != "any":
+    if cut.drawn:
+        return _drawn(layout, cut)[query[:, None], key[None]]
+    dst, src = layout.mask(cut.dst), layout.mask(cut.src)
+    pairs = dst[query][:, None] & src[key][None]
+    if cut.relation != "any":
         if layout.blend > 1:
             warnings.warn(
-                f"{knockout.name or knockout.relation} on tokens that mix {layout.blend} frames each cannot "
+                f"{cut.name or cut.relation} on tokens that mix {layout.blend} frames each cannot "
                 "separate those frames",
                 FrameBlendWarning,
                 stacklevel=3,
@@ -79,71 +83,51 @@ def blocked(
         frames = layout.frames
         q, k = frames[query][:, None], frames[key][None]
         same = q == k
-        cut &= (q >= 0) & (k >= 0) & (same if knockout.relation == "same_frame" else ~same)
-    if knockout.keep_self and bool((dst & src).any()):
-        cut &= query[:, None] != key[None]
-    return cut
+        pairs &= (q >= 0) & (k >= 0) & (same if cut.relation == "same_frame" else ~same)
+    if cut.keep_self and bool((dst & src).any()):
+        pairs &= query[:, None] != key[None]
+    return pairs
 
 
-def random_blocked(layout: TokenLayout, control: RandomEdges) -> Bool[Tensor, "pos pos"]:
-    """The pairs a random control cuts: as many causal ones of the prompt as its knockout does, never a self-pair."""
+def _drawn(layout: TokenLayout, cut: Cut) -> Bool[Tensor, "pos pos"]:
+    """As many causal pairs of the prompt as there are of the cut's own, never a self-pair."""
+    assert cut.seed is not None
     n = layout.n_prompt
     prompt = torch.arange(n)
     causal = torch.ones(n, n, dtype=torch.bool).tril(-1)
-    count = int(
-        (blocked(layout, control.like, prompt, prompt) & causal.logical_or(torch.eye(n, dtype=torch.bool))).sum()
-    )
+    like = blocked(layout, replace(cut, seed=None), prompt, prompt)
+    count = int((like & causal.logical_or(torch.eye(n, dtype=torch.bool))).sum())
     edges = causal.nonzero()
     if count > len(edges):
-        raise InterventionError(
-            f"{control.label()}: {count} edges to cut, but the prompt has {len(edges)} to draw from"
-        )
-    drawn = edges[torch.randperm(len(edges), generator=torch.Generator().manual_seed(control.seed))[:count]]
-    cut = torch.zeros(layout.n_tokens, layout.n_tokens, dtype=torch.bool)
-    cut[drawn[:, 0], drawn[:, 1]] = True
-    return cut
+        raise InterventionError(f"{cut.label}: {count} edges to cut, but the prompt has {len(edges)} to draw from")
+    drawn = edges[torch.randperm(len(edges), generator=torch.Generator().manual_seed(cut.seed))[:count]]
+    pairs = torch.zeros(layout.n_tokens, layout.n_tokens, dtype=torch.bool)
+    pairs[drawn[:, 0], drawn[:, 1]] = True
+    return pairs
 
 
 def allowed(
     layout: TokenLayout,
-    knockouts: Sequence[Knockout | RandomEdges] = (),
+    cuts: Sequence[Cut] = (),
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> Bool[Tensor, "query key"]:
-    """What each query may look at: causal, minus every knockout; position -1 is padding, seen by nobody."""
+    """What each query may look at: causal, minus every cut; position -1 is padding, seen by nobody.
+
+    Raises InterventionError for cuts that a boolean mask of all heads cannot say.
+    """
+    check_removals(cuts, "a boolean mask")
     positions = torch.arange(layout.n_tokens)
     query = positions if query is None else query
     key = positions if key is None else key
     may = (key[None] <= query[:, None]) & (key >= 0)[None]
     query, key = query.clamp(min=0), key.clamp(min=0)
-    for k in knockouts:
-        if isinstance(k, RandomEdges):
-            may &= ~random_blocked(layout, k)[query[:, None], key[None]]
-        else:
-            may &= ~blocked(layout, k, query, key)
+    for cut in cuts:
+        may &= ~blocked(layout, cut, query, key)
     return may
 
 
-def active(interventions: Sequence[Intervention], n_layers: int) -> list[tuple[Knockout | RandomEdges, ...]]:
-    """The knockouts at work in each block. Raises InterventionError for one that is at work in none."""
-    knockouts = [(k, set(k.layers.layers(n_layers))) for k in interventions if isinstance(k, Knockout | RandomEdges)]
-    for k, layers in knockouts:
-        if not layers:
-            raise InterventionError(
-                f"{k.label()}: layers {k.layers} hold none of this model's {n_layers} blocks, numbered 0 to "
-                f"{n_layers - 1}"
-            )
-    return [tuple(k for k, layers in knockouts if i in layers) for i in range(n_layers)]
-
-
-def first_layer(interventions: Sequence[Intervention], n_layers: int) -> int:
-    """The first block an intervention changes: all before it compute what the intact model does. n_layers if none."""
-    touched = [i for i, knockouts in enumerate(active(interventions, n_layers)) if knockouts]
-    touched += [i.layer for i in interventions if isinstance(i, EarlyExit | Patch | Edit)]
-    return min(touched, default=n_layers)
-
-
-def kept_positions(layout: TokenLayout, exit: EarlyExit | None) -> Int[Tensor, " kept"]:
+def kept_positions(layout: TokenLayout, exit: Exit | None) -> Int[Tensor, " kept"]:
     """Positions left after an exit, ascending; all of them without one.
 
     Raises InterventionError where text would leave.

@@ -31,12 +31,11 @@ from hookedvid.study.run.failures import attempt
 from hookedvid.study.scorings import outcome as scoring
 from hookedvid.study.scorings.outcome import GENERATED, Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
-from hookedvid.sweep.tree import Changes, Node, Placed, Sweep, shareable, stream_length
+from hookedvid.sweep.tree import Changes, Node, Sweep, shareable, stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.effects import Intervention, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, LayerRange, Patch
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.masks import active, first_layer
 from hookedvid.video.subtitles import expected_subtitles
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
@@ -131,8 +130,8 @@ def estimate(laid: Plan, model: Any, folder: Path | Records | None = None) -> Es
 
 
 def _does(interventions: Given, n_layers: int) -> tuple:
-    cuts = tuple(frozenset(k.at(LayerRange()) for k in layer) for layer in active(interventions, n_layers))
-    return cuts, tuple(i for i in interventions if isinstance(i, EarlyExit | Patch | Edit))
+    does = effects(interventions, n_layers)
+    return tuple(map(frozenset, does.cuts)), does.writes, does.exits
 
 
 def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked], int, float]:
@@ -175,7 +174,7 @@ def _expected(laid: Plan, model: Any, item: Item) -> VideoInputs:
 def _placed(costs: Costs, interventions: Given) -> None:
     """Raises SelectorError where a layout lacks what interventions select."""
     costs.of(interventions)
-    shareable(interventions, costs.layout)
+    shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
 def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:
@@ -192,7 +191,7 @@ def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float
     flops, memory = 0, tower
     for questions in asked:
         swept, peak = _swept(cfg, questions, size)
-        alone = [(x, [c for c in given if not shareable(c, x.layout)]) for x, given in questions]
+        alone = [(x, [c for c in given if not shareable(c, x.layout, cfg.n_layers)]) for x, given in questions]
         flops += swept + sum(_by_layers(cfg, x.layout, given) for x, given in alone if given)
         memory = max([memory, peak, *(by_layers for _, given in alone if given)])
     works.append(Work("layers+positions", share * flops, memory))
@@ -202,7 +201,7 @@ def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float
 def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Given]) -> int:
     """The intact forward, and of each condition the blocks from its first changed one on."""
     costs = Costs(cfg, layout)
-    firsts = [(c, first_layer(c, cfg.n_layers)) for c in conditions]
+    firsts = [(c, effects(c, cfg.n_layers).first_layer) for c in conditions]
     return costs.of().total + sum(costs.of(c, i).decoder for c, i in firsts if i < cfg.n_layers)
 
 
@@ -210,7 +209,7 @@ def _swept(cfg: VideoLLMConfig, questions: Asked, size: int) -> tuple[int, int]:
     """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
     groups: dict[tuple[Given, ...], list[VideoInputs]] = {}
     for inputs, given in questions:
-        shared = tuple(c for c in given if shareable(c, inputs.layout))
+        shared = tuple(c for c in given if shareable(c, inputs.layout, cfg.n_layers))
         if shared and stream_length(inputs.layout):
             groups.setdefault(shared, []).append(inputs)
     flops, memory = 0, 0
@@ -231,15 +230,15 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
     counted: dict[tuple, int] = {}
 
     def pairs(question: int, changes: Changes, rows: torch.Tensor) -> int:
-        knockouts = tuple(k for k, _ in changes if isinstance(k, Knockout))
-        what = (question, knockouts, len(rows))
+        cuts = tuple(cut for cut, _ in changes.cuts if not cut.drawn)
+        what = (question, cuts, len(rows))
         if what not in counted:
-            counted[what] = n_pairs(plan.layouts[question], knockouts, rows)
+            counted[what] = n_pairs(plan.layouts[question], cuts, rows)
         return counted[what]
 
     linear, attention = 0, 0
     for node in plan.nodes():
-        if node.layer == last and not any(isinstance(k, Placed) for k, _ in node.changes):
+        if node.layer == last and not node.changes.writes:
             linear += n * keys_values(lm)
         else:
             linear += n * block_linear(lm)
@@ -259,7 +258,7 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
     few, at_once = states_a_call(n, n_text)
 
     def inside(rows: int, changes: Sequence[Changes]) -> int:
-        written = any(isinstance(k, Placed) for several in changes for k, _ in several)
+        written = any(several.writes for several in changes)
         kv, in_mlp = 2 * lm.n_kv_heads * lm.d_head, rows if written else math.ceil(rows / mlp_pieces(rows, n))
         in_attention = rows * (6 * lm.d_model + 2 * kv)
         return size * max(in_attention, rows * (2 * lm.d_model + kv) + in_mlp * 2 * (lm.d_model + lm.d_mlp))

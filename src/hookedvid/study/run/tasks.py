@@ -30,8 +30,8 @@ from hookedvid.study.scorings import outcome as scoring
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import shareable, stream_length
+from hookedvid.values.effects import effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.masks import first_layer
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders
 from hookedvid.video.frames import Clip
@@ -299,7 +299,8 @@ def _swept(model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit)
     for inputs, conditions in asked:
         if not (n := stream_length(inputs.layout)):
             continue
-        shared = [one for one in conditions if attempt(shareable, one[0].interventions, inputs.layout) is True]
+        about = inputs.layout, model.cfg.n_layers
+        shared = [one for one in conditions if attempt(shareable, one[0].interventions, *about) is True]
         if shared:
             # Questions asked under the same conditions, behind the same tokens.
             alike = (tuple(inputs.tokens[0, :n].tolist()), tuple(c.interventions for c, _ in shared))
@@ -354,7 +355,7 @@ def _run_alone(laid: Plan, model: Any, item: Item, intact: _Intact, c: Condition
     inputs, n = intact.inputs, scoring.n_last(intact.inputs)
     if laid.study.scoring in scoring.GENERATED:
         return _generated(laid, model, item, inputs, c)
-    first = first_layer(c.interventions, model.cfg.n_layers)
+    first = effects(c.interventions, model.cfg.n_layers).first_layer
     if intact.logits is None:
         logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
     elif first == model.cfg.n_layers:

@@ -1,0 +1,145 @@
+"""What interventions do to a model, resolved once: who is cut off from whom, which rows are written, which rows leave.
+
+An intervention answers for itself (`Intervention.effect`). Masks, kernels, run plans, sweeps, costs, readings and
+estimates know no kinds of it: they read `Effects`. Positions stay selectors there. So nothing grows with the sequence,
+and one value serves every item of a batch, every question of a sweep and every step of a generation.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from hookedvid.errors import InterventionError
+from hookedvid.values.serial import to_dict
+
+Relation = Literal["any", "same_frame", "other_frame"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What becomes of attention's edges from queries `dst` to keys `src` in one block.
+
+    src, dst, relation, keep_self: as of a Knockout. They say which edges.
+    seed: if given, as many edges drawn with it from all of the prompt but a token's own, in place of these.
+    heads: numbers of the heads (0-based) that it is about; None for all.
+    weight: what exp(score) of an edge is multiplied by before softmax; 0 removes the edge.
+    name, label: for messages. Cuts that differ in nothing else are equal.
+    """
+
+    src: str
+    dst: str
+    relation: Relation = "any"
+    keep_self: bool = True
+    seed: int | None = None
+    heads: tuple[int, ...] | None = None
+    weight: float = 0.0
+    name: str = field(default="", compare=False)
+    label: str = field(default="", compare=False)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its edges are drawn at random, so that only a dense mask can hold them."""
+        return self.seed is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Rows of a hook point of block `layer` that become something else: two are the same if they are one object.
+
+    at: a selector of the rows. fn: gives the new rows from the old ones. source: without `fn`, what holds the new
+    rows, a cache or the key of one.
+    """
+
+    hook: str
+    layer: int
+    at: str
+    label: str
+    fn: Callable[[Any], Any] | None = None
+    source: Any = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Positions `drop` leave the sequence before block `layer`."""
+
+    layer: int
+    drop: str
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What interventions do to a model. cuts: of each block."""
+
+    cuts: tuple[tuple[Cut, ...], ...]
+    writes: tuple[Write, ...] = ()
+    exits: tuple[Exit, ...] = ()
+
+    @property
+    def exit(self) -> Exit | None:
+        """The only exit there is, if any. Raises InterventionError for several, which no run can take yet."""
+        if len(self.exits) > 1:
+            raise InterventionError("one run can exit once; give a single EarlyExit")
+        return self.exits[0] if self.exits else None
+
+    @property
+    def every_cut(self) -> tuple[Cut, ...]:
+        """The cuts of all blocks, one by one."""
+        return tuple(cut for cuts in self.cuts for cut in cuts)
+
+    @property
+    def first_layer(self) -> int:
+        """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
+        touched = [i for i, cuts in enumerate(self.cuts) if cuts]
+        return min([*touched, *(w.layer for w in self.writes), *(e.layer for e in self.exits)], default=len(self.cuts))
+
+
+class Intervention:
+    """What is done to a run, as a frozen value. A new kind is a subclass that says what it does and how it is called.
+
+    `kind` is its name in JSON. A kind without one, or a value that no file can hold, refuses `to_json` in words.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def effect(self, n_layers: int) -> Effects:
+        """What it does to a model of `n_layers` blocks. Raises InterventionError where it does not fit one."""
+        raise NotImplementedError
+
+    def label(self) -> str:
+        """For tables and plots; layers counted from 1."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict:
+        """Its JSON object, `kind` first. Raises InterventionError where no file can hold it."""
+        if not self.kind:
+            raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; run it from Python")
+        return {"kind": self.kind, **to_dict(self)}
+
+
+def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
+    """What interventions do together to a model of `n_layers` blocks.
+
+    Raises InterventionError for one that does not fit such a model.
+    """
+    each = [i.effect(n_layers) for i in interventions]
+    return Effects(
+        tuple(tuple(cut for one in each for cut in one.cuts[layer]) for layer in range(n_layers)),
+        tuple(w for one in each for w in one.writes),
+        tuple(e for one in each for e in one.exits),
+    )
+
+
+def check_removals(cuts: Sequence[Cut], where: str) -> None:
+    """Raise InterventionError for a cut that does anything but remove edges from all heads.
+
+    Args:
+        cuts: Of one block.
+        where: What can do no more than that, as the subject of a sentence.
+    """
+    for cut in cuts:
+        if cut.heads is not None or cut.weight:
+            heads = "all heads" if cut.heads is None else f"heads {list(cut.heads)}"
+            raise InterventionError(
+                f"{cut.label}: {where} can only remove edges, for all heads at once, and this leaves them weight "
+                f"{cut.weight:g} in {heads}; give a Knockout, or a hook on 'hook_attn_scores'"
+            )
