@@ -9,11 +9,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor. `pattern` is the einops reshape from theirs to ours; its reverse must exist."""
+    """One tensor.
+
+    Attributes:
+        theirs: Its name there.
+        ours: Its name here.
+        axes: Of theirs, as `1 n d`, where some are of length one, `1`, and have no place in ours; empty if none is.
+    """
 
     theirs: str
     ours: str
-    pattern: str = ""
+    axes: str = ""
+
+    @property
+    def ones(self) -> tuple[int, ...]:
+        """Their axes that ours lacks, from the first."""
+        return tuple(at for at, axis in enumerate(self.axes.split()) if axis == "1")
 
 
 @dataclass(frozen=True)

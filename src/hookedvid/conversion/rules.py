@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from einops import rearrange, repeat
 from torch import Tensor
 
 from hookedvid.conversion.lines import Fused, Ignored, Line, Rule, Shapes
@@ -92,14 +91,17 @@ def apply(line: Rule | Fused, tensor: Tensor) -> dict[str, Tensor]:
     """Our tensors of one of theirs."""
     if isinstance(line, Fused):
         return dict(zip(line.ours, _unfuse(tensor, line), strict=True))
-    return {line.ours: rearrange(tensor, line.pattern) if line.pattern else tensor}
+    return {line.ours: tensor.squeeze(line.ones) if line.axes else tensor}
 
 
 def undo(line: Rule | Fused, ours: Mapping[str, Tensor]) -> Tensor:
     """Their tensor from ours: `apply` read the other way."""
     if isinstance(line, Fused):
         return _fuse([ours[n] for n in line.ours], line)
-    return _reversed(ours[line.ours], line.pattern) if line.pattern else ours[line.ours]
+    tensor = ours[line.ours]
+    for axis in line.ones:
+        tensor = tensor.unsqueeze(axis)
+    return tensor
 
 
 def names_of(line: Line) -> tuple[str, ...]:
@@ -167,7 +169,7 @@ def expanded(table: Sequence[Line], shapes: Shapes) -> list[Line]:
         numbers = [n[len(head) : len(n) - len(tail)] for n in shapes if n.startswith(head) and n.endswith(tail)]
         for i in sorted({int(n) for n in numbers if n.isdigit()}):
             if isinstance(line, Rule):
-                lines.append(Rule(line.theirs.format(i=i), line.ours.format(i=i), line.pattern))
+                lines.append(Rule(line.theirs.format(i=i), line.ours.format(i=i), line.axes))
             elif isinstance(line, Fused):
                 ours = tuple(o.format(i=i) for o in line.ours)
                 lines.append(Fused(line.theirs.format(i=i), ours, line.parts, line.groups))
@@ -179,9 +181,9 @@ def _misfit(t: Tensor, line: Rule | Fused) -> str:
     if isinstance(line, Fused):
         stretches = line.groups * sum(line.parts)
         return "" if t.ndim and len(t) % stretches == 0 else f"whose rows are no multiple of {stretches}"
-    axes = line.pattern.split("->")[0].split()
+    axes = line.axes.split()
     fits = len(axes) == t.ndim and all(n == 1 for n, axis in zip(t.shape, axes, strict=True) if axis == "1")
-    return "" if fits or not line.pattern else f"not [{', '.join(axes)}]"
+    return "" if fits or not axes else f"not [{', '.join(axes)}]"
 
 
 def _unfuse(t: Tensor, line: Fused) -> list[Tensor]:
@@ -193,9 +195,3 @@ def _unfuse(t: Tensor, line: Fused) -> list[Tensor]:
 def _fuse(parts: list[Tensor], line: Fused) -> Tensor:
     split = [p.unflatten(0, (line.groups, n, -1)) for p, n in zip(parts, line.parts, strict=True)]
     return torch.cat(split, dim=1).flatten(0, 2)
-
-
-def _reversed(t: Tensor, pattern: str) -> Tensor:
-    source, target = (side.strip() for side in pattern.split("->"))
-    # Axes of length one exist on their side alone: `1 1 d -> d` comes back by repeating once.
-    return repeat(t, f"{target} -> {source}") if "1" in source.split() else rearrange(t, f"{target} -> {source}")

@@ -49,7 +49,7 @@ def convert_file(
         with writing(destination, target(reader.header, lines, dtype)) as writer:
             for entry in reader.header.entries:
                 line = lines[entry.name]
-                plain = isinstance(line, Ignored) or (isinstance(line, Rule) and not line.pattern)
+                plain = isinstance(line, Ignored) or (isinstance(line, Rule) and not line.axes)
                 digests = [hashlib.sha256() for _ in names_of(line)] or [hashlib.sha256()]
                 for piece in reader.chunks(entry, whole=not plain):
                     reading = pool.submit(whole.update, piece)
@@ -67,7 +67,7 @@ def _parts(piece: memoryview, entry: Entry, line: Line, dtype: torch.dtype | Non
     if isinstance(line, Ignored):
         return [flat]
     _check_finite(flat, entry, "")
-    keeps = isinstance(line, Rule) and not line.pattern
+    keeps = isinstance(line, Rule) and not line.axes
     parts = [flat] if keeps else list(apply(line, flat.view(entry.shape)).values())
     if dtype is None or dtype == entry.dtype or not entry.dtype.is_floating_point:
         return parts
@@ -114,7 +114,7 @@ def export_file(
 
 def _theirs(reader: Reader, ours: Iterator[Entry], line: Line, hashes: Mapping[str, str]) -> Iterator[memoryview]:
     """The bytes of one of their tensors from the next of ours."""
-    if isinstance(line, Ignored) or (isinstance(line, Rule) and not line.pattern):
+    if isinstance(line, Ignored) or (isinstance(line, Rule) and not line.axes):
         entry, digest = next(ours), hashlib.sha256()
         for piece in reader.chunks(entry):
             digest.update(piece)

@@ -85,8 +85,8 @@ def internvit(cfg: VisionConfig, tower: str = "vision_model.") -> list[Line]:
         for leaf in (AFFINE if cfg.qkv_bias else NORM)
     ]
     return [
-        Rule(f"{tower}embeddings.class_embedding", "vision.cls_token", "1 1 d -> d"),
-        Rule(f"{tower}embeddings.position_embedding", "vision.pos_embed", "1 n d -> n d"),
+        Rule(f"{tower}embeddings.class_embedding", "vision.cls_token", "1 1 d"),
+        Rule(f"{tower}embeddings.position_embedding", "vision.pos_embed", "1 n d"),
         *_many(f"{tower}embeddings.patch_embedding", "vision.patch_embed"),
         *fused,
         *_many(f"{block}attn.proj", "vision.blocks.{i}.attn.o"),
@@ -104,8 +104,8 @@ def internvl_vision(cfg: VisionConfig, tower: str = "") -> list[Line]:
     block = f"{tower}encoder.layer.{{i}}."
     qkv = AFFINE if cfg.qkv_bias else NORM
     return [
-        Rule(f"{tower}embeddings.cls_token", "vision.cls_token", "1 1 d -> d"),
-        Rule(f"{tower}embeddings.position_embeddings", "vision.pos_embed", "1 n d -> n d"),
+        Rule(f"{tower}embeddings.cls_token", "vision.cls_token", "1 1 d"),
+        Rule(f"{tower}embeddings.position_embeddings", "vision.pos_embed", "1 n d"),
         *_many(f"{tower}embeddings.patch_embeddings.projection", "vision.patch_embed"),
         *(x for p in "qkv" for x in _many(f"{block}attention.{p}_proj", f"vision.blocks.{{i}}.attn.{p}", qkv)),
         *_many(f"{block}attention.projection_layer", "vision.blocks.{i}.attn.o"),
