@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from tqdm import tqdm
 
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.definition import Plan
@@ -20,16 +20,13 @@ def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: T
     records: of the folder and shard that are written to.
     """
     audit, timing, fresh = Audit(), Timing(), 0
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "rows", TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(
-            f"{len(laid.items)} questions x {len(laid.conditions)} conditions", total=len(laid.tasks)
-        )
+    asked = f"{len(laid.items)} questions x {len(laid.conditions)} conditions"
+    with tqdm(total=len(laid.tasks), desc=asked, unit=" rows", disable=None) as bar:
 
         def step(row: Mapping[str, Any], new: bool) -> None:
             nonlocal fresh
             fresh += new
-            progress.advance(bar)
+            bar.update()
 
         told: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
         if how.ray:
