@@ -1,20 +1,28 @@
-"""The golden cases: original weights and outputs of every family, converted as a user would, for tests."""
+"""The golden cases: original weights and outputs of every family, converted as a user would, for tests.
 
+Weights and pixels were drawn at random, so that they are drawn again; tests/golden/README.md says how.
+"""
+
+import hashlib
+import json
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.convert import convert
 from hookedvid.checkpoints.parity import Recorded
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "golden"
-FOLDER = Path(os.environ.get("HOOKEDVID_GOLDEN", SHARED))
-CASES = sorted(p.name for p in FOLDER.iterdir() if (p / "case.json").is_file()) if FOLDER.is_dir() else []
+RECORDED = Path(__file__).with_name("golden")
+# Of whole cases, with weights and pixels in their files, where somebody has more of them.
+OTHERS = os.environ.get("HOOKEDVID_GOLDEN")
+CASES = sorted(p.parent.name for p in Path(OTHERS or RECORDED).glob("*/case.json"))
 WORK = TemporaryDirectory(prefix="hookedvid-golden-")
 
 
@@ -27,14 +35,53 @@ class Golden(NamedTuple):
     expected: dict[str, torch.Tensor]
 
 
+class Drawn(NamedTuple):
+    """What a case draws at random: weights by their original names, and pixels."""
+
+    weights: dict[str, torch.Tensor]
+    pixels: torch.Tensor
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str) -> "Drawn":
+        about = json.loads((RECORDED / name / "drawn.json").read_text(encoding="utf-8"))
+        g = torch.Generator().manual_seed(0)
+        weights = {n: torch.randn(shape, generator=g) * 0.08 + centre for n, shape, centre in about["tensors"]}
+        if about["pixels_seed"] is not None:
+            g.manual_seed(about["pixels_seed"])
+        return cls(weights, torch.randn(about["pixel_values"], generator=g).half(), about)
+
+    def sha256(self) -> str:
+        """Of all weights and the pixels, in the order they are drawn."""
+        parts = (t.contiguous().view(torch.uint8).numpy().tobytes() for t in (*self.weights.values(), self.pixels))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@cache
+def original(name: str) -> Path:
+    """The folder of a case: its checkpoint in the original layout, inputs and outputs."""
+    if OTHERS:
+        return Path(OTHERS) / name
+    folder = Path(WORK.name) / "original" / name
+    shutil.copytree(RECORDED / name, folder)
+    drawn = Drawn.of(name)
+    save_file(drawn.weights, folder / "model.safetensors", metadata={"format": "pt"})
+    expected = load_file(folder / "expected.safetensors")
+    if other := drawn.about.get("vision_tower_of"):
+        expected["vision_tower"] = load_file(RECORDED / other / "expected.safetensors")["vision_tower"]
+    expected["input_embeds"], expected["pixel_values"] = expected["hidden.0"].clone(), drawn.pixels
+    save_file(expected, folder / "expected.safetensors")
+    return folder
+
+
 @cache
 def converted(name: str) -> Path:
     """The folder of a case's converted checkpoint."""
-    case = Recorded.load(FOLDER / name)
-    return convert(FOLDER / name, Path(WORK.name) / name, overrides=case.overrides, progress=False)
+    case = Recorded.load(original(name))
+    return convert(original(name), Path(WORK.name) / name, overrides=case.overrides, progress=False)
 
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> Golden:
-    case = Recorded.load(FOLDER / name)
+    case = Recorded.load(original(name))
     model = HookedVideoLLM.from_pretrained(converted(name), dtype=dtype)
     return Golden(model, case.tokens, case.pixels.to(dtype), dict(case.theirs))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from golden_cases import CASES, FOLDER
+from golden_cases import CASES, original
 from hf_models import decoder, next_video, onevision, tower
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
@@ -165,8 +165,7 @@ def test_stages_of_other_shapes_are_refused():
         compare({"hook_embed": torch.zeros(2, 3)}, {"hook_embed": torch.zeros(2, 4)})
 
 
-@pytest.mark.skipif(not CASES, reason="golden cases are not in this checkout")
 @pytest.mark.parametrize("given", [[], ["--round-trip"], ["--dtype", "float64"]])
 def test_recorded_outputs(given, capsys):
-    assert script.main([str(FOLDER / CASES[0]), *given]) == 0
+    assert script.main([str(original(CASES[0])), *given]) == 0
     assert "stages agree within" in capsys.readouterr().out
