@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hookedvid.families.registry import FAMILIES, small_config
+from hookedvid.families.registry import FAMILIES, small_config, template
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
@@ -87,7 +87,7 @@ def random_inputs(
     if vision is None:
         return model.inputs_from_tensors(torch.tensor(ids(n_prefix + n_text)))
     video = [VIDEO]
-    if model.cfg.prompt == "internvl2_5":
+    if template(model.cfg.prompt).frame_before:
         video = [i for f in range(n_frames) for i in [*ids(2 * (f > 0)), *[VIDEO] * model.cfg.tokens_per_frame]]
     tokens = torch.tensor([*ids(n_prefix), *video, *ids(n_text)])
     pixels = torch.randn(n_frames, 3, vision.image_size, vision.image_size, generator=generator)

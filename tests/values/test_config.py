@@ -8,7 +8,6 @@ import pytest
 
 from hookedvid import HookedVideoLLM, VideoLLMConfig, small_config
 from hookedvid.errors import ConfigError
-from hookedvid.families.registry import FAMILIES, PUBLISHED
 from hookedvid.values import config
 from hookedvid.values.config import LIMITS
 
@@ -69,13 +68,6 @@ def test_a_bound_can_be_raised(monkeypatch):
         replace(deep, n_layers=LIMITS["n_layers"] + 1)
     monkeypatch.setitem(config.LIMITS, "n_layers", 2_000)
     assert replace(deep, n_layers=1_001).n_layers == 1_001
-
-
-def test_no_family_comes_near_a_bound():
-    for family in FAMILIES.values():
-        for name in ("n_layers", "d_model", "n_heads", "d_mlp", "image_size"):
-            assert getattr(family.tower, name) * 8 <= LIMITS[name]
-    assert all(p.frames * 8 <= LIMITS["n_frames"] for p in PUBLISHED.values())
 
 
 def test_a_number_too_large_for_a_float_is_named():
