@@ -17,7 +17,7 @@ from hookedvid.families.registry import FAMILIES, TEMPLATES
 from hookedvid.model.answers import real_tokens, score_options
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import prepare
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.letters import Letters
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
@@ -214,7 +214,7 @@ def test_probabilities_never_count_a_padding_row():
     answer = score_options(logits, inputs, n_tokens=model.cfg.n_tokens)
     assert answer.index == expected.index and answer.probs == pytest.approx(expected.probs, abs=1e-12)
     item = Item(id="one", video="a.mp4", question=QUESTION, options=tuple(OPTIONS), answer=0, family="any")
-    assert scoring.outcome(model, item, logits, inputs).prob == pytest.approx(expected.probs[0], abs=1e-12)
+    assert Letters().outcome(model, item, logits, inputs).prob == pytest.approx(expected.probs[0], abs=1e-12)
     assert torch.equal(real_tokens(logits, None), logits), "every row is a token's where no number is given"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,8 @@ from hookedvid.errors import ConfigError, HookedVidError, InputError, Interventi
 from hookedvid.lmms import arguments
 from hookedvid.model.answers import answer_log_probs
 from hookedvid.study.conventions import CONVENTIONS
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.generate import Generate
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.interventions import Intervention
 from models import random_model
 
@@ -232,14 +233,13 @@ def test_its_task_finds_what_our_study_finds(evaluate, miniature, more, interven
     model = HookedVideoLLM.from_pretrained(miniature.onevision)
     ours = []
     for item in miniature.items:
-        form = THEIRS.form_for(model.cfg.family)
-        inputs = scoring.prepare(model, item, miniature.video(item), "generate", form)
-        ours.append(scoring.generated(model, item, inputs, interventions, THEIRS))
+        inputs = Generate(THEIRS).inputs(partial(model.prepare, miniature.video(item)), model, item)
+        ours.append(Generate(THEIRS).generated(model, item, inputs, interventions))
     assert len({o.text for o in ours}) > 3  # it says different things of different videos
     agree(said, FULL, miniature, ours)
 
 
-def agree(said: dict[str, Any], task: str, miniature: Miniature, ours: list[scoring.Outcome]) -> float:
+def agree(said: dict[str, Any], task: str, miniature: Miniature, ours: list[Outcome]) -> float:
     """Answers, extracted letters and score are the same; returns the score, in percent."""
     theirs = samples(said, task)
     assert [s["filtered_resps"][0] for s in theirs] == [o.text for o in ours]
@@ -259,7 +259,7 @@ def test_interventions_reach_the_answers(found, miniature, model, condition):
     for item, row in zip(miniature.items, miniature.rows[SHORT], strict=True):
         asked = "\n".join([item.question, "Options:", *row["options"], "answer"])
         text = model.generate(model.prepare(miniature.video(item), asked), CONDITIONS[condition][1], max_new_tokens=16)
-        ours.append(scoring.read(item, text, THEIRS))
+        ours.append(Generate(THEIRS).read_text(item, text))
     score = agree(found(condition), SHORT, miniature, ours)
     assert condition not in ("intact", "LV-K") or (score > 90 if condition == "intact" else score < 60)
 

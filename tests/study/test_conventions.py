@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ from hookedvid.study.extractors import extractor
 from hookedvid.study.protocols import BASELINE
 from hookedvid.study.results import breakdown, submission
 from hookedvid.study.results.summary import Outcomes, summarise
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.choice import chance
+from hookedvid.study.scorings.generate import Generate, read_text
+from hookedvid.study.scorings.letters import Letters
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.video.samplers import SAMPLERS
 
 QUESTION = "What {moves}?"
@@ -159,7 +163,7 @@ def test_a_study_refuses_names_that_are_none_and_conventions_without_letters():
 )
 def test_what_evaluators_make_of_an_answer(name, text, counted):
     by = CONVENTIONS[name]
-    found = scoring.read_text(item(), text, by)
+    found = read_text(item(), text, by)
     assert by.counted(item(), text, found.chosen) == counted
     assert found.text == text and (found.status == "ok") == (found.chosen is not None)
     assert found.correct is (None if found.chosen is None else found.chosen == 1)
@@ -168,10 +172,10 @@ def test_what_evaluators_make_of_an_answer(name, text, counted):
 def test_equal_options_are_equally_right_and_evaluators_take_the_first_or_the_last():
     """MVBench has such questions: the answer is a text there, which several options may be."""
     one = Item(id="q", video="v.mp4", question="q ?", options=("3", "2", "3"), answer=0)
-    assert one.right == (0, 2) and scoring.chance(one) == 2 / 3 and item(answer=None).right == ()
+    assert one.right == (0, 2) and chance(one) == 2 / 3 and item(answer=None).right == ()
     by = CONVENTIONS["mvbench/official"]
     for text, correct in (("A", True), ("C", True), ("B", False)):
-        assert scoring.read_text(one, text, extractor("leading-letter@1")).correct is correct
+        assert read_text(one, text, extractor("leading-letter@1")).correct is correct
     for name, counted in (("lmms-eval@2026-04", (1, 0, 0)), ("official", (0, 0, 1)), ("vlmevalkit", (0, 0, 1))):
         by = CONVENTIONS[f"mvbench/{name}"]
         given = [by.counted(one, text, i) for i, text in enumerate(("A)", "B)", "C)"))]
@@ -185,18 +189,18 @@ def test_logits_of_equal_options_are_one_options():
     for best, correct in ((0, True), (1, False), (2, True)):
         logits[list(inputs.option_tokens[0])] = torch.tensor([1.0, 2.0, 3.0]).roll(best - 2)
         one = Item(id="q", video="v.mp4", question="q ?", options=("3", "2", "3"), answer=0)
-        found = scoring.outcome(net, one, logits, inputs)
+        found = Letters().outcome(net, one, logits, inputs)
         (a, b, c), p = logits[list(inputs.option_tokens[0])].tolist(), logits.softmax(-1)[list(inputs.option_tokens[0])]
         assert (found.chosen, found.correct, found.margin) == (best, correct, max(a, c) - b)
         assert found.prob == pytest.approx(float(p[0] + p[2]))
     same = replace(one, options=("3", "3", "3"))
-    assert scoring.outcome(net, same, logits, inputs).margin is None and scoring.chance(same) == 1.0
+    assert Letters().outcome(net, same, logits, inputs).margin is None and chance(same) == 1.0
 
 
 def test_egoschema_guesses_but_we_do_not():
     by = CONVENTIONS["egoschema/lmms-eval@2026-07"]
     items = [item(i, answer=i % 5, n=5) for i in range(2000)]
-    assert scoring.read_text(items[0], "no idea", by) == scoring.Outcome("unparsed", text="no idea")
+    assert read_text(items[0], "no idea", by) == Outcome("unparsed", text="no idea")
     guesses = np.array([guess(i) for i in items])
     assert [guess(i) for i in items] == guesses.tolist(), "the same guess every time"
     assert (np.bincount(guesses, minlength=5) > 320).all() and guesses.max() == 4  # 400 expected, ± 18
@@ -207,16 +211,16 @@ def test_egoschema_guesses_but_we_do_not():
 
 def test_lines_that_a_source_writes_otherwise_are_printed_as_it_writes_them():
     net = HookedVideoLLM.from_config(small_config("llava-onevision"))
-    form = CONVENTIONS["egoschema/lmms-eval@2026-07"].form
+    by = CONVENTIONS["egoschema/lmms-eval@2026-07"]
     odd = replace(item(n=2), meta={"options": "(A)  w\nB: x"})
     for one, lines in ((odd, "(A)  w\nB: x"), (item(n=2), "A. w\nB. x")):
-        inputs = scoring.prepare(net, one, None, "generate", form)
+        inputs = Generate(by).inputs(partial(net.prepare, None), net, one)
         assert net.tokenizer.decode(inputs.tokens[0]) == f"{QWEN.before}q ?\n{lines}\n{DIRECTLY}{QWEN.after}"
 
 
 def rows(items, texts, by) -> list[dict]:
     found = zip(items, texts, strict=True)
-    return [{"item": i.id, "condition": BASELINE.label, **asdict(scoring.read_text(i, t, by))} for i, t in found]
+    return [{"item": i.id, "condition": BASELINE.label, **asdict(read_text(i, t, by))} for i, t in found]
 
 
 def test_one_table_says_both_numbers_and_the_evaluators():

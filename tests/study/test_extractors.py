@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hookedvid.data.mvbench import official_check
 from hookedvid.errors import InputError
 from hookedvid.study.extractors import EXTRACTORS, extractor
-from hookedvid.study.scorings.outcome import is_degenerate
+from hookedvid.study.scorings.generate import is_degenerate
 
 COLUMNS = ("videomme/lmms-eval@2026-04", "videomme/lmms-eval@2024-06", "mvbench/lmms-eval", "egoschema/lmms-eval")
 OPTIONS = ("red", "gray", "blue", "green", "black")

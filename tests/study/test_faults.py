@@ -29,7 +29,7 @@ from hookedvid.study.results import summary
 from hookedvid.study.run import tasks as running
 from hookedvid.study.run.tasks import run
 from hookedvid.study.run.timing import Timing
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.letters import Letters
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
 
@@ -210,16 +210,16 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
 def test_an_unforeseen_error_of_one_item_ends_no_study_and_is_tried_again(laid, model, tmp_path, monkeypatch):
     few = replace(laid, items=laid.items[:2], tasks=[t for t in laid.tasks if t[0] in laid.items[:2]])
     bad = few.items[0].id
-    whole = scoring.outcome
+    whole = Letters.outcome
 
-    def outcome(model, item, *args):
-        return {}["nothing"] if item.id == bad else whole(model, item, *args)
+    def outcome(self, model, item, *args):
+        return {}["nothing"] if item.id == bad else whole(self, model, item, *args)
 
     def broken(*args, **given):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(scoring, "outcome", outcome)
+        patched.setattr(Letters, "outcome", outcome)
         patched.setattr(running, "sweep", broken)  # what a sweep cannot answer is asked alone
         rows = run(few, model, tmp_path / "out")
     assert {(r["item"] == bad, r["status"], r["fault"]) for r in rows} == {(True, "failed", "error"), (False, "ok", "")}

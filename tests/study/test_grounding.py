@@ -22,8 +22,7 @@ from hookedvid.study.definition import Study, plan
 from hookedvid.study.results import measures
 from hookedvid.study.results.measures import MEASURES, Values
 from hookedvid.study.run.tasks import run
-from hookedvid.study.scorings import grounding
-from hookedvid.study.scorings.grounding import iou, parse_span
+from hookedvid.study.scorings.grounding import Grounding, iou, parse_span
 from hookedvid.video.frames import read_clip
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -221,7 +220,7 @@ def table(texts: list[str], **meta) -> measures.Measured:
     items = items_of(len(texts), **meta)
     names = ("status", "span", "text", "correct", "prob", "margin")
     rows = [
-        {"item": i.id, "condition": "baseline"} | {n: getattr(grounding.read(i, t), n) for n in names}
+        {"item": i.id, "condition": "baseline"} | {n: getattr(Grounding().read_text(i, t), n) for n in names}
         for i, t in zip(items, texts, strict=True)
     ]
     rows[-1] |= {"status": "failed", "span": None}

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -19,7 +20,8 @@ from hookedvid.study.conventions import CONVENTIONS
 from hookedvid.study.extractors import extractor
 from hookedvid.study.records import ROWS
 from hookedvid.study.results import rescoring
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.generate import Generate
+from hookedvid.study.scorings.letters import Letters
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -160,17 +162,17 @@ def test_failed_rows_stay_failed(folder):
 
 def test_numbers_that_are_none_fail_and_are_counted_as_garbled(net, folder):
     item = read_items(folder / "set" / "items.jsonl")[0]
-    inputs = scoring.prepare(net, item, folder / "set" / item.video, "letters")
+    inputs = Letters().inputs(partial(net.prepare, folder / "set" / item.video), net, item)
     with torch.no_grad():
         intact = net.ln_final.weight.clone()
         net.ln_final.weight.fill_(torch.nan)
         try:
             logits = net(inputs, logits_to_keep=1)[0, -1]
-            found = scoring.outcome(net, item, logits, inputs), scoring.generated(net, item, inputs, ())
+            found = Letters().outcome(net, item, logits, inputs), Generate().generated(net, item, inputs, ())
         finally:
             net.ln_final.weight.copy_(intact)
     for outcome in found:
         assert outcome.status == "failed" and outcome.flag == "non-finite"
         assert "the logits are not finite" in outcome.reason and outcome.chosen is None
-    hidden = scoring.outcome(net, replace(item, answer=None), net(inputs, logits_to_keep=1)[0, -1], inputs)
+    hidden = Letters().outcome(net, replace(item, answer=None), net(inputs, logits_to_keep=1)[0, -1], inputs)
     assert hidden.chosen is not None and hidden.correct is None and hidden.prob is None

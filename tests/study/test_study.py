@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,10 @@ from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.results import findings as laws
 from hookedvid.study.results import summary
 from hookedvid.study.run import tasks as running
+from hookedvid.study.run.inputs import shuffled
 from hookedvid.study.run.tasks import run
-from hookedvid.study.scorings import outcome as scoring
+from hookedvid.study.scorings.generate import Generate
+from hookedvid.study.scorings.words import Words
 from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
 from hookedvid.values.masks import allowed
@@ -261,24 +264,26 @@ def test_a_second_writer_is_refused(tmp_path):
 def test_shuffled_frames_are_the_same_frames_in_another_order(folder):
     item = read_items(folder / "set" / "items.jsonl")[0]
     clip = read_clip(folder / "set" / item.video, 8)
-    shuffled = running.shuffled(clip, 0, item.video).frames
-    assert not np.array_equal(shuffled, clip.frames)
-    assert sorted(f.tobytes() for f in shuffled) == sorted(f.tobytes() for f in clip.frames)
-    assert np.array_equal(shuffled, running.shuffled(clip, 0, item.video).frames)  # one order a clip
-    assert not np.array_equal(shuffled, running.shuffled(clip, 1, item.video).frames)
+    mixed = shuffled(clip, 0, item.video).frames
+    assert not np.array_equal(mixed, clip.frames)
+    assert sorted(f.tobytes() for f in mixed) == sorted(f.tobytes() for f in clip.frames)
+    assert np.array_equal(mixed, shuffled(clip, 0, item.video).frames)  # one order a clip
+    assert not np.array_equal(mixed, shuffled(clip, 1, item.video).frames)
 
 
 def test_scoring_by_words_and_by_generation(model, folder):
     item = read_items(folder / "set" / "items.jsonl")[0]
-    inputs = scoring.prepare(model, item, folder / "set" / item.video, "words")
+    inputs = Words().inputs(partial(model.prepare, folder / "set" / item.video), model, item)
     words = [model.to_single_token(o) for o in item.options]
     logits = model(inputs)[0, -1].detach()
-    found = scoring.outcome(model, item, logits, inputs)
+    found = Words().outcome(model, item, logits, inputs)
     assert found.chosen == int(logits[words].argmax())
     assert found.prob == pytest.approx(float(logits.softmax(-1)[words[item.answer]]))
     others = [w for i, w in enumerate(words) if i != item.answer]
     assert found.margin == pytest.approx(float(logits[words[item.answer]] - logits[others].max()), abs=1e-6)
-    spoken = scoring.generated(model, item, model.prepare(folder / "set" / item.video, item.question, item.options), ())
+    spoken = Generate().generated(
+        model, item, model.prepare(folder / "set" / item.video, item.question, item.options), ()
+    )
     assert spoken.status in ("ok", "unparsed") and (spoken.status == "ok") == (spoken.chosen is not None)
 
 

@@ -38,8 +38,7 @@ def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: T
     lines = [f"{fresh} rows run, {different - fresh} found in {records.folder}"]
     lines += [records.damaged] * bool(records.damaged)
     if audit.n:
-        what = "log-probabilities" if laid.study.scoring == "likelihood" else "logits"
-        lines.append(f"{audit.n} rows run again in full: {what} differ by {audit.largest:.1e} at most")
+        lines.append(f"{audit.n} rows run again in full: {laid.scoring.reads} differ by {audit.largest:.1e} at most")
     if timing.n_clips:
         lines.append(str(timing))
     for line in lines:

@@ -25,13 +25,7 @@ from hookedvid.study.results.measures import MEASURES
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
-from hookedvid.study.scorings.outcome import Scoring
-
-# How each task of the shapes clips is scored, and which of them a study file asks that names no items.
-SCORING_OF: dict[str, Scoring] = {
-    "questions": "letters", "captions": "likelihood", "answers": "likelihood", "grounding": "grounding",
-}  # fmt: skip
-TASK_OF: dict[Scoring, str] = {"likelihood": "captions", "grounding": "grounding"}
+from hookedvid.study.scorings.registry import SCORINGS
 
 
 def run_study(
@@ -58,7 +52,8 @@ def run_study(
     beside = file.parent if file else Path()
     _check_one_source(study, data, task)
     if task is not None:
-        study = replace(study, items="", dataset="", data="", scoring=SCORING_OF[task])
+        scoring = next(name for name, s in SCORINGS.items() if task in s.tasks)
+        study = replace(study, items="", dataset="", data="", scoring=scoring)
     dataset = _dataset(study, beside, *data, console)
     if dataset is not None:
         study = replace(study, items="", dataset=dataset.name, data=str(dataset.folder))
@@ -70,7 +65,7 @@ def run_study(
     if dataset is not None:
         laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out, device_type)
     else:
-        task = task or TASK_OF.get(study.scoring, "questions")
+        task = task or next(iter(SCORINGS[study.scoring].tasks), "questions")
         items = beside / study.items if study.items else held_out(out / "videos", task)
         laid = studies.plan(study, net, items, limit, device=device_type)
     where = f"{laid.settings['device']} on Ray" if how.ray else net.device

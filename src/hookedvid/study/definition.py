@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
-from hookedvid.errors import ConfigError, DataError, HookError, InterventionError, nearest
+from hookedvid.errors import ConfigError, HookError, InterventionError, nearest
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, protocols
 from hookedvid.study.conventions import Convention
-from hookedvid.study.extractors import OURS
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
-from hookedvid.study.scorings import grounding
-from hookedvid.study.scorings import outcome as scoring
-from hookedvid.study.scorings.outcome import Scoring
+from hookedvid.study.scorings.registry import SCORINGS
+from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
 from hookedvid.values.serial import from_dict
@@ -46,9 +44,9 @@ class Study:
     the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
     cheapest has to keep. custom: lists of interventions, as values or in their JSON form (which is kept), one
     condition each.
-    scoring: `letters`, `words` and `generate` choose among an item's options; `likelihood` is that of its reference,
-    `grounding` the overlap of the span it names with its own. frame_order: `shuffled` permutes the sampled frames of
-    every clip.
+    scoring: one of `hookedvid.study.scorings`: `letters`, `words` and `generate` choose among an item's options;
+    `likelihood` is that of its reference, `grounding` the overlap of the span it names with its own. frame_order:
+    `shuffled` permutes the sampled frames of every clip.
     reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
     the same bits; `layers+positions` also shares the video's rows between conditions and questions
     (`hookedvid.sweep.run`), which gives the same numbers up to rounding, checked on one row in a hundred.
@@ -69,7 +67,7 @@ class Study:
     grid: int = 0
     keep: float = 0.97
     custom: tuple[tuple[dict | Intervention, ...], ...] = ()
-    scoring: Scoring = "letters"
+    scoring: str = "letters"
     convention: str = ""
     n_frames: int | None = None
     sampler: str | None = None
@@ -89,8 +87,8 @@ class Study:
                     raise ConfigError(f"no {what} {name!r} ({nearest(name, known)})")
         if self.items and (self.dataset or self.data):
             raise ConfigError("a study asks either its items or a dataset in the folder data; give one of the two")
-        if self.scoring not in scoring.SCORINGS:
-            raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, scoring.SCORINGS)})")
+        if self.scoring not in SCORINGS:
+            raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, SCORINGS)})")
         custom = protocols.in_json(self.custom)
         object.__setattr__(self, "custom", custom)
         if any(one["kind"] == "patch" for several in custom for one in several):
@@ -104,7 +102,7 @@ class Study:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.convention:
             conventions.known(self.convention)
-            if self.scoring not in scoring.LETTERED:
+            if not SCORINGS[self.scoring].lettered:
                 raise ConfigError(
                     f'conventions letter the options; score "generate" or "letters", not "{self.scoring}"'
                 )
@@ -184,6 +182,11 @@ class Plan:
     tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def scoring(self) -> Scoring:
+        """How its rows are scored, by its convention."""
+        return SCORINGS[self.study.scoring](self.convention)
+
 
 def settings_of(
     study: Study, model: Any, convention: Convention | None = None, device: str | None = None
@@ -214,19 +217,8 @@ def settings_of(
         "device": device or model.device.type,
         "reuse": study.reuse,
         "empty_row": "zero",
-        **_generation(study.scoring, convention),
+        **SCORINGS[study.scoring](convention).settings(),
         **versions,
-    }
-
-
-def _generation(scored: Scoring, convention: Convention | None) -> dict[str, Any]:
-    if scored == "grounding":
-        return {"extractor": grounding.PARSER, "max_new_tokens": grounding.MAX_NEW_TOKENS}
-    if scored != "generate":
-        return {}
-    return {
-        "extractor": convention.extractor if convention else OURS,
-        "max_new_tokens": convention.max_new_tokens if convention else scoring.MAX_NEW_TOKENS,
     }
 
 
@@ -256,7 +248,7 @@ def plan(
         raise ConfigError(f"limit is {limit}; ask at least 1 question")
     check_bare(model)
     items = list(read_items(annotations) if items is None else items)[:limit]
-    _check_scorable(items, study.scoring)
+    SCORINGS[study.scoring]().check(items)
     conditions = study.conditions(model.cfg.n_layers)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
@@ -271,7 +263,7 @@ def plan(
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        content = {"video": hashes[path], "question": question_hash(item, annotations, study.scoring)}
+        content = {"video": hashes[path], "question": question_hash(item, annotations, laid.scoring)}
         settings = {**laid.settings, **content}
         fixed = canonical(settings)
         for c, (cut, text) in zip(conditions, cuts, strict=True):
@@ -284,9 +276,8 @@ def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     """Hash of what is asked of a video and how the answer is scored, subtitles included."""
     part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
     said = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
-    gold = {"likelihood": (item.reference,), "grounding": (item.span,)}.get(scoring, ())
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
-    return digest(repr((item.question, item.options, item.answer, *part, *said, *gold, *alike)).encode())
+    return digest(repr((item.question, item.options, item.answer, *part, *said, *scoring.gold(item), *alike)).encode())
 
 
 def check_bare(model: Any) -> None:
@@ -296,20 +287,6 @@ def check_bare(model: Any) -> None:
             f"a study asks a model as its weights are, and there are hooks on {', '.join(names[:3])}: remove them "
             "(reset_hooks(including_permanent=True), or the handles' remove()) and name what shall change as custom "
             "conditions"
-        )
-
-
-def _check_scorable(items: Sequence[Item], scoring: Scoring) -> None:
-    lacking = {
-        "likelihood": ("reference", [i.id for i in items if not i.reference]),
-        "grounding": ("span", [i.id for i in items if i.span is None]),
-    }
-    options = [i.id for i in items if len(i.options) < 2]
-    what, unusable = lacking.get(scoring, ("options", options))
-    purpose = "choose from" if what == "options" else "score against"
-    if unusable:
-        raise DataError(
-            f"{len(unusable)} items have no {what} to {purpose}: {unusable[:3]}; this study scores by {scoring}"
         )
 
 

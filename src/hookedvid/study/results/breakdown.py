@@ -12,7 +12,7 @@ from hookedvid.data.registry import AXES
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results.statistics import Interval, Resamples
 from hookedvid.study.results.summary import Outcomes, named
-from hookedvid.study.scorings.outcome import chance
+from hookedvid.study.scorings.choice import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 

@@ -14,7 +14,7 @@ from hookedvid.study.results import efficiency, statistics
 from hookedvid.study.results.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
 from hookedvid.study.results.statistics import LEVEL, Interval, Resamples
 from hookedvid.study.results.summary import Outcomes
-from hookedvid.study.scorings.outcome import chance
+from hookedvid.study.scorings.choice import chance
 
 CHEAPEST = "cheapest inference"
 # From where on later cuts count as costing next to nothing: this share of what the cut in every layer costs. Of the

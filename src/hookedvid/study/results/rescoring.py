@@ -7,7 +7,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError
 from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import Extractor
-from hookedvid.study.scorings.outcome import read_text
+from hookedvid.study.scorings.generate import Generate, read_text
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Ext
 
     Raises DataError for rows of a study that generated nothing.
     """
-    if any(row["settings"]["scoring"] != "generate" for row in rows):
-        raise DataError('this study kept no texts: only those with scoring = "generate" can be read once more')
+    if any(row["settings"]["scoring"] != Generate.name for row in rows):
+        raise DataError(f'this study kept no texts: only those with scoring = "{Generate.name}" can be read once more')
     item_of = {item.id: item for item in items}
     found, n, changed = [], 0, 0
     for row in rows:

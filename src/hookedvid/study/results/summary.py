@@ -12,7 +12,7 @@ from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results import statistics
 from hookedvid.study.results.statistics import UNKNOWN, Interval, McNemar, Resamples
-from hookedvid.study.scorings.outcome import chance
+from hookedvid.study.scorings.choice import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 

@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from hookedvid.data.item import Item, subtitles_path
+from hookedvid.data.item import Item
 from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Records
+from hookedvid.study.rows import Task
 from hookedvid.study.run.failures import attempt
-from hookedvid.study.scorings import outcome as scoring
-from hookedvid.study.scorings.outcome import GENERATED, Outcome
+from hookedvid.study.run.inputs import prepared
+from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
 from hookedvid.sweep.tree import Changes, Node, Sweep, shareable, stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import Intervention, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.layout import TokenLayout
-from hookedvid.video.subtitles import expected_subtitles
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
@@ -136,39 +136,27 @@ def _does(interventions: Given, n_layers: int) -> tuple:
 
 def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked], int, float]:
     """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
-    left: dict[str, dict[str, tuple[Item, dict[str, Given]]]] = {}
+    left: dict[str, dict[str, tuple[Item, Task, dict[str, Given]]]] = {}
     for item, condition, task in laid.tasks:
         if task.key not in done:
-            asked = left.setdefault(item.video, {}).setdefault(item.id, (item, {}))[1]
+            asked = left.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
             asked[task.key] = condition.interventions
     names = list(left)
     some = [names[i] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names))).astype(int)]
     found: list[Asked] = []
     for name in some:
         questions: Asked = []
-        for item, asked in left[name].values():
-            inputs = attempt(_expected, laid, model, item)
+        for item, task, asked in left[name].values():
+            inputs = attempt(prepared, laid, model, item, task)
             if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
             costs = Costs(model.cfg, inputs.layout)
             possible = [c for c in asked.values() if not isinstance(attempt(_placed, costs, c), Outcome)]
             questions.append((inputs, possible))
         found.append(questions)
-    rows = sum(len(asked) for video in left.values() for _, asked in video.values())
+    rows = sum(len(asked) for video in left.values() for _, _, asked in video.values())
     looked_at = sum(len(given) for questions in found for _, given in questions)
     return found, len(left), rows / max(1, looked_at)
-
-
-def _expected(laid: Plan, model: Any, item: Item) -> VideoInputs:
-    """The prompt as the run lays it out, subtitles included."""
-    sampling = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
-    form = laid.convention.form_for(model.cfg.family) if laid.convention else None
-    said = None
-    if form is not None and form.wants_subtitles:
-        assert laid.convention is not None
-        path = subtitles_path(item, laid.annotations)
-        said = expected_subtitles(path, laid.convention.subtitle_frames_for(model.cfg.family)) if path else ""
-    return scoring.expected(model, item, laid.study.scoring, form, said, **sampling)
 
 
 def _placed(costs: Costs, interventions: Given) -> None:
@@ -184,7 +172,7 @@ def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float
     whole = _forward_memory(lm, n, size)
     naive = sum(Costs(cfg, x.layout).of(c).total for x, given in everything for c in given)
     works = [Work("none", naive * share, max(tower, whole))]
-    if laid.study.scoring in GENERATED:
+    if laid.scoring.reads_text:
         return tuple(works)
     by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
     works.append(Work("layers", share * sum(_by_layers(cfg, x.layout, given) for x, given in everything), by_layers))

@@ -16,6 +16,8 @@ from hookedvid.study.results import file_names as results
 from hookedvid.study.rows import digest, json_bytes, named, sealed
 from hookedvid.study.run.tasks import Audit
 from hookedvid.study.run.timing import Timing
+from hookedvid.study.scorings.registry import SCORINGS
+from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.files import write_bytes
 from hookedvid.values.interventions import from_json, to_json
 from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
@@ -111,8 +113,13 @@ class Manifest:
     @property
     def convention(self) -> Convention | None:
         """The convention that the generated texts were read by."""
-        name = self.settings["convention"] if self.settings["scoring"] == "generate" else ""
+        name = self.settings["convention"] if SCORINGS[self.settings["scoring"]].printed else ""
         return conventions.convention(name, self.items, self.dataset) if name else None
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its rows are scored, by that convention."""
+        return SCORINGS[self.settings["scoring"]](self.convention)
 
     @property
     def dataset(self) -> str:
@@ -167,11 +174,12 @@ class _Stored:
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Raises DataError for fields that do not fit each other."""
-        texts = ("model", "model_name", "dtype", "kernel", "scoring", "convention", "sampler")
+        texts = ("model", "model_name", "dtype", "kernel", "convention", "sampler")
         ids = [item.id for item in self.items]
         fits = {
             "settings": all(isinstance(self.settings.get(name), str) for name in texts)
-            and isinstance(self.settings.get("n_frames"), int),
+            and isinstance(self.settings.get("n_frames"), int)
+            and self.settings.get("scoring") == self.study.scoring,
             "items": bool(ids) and len(set(ids)) == len(ids),
             "conditions": conditions[:1] == [protocols.BASELINE],
             "keys": [len(keys) for keys in self.keys] == [len(conditions)] * len(ids),

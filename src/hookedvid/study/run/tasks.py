@@ -12,22 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hookedvid.data.item import Item, subtitles_path, video_path
+from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
-from hookedvid.study.definition import Plan, check_bare, question_hash
+from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records, Shard
 from hookedvid.study.rows import Task, named
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
+from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.timing import Timing
-from hookedvid.study.scorings import grounding
-from hookedvid.study.scorings import outcome as scoring
 from hookedvid.study.scorings.outcome import Outcome
+from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import shareable, stream_length
 from hookedvid.values.effects import effects
@@ -35,8 +34,6 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders
 from hookedvid.video.frames import Clip
-from hookedvid.video.refusals import changed
-from hookedvid.video.subtitles import shown_subtitles
 
 # A row whose key falls on a multiple of this is run once more from the pixels.
 AUDITED = 100
@@ -58,7 +55,7 @@ class Audit:
         """Count another's rows."""
         self.n, self.largest = self.n + other.n, max(self.largest, other.largest)
 
-    def check(self, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
+    def check(self, scoring: Scoring, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
         """Run a condition from the pixels; raises RunError beyond what rounding can do."""
         whole = model(inputs, interventions=condition.interventions, logits_to_keep=scoring.n_last(inputs))
         off = (scoring.read(model, whole[0], inputs).double() - values.double()).abs().max().item()
@@ -238,14 +235,14 @@ def _run_video(
     """Outcomes of all that is asked about one video, in order."""
     found: dict[str, Tensor | Outcome] = {}
     shares: dict[str, Shares] = {}
-    prepared: dict[str, VideoInputs] = {}
+    ready: dict[str, VideoInputs] = {}
     left: dict[str, Asked] = {}
     for item, asked in items:
         inputs = attempt(_prepare, laid, model, item, clips[_request(laid, item, asked)], asked)
         if isinstance(inputs, Outcome):
             found |= {task.key: inputs for _, task in asked}
             continue
-        prepared[item.id], costs = inputs, Costs(model.cfg, inputs.layout)
+        ready[item.id], costs = inputs, Costs(model.cfg, inputs.layout)
         for condition, task in asked:
             priced = attempt(costs.shares, condition.interventions)
             if isinstance(priced, Outcome):
@@ -253,43 +250,29 @@ def _run_video(
             else:
                 shares[task.key] = priced
         left[item.id] = [one for one in asked if one[1].key in shares]
-    if laid.study.reuse == "layers+positions" and laid.study.scoring not in scoring.GENERATED:
-        found |= _swept(model, [(prepared[i], asked) for i, asked in left.items()], audit)
+    if laid.study.reuse == "layers+positions" and not laid.scoring.reads_text:
+        found |= _swept(laid.scoring, model, [(ready[i], asked) for i, asked in left.items()], audit)
     for item, asked in items:
         rest = [one for one in left.get(item.id, ()) if one[1].key not in found]
         if rest:
-            outcomes = _alone(laid, model, item, prepared[item.id], [c for c, _ in rest])
+            outcomes = _alone(laid, model, item, ready[item.id], [c for c, _ in rest])
             found |= zip((task.key for _, task in rest), outcomes, strict=True)
         for one in asked:
             outcome = found[one[1].key]
             if isinstance(outcome, Tensor):
-                outcome = attempt(scoring.outcome, model, item, outcome, prepared[item.id])
+                outcome = attempt(laid.scoring.outcome, model, item, outcome, ready[item.id])
             yield one, _priced(outcome, shares.get(one[1].key))
 
 
 def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
     if isinstance(clip, HookedVidError):
         raise clip
-    sampling = {k: laid.settings[k] for k in ("n_frames", "sampler", "time_instruction", "markers_are_language")}
-    form = laid.convention.form_for(model.cfg.family) if laid.convention else None
-    if laid.study.frame_order == "shuffled":
-        clip = shuffled(clip, laid.study.seed, item.video)
-    said = _subtitles(laid, model, item, clip, asked) if form is not None and form.wants_subtitles else None
-    return scoring.prepare(model, item, clip, laid.study.scoring, form, said, **sampling)
+    return prepared(laid, model, item, asked[0][1], clip)
 
 
-def _subtitles(laid: Plan, model: Any, item: Item, clip: Clip, asked: Asked) -> str:
-    """What is said during the clip. Raises DecodingError where that is not what the row's key was made of."""
-    assert laid.convention is not None
-    if (path := subtitles_path(item, laid.annotations)) is None:
-        return ""
-    said = shown_subtitles(path, clip, laid.convention.subtitle_frames_for(model.cfg.family))
-    if question_hash(item, laid.annotations, laid.study.scoring) != asked[0][1].settings["question"]:
-        raise changed(path)
-    return said
-
-
-def _swept(model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit) -> dict[str, Tensor | Outcome]:
+def _swept(
+    scoring: Scoring, model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit
+) -> dict[str, Tensor | Outcome]:
     """What outcomes are made of, by row, of all that one or several sweeps can share.
 
     What fails there is left out, to be run alone; but where memory runs out the rows fail: run alone, they would
@@ -319,7 +302,7 @@ def _swept(model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit)
             for (condition, task), values in zip(shared, row, strict=True):
                 kept[task.key] = values
                 if isinstance(values, Tensor) and int(task.key[:12], 16) % AUDITED == 0:
-                    checked = attempt(audit.check, model, inputs, condition, values)
+                    checked = attempt(audit.check, scoring, model, inputs, condition, values)
                     kept[task.key] = values if checked is None else checked
     return kept
 
@@ -345,16 +328,17 @@ def _intact(laid: Plan, model: Any, inputs: VideoInputs) -> _Intact:
     if laid.study.reuse == "none":
         return _Intact(inputs)
     inputs = model.encoded(inputs)
-    if laid.study.scoring in scoring.GENERATED:
+    if laid.scoring.reads_text:
         return _Intact(inputs)
-    n = scoring.n_last(inputs)
+    n = laid.scoring.n_last(inputs)
     return _Intact(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
 
 
 def _run_alone(laid: Plan, model: Any, item: Item, intact: _Intact, c: Condition) -> Outcome:
-    inputs, n = intact.inputs, scoring.n_last(intact.inputs)
-    if laid.study.scoring in scoring.GENERATED:
-        return _generated(laid, model, item, inputs, c)
+    inputs, scoring = intact.inputs, laid.scoring
+    if scoring.reads_text:
+        return scoring.generated(model, item, inputs, c.interventions)
+    n = scoring.n_last(inputs)
     first = effects(c.interventions, model.cfg.n_layers).first_layer
     if intact.logits is None:
         logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
@@ -368,20 +352,8 @@ def _run_alone(laid: Plan, model: Any, item: Item, intact: _Intact, c: Condition
     return scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
 
 
-def _generated(laid: Plan, model: Any, item: Item, inputs: VideoInputs, condition: Condition) -> Outcome:
-    if laid.study.scoring == "grounding":
-        return grounding.generated(model, item, inputs, condition.interventions)
-    return scoring.generated(model, item, inputs, condition.interventions, laid.convention)
-
-
 def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:
     """The outcome with what its prompt's run costs, as shares of the intact one."""
     if outcome.status == "failed" or shares is None:
         return outcome
     return replace(outcome, attention_share=shares.attention, decoder_share=shares.decoder)
-
-
-def shuffled(clip: Clip, seed: int, video: str) -> Clip:
-    """A clip in an order of its own: the same for every question on it, whatever else the study asks."""
-    rng = np.random.default_rng([seed, *video.encode(errors="surrogatepass")])
-    return clip._replace(frames=clip.frames[rng.permutation(len(clip.frames))])

@@ -1,4 +1,4 @@
-"""Temporal grounding: a span of seconds read out of generated text, and how far it covers the right one."""
+"""`grounding`: a span of seconds read out of generated text, and how far it covers the right one."""
 
 import math
 import re
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from hookedvid.data.item import Item
-from hookedvid.errors import NonFiniteError
 from hookedvid.study.scorings.outcome import Outcome
+from hookedvid.study.scorings.scoring import Ask, Scoring
 from hookedvid.values.inputs import VideoInputs
 
 Span = tuple[float, float]
@@ -76,20 +75,39 @@ def iou(said: Span, gold: Span) -> float:
     return both / ((said[1] - said[0]) + (gold[1] - gold[0]) - both)
 
 
-@torch.no_grad()
-def generated(model: Any, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
-    """The span in what is generated greedily, at most 64 tokens."""
-    try:
-        text = model.generate(inputs, interventions, max_new_tokens=MAX_NEW_TOKENS, return_type="text")
-    except NonFiniteError as e:
-        return Outcome.failed(e)
-    return read(item, text)
+class Grounding(Scoring):
+    """When something happens, in seconds that a model says."""
 
+    name = "grounding"
+    requires = "span"
+    tasks = ("grounding",)
 
-def read(item: Item, text: str) -> Outcome:
-    """The outcome of a text; `unparsed` where it names no span."""
-    span = parse_span(text)
-    return Outcome("unparsed", text=text) if span is None else Outcome("ok", text=text, span=span)
+    def has(self, item: Item) -> bool:
+        """A right span."""
+        return item.span is not None
+
+    def gold(self, item: Item) -> tuple:
+        """The right span."""
+        return (item.span,)
+
+    def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
+        """The question alone."""
+        return ask(item.question, answer="")
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Enough for a sentence."""
+        return MAX_NEW_TOKENS
+
+    @property
+    def extractor(self) -> str:
+        """The rule of `parse_span`."""
+        return PARSER
+
+    def read_text(self, item: Item, text: str) -> Outcome:
+        """The span of seconds that a text names; `unparsed` where it names none."""
+        span = parse_span(text)
+        return Outcome("unparsed", text=text) if span is None else Outcome("ok", text=text, span=span)
 
 
 def values(item: Item, row: Mapping[str, Any]) -> dict[str, float]:

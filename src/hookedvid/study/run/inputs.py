@@ -1,0 +1,59 @@
+"""An item's inputs as a study asks it: by the run, of its clip; by the estimate, of a video that nobody opened."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from hookedvid.data.item import Item, subtitles_path
+from hookedvid.model.prepare import expected
+from hookedvid.study.definition import Plan, question_hash
+from hookedvid.study.rows import Task
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.video.frames import Clip
+from hookedvid.video.refusals import changed
+from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
+
+
+def prepared(laid: Plan, model: Any, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
+    """The prompt of one of the item's tasks, laid out by the study's scoring and convention.
+
+    Args:
+        laid: The study.
+        model: What is asked.
+        item: Of the study.
+        task: One of the item's, which names the question that its key was made of.
+        clip: The video's frames. None: tokens and layout for as many frames as the study asks for, without pixels; a
+            short clip may have fewer.
+
+    Raises:
+        InputError: The item cannot be asked.
+        DecodingError: The subtitles are not those that the task's key was made of, or cannot be chosen.
+    """
+    sampling = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
+    if clip is None:
+        ask = partial(expected, model, **sampling)
+    else:
+        clip = shuffled(clip, laid.study.seed, item.video) if laid.study.frame_order == "shuffled" else clip
+        ask = partial(model.prepare, clip, sampler=laid.settings["sampler"], **sampling)
+    return laid.scoring.inputs(ask, model, item, _subtitles(laid, model.cfg.family, item, task, clip))
+
+
+def _subtitles(laid: Plan, family: str, item: Item, task: Task, clip: Clip | None) -> str | None:
+    """What is said in the video, where the convention's prompt holds it."""
+    by = laid.convention
+    if by is None or not by.form_for(family).wants_subtitles:
+        return None
+    if (path := subtitles_path(item, laid.annotations)) is None:
+        return ""
+    n = by.subtitle_frames_for(family)
+    said = expected_subtitles(path, n) if clip is None else shown_subtitles(path, clip, n)
+    if question_hash(item, laid.annotations, laid.scoring) != task.settings["question"]:
+        raise changed(path)
+    return said
+
+
+def shuffled(clip: Clip, seed: int, video: str) -> Clip:
+    """A clip in an order of its own: the same for every question on it, whatever else the study asks."""
+    rng = np.random.default_rng([seed, *video.encode(errors="surrogatepass")])
+    return clip._replace(frames=clip.frames[rng.permutation(len(clip.frames))])
