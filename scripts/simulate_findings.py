@@ -63,10 +63,10 @@ def simulate(n_videos: int, correlation: float, large: bool, seed: int) -> Error
     a, b = g.standard_normal((len(right), n_videos)), g.standard_normal((len(right), len(items)))
     drawn = np.sqrt(correlation) * a[:, video] + np.sqrt(1 - correlation) * b
     o = Outcomes(items, CONDITIONS, [])
-    o.correct = (drawn < stats.norm.ppf(right)[:, None]).astype(float)
+    o.score[:] = (drawn < stats.norm.ppf(right)[:, None]).astype(float)
     table = [s for s in summarise(o, N_RESAMPLES, seed) if s.group == "all"]
     resamples = Resamples.of([i.video for i in items], N_RESAMPLES, seed)
-    changes = resamples.means(o.correct[1:] - o.correct[0], (-1.0, 1.0))
+    changes = resamples.means(o.score[1:] - o.score[0], (-1.0, 1.0))
     null = [s.condition.label for s in table[1:] if truth(s.condition, large) == right[0]]
     found = laws.findings(o, "all", N_LAYERS, N_RESAMPLES, seed)
     wrong, told = judged(found, large, null)

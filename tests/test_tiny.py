@@ -52,7 +52,7 @@ def test_cutting_text_off_the_video_leaves_chance_and_the_language_control(intac
     for family in VIDEO_FAMILIES:
         cut, whole = intact[family, "LV-K all layers"], intact[family, "baseline"]
         # Three families are tested at once: each at 1 %, so that all hold with 97 % if guessing is what is left.
-        assert stats.binomtest(round(cut.accuracy.value * cut.n), cut.n, cut.chance).pvalue > 0.01, family
+        assert stats.binomtest(round(cut.accuracy.value * cut.n), cut.n, cut.level).pvalue > 0.01, family
         assert whole.accuracy.low > cut.accuracy.high, family
     control = intact["language", "LV-K all layers"]
     assert control.accuracy.value >= intact["language", "baseline"].accuracy.value - 0.02

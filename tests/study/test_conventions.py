@@ -228,7 +228,7 @@ def test_one_table_says_both_numbers_and_the_evaluators():
     texts = ["B", "A", "none", "", "!!!!!!!!", "AAAAAAAA", "B", "B"]
     for name, printed in (("videomme/official", 2 / 4), ("videomme/lmms-eval@2026-04", 2 / 7)):
         by = CONVENTIONS[name]
-        s = summarise(Outcomes(items, [BASELINE], rows(items, texts, by), by), 50)[0]
+        s = summarise(Outcomes(items, [BASELINE], rows(items, texts, by), Generate(by)), 50)[0]
         assert (s.n, s.answered, s.failed, s.unparsed, s.empty, s.degenerate) == (7, 8, 0, 3, 1, 2)
         assert s.parsed == 5 / 8 and s.accuracy.value == 2 / 7 and s.of_parsed.value == 2 / 4
         assert s.as_printed.value == pytest.approx(printed, abs=1e-12)

@@ -126,7 +126,7 @@ def test_a_choice_made_by_luck_is_not_supported_on_other_videos():
     """Conditions that all keep 90 % on average: the luckiest seem to keep 97 % where they are chosen, not elsewhere."""
     o = made_up({"baseline": 1.0}, n_videos=60, per_video=1)
     g = np.random.default_rng(0)
-    o.correct[1:] = g.random(o.correct[1:].shape) < 0.9
+    o.score[1:] = g.random(o.score[1:].shape) < 0.9
     found = efficiency.search(o, "all", 0.95, 500)
     assert found.choice is not None and found.choice.chosen_on.value >= 0.95 > found.choice.held_out.value
     assert not laws.findings(o, "all", N, 500, keep=0.95)[-1].supported

@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 
 from hookedvid.data.item import Item
-from hookedvid.report import accuracy, plots
 from hookedvid.report import page as report
+from hookedvid.report import plots, presenter
 from hookedvid.study.definition import Study
 from hookedvid.study.protocols import Condition
-from hookedvid.study.results import breakdown, measures
+from hookedvid.study.results import breakdown
 from hookedvid.study.results import findings as laws
-from hookedvid.study.results.measures import MEASURES, Values
 from hookedvid.study.results.summary import Outcomes, Summary, summarise
+from hookedvid.study.scorings.likelihood import Likelihood
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -93,7 +93,7 @@ def test_four_one_way_flips_of_150_support_nothing():
     o = made_up(items_of(150), lambda c, v: v < 105 and not (c.label in flips and v < 4))
     assert not any(f.supported for f in told(o).values())
     cut = next(s for s in summarise(o, 100) if s.condition.label == "LV-K all layers")
-    assert cut.mcnemar == (4, 0, pytest.approx(0.125)) and cut.p_holm == 1
+    assert cut.test == (4, 0, pytest.approx(0.125)) and cut.p_holm == 1
 
 
 def test_two_stages_need_bounds_inside_the_model():
@@ -113,7 +113,7 @@ def test_no_law_is_supported_that_no_star_of_the_table_supports():
         o = Outcomes(items_of(24, 2), CONDITIONS, [])
         right = np.full(len(CONDITIONS), 0.9)
         right[g.random(len(right)) < 0.3] = g.choice([0.4, 0.6, 0.8])
-        o.correct = (g.random((len(right), 48)) < right[:, None]).astype(float)
+        o.score[:] = (g.random((len(right), 48)) < right[:, None]).astype(float)
         stars = {s.condition.label for s in summarise(o, 100) if s.group == "all" and s.p_holm < 0.05}
         found = {law: f for law, f in told(o).items() if f.supported}
         n_supported += len(found)
@@ -165,11 +165,11 @@ def test_measures_compare_paired_items_too():
             each = [-1.0 - 3 * (v >= 20) + 0.01 * (v % 7)]
             row = {"condition": c.label, "item": i.id, "status": status, "log_probs": each}
             rows.append(row | {"correct": None, "prob": None, "margin": None})
-    values = Values(MEASURES["likelihood"], items, conditions, rows)
-    (flow,) = measures.findings(values, "all", N, 200)
+    values = Outcomes(items, conditions, rows, Likelihood())
+    (flow,) = laws.findings(values, "all", N, 200)
     assert not flow.supported and "costs 0.000 nats" in flow.said and "40 videos" in flow.said
-    lines = {m.condition.label: m for m in measures.summarise(values, 200)}
-    assert lines["LV-K all layers"].change.value == 0 and lines["LV-K all layers"].p == 1
+    lines = {m.condition.label: m for m in summarise(values, 200)}
+    assert lines["LV-K all layers"].change.value == 0 and lines["LV-K all layers"].test.p == 1
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------
@@ -192,12 +192,12 @@ def test_a_family_whose_rows_all_failed_is_dashes_everywhere():
     items = [*items_of(12, 2, "fine"), *items_of(3, 1, "gone")]
     o = made_up(items, lambda c, v: True)
     lost = np.array([i.family == "gone" for i in items])
-    o.correct[:, lost], o.status[:, lost] = np.nan, "failed"
+    o.score[:, lost], o.status[:, lost] = np.nan, "failed"
     tables: dict[str, list[Summary]] = {}
     for s in summarise(o, 50):
         tables.setdefault(s.group, []).append(s)
     console = Console(file=io.StringIO(), width=200)
-    for table in (accuracy.family_table(tables), accuracy.condition_table(tables["gone"])):
+    for table in (presenter.group_table(tables), presenter.condition_table(tables["gone"])):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()

@@ -19,8 +19,7 @@ from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.report import plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study, plan
-from hookedvid.study.results import measures
-from hookedvid.study.results.measures import MEASURES, Values
+from hookedvid.study.results.summary import Outcomes, Summary, summarise
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.grounding import Grounding, iou, parse_span
 from hookedvid.video.frames import read_clip
@@ -216,7 +215,7 @@ def items_of(n: int, **meta) -> list[Item]:
     return [Item(id=str(i), video=f"{i // 2}.mp4", question="when ?", span=(1.0, 3.0), meta=meta) for i in range(n)]
 
 
-def table(texts: list[str], **meta) -> measures.Measured:
+def table(texts: list[str], **meta) -> Summary:
     items = items_of(len(texts), **meta)
     names = ("status", "span", "text", "correct", "prob", "margin")
     rows = [
@@ -224,8 +223,8 @@ def table(texts: list[str], **meta) -> measures.Measured:
         for i, t in zip(items, texts, strict=True)
     ]
     rows[-1] |= {"status": "failed", "span": None}
-    values = Values(MEASURES["grounding"], items, [protocols.BASELINE], rows)
-    return measures.summarise(values, 100)[0]
+    values = Outcomes(items, [protocols.BASELINE], rows, Grounding())
+    return summarise(values, 100)[0]
 
 
 def test_an_answer_without_a_span_overlaps_nothing_and_a_failed_one_takes_no_part():
@@ -259,11 +258,10 @@ def test_a_study_generates_reads_and_tables(made, tmp_path, monkeypatch):
     monkeypatch.setattr(net, "generate", say)
     rows = run(laid, net, tmp_path)
     assert {r["status"] for r in rows} == {"ok"} and all(r["text"] and len(r["span"]) == 2 for r in rows)
-    values = Values(MEASURES["grounding"], laid.items, laid.conditions, rows)
-    lines = {m.condition.label: m for m in measures.summarise(values, 50) if m.group == "all"}
+    values = Outcomes(laid.items, laid.conditions, rows, laid.scoring)
+    lines = {m.condition.label: m for m in summarise(values, 50) if m.group == "all"}
     assert lines["LV-K all layers"].score.value < 0.2 < lines["baseline"].score.value
-    scale = plots.scale_of(MEASURES["grounding"])
-    axes = plots.all_layers(list(lines.values()), scale=scale).axes[0]
+    axes = plots.all_layers(list(lines.values())).axes[0]
     assert axes.get_ylabel() == "mean IoU" and axes.get_ylim()[0] == 0
     assert "whole video" in [t.get_text() for t in axes.get_legend().get_texts()]
 

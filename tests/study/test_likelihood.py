@@ -19,14 +19,15 @@ from hookedvid.model.answers import answer_log_probs
 from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
-from hookedvid.report import measured, plots
+from hookedvid.report import plots
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study, plan
-from hookedvid.study.results import measures
-from hookedvid.study.results.measures import MEASURES, Values
+from hookedvid.study.results.findings import findings
+from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.run import tasks as running
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.tasks import run
+from hookedvid.study.scorings.likelihood import Likelihood
 from hookedvid.sweep.run import sweep
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
@@ -236,7 +237,7 @@ def test_an_unknown_word_is_a_failed_row_and_the_rest_is_scored(folder, model, t
     rows = run(laid, model, tmp_path / "out")
     assert {(r["item"], r["status"]) for r in rows} == {(i.id, "failed" if i is items[0] else "ok") for i in items}
     assert "holds words" in rows[0]["reason"]
-    lines = measures.summarise(Values(MEASURES["likelihood"], laid.items, laid.conditions, rows), 50)
+    lines = summarise(Outcomes(laid.items, laid.conditions, rows, laid.scoring), 50)
     assert (lines[0].n, lines[0].failed) == (3, 1) and lines[0].score.value < 0
 
 
@@ -253,18 +254,18 @@ def made_up(levels: dict[str, float], n: int = 40):
         for it, x in zip(items, own, strict=True)
         for c in CUT
     ]
-    return Values(MEASURES["likelihood"], items, CUT, rows), own
+    return Outcomes(items, CUT, rows, Likelihood()), own
 
 
 def test_the_table_pairs_items_so_a_constant_change_has_no_spread():
     values, own = made_up({"LV-K all layers": -4.0})
-    lines = {m.condition.label: m for m in measures.summarise(values, 200)}
+    lines = {m.condition.label: m for m in summarise(values, 200)}
     base, cut = lines["baseline"], lines["LV-K all layers"]
     assert base.score.value == pytest.approx(-1 + own.mean()) and base.score.high - base.score.low > 0.3
     assert tuple(cut.change) == pytest.approx((-3.0, -3.0, -3.0))
     assert cut.means["total"].value == pytest.approx(2 * cut.score.value) and cut.means["n_tokens"].value == 2
-    assert cut.p_holm < 0.01 and lines["VT-K all layers"].p == 1.0 and base.p == 1.0
-    cells = {name: cell(cut) for name, cell in measured.columns_of("likelihood").items()}
+    assert cut.p_holm < 0.01 and lines["VT-K all layers"].test.p == 1.0 and base.test.p == 1.0
+    cells = {c.name: c.cell(cut) for c in Likelihood().columns()}
     assert float(cells["perplexity"]) == pytest.approx(math.exp(-cut.score.value), abs=0.005)
     assert cells["change"] == "-3.000 [-3.00, -3.00]*"
 
@@ -272,29 +273,27 @@ def test_the_table_pairs_items_so_a_constant_change_has_no_spread():
 def test_findings_find_what_was_put_in():
     levels = {"LV-K after layer 0": -4.0, "LV-K all layers": -4.0, "LV-K after layer 1": -2.0, "VT-K all layers": -1.5}
     values, _ = made_up(levels)
-    stages, flow = measures.findings(values, "all", 4, 200)
+    stages, flow = findings(values, "all", 4, 200)
     assert stages.supported and stages.said.startswith("LV-K in every layer costs 3.000 nats [")
     assert "needs the video up to layer 2 of 4 [2, 2]" in stages.said and "20 videos" in stages.said
     assert flow.supported and flow.said.startswith("LV-K in every layer costs 3.000 nats")
-    nothing = measures.findings(made_up({})[0], "all", 4, 200)
+    nothing = findings(made_up({})[0], "all", 4, 200)
     assert [f.supported for f in nothing] == [False, False]
 
 
 def test_a_table_of_likelihoods_is_never_drawn_as_accuracy():
-    lines = measures.summarise(made_up({"LV-K after layer 0": -4.0})[0], 100)
-    scale = plots.scale_of(MEASURES["likelihood"])
-    axes = plots.layer_curve(lines, 4, scale=scale).axes[0]
+    lines = summarise(made_up({"LV-K after layer 0": -4.0})[0], 100)
+    axes = plots.layer_curve(lines, 4).axes[0]
     assert "log-likelihood" in axes.get_ylabel() and "nats" in axes.get_ylabel()
     assert list(axes.lines[0].get_ydata()) == [
         m.change.value for m in lines if m.condition.protocol == "cumulative"
     ] + [0.0]
-    bars = plots.all_layers(lines, scale=scale).axes[0]
+    bars = plots.all_layers(lines).axes[0]
     assert "log-likelihood" in bars.get_ylabel() and [p.get_height() for p in bars.patches] == [
         m.score.value for m in lines if m.condition.protocol in ("baseline", "all layers")
     ]
-    for draw in (plots.all_layers, lambda x: plots.layer_curve(x, 4)):
-        with pytest.raises(AttributeError):
-            draw(lines)
+    with pytest.raises(AttributeError, match="a summary has no 'accuracy'; its numbers are per_token, total"):
+        lines[0].accuracy  # noqa: B018
 
 
 # ---- the shipped model ---------------------------------------------------------------------------------------
@@ -335,8 +334,8 @@ def test_the_command_scores_captions_of_the_shipped_model(clips, tmp_path, capsy
 def test_open_answers_that_need_no_video_are_as_likely_without_it(clips, tmp_path):
     net = HookedVideoLLM.from_pretrained("tiny")
     laid = plan(Study(scoring="likelihood", protocols=("all-layers",)), net, clips / "answers.jsonl", limit=60)
-    values = Values(MEASURES["likelihood"], laid.items, laid.conditions, run(laid, net, tmp_path / "rows"))
-    lines = {(m.group, m.condition.label): m for m in measures.summarise(values, 200)}
+    values = Outcomes(laid.items, laid.conditions, run(laid, net, tmp_path / "rows"), laid.scoring)
+    lines = {(m.group, m.condition.label): m for m in summarise(values, 200)}
     assert abs(lines["language", "LV-K all layers"].change.value) < 0.01
     assert all(lines[g, "LV-K all layers"].change.high < -0.5 for g in ("static", "temporal", "count"))
 

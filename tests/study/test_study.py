@@ -331,7 +331,7 @@ def test_laws_are_not_claimed_without_a_model_above_chance(finished):
     told = laws.findings(o, "all", 4, 200)
     assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].said
     o.items = [replace(_item(i), video=f"{i}.mp4") for i in range(40)]
-    o.correct = np.arange(len(o.conditions) * 40).reshape(-1, 40) % 4 == 0.0
+    o.values["accuracy"] = np.arange(len(o.conditions) * 40).reshape(-1, 40) % 4 == 0.0
     told = laws.findings(o, "all", 4, 200)
     assert [f.supported for f in told] == [False] and "not above chance" in told[0].said
 

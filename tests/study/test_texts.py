@@ -19,8 +19,8 @@ from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, DataError, InputError
-from hookedvid.report import accuracy, plots
 from hookedvid.report import page as report
+from hookedvid.report import plots, presenter
 from hookedvid.report.terminal import Terminal
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study
@@ -80,8 +80,8 @@ def test_tables_figures_csv_and_report_show_any_text(family, knockout):
     for s in summaries:
         tables.setdefault(s.group, []).append(s)
     console, file = terminal(2000)
-    console.print(accuracy.condition_table(tables["all"]))
-    console.print(accuracy.family_table(tables))
+    console.print(presenter.condition_table(tables["all"]))
+    console.print(presenter.group_table(tables))
     console.say(family, lead=knockout)
     printed = file.getvalue()
     printed.encode()

@@ -252,13 +252,13 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _rescore(args: argparse.Namespace) -> int:
-    from hookedvid.report.scores import rescore
+    from hookedvid.cli.verbs import rescore
 
     return rescore(args.folder, args.extractor)
 
 
 def _submission(args: argparse.Namespace) -> int:
-    from hookedvid.report.scores import submit
+    from hookedvid.cli.verbs import submit
 
     return submit(args.folder, args.condition)
 

@@ -10,21 +10,26 @@ from hookedvid.checkpoints.devices import named_device
 from hookedvid.cli.progress import conduct
 from hookedvid.conversion.provenance import Provenance
 from hookedvid.data.check import reasons, table
+from hookedvid.data.convention import Convention
 from hookedvid.data.dataset import Dataset
-from hookedvid.data.registry import read_dataset
+from hookedvid.data.registry import DATASETS, read_dataset
 from hookedvid.data.shapes.clips import held_out
-from hookedvid.errors import ConfigError, RunError
+from hookedvid.errors import ConfigError, DataError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.report import accuracy, measured
+from hookedvid.report import presenter
 from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies
+from hookedvid.study.conventions import NAMES, convention
 from hookedvid.study.definition import Study, parse_knockout
-from hookedvid.study.records import Records
-from hookedvid.study.results.file_names import renewed
-from hookedvid.study.results.measures import MEASURES
+from hookedvid.study.extractors import extractor
+from hookedvid.study.records import Records, write_parquet
+from hookedvid.study.results import rescoring, submission
+from hookedvid.study.results.file_names import own_folder, renewed
+from hookedvid.study.results.summary import Outcomes, summarise, write_csv
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
 
 
@@ -46,7 +51,7 @@ def run_study(
     asked of the shapes clips instead, and with it the scoring. On a cluster the device is that of its actors; here the
     model is loaded on the CPU, for its hash. A shard prints the table once all the others' rows are there.
     """
-    how, console = how or Execution(), Terminal(accuracy.MIN_WIDTH)
+    how, console = how or Execution(), Terminal(presenter.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model_name or study.model)
     beside = file.parent if file else Path()
@@ -88,7 +93,7 @@ def run_study(
 def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:
     """Keep what was asked beside its rows and show these, unless other shards have yet to run theirs."""
     out, shard = records.folder, records.shard
-    if earlier := manifest.save(out):
+    if earlier := manifest.save(out, presenter.PRESENTED):
         said = f"what {out} showed before, of another study, is in {earlier}"
         console.say(said)
     if shard.count > 1 and (left := manifest.missing(records)):
@@ -146,7 +151,7 @@ def check_data(name: str, folder: Path) -> int:
 
 def plot(out: Path) -> int:
     """`hookedvid plot`: table, plots and report of a finished run once more, from its rows alone."""
-    console = Terminal(accuracy.MIN_WIDTH)
+    console = Terminal(presenter.MIN_WIDTH)
     manifest, records = Manifest.load(out), Records(out)
     console.say(manifest.about)
     rows = manifest.rows(records)
@@ -157,15 +162,54 @@ def plot(out: Path) -> int:
 
 def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> int:
     """The status: 1 where nothing was scored that could be."""
-    present = measured.present if run.study.scoring in MEASURES else accuracy.present
-    with renewed(out):
-        present(run, rows, out, console)
-    hidden = {item.id for item in run.items if item.answer is None} if run.study.scoring not in MEASURES else set()
+    with renewed(out, presenter.PRESENTED):
+        presenter.present(run, rows, out, console)
+    hidden = {item.id for item in run.items if not run.scoring.scored(item)}
     scorable = [row for row in rows if row["item"] not in hidden] or rows
     if any(row["status"] != "failed" for row in scorable):
         return 0
     console.say("no row could be scored: every one of them failed", style="red")
     return 1
+
+
+def rescore(out: Path, name: str) -> int:
+    """`hookedvid rescore`: a finished study's texts by another rule, without model or videos."""
+    console = Terminal(Generate.width)
+    run, records = Manifest.load(out), Records(out)
+    rows = run.rows(records)
+    by = convention(name, run.items, run.dataset) if name in NAMES else extractor(name)
+    found = rescoring.rescore(run.items, rows, by)
+    console.say(run.about)
+    if records.damaged:
+        console.say(records.damaged)
+    now = by if isinstance(by, Convention) else None
+    full = by.full_name if isinstance(by, Convention) else by.name
+    for title, read, as_by in (("stored", rows, run.convention), (full, found.rows, now)):
+        outcomes = Outcomes(run.items, run.conditions, read, Generate(as_by))
+        summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
+        console.say("", lead=title)
+        console.print(presenter.condition_table([s for s in summaries if s.group == "all"]))
+    console.say(f"{found.changed} of {found.n} answers read otherwise")
+    folder = own_folder(out / "rescored")
+    stem = full.replace("/", "-")
+    write_parquet(found.rows, folder / f"{stem}.parquet")
+    write_csv(summaries, folder / f"{stem}.csv")
+    console.say("; also .csv; the stored rows are as they were", lead=f"{folder / stem}.parquet")
+    return 0
+
+
+def submit(out: Path, condition: str) -> int:
+    """`hookedvid submission`: the file that a dataset's evaluation server takes, of a finished study."""
+    run = Manifest.load(out)
+    form = submission.form_of(run.items, run.dataset)
+    if form is None:
+        known = " or ".join(d.title for d in DATASETS.values() if d.submission)
+        raise DataError(f"{out} is no study of {known} but of {run.dataset or 'other items'}; no server takes it")
+    answers = submission.submission(form, run.items, run.rows(out), condition, run.convention)
+    path = submission.write(form, answers, out)
+    left = sum(option == form.unknown for option in answers.values())
+    Terminal().say(f"{path}: {len(answers)} clips, {left} without an answer ({form.unknown}), under {condition!r}")
+    return 0
 
 
 def ask(

@@ -3,8 +3,7 @@
 import base64
 import importlib.resources
 import io
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from hookedvid.checkpoints.locate import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
 from hookedvid.study.results.findings import Finding
-from hookedvid.study.results.statistics import LEVEL, Interval
+from hookedvid.study.results.summary import Summary
+from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
@@ -51,16 +51,11 @@ def render(
     about: str,
     findings: Mapping[str, Sequence[Finding]],
     figures: Sequence["Figure"],
-    tables: Mapping[str, Sequence[Any]],
+    tables: Mapping[str, Sequence[Summary]],
     failures: Sequence[str],
     examples: Sequence[Example],
-    columns: Mapping[str, Callable[[Any], str]] | None = None,
-    note: str = "",
 ) -> str:
-    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
-
-    columns: of the tables, name and a line's text, where a study scores something else than accuracy; note: on them.
-    """
+    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
     source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     page = template.render(
@@ -71,45 +66,15 @@ def render(
         tables=tables,
         failures=failures,
         examples=examples,
-        pct=percent,
-        number=number,
-        star=star,
-        columns=columns,
-        note=note,
+        scoring=next(iter(tables.values()))[0].scoring,
     )
     return printable(page)
 
 
-def percent(i: Interval) -> str:
-    """`61.2 % [55.0, 67.1]`."""
-    if math.isnan(i.value):
-        return "–"
-    low, high = (number(100 * x) for x in (i.low, i.high))
-    return f"{number(100 * i.value)} % [{low}, {high}]"
-
-
-def short(i: Interval, times: int = 100) -> str:
-    """`61.2 [55, 67]` in per cent, or `-0.123 [-0.20, -0.05]` times 1."""
-    if math.isnan(i.value):
-        return "–"
-    digits = 3 if times == 1 else 1
-    low, high = (number(times * x, digits - 1) for x in (i.low, i.high))
-    return f"{number(times * i.value, digits)} [{low}, {high}]"
-
-
-def number(x: float, digits: int = 1) -> str:
-    """`61.2`, or a dash where there is none."""
-    return "–" if math.isnan(x) else f"{x:.{digits}f}"
-
-
-def star(p_holm: float) -> str:
-    """The mark of a condition whose test against the baseline holds after correction."""
-    return "*" if p_holm < LEVEL else " "
-
-
 def examples(
-    items: Sequence[Item], annotations: Path, rows: Sequence[Mapping], shown: Sequence[str], sampling: Mapping[str, Any]
-) -> list[Example]:
+    scoring: Scoring, items: Sequence[Item], annotations: Path, rows: Sequence[Mapping], shown: Sequence[str],
+    sampling: Mapping[str, Any],
+) -> list[Example]:  # fmt: skip
     """The first answered item of each family and some more, each from another video where there are enough.
 
     Frames are those that the rows are of: kept ones, or decoded anew as in a study, apart and in bounds. Where the
@@ -125,7 +90,7 @@ def examples(
     with Decoders(limits=Limits(seconds=LONGEST), cache=FrameCache(home() / "frames", 0)) as decoders:
         asked = [_request(item, annotations, answers[item.id][shown[0]]["settings"], sampling) for item in chosen]
         clips = [decoders.submit(request) for request in asked]
-        return [_example(i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
+        return [_example(scoring, i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
 
 
 def _request(item: Item, annotations: Path, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> ClipRequest:
@@ -133,13 +98,16 @@ def _request(item: Item, annotations: Path, settings: Mapping[str, Any], samplin
     return ClipRequest(str(video_path(item, annotations)), *asked, content=settings["video"])
 
 
-def _example(item: Item, clip: "Future[Decoded]", shown: Sequence[str], answers: Mapping[str, Mapping]) -> Example:
+def _example(
+    scoring: Scoring, item: Item, clip: "Future[Decoded]", shown: Sequence[str], answers: Mapping[str, Mapping]
+) -> Example:
     strip = trouble = ""
     try:
         strip = _strip(clip.result().clip.frames)
     except HookedVidError as e:
         trouble = str(e)
-    said = [_said(item, label, answers[label]) for label in shown]
+    marked = [(label, *scoring.said(item, answers[label])) for label in shown]
+    said = [{"label": label, "mark": mark, "said": text} for label, mark, text in marked]
     options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
     return Example(item.question, item.family, options, strip, said, trouble)
 
@@ -154,16 +122,6 @@ def _varied(items: Sequence[Item]) -> list[Item]:
         families.add(item.family)
         videos.add(item.video)
     return [item for _, item in sorted(ranked, key=lambda r: r[0])]
-
-
-def _said(item: Item, label: str, row: Mapping) -> dict[str, str]:
-    if row.get("log_probs"):  # rows of before have none
-        mean = sum(row["log_probs"]) / len(row["log_probs"])
-        return {"label": label, "mark": "", "said": f"{mean:.3f} nats per token of {item.reference!r}"}
-    if row["chosen"] is None:
-        return {"label": label, "mark": "wrong", "said": row["text"] or row["status"]}
-    mark = {True: "right", False: "wrong", None: ""}[row["correct"]]
-    return {"label": label, "mark": mark, "said": item.options[row["chosen"]]}
 
 
 def _strip(frames: Any) -> str:

@@ -1,14 +1,16 @@
-"""Figures of a study: each function takes its table and returns a matplotlib Figure, and reads nothing else."""
+"""Figures of a study: each function takes its table and returns a matplotlib Figure; FIGURES names their files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from hookedvid.study.results.efficiency import PROTOCOL, front
-from hookedvid.study.results.measures import Measure, Measured
-from hookedvid.study.results.summary import Summary
+from hookedvid.study.definition import brief
+from hookedvid.study.protocols import EFFICIENCY
+from hookedvid.study.results.efficiency import front
+from hookedvid.study.results.summary import OURS, Summary
+from hookedvid.study.run.manifest import Manifest
 from hookedvid.values.texts import one_line
 
 if TYPE_CHECKING:
@@ -19,57 +21,29 @@ LONGEST = 100  # characters of a label or a title's line
 GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 STYLES = tuple((colour, line) for line in ("-", "--", ":", "-.") for colour in GROUPS)  # of groups, one after another
 
-Lines = Sequence[Summary] | Sequence[Measured]
 
-
-@dataclass(frozen=True)
-class Scale:
-    """What figures show of a table's lines, and how they label it.
-
-    score, kept, level: fields of a line: an interval; an interval held against the intact model; what knowing nothing
-    scores (empty: not drawn). intact: the intact model's `kept`. bounded: scores and `kept` lie from 0 to 1.
-    """
-
-    score: str
-    score_label: str
-    kept: str
-    kept_label: str
-    intact: float
-    level: str
-    level_label: str
-    bounded: bool
-
-
-ACCURACY = Scale("accuracy", "accuracy", "ratio", "performance ratio", 1.0, "chance", "chance", True)
-
-
-def scale_of(measure: Measure) -> Scale:
-    """The scale of a study that measures something else than accuracy."""
-    label = f"{measure.title}, {measure.unit}" if measure.unit not in measure.title else measure.title
-    level = "level" if measure.level_name else ""
-    return Scale("score", label, "change", f"{label}: change", 0.0, level, measure.level_name, measure.bounded)
-
-
-def layer_curve(summaries: Lines, n_layers: int, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") -> "Figure":
     """Global 1, as in the paper: what is kept against layer ratio, one line a group of items.
 
     The layer ratio i/L is the share of layers in which text still sees the video; bars are 95 % intervals.
     about: model, frames, dtype and n, printed under the title.
     """
+    scoring = summaries[0].scoring
     figure, axes = _figure()
     for (colour, line), (group, points) in zip(cycle(STYLES), _grouped(summaries, "cumulative").items(), strict=False):
         xs = [*((s.condition.layer or 0) / n_layers for s in points), 1.0]
-        ratios = [getattr(s, scale.kept) for s in (*points, _baseline(summaries, group))]
+        ratios = [s.kept for s in (*points, _baseline(summaries, group))]
         axes.plot(xs, [r.value for r in ratios], f"o{line}", ms=4, color=colour, label=_drawn(group))
         axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
-    axes.axhline(scale.intact, color="0.5", lw=1)
-    axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scale.kept_label)
-    axes.set(ylim=(0 if scale.intact else None, None))
+    axes.axhline(scoring.intact_kept, color="0.5", lw=1)
+    axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scoring.kept_label)
+    axes.set(ylim=(0 if scoring.intact_kept else None, None))
     return _titled(figure, axes, "LV-K in all layers after i", about)
 
 
-def all_layers(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
     """Global 2: score of each group, intact and with each knockout in every layer; bars carry 95 % intervals."""
+    scoring = summaries[0].scoring
     figure, axes = _figure()
     groups = list(dict.fromkeys(s.group for s in summaries))
     names = list(dict.fromkeys(s.condition.knockout for s in summaries if s.condition.protocol == "all layers"))
@@ -77,7 +51,7 @@ def all_layers(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "F
     for k, name in enumerate(["", *names]):
         bars = [_one(summaries, g, "all layers" if name else "baseline", name) for g in groups]
         xs = [i + (k - len(names) / 2) * width for i in range(len(groups))]
-        scores = [getattr(s, scale.score) for s in bars]
+        scores = [s.score for s in bars]
         heights, error = [x.value for x in scores], _error(scores)
         axes.bar(
             xs,
@@ -88,29 +62,30 @@ def all_layers(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "F
             yerr=error,
             ecolor="0.3",
         )
-    for i, g in enumerate(groups if scale.level else ()):
-        level = getattr(_baseline(summaries, g), scale.level)
-        axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scale.level_label if i == 0 else None)
+    for i, g in enumerate(groups if scoring.level_name else ()):
+        level = _baseline(summaries, g).level
+        axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scoring.level_name if i == 0 else None)
     axes.set_xticks(range(len(groups)), [_drawn(g) for g in groups])
     # Room for the legend above full bars, or above the axis that bars of log-likelihoods hang from.
-    top = 1.2 if scale.bounded else -0.2 * axes.get_ylim()[0]
-    axes.set(ylabel=scale.score_label, ylim=(0 if scale.bounded else None, top))
+    top = 1.2 if scoring.bounds else -0.2 * axes.get_ylim()[0]
+    axes.set(ylabel=scoring.label, ylim=(0 if scoring.bounds else None, top))
     return _titled(figure, axes, "Knockout in every layer", about, columns=5)
 
 
-def window_curves(summaries: Lines, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
     """Sliding windows of one group: score with each knockout against the window's last layer, counted from 1."""
+    scoring = summaries[0].scoring
     figure, axes = _figure()
     group = summaries[0].group
     base = _baseline(summaries, group)
     windows = _grouped(summaries, "windows")[group]
-    axes.axhline(getattr(base, scale.score).value, color="0.4", lw=1, label="intact")
-    if scale.level:
-        axes.axhline(getattr(base, scale.level), color="k", lw=1, ls=":", label=scale.level_label)
+    axes.axhline(base.score.value, color="0.4", lw=1, label="intact")
+    if scoring.level_name:
+        axes.axhline(base.level, color="k", lw=1, ls=":", label=scoring.level_name)
     for name in dict.fromkeys(s.condition.knockout for s in windows):
         points = [s for s in windows if s.condition.knockout == name]
         xs = [s.condition.layer or 0 for s in points]
-        scores = [getattr(s, scale.score) for s in points]
+        scores = [s.score for s in points]
         axes.errorbar(
             xs,
             [x.value for x in scores],
@@ -122,27 +97,28 @@ def window_curves(summaries: Lines, about: str = "", scale: Scale = ACCURACY) ->
             label=_drawn(name),
         )
     width = min((s.condition.layer or 0 for s in windows), default=0)
-    axes.set(xlabel="last layer of the window, counted from 1", ylabel=scale.score_label)
-    if scale.bounded:
+    axes.set(xlabel="last layer of the window, counted from 1", ylabel=scoring.label)
+    if scoring.bounds:
         axes.set(ylim=(0, 1.02))
     return _titled(figure, axes, f"Knockout in windows of {width} layers, {group} questions", about)
 
 
-def window_heatmap(summaries: Lines, knockout: str, about: str = "", scale: Scale = ACCURACY) -> "Figure":
+def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "") -> "Figure":
     """What is kept under one knockout's windows: groups down, the window's last layer (from 1) across."""
+    scoring = summaries[0].scoring
     figure, axes = _figure()
     grouped = _grouped(summaries, "windows")
     rows = {g: [s for s in points if s.condition.knockout == knockout] for g, points in grouped.items()}
     layers = [s.condition.layer or 0 for s in next(iter(rows.values()))]
-    values = [[getattr(s, scale.kept).value for s in points] for points in rows.values()]
-    limits = {"vmin": 0, "vmax": 1} if scale.intact else {"vmax": 0}
+    values = [[s.kept.value for s in points] for points in rows.values()]
+    limits = {"vmin": 0, "vmax": 1} if scoring.intact_kept else {"vmax": 0}
     image = axes.imshow(values, **limits, cmap="RdYlGn", aspect="auto")
     axes.set_xticks(range(len(layers)), [str(x) for x in layers])
     axes.set_yticks(range(len(rows)), [_drawn(g) for g in rows])
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
-    figure.colorbar(image, ax=axes, label=scale.kept_label)
+    figure.colorbar(image, ax=axes, label=scoring.kept_label)
     axes.set(xlabel="last layer of the window, counted from 1")
     return _titled(figure, axes, f"{knockout} windows", about, columns=0)
 
@@ -154,9 +130,9 @@ def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: s
     search, the dashed line what it has to keep. Colours: layers that see the video.
     """
     figure, panels = _figure(2)
-    points = [s for s in summaries if s.condition.protocol in ("baseline", PROTOCOL)]
+    points = [s for s in summaries if s.condition.protocol in ("baseline", EFFICIENCY)]
     base = points[0]
-    values = [s.accuracy.value for s in points]
+    values = [s.score.value for s in points]
     depths = [float("nan"), *(float(s.condition.layer or 0) for s in points[1:])]
     image = None
     for axes, part in zip(panels, ("decoder", "attention"), strict=True):
@@ -165,15 +141,15 @@ def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: s
         _steps(axes, [costs[i] for i in best], [values[i] for i in best], color="0.5", lw=1, zorder=1)
         image = axes.scatter(costs[1:], values[1:], c=depths[1:], cmap="viridis", s=16, zorder=2)
         axes.errorbar(
-            [costs[i] for i in best], [values[i] for i in best], yerr=_error(points[i].accuracy for i in best),
+            [costs[i] for i in best], [values[i] for i in best], yerr=_error(points[i].score for i in best),
             fmt="none", ecolor="0.6", capsize=2, lw=0.8, zorder=1,
         )  # fmt: skip
         axes.plot(costs[0], values[0], "ks", ms=5, label="intact")
         for i, s in enumerate(points):
             if s.condition.label == chosen:
                 axes.plot(costs[i], values[i], "*", ms=15, mfc="none", mec="#c1432e", mew=1.3, label=_drawn(chosen))
-        axes.axhline(keep * base.accuracy.value, color="0.4", lw=1, ls="--", label=f"{keep:.0%} of intact")
-        axes.axhline(base.chance, color="k", lw=1, ls=":", label="chance")
+        axes.axhline(keep * base.score.value, color="0.4", lw=1, ls="--", label=f"{keep:.0%} of intact")
+        axes.axhline(base.level, color="k", lw=1, ls=":", label="chance")
         axes.set(xlabel=f"{part} operations left, %", ylim=(0, 1.05), xlim=(0, 104))
     panels[0].set(ylabel="accuracy")
     figure.colorbar(image, ax=list(panels), label="layers that see the video", pad=0.01)
@@ -185,9 +161,9 @@ def pareto(summaries: Sequence[Summary], keep: float, chosen: str = "", about: s
 def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], about: str = "") -> "Figure":
     """The front of each group, as in `pareto`: performance ratio against decoder operations left, choices starred."""
     figure, axes = _figure()
-    for (colour, line), (group, points) in zip(cycle(STYLES), _grouped(summaries, PROTOCOL).items(), strict=False):
+    for (colour, line), (group, points) in zip(cycle(STYLES), _grouped(summaries, EFFICIENCY).items(), strict=False):
         points = [_baseline(summaries, group), *points]
-        costs, values = [100 * s.decoder_share for s in points], [s.ratio.value for s in points]
+        costs, values = [100 * s.decoder_share for s in points], [s.kept.value for s in points]
         best = front(costs, values)
         axes.plot([costs[i] for i in best], [values[i] for i in best], "o", ms=4, color=colour)
         _steps(axes, [costs[i] for i in best], [values[i] for i in best], color=colour, ls=line, label=_drawn(group))
@@ -251,7 +227,7 @@ def _drawn(text: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves labels out that begin so
 
 
-def _grouped(summaries: Lines, protocol: str) -> dict[str, list]:
+def _grouped(summaries: Sequence[Summary], protocol: str) -> dict[str, list]:
     found: dict[str, list] = {}
     for s in summaries:
         if s.condition.protocol == protocol:
@@ -259,13 +235,13 @@ def _grouped(summaries: Lines, protocol: str) -> dict[str, list]:
     return found
 
 
-def _one(summaries: Lines, group: str, protocol: str, knockout: str) -> Any:
+def _one(summaries: Sequence[Summary], group: str, protocol: str, knockout: str) -> Any:
     return next(
         s for s in summaries if (s.group, s.condition.protocol, s.condition.knockout) == (group, protocol, knockout)
     )
 
 
-def _baseline(summaries: Lines, group: str) -> Any:
+def _baseline(summaries: Sequence[Summary], group: str) -> Any:
     return _one(summaries, group, "baseline", "")
 
 
@@ -273,3 +249,69 @@ def _error(intervals: Any) -> list[list[float]]:
     given = list(intervals)
     # A bound on the wrong side of its value (possible at the edge of a percentile interval) draws no bar.
     return [[max(0.0, i.value - i.low) for i in given], [max(0.0, i.high - i.value) for i in given]]
+
+
+# ---- a study's figures -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study's figures are drawn from.
+
+    Args:
+        run: What was asked.
+        tables: Summaries by group.
+        main: The group whose findings are printed.
+        chosen: Labels of the cheapest conditions that keep enough, by group.
+    """
+
+    run: Manifest
+    tables: Mapping[str, Sequence[Summary]]
+    main: str
+    chosen: Mapping[str, str]
+
+    @property
+    def families(self) -> list[Summary]:
+        """Those of families; of all items where there are none."""
+        groups = [g for g in self.tables if g not in OURS] or ["all"]
+        return [s for g in groups for s in self.tables[g]]
+
+    def about(self, summaries: Sequence[Summary]) -> str:
+        """Model, frames, dtype and how many questions."""
+        return brief(self.run.settings, sum(s.n for s in summaries if s.condition.protocol == "baseline"))
+
+    def knockout(self, protocol: str) -> str:
+        """The first knockout of a protocol."""
+        return next(s.condition.knockout for s in self.families if s.condition.protocol == protocol)
+
+
+def _pareto(r: Results) -> "Figure | None":
+    if not r.run.scoring.chooses:
+        return None
+    return pareto(r.tables[r.main], r.run.study.keep, r.chosen.get(r.main, ""), r.about(r.tables[r.main]))
+
+
+def _pareto_by_family(r: Results) -> "Figure | None":
+    if not r.run.scoring.chooses or len(r.tables) < 2:
+        return None
+    return pareto_by_group(r.families, r.chosen, r.about(r.families))
+
+
+# The protocol that each figure shows and how it is drawn of a study, by its file's name.
+FIGURES: dict[str, tuple[str, Callable[[Results], "Figure | None"]]] = {
+    "cumulative": ("cumulative", lambda r: layer_curve(r.families, r.run.n_layers, r.about(r.families))),
+    "all-layers": ("all layers", lambda r: all_layers(r.families, r.about(r.families))),
+    "windows": ("windows", lambda r: window_curves(r.tables[r.main], r.about(r.tables[r.main]))),
+    "windows-by-family": (
+        "windows", lambda r: window_heatmap(r.families, r.knockout("windows"), r.about(r.families))
+    ),
+    "pareto": (EFFICIENCY, _pareto),
+    "pareto-by-family": (EFFICIENCY, _pareto_by_family),
+}  # fmt: skip
+
+
+def draw(results: Results) -> dict[str, "Figure"]:
+    """The figures of the protocols that were run, by file name."""
+    ran = {c.protocol for c in results.run.conditions}
+    drawn = {name: figure(results) for name, (protocol, figure) in FIGURES.items() if protocol in ran}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

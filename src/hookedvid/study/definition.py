@@ -25,7 +25,7 @@ from hookedvid.video import samplers, subtitles
 from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
-PROTOCOLS = (*WHOLE, "efficiency")
+PROTOCOLS = (*WHOLE, protocols.EFFICIENCY)
 KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
 LARGEST = 16 << 20  # bytes of a study file
@@ -142,7 +142,7 @@ class Study:
             found += [c for k in cuts for c in protocols.windows(k, n_layers, width)]
         if "random-control" in self.protocols:
             found += protocols.random_control(cuts, self.seed)
-        if "efficiency" in self.protocols:
+        if protocols.EFFICIENCY in self.protocols:
             found += protocols.efficiency(n_layers, self.grid)
         named = {c.label: c.interventions for c in found}
         for c in protocols.custom(self.custom):

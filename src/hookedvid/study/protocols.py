@@ -35,6 +35,7 @@ class Condition:
 
 
 BASELINE = Condition("baseline", protocol="baseline")
+EFFICIENCY = "efficiency"  # the protocol of exits and windows
 
 
 def cumulative(knockout: Knockout, n_layers: int, step: int = 1) -> list[Condition]:
@@ -113,5 +114,5 @@ def efficiency(n_layers: int, step: int = 0) -> list[Condition]:
             what: tuple[Intervention, ...] = (*leave, VT_K.at(LayerRange(0, w))) if w else leave
             if what:
                 cut = what[-1].label() if w else ""
-                found.append(Condition(label(what), what, "efficiency", cut, i))
+                found.append(Condition(label(what), what, EFFICIENCY, cut, i))
     return found

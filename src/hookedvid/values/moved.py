@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "accuracy": "report.accuracy",
+    "accuracy": "report.presenter",
     "adapters": "checkpoints.lora",
     "answering": "model.answers",
     "bind": "model.bound",
@@ -36,7 +36,7 @@ MOVED = {
     "layout": "values.layout",
     "loading": "checkpoints.fill",
     "masks": "values.masks",
-    "measured": "report.measured",
+    "measured": "report.presenter",
     "model_list": "cli.model_list",
     "nn.shared": "nn.text_states",
     "parity": "checkpoints.parity",
@@ -49,7 +49,7 @@ MOVED = {
     "prompt_tokens": "model.prompt_tokens",
     "published": "families.registry",
     "reading": "model.attention_maps",
-    "scores": "report.scores",
+    "scores": "report.presenter",
     "session": "sweep.session",
     "sharing": "sweep.tree",
     "sources": "checkpoints.locate",
@@ -63,7 +63,7 @@ MOVED = {
     "study.grounding": "study.scorings.grounding",
     "study.laws": "study.results.findings",
     "study.manifest": "study.run.manifest",
-    "study.measures": "study.results.measures",
+    "study.measures": "study.results.summary",
     "study.rescoring": "study.results.rescoring",
     "study.running": "study.run.tasks",
     "study.schedule": "study.run.schedule",

@@ -12,7 +12,6 @@ from hookedvid.data.registry import AXES
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results.statistics import Interval, Resamples
 from hookedvid.study.results.summary import Outcomes, named
-from hookedvid.study.scorings.choice import chance
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 
@@ -55,7 +54,7 @@ def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
 def breakdown(o: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Part]:
     """Every axis, every condition: its values in the items' order, then micro and macro."""
     resamples = Resamples.of([item.video for item in o.items], n_resamples, seed)
-    guess = np.array([chance(item) for item in o.items])
+    guess = np.array([o.scoring.level([item]) for item in o.items])
     return [part for axis, values in axes(o.items).items() for part in _parts(o, axis, values, resamples, guess)]
 
 
@@ -65,9 +64,9 @@ def _parts(
     names = list(dict.fromkeys(values.tolist()))
     chances = [float(guess[values == v].mean()) for v in names]
     chances += [float(guess.mean()), float(np.mean(chances))]
-    known = ~np.isnan(o.correct)
+    known = ~np.isnan(o.score)
     insides = [*(known & (values == v) for v in names), known, known]
-    scores = [_means(s, values, names, resamples) for s in (o.correct, o.counted)]
+    scores = [_means(s, values, names, resamples) for s in (o.score, o.values["as_printed"])]
     shown = [*(named(v, OURS) for v in names), *OURS]
     return [
         Part(axis, value, condition, int(inside[i].sum()), by_chance, accuracy[i], counted[i])

@@ -10,12 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from hookedvid.study.protocols import Condition
+from hookedvid.study.protocols import EFFICIENCY, Condition
 from hookedvid.study.results import statistics
 from hookedvid.study.results.statistics import Interval, Resamples
 from hookedvid.study.results.summary import Outcomes
-
-PROTOCOL = "efficiency"
 
 
 class Choice(NamedTuple):
@@ -51,7 +49,7 @@ def search(o: Outcomes, group: str, keep: float, n_resamples: int = 2000, seed: 
     """
     columns = o.groups()[group]
     first, second = halves([i.video if inside else "" for i, inside in zip(o.items, columns, strict=True)], seed)
-    tried = [i for i, c in enumerate(o.conditions) if c.protocol == PROTOCOL]
+    tried = [i for i, c in enumerate(o.conditions) if c.protocol == EFFICIENCY]
     kept = dict(zip(tried, _kept(o, first, tried, n_resamples, seed), strict=True))
     cost = {i: statistics.known_mean(o.decoder_share[i, columns]) for i in tried}
     enough = [i for i in tried if kept[i].value >= keep and not np.isnan(cost[i])]
@@ -60,8 +58,8 @@ def search(o: Outcomes, group: str, keep: float, n_resamples: int = 2000, seed: 
         return Search(len(tried), n_first, n_second, None)
     best = min(enough, key=lambda i: (cost[i], -kept[i].value))
     (held_out,) = _kept(o, second, [best], n_resamples, seed)
-    both = second & ~np.isnan(o.correct[[0, best]]).any(0)
-    accuracy = _resamples(o, both, n_resamples, seed).mean(o.correct[best, both], (0.0, 1.0))
+    both = second & ~np.isnan(o.score[[0, best]]).any(0)
+    accuracy = _resamples(o, both, n_resamples, seed).mean(o.score[best, both], (0.0, 1.0))
     attention = statistics.known_mean(o.attention_share[best, columns])
     choice = Choice(o.conditions[best], cost[best], attention, kept[best], held_out, int(both.sum()), accuracy)
     return Search(len(tried), n_first, n_second, choice)
@@ -72,7 +70,7 @@ def _kept(
 ) -> list[Interval]:
     """Accuracy of each condition over the intact one, on some items, of those that both answered."""
     resamples = _resamples(o, inside, n_resamples, seed)
-    return resamples.ratios(o.correct[conditions][:, inside], o.correct[0, inside])
+    return resamples.ratios(o.score[conditions][:, inside], o.score[0, inside])
 
 
 def _resamples(o: Outcomes, inside: Bool[np.ndarray, " item"], n_resamples: int, seed: int) -> Resamples:

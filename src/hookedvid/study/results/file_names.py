@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,7 @@ from hookedvid.study.rows import unsealed
 from hookedvid.values.files import read_regular
 
 MANIFEST = "study.json"
-FIGURES = ("cumulative", "all-layers", "windows", "windows-by-family", "pareto", "pareto-by-family")
-# What a presentation writes, all of it or in part, and what is made of it later.
-PRESENTED = ("report.html", "summary.csv", "breakdown.csv", "rows.parquet", *(f"{name}.png" for name in FIGURES))
-FOLDERS = ("rescored", "submissions")
+FOLDERS = ("rescored", "submissions")  # what is made of a presentation later
 EARLIER = "earlier"
 LARGEST = 1 << 30  # bytes of a manifest; one of a million rows has some 40 MB
 
@@ -42,8 +39,10 @@ def asked(folder: Path) -> dict[str, Any]:
     return found
 
 
-def set_aside(folder: Path, name: str) -> Path | None:
+def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | None:
     """Move what shows another study than the one of this name; where it is now, None if there is nothing of the kind.
+
+    presented: names of the files that a presentation writes.
 
     The manifest is moved last, so that a move which was cut short goes on. Rows stay: they say whose they are.
     """
@@ -54,7 +53,7 @@ def set_aside(folder: Path, name: str) -> Path | None:
         there = ""
     if not re.fullmatch("[0-9a-f]{16}", there):  # nothing else may become a path
         there = f"unnamed-{manifest.lstat().st_mtime_ns:x}" if os.path.lexists(manifest) else "unnamed"
-    found = [folder / file for file in PRESENTED]
+    found = [folder / file for file in presented]
     found += [path for inside in FOLDERS if not (folder / inside).is_symlink() for path in (folder / inside).glob("*")]
     found = [path for path in (*found, manifest) if path.is_file() or path.is_symlink()]
     if there == name or not found:
@@ -67,12 +66,12 @@ def set_aside(folder: Path, name: str) -> Path | None:
 
 
 @contextmanager
-def renewed(folder: Path) -> Iterator[None]:
-    """Files of a presentation that the block does not write anew are removed once it ends well.
+def renewed(folder: Path, presented: Collection[str]) -> Iterator[None]:
+    """Files of a presentation, by name, that the block does not write anew are removed once it ends well.
 
     Raises RunError where something cannot be written; files of before then stay as they are.
     """
-    before = {path: _written(path) for path in (folder / name for name in PRESENTED) if os.path.lexists(path)}
+    before = {path: _written(path) for path in (folder / name for name in presented) if os.path.lexists(path)}
     try:
         yield
     except BrokenPipeError:  # nobody reads what is printed any more

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hookedvid.study.protocols import Condition
+from hookedvid.study.protocols import EFFICIENCY, Condition
 from hookedvid.study.results import efficiency, statistics
 from hookedvid.study.results.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
 from hookedvid.study.results.statistics import LEVEL, Interval, Resamples
 from hookedvid.study.results.summary import Outcomes
-from hookedvid.study.scorings.choice import chance
 
 CHEAPEST = "cheapest inference"
 # From where on later cuts count as costing next to nothing: this share of what the cut in every layer costs. Of the
@@ -42,34 +41,27 @@ def findings(
 ) -> list[Finding]:
     """The laws whose protocols were run, on one group of items; layers counted from 1. keep: as in a Study."""
     columns = o.groups()[group]
-    items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
+    items, scoring = [item for item, inside in zip(o.items, columns, strict=True) if inside], o.scoring
     resamples = Resamples.of([item.video for item in items], n_resamples, seed)
-    evidence = Evidence(o.conditions, o.correct[:, columns], resamples, (0.0, 1.0))
-    if few := too_few(evidence):
-        return [few]
-    intact = resamples.mean(evidence.scores[0], (0.0, 1.0))
-    guess = float(np.mean([chance(item) for item in items]))
+    evidence = Evidence(o.conditions, o.score[:, columns], resamples, scoring.bounds)
+    if not enough(evidence.n, evidence.n_videos):
+        few = f"{on(evidence.n, evidence.n_videos)}; a finding needs {MIN_ITEMS} questions, {MIN_VIDEOS} videos"
+        return [Finding("any law", False, few)]
+    if not scoring.chooses:
+        return _compared(evidence, n_layers, scoring.amount)
+    intact, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
     if not intact.low > guess:
         said = f"the intact model's accuracy, {_percent(intact)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, said)]
-    found = compared(evidence, n_layers, _points)
+    found = _compared(evidence, n_layers, scoring.amount)
     if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
-        found.append(_specific(evidence))
-    if "efficiency" in evidence.by_protocol:
+        found.append(_specific(evidence, scoring.amount))
+    if EFFICIENCY in evidence.by_protocol:
         found.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
     return found
 
 
-def too_few(e: Evidence) -> Finding | None:
-    """The one finding of a group that is too small for any law."""
-    if enough(e.n, e.n_videos):
-        return None
-    return Finding(
-        "any law", False, f"{on(e.n, e.n_videos)}; a finding needs {MIN_ITEMS} questions, {MIN_VIDEOS} videos"
-    )
-
-
-def compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
+def _compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
     """The laws about costs of cuts, of those whose protocols were run; amount: how a cost is written."""
     found = []
     if "cumulative" in e.by_protocol:
@@ -144,7 +136,7 @@ def _critical(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> F
     return Finding("critical windows", True, f"{said} ({_all_on([costs[x] for x in critical])})")
 
 
-def _specific(e: Evidence) -> Finding:
+def _specific(e: Evidence, amount: Amount) -> Finding:
     """Each knockout against as many random edges; one of the two must cost or bring something at all."""
     control = {c.knockout: c.label for c in e.by_protocol["random control"]}
     pairs = [(c, control[c.knockout]) for c in e.by_protocol["all layers"] if c.knockout in control]
@@ -155,7 +147,7 @@ def _specific(e: Evidence) -> Finding:
         for (c, random), x, p in zip(pairs, more, adjusted, strict=True)
     ]
     said = "; ".join(
-        f"{c.knockout} costs {_more(x.size)} than as many random edges" + ("" if told else ", not told apart")
+        f"{c.knockout} costs {_more(x.size, amount)} than as many random edges" + ("" if told else ", not told apart")
         for (c, _), x, told in zip(pairs, more, unlike, strict=True)
     )
     return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{said} ({_all_on(more)})")
@@ -182,13 +174,9 @@ def _all_on(effects: Sequence[Effect]) -> str:
     return least.on if len({(x.n, x.n_videos) for x in effects}) < 2 else f"at least {least.on}"
 
 
-def _more(i: Interval) -> str:
-    return f"{_points(i)} more" if not i.value < 0 else f"{_points(Interval(-i.value, -i.high, -i.low))} less"
+def _more(i: Interval, amount: Amount) -> str:
+    return f"{amount(i)} more" if not i.value < 0 else f"{amount(Interval(-i.value, -i.high, -i.low))} less"
 
 
 def _percent(i: Interval) -> str:
     return f"{i.value:.1%} [{i.low:.1%}, {i.high:.1%}]"
-
-
-def _points(i: Interval) -> str:
-    return f"{i.value * 100:z.1f} points [{i.low * 100:z.1f}, {i.high * 100:z.1f}]"

@@ -31,7 +31,10 @@ class Interval(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Items that only one of two conditions answers rightly, and the exact two-sided p over videos (`sign_flips`)."""
+    """Items that score more under the first and under the second of two conditions, and the p of no change.
+
+    It is exact, two-sided and over videos (`sign_flips`).
+    """
 
     only_first: int
     only_second: int
@@ -185,12 +188,11 @@ def known_mean(values: Float[np.ndarray, " item"]) -> float:
 def mcnemar(
     first: Float[np.ndarray, " item"], second: Float[np.ndarray, " item"], video: Int[np.ndarray, " item"]
 ) -> McNemar:
-    """The exact McNemar test over videos, of two conditions' correctness on the items both have a value for.
+    """The exact test over videos of two conditions' scores, on the items both have one for.
 
-    With one item a video it is McNemar's own.
+    With right and wrong (1 and 0), and one item a video, it is McNemar's own.
     """
-    a, b = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
-    return McNemar(a, b, paired_p(second - first, video))
+    return McNemar(int((first > second).sum()), int((first < second).sum()), paired_p(second - first, video))
 
 
 def paired_p(changes: Float[np.ndarray, " item"], video: Int[np.ndarray, " item"]) -> float:

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from hookedvid.data.item import Item
-from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results import statistics
-from hookedvid.study.results.statistics import UNKNOWN, Interval, McNemar, Resamples
-from hookedvid.study.scorings.choice import chance
+from hookedvid.study.results.statistics import Interval, McNemar, Resamples
+from hookedvid.study.scorings.letters import Letters
+from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.files import write_text
 from hookedvid.values.texts import csv_text
 
@@ -28,18 +28,27 @@ def named(name: str, ours: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """One condition on one group of items.
+    """One condition on one group of items. `s.accuracy`, `s.iou`: one of `means` or `against` by its name.
 
-    group: `all`, `video` (all but the language-only control) or a family, by `named`. answered: items with an
-    outcome, failed ones not among them; n: those of them whose right answer is known, which alone are scored; videos:
-    that these are on. accuracy: unparsed answers are wrong; of_parsed: they are left out; as_printed: as the study's
-    convention counts, NaN without one. parsed: share of the answers that named an option; empty, degenerate
-    (non-finite logits too): how many are flagged so. prob, margin: of the right option. ratio: accuracy over the
-    baseline's on the same items, the paper's performance ratio; corrected: the same above chance. mcnemar: against
-    the baseline; p_holm: its p, adjusted for all conditions of the group. attention_share, decoder_share: of the
-    intact model's operations, mean over the items; NaN where rows do not tell.
+    Args:
+        scoring: What names and explains the numbers.
+        group: `all`, `video` (all but the language-only control) or a family, by `named`.
+        n: Items with a score: those that did not fail, and whose right answer is known.
+        videos: That these are on.
+        answered: Items with an outcome, failed ones not among them.
+        parsed: Share of the answers that could be read.
+        empty: How many texts say nothing.
+        degenerate: How many are garbled, or come from logits that are not finite.
+        means: Of each of the scoring's measures over the items, the score first.
+        against: The score held against the baseline's on the items that both have, as the scoring does.
+        test: Of the condition against the baseline.
+        p_holm: Its p, adjusted for all conditions of the group.
+        level: What knowing nothing scores; NaN where that is not known.
+        attention_share: Of the intact model's operations, mean over the items; NaN where rows do not tell.
+        decoder_share: Likewise, linear layers included.
     """
 
+    scoring: Scoring
     condition: Condition
     group: str
     n: int
@@ -50,57 +59,71 @@ class Summary:
     parsed: float
     empty: int
     degenerate: int
-    accuracy: Interval
-    of_parsed: Interval
-    as_printed: Interval
-    prob: Interval
-    margin: Interval
-    ratio: Interval
-    corrected: Interval
-    mcnemar: McNemar
+    means: Mapping[str, Interval]
+    against: Mapping[str, Interval]
+    test: McNemar
     p_holm: float
-    chance: float
+    level: float
     attention_share: float
     decoder_share: float
 
+    @property
+    def score(self) -> Interval:
+        """The mean of the scoring's first measure."""
+        return self.means[self.scoring.measures[0]]
+
+    @property
+    def kept(self) -> Interval:
+        """What figures show of the score held against the baseline's."""
+        return self.against[self.scoring.kept]
+
+    def __getattr__(self, name: str) -> Interval:
+        known = {**vars(self).get("means", {}), **vars(self).get("against", {})}
+        if name not in known:
+            raise AttributeError(f"a summary has no {name!r}; its numbers are {', '.join(known)}")
+        return known[name]
+
 
 class Outcomes:
-    """Rows as arrays [condition, item], NaN where there is no value; answers that are not known count nowhere."""
+    """Rows as arrays [condition, item], NaN where there is no value; answers that are not known count nowhere.
+
+    Args:
+        items: What was asked.
+        conditions: Under which; the first is what the others are held against.
+        rows: Of each item under each condition; what is not there counts as missing.
+        scoring: What is read of a row; choices among options unless given.
+    """
 
     def __init__(
         self,
         items: Sequence[Item],
         conditions: Sequence[Condition],
         rows: Sequence[Mapping],
-        convention: Convention | None = None,
+        scoring: Scoring | None = None,
     ):
-        self.items, self.conditions = list(items), list(conditions)
+        self.items, self.conditions, self.scoring = list(items), list(conditions), scoring or Letters()
         column = {item.id: i for i, item in enumerate(items)}
         line = {c.label: i for i, c in enumerate(conditions)}
         shape = (len(conditions), len(items))
-        self.correct, self.prob, self.margin, self.counted = (np.full(shape, np.nan) for _ in range(4))
+        self.values: dict[str, Float[np.ndarray, "condition item"]] = {
+            name: np.full(shape, np.nan) for name in self.scoring.measures
+        }
         self.attention_share, self.decoder_share = (np.full(shape, np.nan) for _ in range(2))
         self.status = np.full(shape, "missing", dtype=object)
         self.flag = np.full(shape, "", dtype=object)
         for row in rows:
             at = line[row["condition"]], column[row["item"]]
-            item = self.items[at[1]]
             self.status[at], self.flag[at] = row["status"], row.get("flag", "")
-            for values, name in ((self.correct, "correct"), (self.prob, "prob"), (self.margin, "margin")):
-                values[at] = np.nan if row[name] is None else float(row[name])
-            for values, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
-                values[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
-            if item.answer is None or row["status"] == "failed":
-                continue
-            if row["status"] == "unparsed":
-                self.correct[at] = 0.0
-            if convention is not None and (counted := convention.counted(item, row["text"], row["chosen"])) is not None:
-                self.counted[at] = counted
+            for shares, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
+                shares[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
+            if row["status"] != "failed":
+                for name, value in self.scoring.values(self.items[at[1]], row).items():
+                    self.values[name][at] = value
 
     @property
-    def of_parsed(self) -> Float[np.ndarray, "condition item"]:
-        """Correctness of what was parsed."""
-        return np.where(self.status == "unparsed", np.nan, self.correct)
+    def score(self) -> Float[np.ndarray, "condition item"]:
+        """Of the scoring's first measure."""
+        return self.values[self.scoring.measures[0]]
 
     def groups(self) -> dict[str, np.ndarray]:
         """Columns of each group, by name: ours, and families as `named` says them."""
@@ -120,55 +143,42 @@ def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> lis
 def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: int) -> list[Summary]:
     items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
     resamples = Resamples.of([item.video for item in items], n_resamples, seed)
-    guess = float(np.mean([chance(item) for item in items]))
-    correct = o.correct[:, columns]
-    tests = [statistics.mcnemar(correct[0], x, resamples.video) for x in correct]
+    score, level = o.score[:, columns], o.scoring.level(items)
+    tests = [statistics.mcnemar(score[0], x, resamples.video) for x in score]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
-    share = (0.0, 1.0)
-    intervals = {
-        "accuracy": resamples.means(correct, share),
-        "of_parsed": resamples.means(o.of_parsed[:, columns], share),
-        "as_printed": resamples.means(o.counted[:, columns], share),
-        "prob": resamples.means(o.prob[:, columns], share),
-        "margin": resamples.means(o.margin[:, columns]),
-        "ratio": _ratios(resamples, correct, 0.0),
-        "corrected": _ratios(resamples, correct, guess),
-    }
+    means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
+    against = o.scoring.against(resamples, score, level)
     found = []
     for i, condition in enumerate(o.conditions):
         status, flag = o.status[i, columns], o.flag[i, columns]
         answered = int((status != "failed").sum())
         found.append(
             Summary(
+                o.scoring,
                 condition,
                 name,
-                n=int((~np.isnan(correct[i])).sum()),
-                videos=resamples.n_videos(~np.isnan(correct[i])),
+                n=int((~np.isnan(score[i])).sum()),
+                videos=resamples.n_videos(~np.isnan(score[i])),
                 answered=answered,
                 failed=int((status == "failed").sum()),
                 unparsed=int((status == "unparsed").sum()),
                 parsed=float((status == "ok").sum() / answered) if answered else np.nan,
                 empty=int((flag == "empty").sum()),
                 degenerate=int(np.isin(flag, ("degenerate", "non-finite")).sum()),
-                mcnemar=tests[i],
+                means={measure: each[i] for measure, each in means.items()},
+                against={measure: each[i] for measure, each in against.items()},
+                test=tests[i],
                 p_holm=float(adjusted[i]),
-                chance=guess,
+                level=level,
                 attention_share=statistics.known_mean(o.attention_share[i, columns]),
                 decoder_share=statistics.known_mean(o.decoder_share[i, columns]),
-                **{measure: each[i] for measure, each in intervals.items()},
             )
         )
     return found
 
 
-def _ratios(resamples: Resamples, correct: Float[np.ndarray, "condition item"], floor: float) -> list[Interval]:
-    """Of each condition over the first, whose own is 1 and nothing else."""
-    itself, *others = resamples.ratios(correct, correct[0], floor)
-    return [UNKNOWN if np.isnan(itself.value) else Interval(1.0, 1.0, 1.0), *others]
-
-
 def write_csv(summaries: Sequence[Summary], path: Path) -> None:
-    """One line per summary, intervals as three columns; layers counted from 1."""
+    """One line per summary, in the scoring's columns, intervals as three; layers counted from 1."""
     lines = []
     for s in summaries:
         line: dict = {
@@ -179,17 +189,11 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
             "layer": s.condition.layer,
             "n": s.n,
             "videos": s.videos,
-            "answered": s.answered,
-            "failed": s.failed,
-            "unparsed": s.unparsed,
-            "parsed": s.parsed,
-            "empty": s.empty,
-            "degenerate": s.degenerate,
-            "chance": s.chance,
+            **{name: getattr(s, name) for name in s.scoring.counts},
+            s.scoring.level_column: s.level,
         }
-        for name in ("accuracy", "of_parsed", "as_printed", "prob", "margin", "ratio", "corrected"):
-            value: Interval = getattr(s, name)
+        for name, value in (*s.means.items(), *s.against.items()):
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        line |= {"mcnemar_p": s.mcnemar.p, "mcnemar_p_holm": s.p_holm}
+        line |= {f"{s.scoring.test}_p": s.test.p, f"{s.scoring.test}_p_holm": s.p_holm}
         lines.append(line | {"attention_share": s.attention_share, "decoder_share": s.decoder_share})
     write_text(path, csv_text(lines))

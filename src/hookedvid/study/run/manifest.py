@@ -1,6 +1,6 @@
 """The plan of a run beside its rows, so that its table can be made again without model or videos."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,12 @@ class Manifest:
             "timing": dict(self.timing),
         }
 
-    def save(self, folder: Path) -> Path | None:
-        """Write it into the run's folder; where the results of another study were moved to, if there were any."""
-        earlier = results.set_aside(folder, self.name)
+    def save(self, folder: Path, presented: Collection[str]) -> Path | None:
+        """Write it into the run's folder; where the results of another study were moved to, if there were any.
+
+        presented: names of the files that show results, which are moved.
+        """
+        earlier = results.set_aside(folder, self.name, presented)
         write_bytes(
             folder / results.MANIFEST, sealed(json_bytes(numbered({"name": self.name, **self._data()}, FORMAT)))
         )

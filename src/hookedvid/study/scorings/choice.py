@@ -1,17 +1,24 @@
 """Choosing among an item's options: what the scorings share that tell right answers from wrong ones."""
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
 from hookedvid.model.answers import score_options
+from hookedvid.study.results.cells import number, percent, short, star
+from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Scoring
+from hookedvid.study.scorings.scoring import Column, Scoring
 from hookedvid.values.inputs import VideoInputs
+
+if TYPE_CHECKING:
+    from hookedvid.study.results.summary import Summary
 
 
 class Choice(Scoring):
@@ -19,6 +26,17 @@ class Choice(Scoring):
 
     requires = "options"
     purpose = "choose from"
+    title, unit, label = "accuracy", "%", "accuracy"
+    measures = ("accuracy", "of_parsed", "as_printed", "prob", "margin")
+    bounds = (0.0, 1.0)
+    chooses = True
+    level_name = level_column = "chance"
+    counts = ("answered", "failed", "unparsed", "parsed", "empty", "degenerate")
+    test, test_name = "mcnemar", "exact McNemar"
+    kept, kept_label, intact_kept = "ratio", "performance ratio", 1.0
+    interval = "% [95 % interval]"
+    width = 92
+    exits_apart = True
 
     def has(self, item: Item) -> bool:
         """Two options or more."""
@@ -36,6 +54,107 @@ class Choice(Scoring):
         margin = max(answer.logits[i] for i in item.right) - max(others) if others else None
         prob = sum(answer.probs[i] for i in item.right)
         return Outcome("ok", answer.index, answer.index in item.right, prob, margin)
+
+    def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
+        """accuracy: unparsed answers are wrong; of_parsed: they are left out; as_printed: see `counted`.
+
+        prob, margin: of the right option.
+        """
+        parsed, known = row["status"] != "unparsed", self.scored(item)
+        correct = 0.0 if known and not parsed else _float(row["correct"])
+        return {
+            "accuracy": correct,
+            "of_parsed": correct if parsed else math.nan,
+            "as_printed": self.counted(item, row) if known else math.nan,
+            "prob": _float(row["prob"]),
+            "margin": _float(row["margin"]),
+        }
+
+    def counted(self, item: Item, row: Mapping[str, Any]) -> float:
+        """What the convention's authority counts a row as; NaN without one, and for what it leaves out."""
+        return math.nan
+
+    def scored(self, item: Item) -> bool:
+        """Items whose answer is hidden are not."""
+        return item.answer is not None
+
+    def bounds_of(self, measure: str) -> Bounds | None:
+        """Margins have no ends."""
+        return None if measure == "margin" else self.bounds
+
+    def level(self, items: Sequence[Item]) -> float:
+        """Of guessing."""
+        return float(np.mean([chance(item) for item in items]))
+
+    def against(
+        self, resamples: Resamples, score: Float[np.ndarray, "condition item"], level: float
+    ) -> dict[str, list[Interval]]:
+        """ratio: accuracy over the baseline's, the paper's performance ratio; corrected: the same above chance."""
+        return {name: _ratios(resamples, score, floor) for name, floor in (("ratio", 0.0), ("corrected", level))}
+
+    def columns(self) -> tuple[Column, ...]:
+        """Accuracy, what it keeps of the baseline's, and the probability of the right option."""
+        return (
+            Column("n", lambda s: str(s.n)),
+            Column("lost", lambda s: str(s.failed + s.unparsed or "")),
+            Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
+            Column("ratio", lambda s: short(s.against["ratio"])),
+            Column("p(right)", lambda s: number(s.means["prob"].value, 3)),
+        )
+
+    def page_columns(self) -> tuple[Column, ...]:
+        """The same with intervals, and what each condition costs."""
+        return (
+            Column("n", lambda s: str(s.n)),
+            Column("failed", lambda s: str(s.failed or "")),
+            *self.page_scores(),
+            Column("decoder", lambda s: f"{number(100 * s.decoder_share)} %"),
+            Column("attention", lambda s: f"{number(100 * s.attention_share)} %"),
+        )
+
+    def page_scores(self) -> tuple[Column, ...]:
+        """Of these, the scores."""
+        return (
+            Column("accuracy", lambda s: percent(s.score) + star(s.p_holm)),
+            *kept_columns(),
+            Column("p(right)", lambda s: number(s.means["prob"].value, 3)),
+        )
+
+    def brief(self, score: float) -> str:
+        """In per cent."""
+        return number(100 * score)
+
+    def amount(self, i: Interval) -> str:
+        """In points."""
+        return f"{i.value * 100:z.1f} points [{i.low * 100:z.1f}, {i.high * 100:z.1f}]"
+
+    def heading(self, baseline: "Summary") -> str:
+        """The chance."""
+        return f" (chance {100 * baseline.level:.0f} %)"
+
+    def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The chosen option."""
+        if row["chosen"] is None:
+            return super().said(item, row)
+        return {True: "right", False: "wrong", None: ""}[row["correct"]], item.options[row["chosen"]]
+
+
+def kept_columns() -> tuple[Column, ...]:
+    """What is kept of the baseline's accuracy, on the page."""
+    return (
+        Column("ratio", lambda s: percent(s.against["ratio"])),
+        Column("above chance", lambda s: percent(s.against["corrected"])),
+    )
+
+
+def _ratios(resamples: Resamples, correct: Float[np.ndarray, "condition item"], floor: float) -> list[Interval]:
+    """Of each condition over the first, whose own is 1 and nothing else."""
+    itself, *others = resamples.ratios(correct, correct[0], floor)
+    return [UNKNOWN if np.isnan(itself.value) else Interval(1.0, 1.0, 1.0), *others]
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def chance(item: Item) -> float:

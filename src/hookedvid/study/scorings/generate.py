@@ -1,12 +1,18 @@
 """`generate`: an answer is generated, and an extractor reads the option out of its text."""
 
+import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from hookedvid.data.convention import Convention, Extractor
 from hookedvid.data.item import Item
 from hookedvid.study.extractors import OURS, extractor
+from hookedvid.study.results.cells import number, percent, short, star
+from hookedvid.study.scorings.choice import kept_columns
 from hookedvid.study.scorings.letters import Letters
 from hookedvid.study.scorings.outcome import Outcome
+from hookedvid.study.scorings.scoring import Column
 
 MAX_NEW_TOKENS = 16  # of a generated answer, the field's count
 # Eight characters and half of the text, said four times or more in a row.
@@ -19,6 +25,9 @@ class Generate(Letters):
     name = "generate"
     tasks = ()
     printed = True
+    interval = "% [95 % interval], unparsed wrong"
+    width = 116
+    exits_apart = False
 
     @property
     def max_new_tokens(self) -> int:
@@ -33,6 +42,49 @@ class Generate(Letters):
     def read_text(self, item: Item, text: str) -> Outcome:
         """As `read_text` of this module reads it."""
         return read_text(item, text, self.convention or extractor(OURS))
+
+    def counted(self, item: Item, row: Mapping[str, Any]) -> float:
+        """By the convention, 0 or 1."""
+        counted = self.convention.counted(item, row["text"], row["chosen"]) if self.convention else None
+        return math.nan if counted is None else counted
+
+    @property
+    def subtitle(self) -> str:
+        """Whose numbers are printed beside ours."""
+        return f"as printed: the way of {self.convention.full_name}" if self.convention else ""
+
+    def columns(self) -> tuple[Column, ...]:
+        """How the texts read, accuracy however unparsed answers count, and what the convention's authority prints."""
+        by = self.convention
+        printed = (Column("as printed", lambda s: as_printed(s.means["as_printed"].value, by)),) if by else ()
+        return (
+            Column("n", lambda s: str(s.n)),
+            Column("failed", lambda s: str(s.failed or "")),
+            Column("parsed", lambda s: number(100 * s.parsed)),
+            Column("empty", lambda s: str(s.empty or "")),
+            Column("garbled", lambda s: str(s.degenerate or "")),
+            Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
+            Column("of parsed", lambda s: number(100 * s.means["of_parsed"].value)),
+            Column("ratio", lambda s: number(100 * s.against["ratio"].value)),
+            *printed,
+        )
+
+    def page_scores(self) -> tuple[Column, ...]:
+        """How the texts read, and accuracy however unparsed answers count."""
+        return (
+            Column("parsed", lambda s: f"{number(100 * s.parsed)} %"),
+            Column("empty", lambda s: str(s.empty or "")),
+            Column("garbled", lambda s: str(s.degenerate or "")),
+            Column("accuracy (unparsed wrong)", lambda s: percent(s.score) + star(s.p_holm)),
+            Column("of parsed", lambda s: percent(s.means["of_parsed"])),
+            Column("as printed", lambda s: percent(s.means["as_printed"])),
+            *kept_columns(),
+        )
+
+
+def as_printed(value: float, by: Convention) -> str:
+    """A mean in the evaluator's unit, or a dash where there is none."""
+    return "–" if math.isnan(value) else by.printed(value)
 
 
 def read_text(item: Item, text: str, by: Convention | Extractor) -> Outcome:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hookedvid.data.item import Item
+from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Ask, Scoring
+from hookedvid.study.scorings.scoring import Ask, Column, Scoring, costs
 from hookedvid.values.inputs import VideoInputs
 
 Span = tuple[float, float]
@@ -81,6 +82,16 @@ class Grounding(Scoring):
     name = "grounding"
     requires = "span"
     tasks = ("grounding",)
+    title, unit, label = "mean IoU", "IoU", "mean IoU"
+    kept_label = f"{label}: change"
+    measures = ("iou", *(f"recall_{t}" for t in THRESHOLDS), "iou_parsed")
+    bounds = (0.0, 1.0)
+    level_name = "whole video"
+    interval = "% [95 % interval]"
+    note = (
+        "Intersection over union of the span that was said with the right one, 0 where none was said; parsed: mean "
+        "over those that said one. whole video: what always naming all of it scores."
+    )
 
     def has(self, item: Item) -> bool:
         """A right span."""
@@ -109,22 +120,34 @@ class Grounding(Scoring):
         span = parse_span(text)
         return Outcome("unparsed", text=text) if span is None else Outcome("ok", text=text, span=span)
 
+    def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
+        """IoU and whether it reaches each threshold, 0 where no span was named; iou_parsed: of those that named one."""
+        assert item.span is not None
+        said = row["span"]
+        overlap = 0.0 if said is None else iou(tuple(said), item.span)
+        recalls = {f"recall_{t}": float(overlap >= t) for t in THRESHOLDS}
+        return {"iou": overlap, **recalls, "iou_parsed": math.nan if said is None else overlap}
 
-def values(item: Item, row: Mapping[str, Any]) -> dict[str, float]:
-    """What is averaged over items: IoU and whether it reaches each threshold, 0 where no span was named.
+    def level(self, items: Sequence[Item]) -> float:
+        """Mean IoU of always naming the whole video; NaN unless every item's meta tells its `duration`."""
+        lengths = [i.meta.get("duration") for i in items]
+        if any(isinstance(x, str | None) for x in lengths):
+            return math.nan
+        whole = [iou((0.0, float(x)), i.span) for x, i in zip(lengths, items, strict=True) if x and i.span]
+        return float(np.mean(whole))
 
-    `parsed`: the IoU of those that named one.
-    """
-    assert item.span is not None
-    said = row["span"]
-    overlap = 0.0 if said is None else iou(tuple(said), item.span)
-    recalls = {f"recall_{t}": float(overlap >= t) for t in THRESHOLDS}
-    return {"iou": overlap, **recalls, "iou_parsed": math.nan if said is None else overlap}
+    def columns(self) -> tuple[Column, ...]:
+        """Mean IoU, its change, and recall at each threshold, in per cent."""
+        return (
+            Column("n", lambda s: str(s.n)),
+            Column("lost", lambda s: str(s.failed + s.unparsed or ""), optional=True),
+            Column("mIoU", lambda s: short(s.score), level=lambda s: _known(s.level)),
+            Column("change", lambda s: short(s.against["change"]) + star(s.p_holm)),
+            *(Column(f"R@{t}", lambda s, t=t: number(100 * s.means[f"recall_{t}"].value)) for t in THRESHOLDS),
+            Column("parsed", lambda s: number(100 * s.means["iou_parsed"].value) if s.unparsed else "", optional=True),
+            *costs(),
+        )
 
 
-def whole_video(items: Sequence[Item]) -> float:
-    """Mean IoU of always naming the whole video; NaN unless every item's meta tells its `duration`."""
-    lengths = [i.meta.get("duration") for i in items]
-    if any(isinstance(x, str | None) for x in lengths):
-        return math.nan
-    return float(np.mean([iou((0.0, float(x)), i.span) for x, i in zip(lengths, items, strict=True) if x and i.span]))
+def _known(level: float) -> str:
+    return "not known" if math.isnan(level) else number(100 * level)

@@ -1,5 +1,7 @@
 """`likelihood`: the question alone, its reference after it, the log-probability of each of the reference's tokens."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -7,8 +9,9 @@ from torch import Tensor
 
 from hookedvid.data.item import Item
 from hookedvid.model.answers import answer_log_probs
+from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Ask, Scoring
+from hookedvid.study.scorings.scoring import Ask, Column, Scoring, costs
 from hookedvid.values.inputs import VideoInputs
 
 
@@ -19,6 +22,14 @@ class Likelihood(Scoring):
     requires = "reference"
     tasks = ("captions", "answers")
     reads = "log-probabilities"
+    title, unit, label = "log-likelihood per token", "nats", "log-likelihood per token, nats"
+    kept_label = f"{label}: change"
+    measures = ("per_token", "total", "n_tokens")
+    interval = "nats [95 % interval]"
+    note = (
+        "Log-likelihood of the reference and its end, mean over its tokens, then over items; knockouts hold for the "
+        "reference's tokens too, random controls cut edges of the prompt alone."
+    )
 
     def has(self, item: Item) -> bool:
         """A reference."""
@@ -43,3 +54,31 @@ class Likelihood(Scoring):
     def outcome(self, model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """The log-probabilities as they are."""
         return Outcome("ok", log_probs=tuple(values.tolist()))
+
+    def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
+        """Mean and sum of the reference's token log-likelihoods in nats, its end included, and how many they are."""
+        each = row["log_probs"]
+        return {"per_token": math.fsum(each) / len(each), "total": math.fsum(each), "n_tokens": float(len(each))}
+
+    def columns(self) -> tuple[Column, ...]:
+        """The mean, its change, and the perplexity that it comes to."""
+        return (
+            Column("n", lambda s: str(s.n)),
+            Column("lost", lambda s: str(s.failed + s.unparsed or ""), optional=True),
+            Column("log p/token", lambda s: short(s.score, 1)),
+            Column("change", lambda s: short(s.against["change"], 1) + star(s.p_holm)),
+            Column("perplexity", lambda s: number(_exp(-s.score.value), 2)),
+            Column("log p", lambda s: number(s.means["total"].value)),
+            *costs(),
+        )
+
+    def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
+        """How likely the reference was."""
+        if not row["log_probs"]:
+            return super().said(item, row)
+        mean = sum(row["log_probs"]) / len(row["log_probs"])
+        return "", f"{mean:.3f} nats per token of {item.reference!r}"
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf

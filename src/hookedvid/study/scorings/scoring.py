@@ -3,11 +3,13 @@
 Each scoring is a file of this folder, and a line of `registry`.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,11 +17,33 @@ from torch import Tensor
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, NonFiniteError
+from hookedvid.study.protocols import EFFICIENCY
+from hookedvid.study.results.cells import number
+from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.inputs import VideoInputs
 
+if TYPE_CHECKING:
+    from hookedvid.study.results.summary import Summary
+
 # `model.prepare` of a clip, or `model.prepare.expected` of a video that nobody opened: question, options, answer, form.
 Ask = Callable[..., VideoInputs]
+
+
+class Column(NamedTuple):
+    """One column of a table of conditions.
+
+    Args:
+        name: Its head.
+        cell: A line's text in it.
+        level: Its text in the last row, which says what knowing nothing scores; None where there is none.
+        optional: Left out of the terminal's table where all its cells are empty.
+    """
+
+    name: str
+    cell: Callable[["Summary"], str]
+    level: Callable[["Summary"], str] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +63,26 @@ class Scoring(ABC):
     tasks: ClassVar[tuple[str, ...]] = ()  # of the shapes clips, those that are scored so; the first unless told
     reads: ClassVar[str] = "logits"  # what outcomes are made of
     printed: ClassVar[bool] = False  # a convention's authority prints a number of its own for it
+
+    title: ClassVar[str]  # of the score
+    unit: ClassVar[str]  # of the score, in tables and findings
+    measures: ClassVar[tuple[str, ...]]  # names of a row's numbers, the first of which is the score
+    bounds: ClassVar[Bounds | None] = None  # the lowest and highest score there is, if there are
+    chooses: ClassVar[bool] = False  # a row is right or wrong: held against chance, random edges, searched for exits
+    level_name: ClassVar[str] = ""  # of what knowing nothing scores, if that is known
+    level_column: ClassVar[str] = "level"
+    counts: ClassVar[tuple[str, ...]] = ("failed", "unparsed")  # of the rows, by the summary's names
+    test: ClassVar[str] = "sign_flip"  # of a condition against the baseline, as columns name it
+    test_name: ClassVar[str] = "exact sign flips"
+
+    label: ClassVar[str]  # of figures' axis of scores
+    kept: ClassVar[str] = "change"  # of `against`, what figures show
+    kept_label: ClassVar[str]
+    intact_kept: ClassVar[float] = 0.0  # the baseline's
+    interval: ClassVar[str]  # how the terminal's table writes a score
+    note: ClassVar[str] = ""  # what a reader of the tables must know
+    width: ClassVar[int] = 128  # columns that the terminal's tables need
+    exits_apart: ClassVar[bool] = False  # exits and windows that were searched have a table of their own alone
 
     @abstractmethod
     def has(self, item: Item) -> bool:
@@ -112,3 +156,72 @@ class Scoring(ABC):
     def read_text(self, item: Item, text: str) -> Outcome:
         """From a generated text."""
         raise NotImplementedError(f"{self.name} reads logits")
+
+    # ---- what that measures --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
+        """The numbers of a row that did not fail, by their names in `measures`; NaN takes no part."""
+
+    def scored(self, item: Item) -> bool:
+        """Whether what is right is known of an item; others are asked and not scored."""
+        return True
+
+    def bounds_of(self, measure: str) -> Bounds | None:
+        """The lowest and highest value there is of one of the `measures`, if there are."""
+        return self.bounds
+
+    def level(self, items: Sequence[Item]) -> float:
+        """The score of knowing nothing; NaN where it is not known."""
+        return math.nan
+
+    def against(
+        self, resamples: Resamples, score: Float[np.ndarray, "condition item"], level: float
+    ) -> dict[str, list[Interval]]:
+        """Scores held against the first condition's on the same items, by column; here the change."""
+        span = None if self.bounds is None else (self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0])
+        itself, *changed = resamples.means(score - score[0], span)
+        return {"change": [UNKNOWN if np.isnan(itself.value) else Interval(0.0, 0.0, 0.0), *changed]}
+
+    # ---- how it is shown -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """Of the terminal's table of conditions, behind the condition."""
+
+    def page_columns(self) -> tuple[Column, ...]:
+        """Of the page's table; the terminal's unless a subclass has more."""
+        return self.columns()
+
+    @property
+    def subtitle(self) -> str:
+        """A second line of the terminal's title."""
+        return ""
+
+    def brief(self, score: float) -> str:
+        """A score in tables that hold many."""
+        return number(score, 3)
+
+    def amount(self, i: Interval) -> str:
+        """A difference between scores, in findings."""
+        return f"{i.value:z.3f} {self.unit} [{i.low:z.3f}, {i.high:z.3f}]"
+
+    def heading(self, baseline: "Summary") -> str:
+        """What the page says of a group behind its name."""
+        return ""
+
+    def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The page's mark of an example's answer (`right`, `wrong` or none) and its text."""
+        return "wrong", row["text"] or row["status"]
+
+
+def costs() -> tuple[Column, ...]:
+    """What exits and windows leave of the intact model's operations, where they were searched."""
+
+    def searched(s: "Summary", share: float) -> str:
+        return number(100 * share) if s.condition.protocol == EFFICIENCY else ""
+
+    return (
+        Column("decoder", lambda s: searched(s, s.decoder_share), optional=True),
+        Column("attention", lambda s: searched(s, s.attention_share), optional=True),
+    )

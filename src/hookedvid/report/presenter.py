@@ -1,0 +1,218 @@
+"""What a study prints and writes of its rows, whatever its scoring: tables, csv, findings, figures, one page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from hookedvid.report import page, plots
+from hookedvid.report.terminal import Terminal
+from hookedvid.study.protocols import EFFICIENCY
+from hookedvid.study.records import write_parquet
+from hookedvid.study.results import breakdown, efficiency, submission
+from hookedvid.study.results.cells import number, short, star
+from hookedvid.study.results.findings import CHEAPEST, findings
+from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.scorings.generate import as_printed
+from hookedvid.study.scorings.scoring import Scoring
+from hookedvid.values.files import write_text, written
+
+# What a presentation writes, all of it or in part.
+PRESENTED = (
+    "report.html", "summary.csv", "breakdown.csv", "rows.parquet", *(f"{name}.png" for name in plots.FIGURES),
+)  # fmt: skip
+MIN_WIDTH = 92  # columns the default study needs; narrower terminals wrap
+MANY = 8  # groups that stand side by side; more of them stand below each other
+MOST = 20  # values of an axis that are printed; of more, only the means, the rest is in breakdown.csv
+STEADY = ("baseline", "all layers", "random control", "custom")  # protocols of what holds in every layer
+
+Tables = Mapping[str, Sequence[Summary]]
+
+
+def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> None:
+    """Print the tables and what they support; write csv, parquet, figures and the page."""
+    outcomes = Outcomes(run.items, run.conditions, rows, run.scoring)
+    summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
+    tables: dict[str, list[Summary]] = {}
+    for s in summaries:
+        tables.setdefault(s.group, []).append(s)
+    main = "video" if "video" in tables else "all"
+    write_csv(summaries, out / "summary.csv")
+    write_parquet(rows, out / "rows.parquet")
+    console.widen(run.scoring.width)
+    for table in _of_conditions(tables[main]):
+        console.print(table)
+    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
+    for reason in failures[:5]:
+        console.say(f"failed: {reason}", style="red")
+    scored = tables["all"][0].n > 0
+    if scored and 1 < len(tables) <= MANY:
+        console.print(group_table(tables))
+    elif scored and len(tables) > MANY:
+        console.say(f"{len(tables)} groups are too many to stand side by side; summary.csv and report.html have each")
+    if run.scoring.chooses:
+        _present_parts(run, outcomes, out, console)
+    _submit(run, rows, out, console)
+    if scored:
+        _conclude(run, rows, outcomes, tables, main, failures, out, console)
+    else:  # every answer is hidden, or every row failed
+        console.say(f"nothing to score; what was answered is in {out / 'rows.parquet'}")
+
+
+def _conclude(
+    run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, tables: Tables, main: str, failures: Sequence[str],
+    out: Path, console: Terminal,
+) -> None:  # fmt: skip
+    """Findings, figures and the page."""
+    asked = (run.study.n_resamples, run.study.seed)
+    told = {g: findings(outcomes, g, run.n_layers, *asked, run.study.keep) for g in tables}
+    looked = [g for g in tables if any(f.law == CHEAPEST for f in told[g])]
+    searches = {g: efficiency.search(outcomes, g, run.study.keep, *asked) for g in looked}
+    if run.scoring.note:
+        console.say(run.scoring.note, style="dim")
+    if len(searches) > 1:
+        console.print(choice_table(searches))
+    for f in told[main]:
+        console.say(f": {f.verdict}", lead=f.law)
+    chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
+    figures = plots.draw(plots.Results(run, tables, main, chosen))
+    for name, figure in figures.items():
+        with written(out / f"{name}.png") as part:
+            figure.savefig(part)
+    shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
+    examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings)
+    ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
+    text = page.render("Knockout study", run.about, told, list(figures.values()), ordered, failures, examples)
+    write_text(out / "report.html", text)
+    console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures)}", lead=str(out / "report.html"))
+
+
+def _of_conditions(summaries: Sequence[Summary]) -> Iterator[Table]:
+    """The tables of one group: every condition, and what exits and windows cost."""
+    scoring, ran = summaries[0].scoring, {s.condition.protocol for s in summaries}
+    if not scoring.chooses or ran != {"baseline", EFFICIENCY}:
+        yield condition_table(summaries)
+    if scoring.chooses and EFFICIENCY in ran:
+        yield cost_table(summaries)
+
+
+def condition_table(summaries: Sequence[Summary]) -> Table:
+    """Every condition of one group, exits and windows apart where `cost_table` has them; layers counted from 1."""
+    scoring, baseline = summaries[0].scoring, summaries[0]
+    title = f"{baseline.group} questions; layers from 1; {scoring.interval}; * p < 0.05 (Holm)"
+    table = _table("\n".join(line for line in (title, scoring.subtitle) if line))
+    lines = [s for s in summaries if not (scoring.exits_apart and s.condition.protocol == EFFICIENCY)]
+    columns = [c for c in scoring.columns() if not c.optional or any(c.cell(s) for s in lines)]
+    table.add_column("condition", no_wrap=True)
+    for c in columns:
+        table.add_column(c.name, justify="right", no_wrap=True)
+    last = ""
+    for s in lines:
+        if s.condition.protocol != last:
+            last = s.condition.protocol
+            table.add_section()
+        table.add_row(s.condition.label, *(c.cell(s) for c in columns))
+    if any(c.level for c in columns):
+        table.add_section()
+        table.add_row(scoring.level_name, *(c.level(baseline) if c.level else "" for c in columns))
+    return table
+
+
+def cost_table(summaries: Sequence[Summary]) -> Table:
+    """Exits and windows of one group that no other beats at its cost, cheapest first, and the baseline."""
+    tried = [s for s in summaries if s.condition.protocol == EFFICIENCY]
+    best = efficiency.front([s.decoder_share for s in tried], [s.score.value for s in tried])
+    table = _table(f"% of operations left: {len(best)} of {len(tried)} exits and windows, which no other beats")
+    table.add_column("condition", no_wrap=True)
+    for column in ("decoder", "attention", "accuracy", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for s in (*(tried[i] for i in best), summaries[0]):
+        shares = (number(100 * share) for share in (s.decoder_share, s.attention_share))
+        table.add_row(s.condition.label, *shares, short(s.score) + star(s.p_holm), number(100 * s.kept.value))
+    return table
+
+
+def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
+    """The cheapest exit and window of each group, and what it keeps on the videos it was not chosen on."""
+    table = _table("cheapest by group; % of operations left, and of accuracy kept on other videos")
+    table.add_column("group", no_wrap=True)
+    table.add_column("condition", no_wrap=True)
+    for column in ("decoder", "attention", "kept"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for group, found in searches.items():
+        if (c := found.choice) is None:
+            table.add_row(group, "none keeps enough")
+            continue
+        shares = (number(100 * share) for share in (c.decoder_share, c.attention_share))
+        table.add_row(group, c.condition.label, *shares, short(c.held_out))
+    return table
+
+
+def group_table(tables: Tables) -> Table:
+    """The score of each group under the conditions that hold in every layer."""
+    scoring, baselines = tables["all"][0].scoring, [rows[0] for rows in tables.values()]
+    table = _table(f"{scoring.title} by group, {scoring.unit}")
+    table.add_column("condition", no_wrap=True)
+    for group in tables:
+        table.add_column(group, justify="right", no_wrap=True)
+    for i, s in enumerate(tables["all"]):
+        if s.condition.protocol in STEADY:
+            table.add_row(s.condition.label, *(scoring.brief(rows[i].score.value) for rows in tables.values()))
+    table.add_section()
+    if scoring.level_name:
+        table.add_row(scoring.level_name, *(scoring.brief(s.level) for s in baselines))
+    table.add_row("n", *(str(s.n) for s in baselines))
+    return table
+
+
+def _present_parts(run: Manifest, outcomes: Outcomes, out: Path, console: Terminal) -> None:
+    """Accuracy by what the items say of themselves."""
+    parts = breakdown.breakdown(outcomes, run.study.n_resamples, run.study.seed)
+    if parts:
+        breakdown.write_csv(parts, out / "breakdown.csv")
+    if any(p.n for p in parts):
+        for table in breakdown_tables(parts, run.scoring):
+            console.print(table)
+
+
+def breakdown_tables(parts: Sequence[breakdown.Part], scoring: Scoring) -> list[Table]:
+    """One table an axis, of the conditions that hold in every layer; of many values only the means."""
+    by = scoring.convention if scoring.printed else None
+    parts = [p for p in parts if p.condition.protocol in STEADY]
+    if len({p.value for p in parts if p.axis == "family"}) <= MANY:  # the study's own table has them
+        parts = [p for p in parts if p.axis != "family"]
+    labels = list(dict.fromkeys(p.condition.label for p in parts))
+    tables = []
+    for axis in dict.fromkeys(p.axis for p in parts):
+        table = _table(f"accuracy by {axis}, %" + (f" (as {by.name} prints it)" if by else ""))
+        table.add_column(axis, no_wrap=True)
+        for column in ("n", "chance", *labels):
+            table.add_column(column, justify="right")
+        rows: dict[str, list[breakdown.Part]] = {}
+        for p in parts:
+            if p.axis == axis:
+                rows.setdefault(p.value, []).append(p)
+        for value, row in rows.items():
+            if value == "micro":
+                table.add_section()
+            if value in ("micro", "macro") or len(rows) <= MOST + 2:
+                printed = (f" ({as_printed(p.as_printed.value, by)})" if by else "" for p in row)
+                cells = (scoring.brief(p.accuracy.value) + said for p, said in zip(row, printed, strict=True))
+                table.add_row(value, str(row[0].n), scoring.brief(row[0].chance), *cells)
+        tables.append(table)
+    return tables
+
+
+def _submit(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> None:
+    """The file for the evaluation server, where answers are hidden that it knows."""
+    form = submission.form_of(run.items, run.dataset)
+    if form and not all(run.scoring.scored(item) for item in run.items):
+        answers = submission.submission(form, run.items, rows, "baseline", run.convention)
+        path = submission.write(form, answers, out)
+        console.say(f"baseline's answers for the evaluation server: {path}")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
