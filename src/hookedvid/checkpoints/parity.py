@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hookedvid.checkpoints import layouts
 from hookedvid.checkpoints.convert import read_config
+from hookedvid.conversion.lines import Rule
 from hookedvid.conversion.shards import open_shards
 from hookedvid.errors import ConversionError
 from hookedvid.families.family import Source
@@ -183,20 +184,34 @@ def _watching(hf: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
     def before(_module: nn.Module, args: tuple, given: dict) -> None:
         found["hook_embed"] = args[0] if args else given["hidden_states"]
 
+    stages = _stages(hf)
     for name, module in hf.named_modules():
-        if block := re.fullmatch(r"(.*\.)?layers?\.(\d+)", name):
-            in_tower = "encoder." in name
-            ours = f"{'vision.' * in_tower}blocks.{block[2]}.hook_resid_post"
-            handles.append(module.register_forward_hook(after(ours)))
-            if not in_tower and block[2] == "0":
-                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        elif name.endswith("multi_modal_projector.linear_1"):
-            handles.append(module.register_forward_hook(after("projector.hook_pre")))
+        parent, _, last = name.rpartition(".")
+        ours = stages.get(f"{parent}.{{i}}" if last.isdigit() else name)
+        if ours is None:
+            continue
+        handles.append(module.register_forward_hook(after(ours.format(i=last))))
+        if ours.startswith("blocks.") and last == "0":
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
     try:
         yield
     finally:
         for h in handles:
             h.remove()
+
+
+def _stages(hf: nn.Module) -> dict[str, str]:
+    """Our stages by the modules of theirs that end them, as the table of tensors names those; `{i}` counts blocks."""
+    table = layouts.read_transformers(hf.config, type(hf).__name__, hf.state_dict()).table
+    theirs = {line.ours: line.theirs for line in table if isinstance(line, Rule)}
+    ends = {
+        theirs[norm].partition("{i}")[0] + "{i}": f"{part}blocks.{{i}}.hook_resid_post"
+        for part in ("vision.", "")
+        if (norm := f"{part}blocks.{{i}}.ln1.weight") in theirs
+    }
+    if (first := "projector.inp.weight") in theirs:
+        ends[theirs[first].removesuffix(".weight")] = "projector.hook_pre"
+    return ends
 
 
 def random_inputs(model: Any, n_frames: int, seed: int = 0) -> VideoInputs:

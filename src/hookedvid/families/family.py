@@ -70,7 +70,7 @@ class Published:
     """One public checkpoint.
 
     Args:
-        repo: On the Hugging Face hub, in the layout of the original package.
+        repo: On the Hugging Face hub.
         frames: Per video unless told, as its authors evaluate it.
         tokens: Of one frame, and beside them.
         size: Gigabytes (10^9) to download.
