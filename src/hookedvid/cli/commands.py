@@ -1,11 +1,12 @@
 """The command line: `hookedvid study`, `ask`, `convert` and others. Verbs import what they need when they run."""
 
 import argparse
+import importlib
 import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,13 +16,14 @@ from hookedvid.errors import HookedVidError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
-    args = _parser().parse_args(argv)
+    given = vars(_parser().parse_args(argv))
+    verb, run = given.pop("verb"), given.pop("run")
     from hookedvid.report.terminal import Output
     from hookedvid.values.texts import printable
 
     with redirect_stdout(Output(sys.stdout)):
         try:
-            return args.run(args)
+            return run(**given)
         except HookedVidError as e:
             said = str(e)
         except OSError as e:  # the machine's: a full disk, a folder that may not be written to
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-    print(f"hookedvid {args.verb}: {printable(said)}", file=sys.stderr)
+    print(f"hookedvid {verb}: {printable(said)}", file=sys.stderr)
     return 2
 
 
@@ -40,6 +42,22 @@ class _Parser(argparse.ArgumentParser):
         from hookedvid.values.texts import printable
 
         self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
+
+
+class _Fields(argparse.Action):
+    """FIELD=VALUE, however often: a dict of them."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, getattr(namespace, self.dest) | dict([values]))
+
+
+def _from(module: str, name: str) -> Callable[..., int]:
+    """A verb's function, imported when it runs; its parameters are the parser's, by name."""
+
+    def run(**given: Any) -> int:
+        return getattr(importlib.import_module(f"hookedvid.{module}"), name)(**given)
+
+    return run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,30 +73,36 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("video", help="a video file or a folder of frames")
     ask.add_argument("question")
     ask.add_argument("options", nargs="*", help="answers to choose from; none: a free answer")
-    ask.add_argument("--model", default="tiny")
-    ask.add_argument("--frames", type=_count, help="how many frames to sample (default: the model's)")
+    ask.add_argument("--model", dest="name", metavar="MODEL", default="tiny")
     ask.add_argument(
-        "--knockout", action="append", default=[], metavar="KNOCKOUT",
+        "--frames",
+        dest="n_frames",
+        metavar="FRAMES",
+        type=_count,
+        help="how many frames to sample (default: the model's)",
+    )
+    ask.add_argument(
+        "--knockout", dest="knockouts", action="append", default=[], metavar="KNOCKOUT",
         help='"LV-K @ 4:8" or "video->question @ 2:", layers 0-based; repeatable',
     )  # fmt: skip
     ask.add_argument("--device")
     ask.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
-    ask.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE", type=_override)
-    ask.set_defaults(run=_ask)
+    _add_override(ask)
+    ask.set_defaults(run=_from("cli.verbs", "ask"))
 
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
-    plot.add_argument("folder", type=Path, help="the study's --out folder")
-    plot.set_defaults(run=_plot)
+    plot.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
+    plot.set_defaults(run=_from("cli.verbs", "plot"))
 
     inspect = verbs.add_parser("inspect", help="a model's parts, and its hook points")
-    inspect.add_argument("model", nargs="?", default="tiny")
+    inspect.add_argument("name", metavar="model", nargs="?", default="tiny")
     inspect.add_argument("--hooks", action="store_true", help="list every hook point")
-    inspect.set_defaults(run=_inspect)
+    inspect.set_defaults(run=_from("cli.verbs", "inspect"))
 
     check = verbs.add_parser("check-data", help="what is there of a downloaded dataset, what is missing or left out")
     check.add_argument("name", help="a published dataset; parts after colons, as in videomme:long:subtitles")
     check.add_argument("folder", type=Path, help="where it was downloaded to")
-    check.set_defaults(run=_check_data)
+    check.set_defaults(run=_from("cli.verbs", "check_data"))
     _add_scores(verbs)
     _add_weights(verbs)
     return parser
@@ -111,19 +135,17 @@ def _add_study(verbs: Any) -> None:
 
 def _add_scores(verbs: Any) -> None:
     rescore = verbs.add_parser("rescore", help="read a finished study's generated texts by another rule, without model")
-    rescore.add_argument("folder", type=Path, help="the study's --out folder")
+    rescore.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
     rescore.add_argument(
-        "--extractor",
-        required=True,
-        metavar="NAME",
+        "--extractor", dest="name", required=True, metavar="NAME",
         help="lmms-eval@2026-04, official, leading-letter@1, …",
-    )
-    rescore.set_defaults(run=_rescore)
+    )  # fmt: skip
+    rescore.set_defaults(run=_from("cli.verbs", "rescore"))
 
     submission = verbs.add_parser("submission", help="a finished study's file for the server that knows the answers")
-    submission.add_argument("folder", type=Path, help="the study's --out folder")
+    submission.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
     submission.add_argument("--condition", default="baseline", help='whose answers, e.g. "LV-K all layers"')
-    submission.set_defaults(run=_submission)
+    submission.set_defaults(run=_from("cli.verbs", "submit"))
 
 
 def _add_execution(study: argparse.ArgumentParser) -> None:
@@ -152,26 +174,29 @@ def _add_execution(study: argparse.ArgumentParser) -> None:
 
 def _add_weights(verbs: Any) -> None:
     models = verbs.add_parser("models", help="the published models known by name")
-    models.set_defaults(run=_models)
+    models.set_defaults(run=_from("cli.model_list", "models"))
 
     convert = verbs.add_parser("convert", help="a checkpoint of the original packages or transformers into our layout")
     convert.add_argument("source", help="a name (hookedvid models), a hub repository or a folder")
     convert.add_argument("folder", type=Path, help="where to; must not exist, or be empty")
     convert.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
     convert.add_argument("--revision", help="branch, tag or commit of a hub repository")
-    convert.add_argument(
-        "--override", action="append", default=[], metavar="FIELD=VALUE", type=_override,
-        help="a field of our config over what the checkpoint says, e.g. vision.n_heads=4; repeatable",
-    )  # fmt: skip
+    _add_override(convert, "a field of our config over what the checkpoint says, e.g. vision.n_heads=4; repeatable")
     convert.add_argument(
         "--ignore", action="append", default=[], metavar="FIELD", help="a field of its config.json that changes nothing"
     )
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=_from("cli.verbs", "convert"))
 
     export = verbs.add_parser("export", help="a converted checkpoint back into the layout it came from")
     export.add_argument("folder", type=Path, help="what hookedvid convert wrote")
     export.add_argument("out", type=Path, help="where to; must not exist, or be empty")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_from("cli.verbs", "export"))
+
+
+def _add_override(parser: argparse.ArgumentParser, help: str | None = None) -> None:
+    parser.add_argument(
+        "--override", dest="overrides", action=_Fields, default={}, metavar="FIELD=VALUE", type=_override, help=help
+    )
 
 
 def _count(text: str) -> int:
@@ -213,7 +238,11 @@ def _override(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _study(args: argparse.Namespace) -> int:
+def _study(
+    file: Path | None, out: Path, limit: int | None, device: str | None, protocol: list[str], model: str | None,
+    plan: bool, dataset: str | None, data: Path | None, task: str | None, shard: str, retry_failed: bool,
+    decoders: int | None, decode_limit: float, frame_cache: float, ray: str, actors: int | None,
+) -> int:  # fmt: skip
     from hookedvid.checkpoints.locate import home
     from hookedvid.cli.verbs import run_study
     from hookedvid.study.records import Shard
@@ -221,70 +250,9 @@ def _study(args: argparse.Namespace) -> int:
     from hookedvid.video.clip_files import FrameCache
     from hookedvid.video.decoders import Limits
 
-    cache = FrameCache(home() / "frames", int(args.frame_cache * 1e9)) if args.frame_cache > 0 else None
-    how = Execution(
-        Shard.parse(args.shard), args.retry_failed, args.decoders, Limits(args.decode_limit), cache,
-        ray=args.ray, actors=args.actors,
-    )  # fmt: skip
-    data = (args.dataset, args.data)
-    return run_study(
-        args.file, args.out, args.limit, args.device, args.protocol, args.model, args.plan, data, args.task, how
-    )
-
-
-def _check_data(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import check_data
-
-    return check_data(args.name, args.folder)
-
-
-def _ask(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import ask
-
-    given = (args.knockout, args.frames, args.device, args.dtype, dict(args.override))
-    return ask(args.model, args.video, args.question, args.options, *given)
-
-
-def _plot(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import plot
-
-    return plot(args.folder)
-
-
-def _rescore(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import rescore
-
-    return rescore(args.folder, args.extractor)
-
-
-def _submission(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import submit
-
-    return submit(args.folder, args.condition)
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import inspect
-
-    return inspect(args.model, args.hooks)
-
-
-def _models(args: argparse.Namespace) -> int:
-    from hookedvid.cli.model_list import models
-
-    return models()
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import convert
-
-    return convert(args.source, args.folder, args.dtype, dict(args.override), args.ignore, args.revision)
-
-
-def _export(args: argparse.Namespace) -> int:
-    from hookedvid.cli.verbs import export
-
-    return export(args.folder, args.out)
+    cache = FrameCache(home() / "frames", int(frame_cache * 1e9)) if frame_cache > 0 else None
+    how = Execution(Shard.parse(shard), retry_failed, decoders, Limits(decode_limit), cache, ray=ray, actors=actors)
+    return run_study(file, out, limit, device, protocol, model, plan, (dataset, data), task, how)
 
 
 if __name__ == "__main__":
