@@ -17,9 +17,10 @@ from hookedvid.data.item import read_items, subtitles_path, video_path, write_it
 from hookedvid.data.mvbench import TASKS, WHY_NOT
 from hookedvid.data.registry import read_dataset
 from hookedvid.errors import DataError
+from hookedvid.video import samplers
 from hookedvid.video.frames import Clip, read_clip
 from hookedvid.video.source import video_hash
-from hookedvid.video.subtitles import Line, expected_subtitles, read_subtitles, sampled_lines, shown_subtitles
+from hookedvid.video.subtitles import Line, expected_subtitles, sampled_lines, shown_subtitles
 from miniatures import BOUND, UIDS
 
 LAYOUTS = ("zip", "data", "video", "flat")
@@ -43,7 +44,7 @@ def test_videomme_is_the_same_in_every_layout(tmp_path, layout):
         assert shown(found, item) == [0, 19, 39, 59]
         path = subtitles_path(item, found.folder)
         assert (path is None) == (item.meta["duration"] == "medium")
-        assert path is None or [x.text for x in read_subtitles(path)] == ["hello there", "second line"]
+        assert path is None or expected_subtitles(path, 32) == "hello there\nsecond line"
     assert ("zip::" in first.video) == (layout == "zip")
 
 
@@ -402,29 +403,35 @@ def test_items_of_a_dataset_survive_the_item_format(tmp_path):
     assert video_path(found.items[0], tmp_path) == video_path(found.items[0], tmp_path / "items.jsonl")
 
 
-def lines(path, text):
+def spoken(path, text):
+    """What is said during any frame of 25 a second."""
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_subtitles(path)
+    return expected_subtitles(path, samplers.MOST).split("\n")
 
 
 def test_subtitles_are_read_whoever_wrote_them(tmp_path):
     path = tmp_path / "a.srt"
-    assert lines(path, miniatures.SRT) == [(0.0, 1.0, "hello there"), (1.0, 1.5, "second line")]
-    plain = "00:00:01.5 --> 00:00:02,250 X1:40\n<i>one</i>\n2\n\n7\n00:01:00,000 --> 01:00:00,000\n\n"
-    plain += "\n8\n1:02:03,004 --> 1:02:04,000\ntwo"
-    assert lines(path, plain) == [(1.5, 2.25, "one 2"), (3723.004, 3724.0, "two")]
-    assert lines(path, "") == []
+    assert spoken(path, miniatures.SRT) == ["hello there", "second line"]
+    one, two = (f'<font color="white" size=".72c">{text}</font>' for text in ("one\n2", "two"))
+    plain = f"00:00:01.5 --> 00:00:02,250 X1:40\n{one}\n\n7\n00:01:00,000 --> 01:00:00,000\n\n"
+    plain += f"\n8\n1:02:03,004 --> 1:02:04,000\n{two}"
+    assert spoken(path, plain) == ["one 2", "two"]
+    frames = np.zeros((1, 4, 4, 3), dtype=np.uint8)
+    for fps, said in ((1.0, ""), (2.0, ""), (8.0, "one 2")):  # of frames 0 and 13 the last is 13, 6.5, 1.6 s in
+        clip = Clip(frames, (0,), (0.0,), fps, 14, 14 / fps, "a.mp4")
+        assert shown_subtitles(path, clip, 2) == said
+    assert spoken(path, "") == [""]
     with pytest.raises(DataError, match="has no lines like"):
-        lines(path, "<html>404</html>")
+        spoken(path, "<html>404</html>")
     with pytest.raises(DataError, match="is not UTF-8"):
-        lines(path, b"1\n00:00:00,000 --> 00:00:01,000\n\xe9\n")
+        spoken(path, b"1\n00:00:00,000 --> 00:00:01,000\n\xe9\n")
     with pytest.raises(DataError, match="cannot read subtitles"):
-        read_subtitles(tmp_path / "absent.srt")
+        expected_subtitles(tmp_path / "absent.srt", 1)
 
 
-def test_sampled_lines_are_those_of_whole_frames(tmp_path):
+def test_sampled_lines_are_those_of_whole_frames():
     """The end is not included, a line shown twice is said once, and times are cut to frames."""
-    found = lines(tmp_path / "a.srt", miniatures.SRT)
+    found = [Line(0.0, 1.0, "hello there"), Line(1.0, 1.5, "second line")]
     assert sampled_lines(found, [0, 5, 29], 30.0) == ["hello there"]
     assert sampled_lines(found, [44, 30, 0], 30.0) == ["hello there", "second line"]
     assert sampled_lines(found, [45, 59], 30.0) == []
@@ -480,10 +487,10 @@ def test_frames_come_out_of_an_archive_as_from_disk(tmp_path):
 )
 def test_subtitles_take_time_in_proportion_to_their_size(tmp_path, filler):
     """500 kB of blank lines took 50 seconds; now 4 MB of anything take some tenths."""
-    cue = "00:00:01,000 --> 00:00:02,000\nhello\n"
+    cue = '00:00:01,000 --> 00:00:02,000\n<font color="white" size=".72c">hello</font>\n'
     start = time.process_time()
-    found = lines(tmp_path / "a.srt", cue + filler * (4_000_000 // len(filler)) + "\n2\n" + cue)
-    assert found[0].start == 1.0 and found[-1] == (1.0, 2.0, "hello")
+    found = spoken(tmp_path / "a.srt", cue + filler * (4_000_000 // len(filler)) + "\n2\n" + cue)
+    assert found == ["hello", "hello"]
     assert time.process_time() - start < 5
 
 

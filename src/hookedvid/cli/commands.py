@@ -164,7 +164,7 @@ def _add_execution(study: argparse.ArgumentParser) -> None:
         help="a clip that takes longer to decode is a failed row (default: 300)",
     )  # fmt: skip
     study.add_argument(
-        "--frame-cache", type=_size, default=10, metavar="GB",
+        "--frame-cache", type=_size, default=10.0, metavar="GB",
         help="how much of sampled frames to keep on disk for later runs, in HOOKEDVID_HOME (default: 10; 0: none)",
     )  # fmt: skip
     study.add_argument(

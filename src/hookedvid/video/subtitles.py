@@ -20,7 +20,6 @@ _RANGE = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*$", re.MULTILIN
 RULE = "white font, set order"
 # As the files of Video-MME mark what is said, and lmms-eval looks for it.
 _MARK, _END = '<font color="white" size=".72c">', "</font>"
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 class Line(NamedTuple):
@@ -31,19 +30,12 @@ class Line(NamedTuple):
     text: str
 
 
-def read_subtitles(source: str | os.PathLike[str]) -> list[Line]:
-    """The lines of a .srt file, which may be a member of a zip file, in file order.
-
-    Text between Video-MME's white font tags where there are any, else all of it without tags; a line break within
-    counts as a blank, and lines without text are left out. A byte order mark, Windows line ends, a full stop for
-    the decimal comma and missing numbers are no matter. Raises DataError for what is no such file.
-    """
-    said = ((cue, _marked(cue.text) or _one_line(_TAG.sub("", cue.text)).strip()) for cue in _cues(source))
-    return [cue._replace(text=text) for cue, text in said if text]
-
-
 def _cues(source: str | os.PathLike[str]) -> list[Line]:
-    """Times and bodies, as they stand in the file."""
+    """Times and bodies, as they stand in a .srt file, which may be a member of a zip file.
+
+    A byte order mark, Windows line ends, a full stop for the decimal comma and missing numbers are no matter. Raises
+    DataError for what is no such file.
+    """
     try:
         with opened(source) as file:
             if isinstance(file, list):
@@ -112,11 +104,7 @@ def _marked(body: str) -> str:
     """What stands between the tags; empty without them."""
     _, _, marked = body.partition(_MARK)
     marked, end, _ = marked.partition(_END)
-    return _one_line(marked).strip() if end else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split("\n"))
+    return " ".join(marked.split("\n")).strip() if end else ""
 
 
 def _seconds(parts: Iterable[str]) -> float:
