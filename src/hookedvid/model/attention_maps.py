@@ -21,9 +21,10 @@ from torch import Tensor
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
 from hookedvid.nn.hooks import HookPoint, listening
+from hookedvid.nn.model import Model
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import VideoLLMConfig
-from hookedvid.values.effects import Cut, effects
+from hookedvid.values.effects import Cut, check_removals, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
@@ -108,7 +109,7 @@ class AttentionMap:
 
 @torch.no_grad()
 def read_attention(
-    model: Any,
+    model: Model,
     inputs: VideoInputs | Tensor,
     layers: int | Iterable[int] | None = None,
     queries: str = "last",
@@ -158,8 +159,9 @@ def read_attention(
                 f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
                 "read earlier layers, or queries that stay"
             )
-    cuts = effects(given, model.cfg.n_layers).cuts
-    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], cuts[i], device) for i in read}
+    done = effects(given, model.cfg.n_layers)
+    check_removals(done.every_cut, "a reading of attention")
+    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], done.cuts[i], device) for i in read}
     logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
     maps = {i: r.result.to(device) for i, r in readers.items() if r.result is not None}
@@ -182,7 +184,7 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(
-        cls, model: Any, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None, mean: bool
+        cls, model: Model, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None, mean: bool
     ) -> "_Asked":
         chosen_queries = layout.positions(queries)
         if not len(chosen_queries):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.nn.hooks import ActivationCache
+from hookedvid.nn.model import Model
 from hookedvid.values.layout import TokenLayout
 
 # Hook points whose axis of query positions is the third, after batch and head.
@@ -31,7 +32,7 @@ class VideoCache(ActivationCache):
     def __init__(
         self,
         cache_dict: dict[str, Tensor],
-        model: Any,
+        model: Model,
         layouts: Sequence[TokenLayout],
         held: Sequence[Int[Tensor, "batch row"]],
         has_batch_dim: bool = True,

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from hookedvid.errors import HookError, InputError
 from hookedvid.nn.hooks import hooked
+from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
 
 SAMPLE = 16  # values of each weight that are looked at in every call
 
 
-def encode_video(model: Any, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
+def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
     """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once.
 
     Items whose features are given are not encoded again. Raises InputError where another model made these, and
@@ -36,7 +37,7 @@ def encode_video(model: Any, inputs: VideoInputs) -> Float[Tensor, "video_pos d_
     return torch.cat([next(made) if f is None else f for f in held])
 
 
-def _check_given(model: Any, inputs: VideoInputs) -> None:
+def _check_given(model: Model, inputs: VideoInputs) -> None:
     if inputs.encoder != encoder_of(model):
         raise InputError(
             "these inputs hold features that another tower, or other weights of this one, made: run the model on the "
@@ -49,7 +50,7 @@ def _check_given(model: Any, inputs: VideoInputs) -> None:
         )
 
 
-def encoder_of(model: Any) -> str:
+def encoder_of(model: Model) -> str:
     """A digest of what makes features: the configs of tower and projector, and every bit of their weights.
 
     The same for two loads of one checkpoint, on any device. The weights are read whole once, and again when one of
@@ -73,7 +74,7 @@ def _state(weights: list[Tensor]) -> Any:
 
 
 @torch.no_grad()
-def encoded(model: Any, inputs: VideoInputs) -> VideoInputs:
+def encoded(model: Model, inputs: VideoInputs) -> VideoInputs:
     """The same inputs with their videos' features kept: forwards on them skip tower and projector, same bits.
 
     Hook points of the two do not fire there, so hooks on them are refused; features made under hooks keep what these

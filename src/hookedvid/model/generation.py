@@ -11,13 +11,14 @@ from tqdm import tqdm
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.model.answers import real_tokens
 from hookedvid.nn.kv import KVCache
+from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
 from hookedvid.values.serial import counted
 
 
 def generate(
-    model: Any,
+    model: Model,
     input: VideoInputs | Tensor,
     interventions: Any = None,
     *,
@@ -77,7 +78,7 @@ def generate(
     return _returned(model, torch.stack(new, 1), lengths, stops, return_type)
 
 
-def _returned(model: Any, ids: Tensor, lengths: Tensor, stops: set[int], return_type: str | None) -> Any:
+def _returned(model: Model, ids: Tensor, lengths: Tensor, stops: set[int], return_type: str | None) -> Any:
     if return_type == "tokens" or (return_type is None and model.tokenizer is None):
         return ids
     texts = []
@@ -87,7 +88,7 @@ def _returned(model: Any, ids: Tensor, lengths: Tensor, stops: set[int], return_
     return texts[0] if len(texts) == 1 else texts
 
 
-def _stop_texts(model: Any, given: str | Sequence[str] | None, return_type: str | None) -> tuple[str, ...]:
+def _stop_texts(model: Model, given: str | Sequence[str] | None, return_type: str | None) -> tuple[str, ...]:
     if return_type not in (None, "text", "tokens"):
         raise InputError(f"return_type is {return_type!r}; it can be 'text', 'tokens' or None")
     texts = (given,) if isinstance(given, str) else tuple(given or ())
@@ -100,7 +101,7 @@ def _stop_texts(model: Any, given: str | Sequence[str] | None, return_type: str 
     return texts
 
 
-def _stop_ids(model: Any, given: int | Sequence[int] | None) -> set[int]:
+def _stop_ids(model: Model, given: int | Sequence[int] | None) -> set[int]:
     if given is not None:
         return {given} if isinstance(given, int) else set(given)
     if model.tokenizer is None:
@@ -153,6 +154,6 @@ def _choose(logits: Tensor, warpers: list | None, generator: torch.Generator | N
     return torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
 
 
-def _said(model: Any, ids: Tensor, stop_strings: Sequence[str]) -> Tensor:
+def _said(model: Model, ids: Tensor, stop_strings: Sequence[str]) -> Tensor:
     texts = model.tokenizer.batch_decode(ids.tolist())
     return torch.tensor([any(s in t for s in stop_strings) for t in texts])

@@ -6,7 +6,7 @@ added here are ever removed, also after an exception.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from hookedvid.model.cache import VideoCache, pos_axis
 from hookedvid.model.eager import untraced
 from hookedvid.model.turns import Turns
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
+from hookedvid.nn.model import Model
 
 Name = str | tuple[str, int]
 NamesFilter = Name | Sequence[Name] | Callable[[str], bool] | None
@@ -256,7 +257,8 @@ class HookVerbs(HookedRootModule):
                     out.backward()
         if not return_cache_object:
             return out, store
-        return out, VideoCache(store, self, inputs.layouts, held, not remove_batch_dim, pos_slice is not None)
+        model, sliced = cast(Model, self), pos_slice is not None
+        return out, VideoCache(store, model, inputs.layouts, held, not remove_batch_dim, sliced)
 
     # What a model supplies: which inputs a call has, and which hook points it reaches.
 

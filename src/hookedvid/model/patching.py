@@ -10,6 +10,7 @@ from torch import Tensor
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.model.cache import VideoCache, pos_axis
 from hookedvid.model.run_plan import RunPlan
+from hookedvid.nn.model import Model
 from hookedvid.values.effects import Write
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LayerRange, Patch, as_range, as_source
@@ -62,7 +63,7 @@ def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"
     return ((keys >= 0) & (keys <= last)).nonzero()[:, 0]
 
 
-def hook_of(model: Any, write: Write) -> str:
+def hook_of(model: Model, write: Write) -> str:
     """The full name of the hook point that is written. Raises InterventionError with the nearest ones."""
     if not 0 <= write.layer < model.cfg.n_layers:
         raise InterventionError(f"{write.label}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
@@ -76,7 +77,7 @@ def hook_of(model: Any, write: Write) -> str:
 
 
 def patch_hooks(
-    model: Any,
+    model: Model,
     sources: Mapping[str, Any] | None,
     inputs: VideoInputs,
     plan: RunPlan,
@@ -126,7 +127,7 @@ def _writer(writes: Sequence[_Placed]) -> Callable:
 
 
 def write_of(
-    model: Any, write: Write, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
+    model: Model, write: Write, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
 ) -> ItemWrite:
     """What a write does to one item of a batch. Raises InterventionError when it does not fit."""
     name, layout = hook_of(model, write), inputs.layouts[item]
@@ -223,7 +224,7 @@ def _checked(fn: Callable[[Tensor], Any], label: str) -> Callable[[Tensor, Tenso
 
 @torch.no_grad()
 def patch_sweep(
-    model: Any,
+    model: Model,
     inputs: VideoInputs,
     source: VideoCache,
     metric: Callable[[Tensor], Tensor | float],

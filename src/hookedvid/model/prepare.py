@@ -13,12 +13,13 @@ from hookedvid.errors import InputError
 from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, pieces
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.model.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
+from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import TokenLayout
 
 
 def prepare(
-    model: Any,
+    model: Model,
     video: Any,
     question: str,
     options: Sequence[str] = (),
@@ -60,7 +61,7 @@ def prepare(
 
 
 def expected(
-    model: Any,
+    model: Model,
     question: str,
     options: Sequence[str] = (),
     *,
@@ -88,7 +89,7 @@ def expected(
 
 
 def _checked(
-    model: Any, n_frames: int, markers_are_language: bool, laid_out: Callable[[int], list[Run]]
+    model: Model, n_frames: int, markers_are_language: bool, laid_out: Callable[[int], list[Run]]
 ) -> tuple[torch.Tensor, TokenLayout]:
     """Ids [1, pos] and their layout; raises InputError for a prompt that is too long, or for ids without a row."""
     runs = laid_out(n_frames)
@@ -98,7 +99,7 @@ def _checked(
     return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
 
-def _check_question(model: Any, video: Any, question: str, options: Sequence[str], answer: str) -> None:
+def _check_question(model: Model, video: Any, question: str, options: Sequence[str], answer: str) -> None:
     if model.cfg.decoder is None:
         raise InputError("this model is a vision tower alone; give it pixels: model(pixel_values)")
     if model.tokenizer is None:
@@ -120,7 +121,7 @@ def _check_question(model: Any, video: Any, question: str, options: Sequence[str
 
 
 def _checked_form(
-    model: Any, question: str, options: Sequence[str], answer: str, form: QuestionForm | None
+    model: Model, question: str, options: Sequence[str], answer: str, form: QuestionForm | None
 ) -> QuestionForm:
     """`form`, or the template's own. Raises InputError for texts that the tokenizer would not read as text."""
     around = template(model.cfg.prompt)
@@ -163,7 +164,7 @@ def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
 
 
 def _laid_out(
-    model: Any, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm,
+    model: Model, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm,
     answer: str,
 ) -> list[Run]:  # fmt: skip
     around = template(model.cfg.prompt)
@@ -183,7 +184,7 @@ def _laid_out(
     return [*prompt, (replace(segment, stop=len(ids)), ids)]
 
 
-def _check_length(model: Any, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
+def _check_length(model: Model, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
     """Raises InputError where the original code would have cut the prompt's end off."""
     longest = model.cfg.max_length
     length = _length(runs)

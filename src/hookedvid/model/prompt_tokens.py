@@ -12,6 +12,7 @@ from typing import Any
 from hookedvid.errors import InputError
 from hookedvid.families.prompts import Piece, Template, special_strings
 from hookedvid.model.answers import check_option_tokens
+from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VIDEO
 from hookedvid.values.layout import Segment, video_segments
 from hookedvid.values.serial import is_text
@@ -90,9 +91,12 @@ def letter_tokens(tokenizer: Any, n: int, prefill: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def tokenized(model: Any, parts: Sequence[Piece], n_frames: int) -> list[Run]:
+def tokenized(model: Model, parts: Sequence[Piece], n_frames: int) -> list[Run]:
     """Segments with their ids. Text between videos is tokenized as one, as the original code does."""
-    whole = video_segments(model.cfg.projector, model.cfg.vision.grid, n_frames) if n_frames else []
+    whole: list[Segment] = []
+    if n_frames:
+        assert model.cfg.projector is not None and model.cfg.vision is not None
+        whole = video_segments(model.cfg.projector, model.cfg.vision.grid, n_frames)
     out: list[Run] = []
     chunk: list[Piece] = []
     for p in [*parts, None]:

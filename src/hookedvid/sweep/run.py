@@ -10,11 +10,11 @@
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
@@ -23,6 +23,7 @@ from hookedvid.nn.attention import AttnContext
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
+from hookedvid.nn.model import Model
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.nn.text_states import Joined, States, View
 from hookedvid.sweep.tree import Cell, Changes, Node, Sweep, TextStep, shareable, stream_length
@@ -56,7 +57,7 @@ class Rows:
     long as the longest question, shorter ones padded behind their end, where nothing of theirs looks.
     """
 
-    def __init__(self, model: Any, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
+    def __init__(self, model: Model, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
         self.model, self.plan, self.inputs, self.sources = model, plan, inputs, sources
         n, lm = plan.n_stream, model.cfg.lm
         whole = model.embed_inputs(inputs[0])
@@ -288,7 +289,7 @@ def _last(question: int, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sweep(
-    model: Any,
+    model: Model,
     inputs: Sequence[VideoInputs],
     conditions: Sequence[Intervention | Sequence[Intervention]],
     progress: Callable[[int], object] | None = None,
@@ -315,9 +316,9 @@ def sweep(
     return [[walk.found[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 
-def check_sweepable(model: Any) -> None:
+def check_sweepable(model: Model) -> None:
     """Raise InputError for a model whose rows cannot be run apart: hooks on it, or several devices."""
-    if on := hooked(model):
+    if on := hooked(cast(nn.Module, model)):
         raise InputError(
             f"a sweep runs rows apart, so hooks would see parts of them: {on[:3]}; give Edit values, which say "
             "what rows they write, or run forwards"

@@ -17,6 +17,7 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, score_options
 from hookedvid.nn.kv import LayerKV
+from hookedvid.nn.model import Model
 from hookedvid.sweep.run import Rows, check_sweepable
 from hookedvid.sweep.tree import NOTHING, Node, Sweep
 from hookedvid.values.inputs import VideoInputs
@@ -52,7 +53,7 @@ class Session:
     (`hookedvid.sweep.tree.shareable`) raise. Raises InputError where a sweep does.
     """
 
-    def __init__(self, model: Any, inputs: VideoInputs, device_memory: int | None = None, cpu_memory: int | None = 0):
+    def __init__(self, model: Model, inputs: VideoInputs, device_memory: int | None = None, cpu_memory: int | None = 0):
         self.model, self.inputs = model, inputs.to(model.device)
         if inputs.batch_size != 1:
             raise InputError(f"a session is about one item, and this batch holds {inputs.batch_size}")
