@@ -6,6 +6,7 @@ What a table's lines are is said in `lines`.
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -161,19 +162,22 @@ def expanded(table: Sequence[Line], shapes: Shapes) -> list[Line]:
     """The lines with every `{i}` written out, for as many layers as our model has under that name."""
     lines: list[Line] = []
     for line in table:
-        first = () if isinstance(line, Ignored) else (line.ours if isinstance(line, Fused) else (line.ours,))
-        if not first or "{i}" not in first[0]:
+        first = next(iter(names_of(line)), "")
+        if "{i}" not in first:
             lines.append(line)
             continue
-        head, tail = first[0].split("{i}")
-        numbers = [n[len(head) : len(n) - len(tail)] for n in shapes if n.startswith(head) and n.endswith(tail)]
-        for i in sorted({int(n) for n in numbers if n.isdigit()}):
-            if isinstance(line, Rule):
-                lines.append(Rule(line.theirs.format(i=i), line.ours.format(i=i), line.axes))
-            elif isinstance(line, Fused):
-                ours = tuple(o.format(i=i) for o in line.ours)
-                lines.append(Fused(line.theirs.format(i=i), ours, line.parts, line.groups))
+        head, tail = first.split("{i}")
+        numbers = {n[len(head) : len(n) - len(tail)] for n in shapes if n.startswith(head) and n.endswith(tail)}
+        lines += [_numbered(line, i) for i in sorted(int(n) for n in numbers if n.isdigit())]
     return lines
+
+
+def _numbered(line: Line, i: int) -> Line:
+    theirs = line.theirs.format(i=i)
+    if isinstance(line, Rule):
+        return replace(line, theirs=theirs, ours=line.ours.format(i=i))
+    assert isinstance(line, Fused)
+    return replace(line, theirs=theirs, ours=tuple(o.format(i=i) for o in line.ours))
 
 
 def _misfit(t: Tensor, line: Rule | Fused) -> str:

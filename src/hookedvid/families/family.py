@@ -30,18 +30,6 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def _any(source: Source) -> bool:
-    return True
-
-
-def _nothing(source: Source) -> str:
-    return ""
-
-
-def _unlike(family: "Family", shapes: Shapes) -> str | None:
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How the checkpoints of one architecture read: its config, and what its tensors are called.
@@ -60,9 +48,9 @@ class Layout:
     read: Callable[[Source], VideoLLMConfig]
     table: Callable[[VideoLLMConfig, Sequence[str]], list[Line]]
     transformers: bool = False
-    fits: Callable[[Source], bool] = _any
-    parts: Callable[[Source], str] = _nothing
-    looks: Callable[["Family", Shapes], str | None] = _unlike
+    fits: Callable[[Source], bool] = lambda source: True
+    parts: Callable[[Source], str] = lambda source: ""
+    looks: Callable[["Family", Shapes], str | None] = lambda family, shapes: None
 
 
 @dataclass(frozen=True)

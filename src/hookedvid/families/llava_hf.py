@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hookedvid.conversion import hf_configs, tables
 from hookedvid.conversion.hf_configs import HARMLESS, ConfigFields
 from hookedvid.conversion.lines import Line, Shapes
 from hookedvid.families.alone import decoder_table, prefix
-from hookedvid.families.family import Family, Source
+from hookedvid.families.family import Family, Layout, Source
 from hookedvid.values.config import ProjectorConfig, VideoLLMConfig
 
 PROMPTS = {"qwen2": "qwen_1_5", "llama": "vicuna_v1"}  # by the decoder's model type
 
 
-def read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) -> VideoLLMConfig:
-    """LlavaOnevisionConfig or LlavaNextVideoConfig; `projector` reads the fields of ours that are the family's."""
+def _read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) -> VideoLLMConfig:
+    """LlavaOnevisionConfig or LlavaNextVideoConfig."""
     config, ignore, family = source.config, source.ignore, source.family
     assert family is not None
     fields = ConfigFields(config)
@@ -45,7 +46,23 @@ def read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) ->
     )
 
 
-def table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
+def layout(architecture: str, projector: Callable[[ConfigFields], dict[str, Any]]) -> Layout:
+    """The layout of transformers' class of that name.
+
+    Args:
+        architecture: The class.
+        projector: The fields of our ProjectorConfig that are the family's, of the class's config.
+    """
+    return Layout(
+        architecture=architecture,
+        read=partial(_read, projector=projector),
+        table=_table,
+        transformers=True,
+        looks=_looks,
+    )
+
+
+def _table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
     """The names of a model in memory, of a file it saved, or of the files published before transformers 5.
 
     They differ in prefixes (`model.`, `vision_model.`), which are found by what they end in.
@@ -60,8 +77,7 @@ def table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
     ]
 
 
-def looks(family: Family, shapes: Shapes) -> str | None:
-    """See `Layout.looks`."""
+def _looks(family: Family, shapes: Shapes) -> str | None:
     clip = any(n.endswith("embeddings.class_embedding") for n in shapes)
     mlp = any(n.split(".")[-2:-1] == ["linear_1"] for n in shapes)
     return "" if mlp and clip == family.tower.cls_token else None

@@ -5,7 +5,7 @@ from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
 from hookedvid.families import llava, llava_hf
-from hookedvid.families.family import Family, Layout, Published, Source
+from hookedvid.families.family import Family, Published, Source
 from hookedvid.families.prompts import Template
 from hookedvid.values.config import RopeConfig, VideoLLMConfig
 from hookedvid.values.parts import CLIP_L_336, LLAMA
@@ -35,11 +35,6 @@ def projector(fields: ConfigFields) -> dict[str, Any]:
     return {"pool": mode, "pool_stride": fields("spatial_pool_stride", 2), "pool_before": True}
 
 
-def read_transformers(source: Source) -> VideoLLMConfig:
-    """LlavaNextVideoConfig."""
-    return llava_hf.read(source, projector)
-
-
 FAMILY = Family(
     name="llava-next-video",
     title="LLaVA-NeXT-Video-7B",
@@ -53,13 +48,7 @@ FAMILY = Family(
     templates={"vicuna_v1": llava.VICUNA_V1, "next_video_hf": NEXT_VIDEO_HF},
     layouts=(
         replace(llava.LLAMA, read=read),
-        Layout(
-            architecture="LlavaNextVideoForConditionalGeneration",
-            read=read_transformers,
-            table=llava_hf.table,
-            transformers=True,
-            looks=llava_hf.looks,
-        ),
+        llava_hf.layout("LlavaNextVideoForConditionalGeneration", projector),
     ),
     adapter=llava.adapter,
     parity="original, transformers",

@@ -6,9 +6,9 @@ from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
 from hookedvid.families import llava, llava_hf
-from hookedvid.families.family import Family, Layout, Published, Source
+from hookedvid.families.family import Family, Published
 from hookedvid.families.prompts import Template
-from hookedvid.values.config import RopeConfig, VideoLLMConfig
+from hookedvid.values.config import RopeConfig
 from hookedvid.values.parts import QWEN2, SIGLIP_SO400M
 
 # The chat template that llava-hf ships, which says nothing as `system`: chat_template.json of
@@ -26,11 +26,6 @@ def projector(fields: ConfigFields) -> dict[str, Any]:
     return {"pool": "bilinear", "newline": "once"}
 
 
-def read_transformers(source: Source) -> VideoLLMConfig:
-    """LlavaOnevisionConfig."""
-    return llava_hf.read(source, projector)
-
-
 FAMILY = Family(
     name="llava-onevision",
     title="LLaVA-OneVision",
@@ -44,13 +39,7 @@ FAMILY = Family(
     templates={"qwen_1_5": llava.QWEN_1_5, "onevision_hf": ONEVISION_HF},
     layouts=(
         replace(llava.QWEN, fits=partial(llava.fits, tower=SIGLIP_SO400M, newlines=("once",))),
-        Layout(
-            architecture="LlavaOnevisionForConditionalGeneration",
-            read=read_transformers,
-            table=llava_hf.table,
-            transformers=True,
-            looks=llava_hf.looks,
-        ),
+        llava_hf.layout("LlavaOnevisionForConditionalGeneration", projector),
     ),
     adapter=llava.adapter,
     parity="original, transformers",
