@@ -265,7 +265,7 @@ def test_the_table_pairs_items_so_a_constant_change_has_no_spread():
     assert tuple(cut.change) == pytest.approx((-3.0, -3.0, -3.0))
     assert cut.means["total"].value == pytest.approx(2 * cut.score.value) and cut.means["n_tokens"].value == 2
     assert cut.p_holm < 0.01 and lines["VT-K all layers"].test.p == 1.0 and base.test.p == 1.0
-    cells = {c.name: c.cell(cut) for c in Likelihood().columns()}
+    cells = {c.name: c.cell(cut) for c in Likelihood.columns}
     assert float(cells["perplexity"]) == pytest.approx(math.exp(-cut.score.value), abs=0.005)
     assert cells["change"] == "-3.000 [-3.00, -3.00]*"
 

@@ -1,7 +1,8 @@
 """Scorings: what every one of them states, and that nothing else knows them by name."""
 
 import ast
-from dataclasses import asdict, fields
+import io
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hookedvid.data.item import Item
 from hookedvid.data.shapes.clips import TASKS
 from hookedvid.errors import DataError
 from hookedvid.report import plots, presenter
+from hookedvid.report.terminal import Terminal
 from hookedvid.study.definition import Study
 from hookedvid.study.protocols import BASELINE
 from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
@@ -62,9 +64,9 @@ def test_every_scoring_is_summed_up_shown_and_drawn_alike(name, tmp_path):
     scoring = SCORINGS[name]()
     (line,) = summarise(Outcomes(ITEMS, [BASELINE], ROWS, scoring), 20)
     assert line.n == 3 and line.score == getattr(line, scoring.measures[0]) == next(iter(line.means.values()))
-    assert scoring.kept in line.against and np.isclose(line.kept.value, scoring.intact_kept)
+    assert scoring.kept in line.against and np.isclose(line.kept.value, scoring.baseline_kept)
     assert {*scoring.counts} <= {f.name for f in fields(Summary)}
-    cells = [c.cell(line) for c in (*scoring.columns(), *scoring.page_columns())]
+    cells = [c.cell(line) for c in (*scoring.columns, *scoring.page_columns)]
     assert all(isinstance(cell, str) and "nan" not in cell for cell in cells)
     table = presenter.condition_table([line])
     assert table.row_count >= 1 and "questions; layers from 1" in str(table.title)
@@ -76,3 +78,17 @@ def test_every_scoring_is_summed_up_shown_and_drawn_alike(name, tmp_path):
 
 def test_what_a_study_writes_includes_every_figure_that_is_drawn():
     assert {f"{name}.png" for name in plots.FIGURES} < {*presenter.PRESENTED}
+
+
+def test_groups_that_do_not_fit_side_by_side_are_said_to_be_elsewhere():
+    few, many = ([replace(item, family=f"f{i % n}") for i, item in enumerate(ITEMS * 4)] for n in (2, 12))
+    for items, said in (
+        (few, "accuracy by group, %"),
+        (many, "13 groups are too many to stand side by side; summary.csv"),
+    ):
+        items = [replace(item, id=str(i)) for i, item in enumerate(items)]
+        rows = [{**ROWS[0], "item": item.id} for item in items]
+        tables = {s.group: [s] for s in summarise(Outcomes(items, [BASELINE], rows), 20)}
+        console = Terminal(120, file=io.StringIO())
+        presenter.print_groups(tables, console)
+        assert isinstance(console.file, io.StringIO) and said in console.file.getvalue()

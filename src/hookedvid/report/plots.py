@@ -35,9 +35,9 @@ def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") ->
         ratios = [s.kept for s in (*points, _baseline(summaries, group))]
         axes.plot(xs, [r.value for r in ratios], f"o{line}", ms=4, color=colour, label=_drawn(group))
         axes.fill_between(xs, [r.low for r in ratios], [r.high for r in ratios], color=colour, alpha=0.12, lw=0)
-    axes.axhline(scoring.intact_kept, color="0.5", lw=1)
+    axes.axhline(scoring.baseline_kept, color="0.5", lw=1)
     axes.set(xlabel="layer ratio i/L (text sees the video in layers 1…i)", ylabel=scoring.kept_label)
-    axes.set(ylim=(0 if scoring.intact_kept else None, None))
+    axes.set(ylim=(0 if scoring.baseline_kept else None, None))
     return _titled(figure, axes, "LV-K in all layers after i", about)
 
 
@@ -111,7 +111,7 @@ def window_heatmap(summaries: Sequence[Summary], knockout: str, about: str = "")
     rows = {g: [s for s in points if s.condition.knockout == knockout] for g, points in grouped.items()}
     layers = [s.condition.layer or 0 for s in next(iter(rows.values()))]
     values = [[s.kept.value for s in points] for points in rows.values()]
-    limits = {"vmin": 0, "vmax": 1} if scoring.intact_kept else {"vmax": 0}
+    limits = {"vmin": 0, "vmax": 1} if scoring.baseline_kept else {"vmax": 0}
     image = axes.imshow(values, **limits, cmap="RdYlGn", aspect="auto")
     axes.set_xticks(range(len(layers)), [str(x) for x in layers])
     axes.set_yticks(range(len(rows)), [_drawn(g) for g in rows])

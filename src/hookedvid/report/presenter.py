@@ -48,10 +48,8 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
     for reason in failures[:5]:
         console.say(f"failed: {reason}", style="red")
     scored = tables["all"][0].n > 0
-    if scored and 1 < len(tables) <= MANY:
-        console.print(group_table(tables))
-    elif scored and len(tables) > MANY:
-        console.say(f"{len(tables)} groups are too many to stand side by side; summary.csv and report.html have each")
+    if scored and len(tables) > 1:
+        print_groups(tables, console)
     if run.scoring.chooses:
         _present_parts(run, outcomes, out, console)
     _submit(run, rows, out, console)
@@ -104,7 +102,7 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
     title = f"{baseline.group} questions; layers from 1; {scoring.interval}; * p < 0.05 (Holm)"
     table = _table("\n".join(line for line in (title, scoring.subtitle) if line))
     lines = [s for s in summaries if not (scoring.exits_apart and s.condition.protocol == EFFICIENCY)]
-    columns = [c for c in scoring.columns() if not c.optional or any(c.cell(s) for s in lines)]
+    columns = [c for c in scoring.columns if not c.optional or any(c.cell(s) for s in lines)]
     table.add_column("condition", no_wrap=True)
     for c in columns:
         table.add_column(c.name, justify="right", no_wrap=True)
@@ -148,6 +146,14 @@ def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
         shares = (number(100 * share) for share in (c.decoder_share, c.attention_share))
         table.add_row(group, c.condition.label, *shares, short(c.held_out))
     return table
+
+
+def print_groups(tables: Tables, console: Terminal) -> None:
+    """Groups side by side, or a line that says where they are."""
+    if len(tables) <= MANY:
+        console.print(group_table(tables))
+    else:
+        console.say(f"{len(tables)} groups are too many to stand side by side; summary.csv and report.html have each")
 
 
 def group_table(tables: Tables) -> Table:

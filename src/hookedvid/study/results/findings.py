@@ -49,9 +49,9 @@ def findings(
         return [Finding("any law", False, few)]
     if not scoring.chooses:
         return _compared(evidence, n_layers, scoring.amount)
-    intact, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
-    if not intact.low > guess:
-        said = f"the intact model's accuracy, {_percent(intact)}, is not above chance, {guess:.0%}"
+    baseline, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
+    if not baseline.low > guess:
+        said = f"the intact model's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, said)]
     found = _compared(evidence, n_layers, scoring.amount)
     if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
@@ -146,8 +146,9 @@ def _specific(e: Evidence, amount: Amount) -> Finding:
         p < LEVEL and x.enough and (x.size.low > 0 or x.size.high < 0) and (e.starred(c.label) or e.starred(random))
         for (c, random), x, p in zip(pairs, more, adjusted, strict=True)
     ]
+    alike = ", and is not told apart from them"
     said = "; ".join(
-        f"{c.knockout} costs {_more(x.size, amount)} than as many random edges" + ("" if told else ", not told apart")
+        f"{c.knockout} costs {_more(x.size, amount)} than as many random edges{'' if told else alike}"
         for (c, _), x, told in zip(pairs, more, unlike, strict=True)
     )
     return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{said} ({_all_on(more)})")

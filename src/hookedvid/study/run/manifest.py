@@ -137,9 +137,9 @@ class Manifest:
         """The stored rows, one for each item and condition. Raises DataError if some are missing."""
         records = _records(folder)
         if missing := self.missing(records):
-            lost = f" ({records.damaged})" if records.damaged else ""
+            damaged = f" ({records.damaged})" if records.damaged else ""
             raise DataError(
-                f"{missing} rows of this study are not in {records.folder}; run it again to fill them in{lost}"
+                f"{missing} rows of this study are not in {records.folder}; run it again to fill them in{damaged}"
             )
         stored, names = records.read(), [(c.label, c.protocol, c.knockout, c.layer) for c in self.conditions]
         return [named(stored[key], *name) for keys in self.keys for key, name in zip(keys, names, strict=True)]

@@ -311,49 +311,49 @@ def _alone(
     laid: Plan, model: Any, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
 ) -> Iterator[Outcome]:
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
-    intact = attempt(_intact, laid, model, inputs)
+    start = attempt(_start, laid, model, inputs)
     for c in conditions:
-        yield intact if isinstance(intact, Outcome) else attempt(_run_alone, laid, model, item, intact, c)
+        yield start if isinstance(start, Outcome) else attempt(_run_alone, laid, model, item, start, c)
 
 
-class _Intact(NamedTuple):
-    """Inputs as conditions begin from, with the intact run's last logits and the streams before its blocks."""
+class _Start(NamedTuple):
+    """Inputs as conditions begin from, with the baseline's last logits and the streams before its blocks."""
 
     inputs: VideoInputs
     logits: Tensor | None = None
     streams: Any = None
 
 
-def _intact(laid: Plan, model: Any, inputs: VideoInputs) -> _Intact:
+def _start(laid: Plan, model: Any, inputs: VideoInputs) -> _Start:
     if laid.study.reuse == "none":
-        return _Intact(inputs)
+        return _Start(inputs)
     inputs = model.encoded(inputs)
     if laid.scoring.reads_text:
-        return _Intact(inputs)
+        return _Start(inputs)
     n = laid.scoring.n_last(inputs)
-    return _Intact(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
+    return _Start(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
 
 
-def _run_alone(laid: Plan, model: Any, item: Item, intact: _Intact, c: Condition) -> Outcome:
-    inputs, scoring = intact.inputs, laid.scoring
+def _run_alone(laid: Plan, model: Any, item: Item, start: _Start, c: Condition) -> Outcome:
+    inputs, scoring = start.inputs, laid.scoring
     if scoring.reads_text:
         return scoring.generated(model, item, inputs, c.interventions)
     n = scoring.n_last(inputs)
     first = effects(c.interventions, model.cfg.n_layers).first_layer
-    if intact.logits is None:
+    if start.logits is None:
         logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
     elif first == model.cfg.n_layers:
-        logits = intact.logits
+        logits = start.logits
     else:
         logits = model(
-            intact.streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
+            start.streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
             logits_to_keep=n,
         )  # fmt: skip
     return scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
 
 
 def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:
-    """The outcome with what its prompt's run costs, as shares of the intact one."""
+    """The outcome with what its prompt's run costs, as shares of the baseline's."""
     if outcome.status == "failed" or shares is None:
         return outcome
     return replace(outcome, attention_share=shares.attention, decoder_share=shares.decoder)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,11 +14,19 @@ from hookedvid.model.answers import score_options
 from hookedvid.study.results.cells import number, percent, short, star
 from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Column, Scoring
+from hookedvid.study.scorings.scoring import FAILED, LOST, Column, N, Scoring
 from hookedvid.values.inputs import VideoInputs
 
-if TYPE_CHECKING:
-    from hookedvid.study.results.summary import Summary
+PROB = Column("p(right)", lambda s: number(s.means["prob"].value, 3))
+# On the page: what is kept of the baseline's accuracy, and of its operations.
+KEPT = (
+    Column("ratio", lambda s: percent(s.against["ratio"])),
+    Column("above chance", lambda s: percent(s.against["corrected"])),
+)
+SHARES = (
+    Column("decoder", lambda s: f"{number(100 * s.decoder_share)} %"),
+    Column("attention", lambda s: f"{number(100 * s.attention_share)} %"),
+)
 
 
 class Choice(Scoring):
@@ -33,14 +41,33 @@ class Choice(Scoring):
     level_name = level_column = "chance"
     counts = ("answered", "failed", "unparsed", "parsed", "empty", "degenerate")
     test, test_name = "mcnemar", "exact McNemar"
-    kept, kept_label, intact_kept = "ratio", "performance ratio", 1.0
+    kept, kept_label, baseline_kept = "ratio", "performance ratio", 1.0
     interval = "% [95 % interval]"
     width = 92
     exits_apart = True
+    columns = (
+        N,
+        LOST,
+        Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
+        Column("ratio", lambda s: short(s.against["ratio"])),
+        PROB,
+    )
+    page_columns = (
+        N,
+        FAILED,
+        Column("accuracy", lambda s: percent(s.score) + star(s.p_holm)),
+        *KEPT,
+        PROB,
+        *SHARES,
+    )
 
     def has(self, item: Item) -> bool:
         """Two options or more."""
         return len(item.options) >= 2
+
+    def gold(self, item: Item) -> tuple:
+        """Nothing besides the options."""
+        return ()
 
     def outcome(self, model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """The option of the largest logit; failed where logits are not finite."""
@@ -92,34 +119,6 @@ class Choice(Scoring):
         """ratio: accuracy over the baseline's, the paper's performance ratio; corrected: the same above chance."""
         return {name: _ratios(resamples, score, floor) for name, floor in (("ratio", 0.0), ("corrected", level))}
 
-    def columns(self) -> tuple[Column, ...]:
-        """Accuracy, what it keeps of the baseline's, and the probability of the right option."""
-        return (
-            Column("n", lambda s: str(s.n)),
-            Column("lost", lambda s: str(s.failed + s.unparsed or "")),
-            Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
-            Column("ratio", lambda s: short(s.against["ratio"])),
-            Column("p(right)", lambda s: number(s.means["prob"].value, 3)),
-        )
-
-    def page_columns(self) -> tuple[Column, ...]:
-        """The same with intervals, and what each condition costs."""
-        return (
-            Column("n", lambda s: str(s.n)),
-            Column("failed", lambda s: str(s.failed or "")),
-            *self.page_scores(),
-            Column("decoder", lambda s: f"{number(100 * s.decoder_share)} %"),
-            Column("attention", lambda s: f"{number(100 * s.attention_share)} %"),
-        )
-
-    def page_scores(self) -> tuple[Column, ...]:
-        """Of these, the scores."""
-        return (
-            Column("accuracy", lambda s: percent(s.score) + star(s.p_holm)),
-            *kept_columns(),
-            Column("p(right)", lambda s: number(s.means["prob"].value, 3)),
-        )
-
     def brief(self, score: float) -> str:
         """In per cent."""
         return number(100 * score)
@@ -128,23 +127,11 @@ class Choice(Scoring):
         """In points."""
         return f"{i.value * 100:z.1f} points [{i.low * 100:z.1f}, {i.high * 100:z.1f}]"
 
-    def heading(self, baseline: "Summary") -> str:
-        """The chance."""
-        return f" (chance {100 * baseline.level:.0f} %)"
-
     def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
         """The chosen option."""
         if row["chosen"] is None:
             return super().said(item, row)
         return {True: "right", False: "wrong", None: ""}[row["correct"]], item.options[row["chosen"]]
-
-
-def kept_columns() -> tuple[Column, ...]:
-    """What is kept of the baseline's accuracy, on the page."""
-    return (
-        Column("ratio", lambda s: percent(s.against["ratio"])),
-        Column("above chance", lambda s: percent(s.against["corrected"])),
-    )
 
 
 def _ratios(resamples: Resamples, correct: Float[np.ndarray, "condition item"], floor: float) -> list[Interval]:

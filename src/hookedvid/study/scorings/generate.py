@@ -3,20 +3,25 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hookedvid.data.convention import Convention, Extractor
 from hookedvid.data.item import Item
 from hookedvid.study.extractors import OURS, extractor
 from hookedvid.study.results.cells import number, percent, short, star
-from hookedvid.study.scorings.choice import kept_columns
+from hookedvid.study.scorings.choice import KEPT, SHARES
 from hookedvid.study.scorings.letters import Letters
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Column
+from hookedvid.study.scorings.scoring import FAILED, Column, N
+
+if TYPE_CHECKING:
+    from hookedvid.study.results.summary import Summary
 
 MAX_NEW_TOKENS = 16  # of a generated answer, the field's count
 # Eight characters and half of the text, said four times or more in a row.
 _REPEATED = re.compile(r"(.{1,24}?)\1{3,}", re.DOTALL)
+EMPTY = Column("empty", lambda s: str(s.empty or ""))
+GARBLED = Column("garbled", lambda s: str(s.degenerate or ""))
 
 
 class Generate(Letters):
@@ -28,16 +33,35 @@ class Generate(Letters):
     interval = "% [95 % interval], unparsed wrong"
     width = 116
     exits_apart = False
+    columns = (
+        N,
+        FAILED,
+        Column("parsed", lambda s: number(100 * s.parsed)),
+        EMPTY,
+        GARBLED,
+        Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
+        Column("of parsed", lambda s: number(100 * s.means["of_parsed"].value)),
+        Column("ratio", lambda s: number(100 * s.against["ratio"].value)),
+        Column("as printed", lambda s: _printed(s), optional=True),
+    )
+    page_columns = (
+        N,
+        FAILED,
+        Column("parsed", lambda s: f"{number(100 * s.parsed)} %"),
+        EMPTY,
+        GARBLED,
+        Column("accuracy (unparsed wrong)", lambda s: percent(s.score) + star(s.p_holm)),
+        Column("of parsed", lambda s: percent(s.means["of_parsed"])),
+        Column("as printed", lambda s: percent(s.means["as_printed"])),
+        *KEPT,
+        *SHARES,
+    )
 
-    @property
-    def max_new_tokens(self) -> int:
-        """The convention's count."""
-        return self.convention.max_new_tokens if self.convention else MAX_NEW_TOKENS
-
-    @property
-    def extractor(self) -> str:
-        """The convention's rule."""
-        return self.convention.extractor if self.convention else OURS
+    def settings(self) -> dict[str, Any]:
+        """The convention's rule and length."""
+        by = self.convention
+        extractor, n = (by.extractor, by.max_new_tokens) if by else (OURS, MAX_NEW_TOKENS)
+        return {"extractor": extractor, "max_new_tokens": n}
 
     def read_text(self, item: Item, text: str) -> Outcome:
         """As `read_text` of this module reads it."""
@@ -53,33 +77,10 @@ class Generate(Letters):
         """Whose numbers are printed beside ours."""
         return f"as printed: the way of {self.convention.full_name}" if self.convention else ""
 
-    def columns(self) -> tuple[Column, ...]:
-        """How the texts read, accuracy however unparsed answers count, and what the convention's authority prints."""
-        by = self.convention
-        printed = (Column("as printed", lambda s: as_printed(s.means["as_printed"].value, by)),) if by else ()
-        return (
-            Column("n", lambda s: str(s.n)),
-            Column("failed", lambda s: str(s.failed or "")),
-            Column("parsed", lambda s: number(100 * s.parsed)),
-            Column("empty", lambda s: str(s.empty or "")),
-            Column("garbled", lambda s: str(s.degenerate or "")),
-            Column("accuracy", lambda s: short(s.score) + star(s.p_holm)),
-            Column("of parsed", lambda s: number(100 * s.means["of_parsed"].value)),
-            Column("ratio", lambda s: number(100 * s.against["ratio"].value)),
-            *printed,
-        )
 
-    def page_scores(self) -> tuple[Column, ...]:
-        """How the texts read, and accuracy however unparsed answers count."""
-        return (
-            Column("parsed", lambda s: f"{number(100 * s.parsed)} %"),
-            Column("empty", lambda s: str(s.empty or "")),
-            Column("garbled", lambda s: str(s.degenerate or "")),
-            Column("accuracy (unparsed wrong)", lambda s: percent(s.score) + star(s.p_holm)),
-            Column("of parsed", lambda s: percent(s.means["of_parsed"])),
-            Column("as printed", lambda s: percent(s.means["as_printed"])),
-            *kept_columns(),
-        )
+def _printed(s: "Summary") -> str:
+    by = s.scoring.convention
+    return as_printed(s.means["as_printed"].value, by) if by else ""
 
 
 def as_printed(value: float, by: Convention) -> str:

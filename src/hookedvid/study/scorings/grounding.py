@@ -10,7 +10,7 @@ import numpy as np
 from hookedvid.data.item import Item
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Ask, Column, Scoring, costs
+from hookedvid.study.scorings.scoring import COSTS, LOST, Ask, Column, N, Scoring
 from hookedvid.values.inputs import VideoInputs
 
 Span = tuple[float, float]
@@ -92,28 +92,23 @@ class Grounding(Scoring):
         "Intersection over union of the span that was said with the right one, 0 where none was said; parsed: mean "
         "over those that said one. whole video: what always naming all of it scores."
     )
-
-    def has(self, item: Item) -> bool:
-        """A right span."""
-        return item.span is not None
-
-    def gold(self, item: Item) -> tuple:
-        """The right span."""
-        return (item.span,)
+    columns = (
+        N,
+        LOST._replace(optional=True),
+        Column("mIoU", lambda s: short(s.score), level=lambda s: _known(s.level)),
+        Column("change", lambda s: short(s.against["change"]) + star(s.p_holm)),
+        *(Column(f"R@{t}", lambda s, t=t: number(100 * s.means[f"recall_{t}"].value)) for t in THRESHOLDS),
+        Column("parsed", lambda s: number(100 * s.means["iou_parsed"].value) if s.unparsed else "", optional=True),
+        *COSTS,
+    )
 
     def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
         """The question alone."""
         return ask(item.question, answer="")
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Enough for a sentence."""
-        return MAX_NEW_TOKENS
-
-    @property
-    def extractor(self) -> str:
-        """The rule of `parse_span`."""
-        return PARSER
+    def settings(self) -> dict[str, Any]:
+        """The rule of `parse_span`, on a text as long as a sentence."""
+        return {"extractor": PARSER, "max_new_tokens": MAX_NEW_TOKENS}
 
     def read_text(self, item: Item, text: str) -> Outcome:
         """The span of seconds that a text names; `unparsed` where it names none."""
@@ -135,18 +130,6 @@ class Grounding(Scoring):
             return math.nan
         whole = [iou((0.0, float(x)), i.span) for x, i in zip(lengths, items, strict=True) if x and i.span]
         return float(np.mean(whole))
-
-    def columns(self) -> tuple[Column, ...]:
-        """Mean IoU, its change, and recall at each threshold, in per cent."""
-        return (
-            Column("n", lambda s: str(s.n)),
-            Column("lost", lambda s: str(s.failed + s.unparsed or ""), optional=True),
-            Column("mIoU", lambda s: short(s.score), level=lambda s: _known(s.level)),
-            Column("change", lambda s: short(s.against["change"]) + star(s.p_holm)),
-            *(Column(f"R@{t}", lambda s, t=t: number(100 * s.means[f"recall_{t}"].value)) for t in THRESHOLDS),
-            Column("parsed", lambda s: number(100 * s.means["iou_parsed"].value) if s.unparsed else "", optional=True),
-            *costs(),
-        )
 
 
 def _known(level: float) -> str:

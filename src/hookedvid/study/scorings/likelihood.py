@@ -11,7 +11,7 @@ from hookedvid.data.item import Item
 from hookedvid.model.answers import answer_log_probs
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.study.scorings.scoring import Ask, Column, Scoring, costs
+from hookedvid.study.scorings.scoring import COSTS, LOST, Ask, Column, N, Scoring
 from hookedvid.values.inputs import VideoInputs
 
 
@@ -30,14 +30,15 @@ class Likelihood(Scoring):
         "Log-likelihood of the reference and its end, mean over its tokens, then over items; knockouts hold for the "
         "reference's tokens too, random controls cut edges of the prompt alone."
     )
-
-    def has(self, item: Item) -> bool:
-        """A reference."""
-        return bool(item.reference)
-
-    def gold(self, item: Item) -> tuple:
-        """The reference."""
-        return (item.reference,)
+    columns = (
+        N,
+        LOST._replace(optional=True),
+        Column("log p/token", lambda s: short(s.score, 1)),
+        Column("change", lambda s: short(s.against["change"], 1) + star(s.p_holm)),
+        Column("perplexity", lambda s: number(_exp(-s.score.value), 2)),
+        Column("log p", lambda s: number(s.means["total"].value)),
+        *COSTS,
+    )
 
     def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
         """The reference stands where a generated answer would."""
@@ -59,18 +60,6 @@ class Likelihood(Scoring):
         """Mean and sum of the reference's token log-likelihoods in nats, its end included, and how many they are."""
         each = row["log_probs"]
         return {"per_token": math.fsum(each) / len(each), "total": math.fsum(each), "n_tokens": float(len(each))}
-
-    def columns(self) -> tuple[Column, ...]:
-        """The mean, its change, and the perplexity that it comes to."""
-        return (
-            Column("n", lambda s: str(s.n)),
-            Column("lost", lambda s: str(s.failed + s.unparsed or ""), optional=True),
-            Column("log p/token", lambda s: short(s.score, 1)),
-            Column("change", lambda s: short(s.against["change"], 1) + star(s.p_holm)),
-            Column("perplexity", lambda s: number(_exp(-s.score.value), 2)),
-            Column("log p", lambda s: number(s.means["total"].value)),
-            *costs(),
-        )
 
     def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
         """How likely the reference was."""

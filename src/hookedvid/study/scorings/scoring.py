@@ -46,6 +46,20 @@ class Column(NamedTuple):
     optional: bool = False
 
 
+def _searched(s: "Summary", share: float) -> str:
+    return number(100 * share) if s.condition.protocol == EFFICIENCY else ""
+
+
+N = Column("n", lambda s: str(s.n))
+FAILED = Column("failed", lambda s: str(s.failed or ""))
+LOST = Column("lost", lambda s: str(s.failed + s.unparsed or ""))
+# What exits and windows leave of the baseline's operations, where they were searched.
+COSTS = (
+    Column("decoder", lambda s: _searched(s, s.decoder_share), optional=True),
+    Column("attention", lambda s: _searched(s, s.attention_share), optional=True),
+)
+
+
 @dataclass(frozen=True)
 class Scoring(ABC):
     """One way to score, as a study asks by it. A subclass states what is its own; what is here holds for most.
@@ -57,7 +71,7 @@ class Scoring(ABC):
     convention: Convention | None = None
 
     name: ClassVar[str]  # in study files, rows and keys
-    requires: ClassVar[str]  # what an item must have, in words
+    requires: ClassVar[str]  # the field that an item must have
     purpose: ClassVar[str] = "score against"  # what it is required for
     lettered: ClassVar[bool] = False  # options stand lettered in the prompt, as conventions have them
     tasks: ClassVar[tuple[str, ...]] = ()  # of the shapes clips, those that are scored so; the first unless told
@@ -78,15 +92,13 @@ class Scoring(ABC):
     label: ClassVar[str]  # of figures' axis of scores
     kept: ClassVar[str] = "change"  # of `against`, what figures show
     kept_label: ClassVar[str]
-    intact_kept: ClassVar[float] = 0.0  # the baseline's
+    baseline_kept: ClassVar[float] = 0.0  # the baseline's
     interval: ClassVar[str]  # how the terminal's table writes a score
     note: ClassVar[str] = ""  # what a reader of the tables must know
     width: ClassVar[int] = 128  # columns that the terminal's tables need
     exits_apart: ClassVar[bool] = False  # exits and windows that were searched have a table of their own alone
-
-    @abstractmethod
-    def has(self, item: Item) -> bool:
-        """Whether an item has what is required."""
+    columns: ClassVar[tuple[Column, ...]]  # of the terminal's table of conditions, behind the condition
+    page_columns: ClassVar[tuple[Column, ...]] = ()  # of the page's, where it has more
 
     @abstractmethod
     def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
@@ -107,30 +119,24 @@ class Scoring(ABC):
                 f"by {self.name}"
             )
 
+    def has(self, item: Item) -> bool:
+        """Whether an item has what is required."""
+        return bool(getattr(item, self.requires))
+
     def gold(self, item: Item) -> tuple:
         """What of an item is scored against besides its options; it enters the hash of the question."""
-        return ()
+        return (getattr(item, self.requires),)
 
     # ---- what is read of a run -----------------------------------------------------------------------------------
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Of the text that is generated to be read; 0: nothing is, and logits are read."""
-        return 0
-
-    @property
-    def extractor(self) -> str:
-        """The name of the rule that reads texts, which every row holds."""
-        return ""
+    def settings(self) -> dict[str, Any]:
+        """What fixes a row's numbers besides the scoring's name: `extractor` and `max_new_tokens` of a text, if any."""
+        return {}
 
     @property
     def reads_text(self) -> bool:
-        """Whether a text is generated and read. Its rows share no work."""
-        return self.max_new_tokens > 0
-
-    def settings(self) -> dict[str, Any]:
-        """What of this scoring fixes a row's numbers, besides its name."""
-        return {"extractor": self.extractor, "max_new_tokens": self.max_new_tokens} if self.reads_text else {}
+        """Whether a text is generated and read, not logits. Its rows share no work."""
+        return "max_new_tokens" in self.settings()
 
     def n_last(self, inputs: VideoInputs) -> int:
         """How many last positions' logits `read` needs."""
@@ -148,7 +154,8 @@ class Scoring(ABC):
     def generated(self, model: Any, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
         """From greedily generated tokens."""
         try:
-            text = model.generate(inputs, interventions, max_new_tokens=self.max_new_tokens, return_type="text")
+            n = self.settings()["max_new_tokens"]
+            text = model.generate(inputs, interventions, max_new_tokens=n, return_type="text")
         except NonFiniteError as e:
             return Outcome.failed(e)
         return self.read_text(item, text)
@@ -185,14 +192,6 @@ class Scoring(ABC):
 
     # ---- how it is shown -----------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def columns(self) -> tuple[Column, ...]:
-        """Of the terminal's table of conditions, behind the condition."""
-
-    def page_columns(self) -> tuple[Column, ...]:
-        """Of the page's table; the terminal's unless a subclass has more."""
-        return self.columns()
-
     @property
     def subtitle(self) -> str:
         """A second line of the terminal's title."""
@@ -206,22 +205,6 @@ class Scoring(ABC):
         """A difference between scores, in findings."""
         return f"{i.value:z.3f} {self.unit} [{i.low:z.3f}, {i.high:z.3f}]"
 
-    def heading(self, baseline: "Summary") -> str:
-        """What the page says of a group behind its name."""
-        return ""
-
     def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
         """The page's mark of an example's answer (`right`, `wrong` or none) and its text."""
         return "wrong", row["text"] or row["status"]
-
-
-def costs() -> tuple[Column, ...]:
-    """What exits and windows leave of the intact model's operations, where they were searched."""
-
-    def searched(s: "Summary", share: float) -> str:
-        return number(100 * share) if s.condition.protocol == EFFICIENCY else ""
-
-    return (
-        Column("decoder", lambda s: searched(s, s.decoder_share), optional=True),
-        Column("attention", lambda s: searched(s, s.attention_share), optional=True),
-    )
