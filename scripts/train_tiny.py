@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hookedvid.data.shapes.clips import stream
 from hookedvid.data.shapes.questions import FAMILY, KINDS
-from hookedvid.data.shapes.render import codec_noise, render
+from hookedvid.data.shapes.render import render
 from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes
 from hookedvid.data.shapes.words import PREFIX, TOKEN, tokenizer
 from tiny_card import card
@@ -36,6 +36,7 @@ from training_batches import (
     Plan,
     Texts,
     cells,
+    codec_noise,
     language_batch,
     video_batch,
 )

@@ -10,25 +10,54 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hookedvid.data.shapes.questions import (
-    CHOICES,
-    COUNT_KEPT,
-    FACTS,
-    KINDS,
-    Question,
-    caption,
-    draw_options,
-    questions,
-)
-from hookedvid.data.shapes.render import Frames, codec_noise, render
-from hookedvid.data.shapes.scene import N_FRAMES, N_OBJECTS, Scenes, sample_scenes, things
-from hookedvid.data.shapes.words import DESCRIBE, LETTERS, TOKEN, choice_prompt, open_prompt
+from hookedvid.data.shapes.questions import FACTS, KINDS, Question, caption, draw_options, questions
+from hookedvid.data.shapes.render import Frames, render, rounded
+from hookedvid.data.shapes.scene import COUNT_SHARE, N_FRAMES, N_OBJECTS, Scenes, sample_scenes, things
+from hookedvid.data.shapes.words import COLORS, DESCRIBE, DIRECTIONS, LETTERS, NUMBERS, PLACES, SHAPES, TOKEN
 
 # Tokens of the longest text of each form: "which way does the red object move ?" has 8 words; a caption of
 # four objects, 4 x 4 and 3 commas, "then red", "vanishes" and "describe" before them.
 CHOICE, OPEN, CAPTION = 1 + 8 + 9, 1 + 8 + 1, 1 + 16 + 3 + 3
 FORMS = ("letter", "word", "caption")
 PATCH = 16
+# Scenes hold 4 objects oftener than 1. Asking "how many" this often makes the four answers equally likely.
+COUNT_KEPT: np.ndarray = COUNT_SHARE.min() / COUNT_SHARE
+# "choose red ?": of no use to a reader, but it teaches a model to turn an option into its letter.
+CHOICES: tuple[Question, ...] = tuple(
+    Question("choose", f"choose {word} ?", word, pool)
+    for pool in (COLORS, SHAPES, DIRECTIONS, PLACES, NUMBERS)
+    for word in pool
+)
+
+
+def choice_prompt(question: str, options: tuple[str, ...]) -> str:
+    """The text after the video when the reply is to be a letter."""
+    lettered = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return f"question {question} {lettered} answer"
+
+
+def open_prompt(question: str) -> str:
+    """The text after the video when the reply is to be the answer's own word."""
+    return f"question {question}"
+
+
+def codec_noise(rng: np.random.Generator, frames: Frames) -> Frames:
+    """Frames roughly as H.264 gives them back: half-resolution colour, softened brightness, a little error.
+
+    For training without encoding; the amount varies from clip to clip.
+    """
+    n = len(frames)
+    amount = rng.uniform(0, 1, size=(n, 1, 1, 1, 1)).astype(np.float32)
+    pixels = frames.astype(np.float32)
+    luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+    chroma = pixels - luma[..., None]
+    b, t, h, w, _ = chroma.shape
+    chroma = chroma.reshape(b, t, h // 2, 2, w // 2, 2, 3).mean((3, 5))
+    chroma = chroma.repeat(2, axis=2).repeat(2, axis=3)
+    soft = (luma + np.roll(luma, 1, 2) + np.roll(luma, 1, 3) + np.roll(luma, (1, 1), (2, 3))) / 4
+    luma = luma + 0.5 * amount[..., 0] * (soft - luma)
+    error = rng.standard_normal((1, t, h, w), dtype=np.float32) * 3 * amount[..., 0]
+    return rounded((luma + error)[..., None] + chroma)
 
 
 class Plan(NamedTuple):

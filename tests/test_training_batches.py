@@ -1,6 +1,7 @@
 """Training batches: packed texts are the prompts read at inference, and counting is not given away."""
 
 import itertools
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,27 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 pytest.importorskip("training_batches", reason="scripts/ is not part of an installed package")
 
-from hookedvid.data.shapes.clips import stream
-from hookedvid.data.shapes.questions import CHOICES, FACTS, KINDS, caption, questions
-from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes, things
-from hookedvid.data.shapes.words import LETTERS, NUMBERS, VOCABULARY, choice_prompt, open_prompt
-from training_batches import FORMS, PATCH, Plan, cells, language_batch, layout, video_batch
+from hookedvid.data.item import video_path
+from hookedvid.data.shapes.clips import in_between, make_dataset, make_items, stream
+from hookedvid.data.shapes.questions import FACTS, KINDS, caption, questions
+from hookedvid.data.shapes.render import render
+from hookedvid.data.shapes.scene import COUNT_SHARE, N_FRAMES, sample_scenes, things
+from hookedvid.data.shapes.words import LETTERS, NUMBERS, PREFIX, SPECIALS, VOCABULARY, tokenizer
+from hookedvid.video.frames import read_clip
+from training_batches import (
+    CHOICES,
+    COUNT_KEPT,
+    FORMS,
+    PATCH,
+    Plan,
+    cells,
+    choice_prompt,
+    codec_noise,
+    language_batch,
+    layout,
+    open_prompt,
+    video_batch,
+)
 
 
 def texts_of(batch, plan):
@@ -116,3 +133,46 @@ def test_cells_point_at_the_objects():
         assert labels.color[row, t, patch] == scenes.color[row, k, t] + 1
         assert (labels.offset[row, t, patch] * 8 + 8 == (x % PATCH, y % PATCH)).all()
     assert ((labels.shape > 0).sum(2) <= scenes.visible.sum(1)).all()
+
+
+def test_simulated_codec_noise_is_as_large_as_the_codecs(tmp_path):
+    dataset = make_dataset(tmp_path, seed=3, split="val", n_videos=6, questions_per_video=4)
+    scene, items = next(make_items(3, "val", 1, 4))
+    drawn = render(stream(3, "val", 0, 1), in_between(scene))
+    real = np.abs(read_clip(video_path(items[0], dataset), 15).frames.astype(int) - drawn[0]).mean()
+    made = np.abs(codec_noise(np.random.default_rng(0), drawn).astype(int) - drawn).mean()
+    assert 0.5 < made / real < 2
+
+
+def test_asking_how_many_is_thinned_to_even_answers():
+    assert np.allclose(COUNT_SHARE * COUNT_KEPT, COUNT_SHARE.min())
+    counts = np.bincount(sample_scenes(np.random.default_rng(1), 5000).n, minlength=5)[1:]
+    # Four standard deviations of a multinomial of 5,000.
+    assert np.abs(counts - 5000 * COUNT_SHARE).max() < 4 * math.sqrt(5000 * 0.25)
+
+
+def test_the_vocabulary_is_what_is_said_and_no_more():
+    said = set(SPECIALS) | set("ABCD") | {"video", "question", "answer", "describe"}
+    many = sample_scenes(np.random.default_rng(4), 1500)
+    for row in range(len(many)):
+        cast = things(many, row)
+        said.update(caption(cast))
+        for question in questions(cast):
+            said.update(question.text.split(), question.pool)
+    for question in (*FACTS, *CHOICES):
+        said.update(question.text.split(), question.pool)
+        assert question.answer in question.pool
+    assert said == set(VOCABULARY) and len(said) == len(VOCABULARY)
+
+
+def test_the_tokenizer_gives_prompts_back_word_for_word(tmp_path):
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    again = type(words).from_pretrained(tmp_path)
+    for item in (item for _, items in make_items(0, "test", 40, 5) for item in items):
+        prompt = f"{PREFIX} <video> {choice_prompt(item.question, item.options)}"
+        ids = words(prompt).input_ids
+        assert [VOCABULARY[i] for i in ids] == prompt.split()
+        assert words.decode(ids) == prompt and again(prompt).input_ids == ids
+    assert words("zebra").input_ids == [words.unk_token_id]
+    assert len(words) == len(VOCABULARY)

@@ -11,19 +11,15 @@ import pytest
 
 from hookedvid.data.item import read_items, video_path
 from hookedvid.data.shapes.clips import in_between, make_dataset, make_items, stream
-from hookedvid.data.shapes.questions import CHOICES, COUNT_KEPT, FACTS, FAMILY, KINDS, caption, questions
-from hookedvid.data.shapes.render import _RGB, codec_noise, render
-from hookedvid.data.shapes.scene import COUNT_SHARE, N_FRAMES, sample_scenes, things
+from hookedvid.data.shapes.questions import FAMILY, KINDS, questions
+from hookedvid.data.shapes.render import _RGB, render
+from hookedvid.data.shapes.scene import N_FRAMES, sample_scenes, things
 from hookedvid.data.shapes.words import (
     COLORS,
     DIRECTIONS,
     NUMBERS,
     PLACES,
-    PREFIX,
     SHAPES,
-    SPECIALS,
-    VOCABULARY,
-    choice_prompt,
     tokenizer,
 )
 from hookedvid.errors import DataError
@@ -118,14 +114,6 @@ def _covered(scene, k, t):
         scene.visible[0, other, t] and np.abs(scene.center[0, k, t] - scene.center[0, other, t]).max() < 12
         for other in range(k + 1, 4)
     )
-
-
-def test_simulated_codec_noise_is_as_large_as_the_codecs(dataset):
-    scene, items = next(make_items(3, "val", 1, 4))
-    drawn = render(stream(3, "val", 0, 1), in_between(scene))
-    real = np.abs(read_clip(video_path(items[0], dataset), 15).frames.astype(int) - drawn[0]).mean()
-    made = np.abs(codec_noise(np.random.default_rng(0), drawn).astype(int) - drawn).mean()
-    assert 0.5 < made / real < 2
 
 
 # ---- right answers ---------------------------------------------------------------------------------------
@@ -293,13 +281,6 @@ def test_the_blind_reader_would_notice_a_leak(train_items, test_items):
     assert min(surprise.values()) > 3.5
 
 
-def test_asking_how_many_is_thinned_to_even_answers():
-    assert np.allclose(COUNT_SHARE * COUNT_KEPT, COUNT_SHARE.min())
-    counts = np.bincount(sample_scenes(np.random.default_rng(1), 5000).n, minlength=5)[1:]
-    # Four standard deviations of a multinomial of 5,000.
-    assert np.abs(counts - 5000 * COUNT_SHARE).max() < 4 * math.sqrt(5000 * 0.25)
-
-
 def test_mirrored_scenes_are_as_likely():
     """The symmetry that keeps directions and places balanced."""
     many = sample_scenes(np.random.default_rng(2), 2000)
@@ -314,33 +295,6 @@ def test_mirrored_scenes_are_as_likely():
 
 
 # ---- words -----------------------------------------------------------------------------------------------
-
-
-def test_the_vocabulary_is_what_is_said_and_no_more():
-    said = set(SPECIALS) | set("ABCD") | {"video", "question", "answer", "describe"}
-    many = sample_scenes(np.random.default_rng(4), 1500)
-    for row in range(len(many)):
-        cast = things(many, row)
-        said.update(caption(cast))
-        for question in questions(cast):
-            said.update(question.text.split(), question.pool)
-    for question in (*FACTS, *CHOICES):
-        said.update(question.text.split(), question.pool)
-        assert question.answer in question.pool
-    assert said == set(VOCABULARY) and len(said) == len(VOCABULARY)
-
-
-def test_the_tokenizer_gives_prompts_back_word_for_word(test_items, tmp_path):
-    words = tokenizer()
-    words.save_pretrained(tmp_path)
-    again = type(words).from_pretrained(tmp_path)
-    for item in test_items[:200]:
-        prompt = f"{PREFIX} <video> {choice_prompt(item.question, item.options)}"
-        ids = words(prompt).input_ids
-        assert [VOCABULARY[i] for i in ids] == prompt.split()
-        assert words.decode(ids) == prompt and again(prompt).input_ids == ids
-    assert words("zebra").input_ids == [words.unk_token_id]
-    assert len(words) == len(VOCABULARY)
 
 
 def test_a_users_question_is_read_as_the_vocabulary_spells_it():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hookedvid.data.shapes.scene import COUNT_SHARE, Thing
+from hookedvid.data.shapes.scene import Thing
 from hookedvid.data.shapes.words import COLORS, DIRECTIONS, LETTERS, NUMBERS, PLACES, SHAPES
 
 # How the answer reaches a reader: from any frame, from all objects, from several frames, from no video.
@@ -31,9 +31,6 @@ FAMILY: dict[str, str] = {
     "choose": "language",
 }
 KINDS: tuple[str, ...] = tuple(FAMILY)
-
-# Scenes hold 4 objects oftener than 1. Asking "how many" this often makes the four answers equally likely.
-COUNT_KEPT: np.ndarray = COUNT_SHARE.min() / COUNT_SHARE
 
 _FACTS: dict[tuple[str, ...], dict[str, str]] = {
     COLORS: {
@@ -88,12 +85,6 @@ class Question(NamedTuple):
 
 FACTS: tuple[Question, ...] = tuple(
     Question("fact", text, answer, pool) for pool, facts in _FACTS.items() for text, answer in facts.items()
-)
-# "choose red ?": of no use to a reader, but it teaches a model to turn an option into its letter.
-CHOICES: tuple[Question, ...] = tuple(
-    Question("choose", f"choose {word} ?", word, pool)
-    for pool in (COLORS, SHAPES, DIRECTIONS, PLACES, NUMBERS)
-    for word in pool
 )
 
 

@@ -1,4 +1,4 @@
-"""Scenes as pixels: anti-aliased shapes on shaded, noisy backgrounds, optionally as a codec leaves them."""
+"""Scenes as pixels: anti-aliased shapes on shaded, noisy backgrounds."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -66,7 +66,7 @@ def render(rng: np.random.Generator, scenes: Scenes) -> Frames:
     # The noise of a frame is shared by the clips of a batch: drawing it costs as much as all the rest.
     noise = rng.standard_normal((1, *canvas.shape[1:]), dtype=np.float32)
     canvas += noise * rng.uniform(2, 8, size=(n, 1, 1, 1, 1)).astype(np.float32)
-    return _bytes(canvas)
+    return rounded(canvas)
 
 
 def _backgrounds(rng: np.random.Generator, n: int) -> Float[np.ndarray, "batch height width 3"]:
@@ -79,24 +79,6 @@ def _backgrounds(rng: np.random.Generator, n: int) -> Float[np.ndarray, "batch h
     return (base + slope * ramp).astype(np.float32)
 
 
-def codec_noise(rng: np.random.Generator, frames: Frames) -> Frames:
-    """Frames roughly as H.264 gives them back: half-resolution colour, softened brightness, a little error.
-
-    For training without encoding; the amount varies from clip to clip.
-    """
-    n = len(frames)
-    amount = rng.uniform(0, 1, size=(n, 1, 1, 1, 1)).astype(np.float32)
-    pixels = frames.astype(np.float32)
-    luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-    chroma = pixels - luma[..., None]
-    b, t, h, w, _ = chroma.shape
-    chroma = chroma.reshape(b, t, h // 2, 2, w // 2, 2, 3).mean((3, 5))
-    chroma = chroma.repeat(2, axis=2).repeat(2, axis=3)
-    soft = (luma + np.roll(luma, 1, 2) + np.roll(luma, 1, 3) + np.roll(luma, (1, 1), (2, 3))) / 4
-    luma = luma + 0.5 * amount[..., 0] * (soft - luma)
-    error = rng.standard_normal((1, t, h, w), dtype=np.float32) * 3 * amount[..., 0]
-    return _bytes((luma + error)[..., None] + chroma)
-
-
-def _bytes(pixels: Float[np.ndarray, "batch frame height width 3"]) -> Frames:
+def rounded(pixels: Float[np.ndarray, "batch frame height width 3"]) -> Frames:
+    """Pixels as bytes."""
     return np.clip(pixels.round(), 0, 255).astype(np.uint8)

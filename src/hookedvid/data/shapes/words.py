@@ -40,20 +40,9 @@ VOCABULARY: tuple[str, ...] = (
 )
 TOKEN: dict[str, int] = {word: index for index, word in enumerate(VOCABULARY)}
 
-# What the model reads: PREFIX, the video's tokens, then one of the three texts below.
+# What the model reads: PREFIX, the video's tokens, then a question or the request to describe it.
 PREFIX = "<bos> video"
 DESCRIBE = "describe"
-
-
-def choice_prompt(question: str, options: tuple[str, ...]) -> str:
-    """The text after the video when the reply is to be a letter."""
-    lettered = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return f"question {question} {lettered} answer"
-
-
-def open_prompt(question: str) -> str:
-    """The text after the video when the reply is to be the answer's own word."""
-    return f"question {question}"
 
 
 def tokenizer() -> "PreTrainedTokenizerFast":

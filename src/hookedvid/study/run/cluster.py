@@ -1,6 +1,6 @@
 """A study on a Ray cluster: actors hold the model and answer videos; the driver gives these out and writes the rows.
 
-An actor answers a video exactly as one process does (`running.Answering`), with as many threads, so rows are the same
+An actor answers a video exactly as one process does (`tasks.Answering`), with as many threads, so rows are the same
 bit for bit. Ray is imported by the one function that connects to it. What is sent to actors is pickled, as is all that
 Ray sends: whoever reaches a cluster's ports can run code on it.
 """
@@ -50,7 +50,7 @@ class Job:
 
 
 def engine(laid: Plan, loading: Mapping[str, Any], how: Execution, timing: Timing) -> Engine:
-    """What runs units of a plan on the cluster of `how`, for `running.carry_out`.
+    """What runs units of a plan on the cluster of `how`, for `tasks.carry_out`.
 
     loading: the arguments of `from_pretrained`, in every actor. One actor takes a GPU if the device is "cuda", else as
     many CPUs as this process has threads. Raises RunError where there is no such cluster, nothing in it that could

@@ -39,7 +39,7 @@ class Manifest:
     keys: list[list[str]]  # [item][condition]
     audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
     left_out: Mapping[str, str] = field(default_factory=dict)  # reasons by id of what was not asked
-    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds of the last run, see `running.Timing`
+    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds of the last run, see `timing.Timing`
 
     @classmethod
     def of(
