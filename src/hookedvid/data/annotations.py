@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import TYPE_CHECKING, Any
 
-from hookedvid.data.item import LARGEST, Item
+from hookedvid.data.item import LARGEST, Item, refuse_constant
 from hookedvid.errors import DataError
 from hookedvid.values.files import open_regular, read_regular
 from hookedvid.video.archive import unsafe
@@ -188,7 +188,7 @@ def read_json(path: Path) -> Any:
     except OSError as e:
         raise DataError(f"cannot read annotations {str(path)!r}: {e.strerror}") from e
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse)
+        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse_constant)
     except RecursionError as e:
         raise DataError(f"{path} is nested too deeply for an annotation file; download it again") from e
     except ValueError as e:
@@ -205,10 +205,6 @@ def rows(values: Any, where: str, problems: Problems) -> Iterator[Row]:
             yield Row(one, f"{where}, row {number}", problems)
         else:
             problems.add(f"{where}, row {number}", f"should be an object, got {_shown(one)}")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def _listed(known: Sequence[str]) -> str:

@@ -144,7 +144,7 @@ def _beside(annotations: str | os.PathLike[str]) -> Path:
 
 def _parse(line: str) -> Item:
     try:
-        data = json.loads(line, parse_constant=_refuse_constant)
+        data = json.loads(line, parse_constant=refuse_constant)
     except ValueError as e:
         raise DataError(f"not JSON: {e}") from e
     problems = []
@@ -167,7 +167,8 @@ def _parse(line: str) -> Item:
     return item
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """Raises ValueError for NaN and Infinity, which Python's JSON would take for numbers."""
     raise ValueError(f"{name} is no JSON number")
 
 

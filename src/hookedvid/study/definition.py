@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, HookError, InterventionError, nearest
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.study import conventions, protocols
-from hookedvid.study.conventions import Convention
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of

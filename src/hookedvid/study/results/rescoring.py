@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError
-from hookedvid.study.conventions import Convention
 from hookedvid.study.extractors import Extractor
 from hookedvid.study.scorings.generate import Generate, read_text
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from hookedvid.data.convention import Convention
 from hookedvid.data.dataset import Submission
 from hookedvid.data.item import Item
 from hookedvid.data.registry import DATASETS
 from hookedvid.errors import DataError, nearest
-from hookedvid.study.conventions import Convention
 from hookedvid.study.results.file_names import own_folder
 from hookedvid.values.files import write_text
 

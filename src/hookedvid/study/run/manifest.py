@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookedVidError
 from hookedvid.study import conventions, protocols
-from hookedvid.study.conventions import Convention
 from hookedvid.study.definition import Plan, Study
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Records
