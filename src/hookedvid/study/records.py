@@ -69,6 +69,14 @@ class Records:
         self._rows: dict[str, dict] = {}
         self._read: defaultdict[Path, _Read] = defaultdict(_Read)
 
+    @classmethod
+    def of(cls, folder: "Folder", shard: Shard | None = None) -> "Records":
+        """The rows of a folder; given themselves, they know their shard and what was read already."""
+        return folder if isinstance(folder, Records) else cls(Path(folder), shard)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     def read(self) -> dict[str, dict]:
         """Rows by key, where a key repeats the first that did not fail; a torn last line is passed over.
 
@@ -138,6 +146,9 @@ class Records:
                 raise DataError(f"another run is writing {self.path}; wait for it, or give --out another folder")
             _drop_torn_line(f)
             yield Writer(f, self.path)
+
+
+Folder = os.PathLike[str]  # a path, or the rows that are kept there
 
 
 @dataclass

@@ -17,7 +17,6 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from hookedvid.data.item import Item
 from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
 from hookedvid.study.definition import Plan, Reuse
-from hookedvid.study.records import Records
+from hookedvid.study.records import Folder, Records
 from hookedvid.study.rows import Task
 from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.inputs import prepared
@@ -100,10 +99,9 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(laid: Plan, model: Any, folder: Path | Records | None = None) -> Estimate:
+def estimate(laid: Plan, model: Any, folder: Folder | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
-    records = folder if folder is None or isinstance(folder, Records) else Records(folder)
-    done = set() if records is None else records.read().keys()
+    done = set() if folder is None else Records.of(folder).read().keys()
     keys = {t.key for _, _, t in laid.tasks}
     cfg = model.cfg
     asked, n_left, share = _laid_out(laid, model, done)

@@ -11,7 +11,7 @@ from hookedvid.errors import DataError, HookedVidError
 from hookedvid.study import conventions, protocols
 from hookedvid.study.definition import Plan, Study
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Records
+from hookedvid.study.records import Folder, Records
 from hookedvid.study.results import file_names as results
 from hookedvid.study.rows import digest, json_bytes, named, sealed
 from hookedvid.study.run.tasks import Audit
@@ -129,13 +129,13 @@ class Manifest:
         """The published dataset that was asked, as the convention's full name tells it; empty without one."""
         return self.settings["convention"].partition("/")[0]
 
-    def missing(self, folder: Path | Records) -> int:
+    def missing(self, folder: Folder) -> int:
         """How many different rows are not in the folder yet."""
-        return len({k for keys in self.keys for k in keys} - _records(folder).read().keys())
+        return len({k for keys in self.keys for k in keys} - Records.of(folder).read().keys())
 
-    def rows(self, folder: Path | Records) -> list[dict]:
+    def rows(self, folder: Folder) -> list[dict]:
         """The stored rows, one for each item and condition. Raises DataError if some are missing."""
-        records = _records(folder)
+        records = Records.of(folder)
         if missing := self.missing(records):
             damaged = f" ({records.damaged})" if records.damaged else ""
             raise DataError(
@@ -192,7 +192,3 @@ class _Stored:
         }
         if wrong := [name for name, right in fits.items() if not right]:
             raise DataError(f"wrong: {', '.join(wrong)}")
-
-
-def _records(folder: Path | Records) -> Records:
-    return folder if isinstance(folder, Records) else Records(folder)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
 from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Records, Shard
+from hookedvid.study.records import Folder, Records, Shard
 from hookedvid.study.rows import Task, named
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.run.inputs import prepared
@@ -70,7 +69,7 @@ class Audit:
 def run(
     laid: Plan,
     model: Any,
-    folder: Path | Records,
+    folder: Folder,
     on_row: Callable[[dict, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
@@ -90,7 +89,7 @@ def run(
 def carry_out(
     laid: Plan,
     engine: "Engine",
-    folder: Path | Records,
+    folder: Folder,
     on_row: Callable[[dict, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
@@ -108,7 +107,7 @@ def carry_out(
 
     Raises RunError where no run can go on, such as on a full disk: run it again when that is mended.
     """
-    records = folder if isinstance(folder, Records) else Records(folder, shard)
+    records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
     mine = {v: items for n, (v, items) in enumerate(_by_video(laid).items()) if n % shard.count == shard.index}
 
