@@ -182,7 +182,7 @@ def hint(named: str | None, shapes: Shapes, of: str | None = None) -> str:
         of: The family it was read as, which is named first.
     """
     looks = [(f, x, said) for f in FAMILIES.values() for x in f.layouts if (said := x.looks(f, shapes)) is not None]
-    if not looks or looks[0][1].architecture == named:
+    if not looks or named in {x.architecture for _, x, _ in looks}:
         return ""
     _, layout, said = looks[0]
     alike = sorted((f for f, x, _ in looks if x.architecture == layout.architecture), key=lambda f: f.name != of)

@@ -151,13 +151,9 @@ def mlp2x(first: str, second: str, newline: str, has_newline: bool) -> list[Line
     return [*_many(first, "projector.inp"), *_many(second, "projector.out"), kept]
 
 
-def intern_projector(mlp: str = "mlp1.") -> list[Line]:
+def intern_projector(ln: str = "mlp1.0", first: str = "mlp1.1", second: str = "mlp1.3") -> list[Line]:
     """InternVL's: LayerNorm, Linear, GELU, Linear."""
-    return [
-        *_many(f"{mlp}0", "projector.ln"),
-        *_many(f"{mlp}1", "projector.inp"),
-        *_many(f"{mlp}3", "projector.out"),
-    ]
+    return [*_many(ln, "projector.ln"), *_many(first, "projector.inp"), *_many(second, "projector.out")]
 
 
 def _head(cfg: DecoderConfig, theirs: str) -> Line:

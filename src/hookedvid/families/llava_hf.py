@@ -80,4 +80,5 @@ def _table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
 def _looks(family: Family, shapes: Shapes) -> str | None:
     clip = any(n.endswith("embeddings.class_embedding") for n in shapes)
     mlp = any(n.split(".")[-2:-1] == ["linear_1"] for n in shapes)
-    return "" if mlp and clip == family.tower.cls_token else None
+    alike = any(n.endswith("embeddings.position_embedding.weight") for n in shapes)  # CLIP's name for it and SigLIP's
+    return "" if mlp and alike and clip == family.tower.cls_token else None
