@@ -13,7 +13,7 @@ from hookedvid.values.config import RopeConfig, VideoLLMConfig, VisionConfig
 class Source:
     """What there is to read of a checkpoint, before its weights.
 
-    Args:
+    Attributes:
         config: Its config.json, or transformers' config object of it.
         shapes: Its tensors' names and shapes.
         overrides: Fields of our config by dotted path, taken over what the checkpoint says.
@@ -34,7 +34,7 @@ class Source:
 class Layout:
     """How the checkpoints of one architecture read: its config, and what its tensors are called.
 
-    Args:
+    Attributes:
         architecture: The class that config.json names.
         read: Our config of a source.
         table: The lines of its tensors, given our config and the names there are.
@@ -57,7 +57,7 @@ class Layout:
 class Published:
     """One public checkpoint.
 
-    Args:
+    Attributes:
         repo: On the Hugging Face hub.
         frames: Per video unless told, as its authors evaluate it.
         tokens: Of one frame, and beside them.
@@ -79,7 +79,7 @@ class Published:
 class Wrapper:
     """What an evaluator does otherwise for one family, where it has a wrapper of its own for it.
 
-    Args:
+    Attributes:
         name: The evaluator's name for the wrapper, by which its tasks choose a prompt.
         sampler: Its way to choose frames; the model's own if None.
         subtitle_frames: How many uniform frames choose the subtitles.
@@ -94,22 +94,27 @@ class Wrapper:
 class Family:
     """The parts and ways of a family of models; sizes are left open where checkpoints of it differ.
 
-    Args:
+    Attributes:
         name: As configs hold it and overrides state it.
         title: As its authors write it.
         released: The month of its release, as 2024-06; lists begin with the newest.
-        tower: Its vision tower, and what that is called.
-        projector, decoder, rope: Fields of its ProjectorConfig and DecoderConfig; the decoder's rotary positions.
+        tower: Its vision tower.
+        tower_name: What that is called.
+        projector: Fields of its ProjectorConfig.
+        decoder: Fields of its DecoderConfig.
+        rope: The decoder's rotary positions.
         prompt: The name of its template.
-        n_frames, sampler: Of a video, unless told.
         layouts: The architectures its checkpoints have.
         adapter: The lines of every name that an adapter trained on it may use for our tensors.
-        templates, time_instructions: Its prompts and time instructions by name, those shared with others too.
+        templates: Its prompts by name, those shared with other families too.
+        published: Its public checkpoints by name.
+        parity: What it is compared with in the tests, stage by stage on tiny weights.
+        n_frames: Of a video, unless told.
+        sampler: The rule that chooses them, unless told.
+        time_instructions: Texts that tell when frames were taken, by name.
         placeholder: The special token that stands for video in its prompts; None where the ids say it.
         wrappers: What evaluators do otherwise, by the evaluator's name.
         small: Fields of `small_config` that differ, by dotted path.
-        parity: What it is compared with in the tests, stage by stage on tiny weights.
-        published: Its public checkpoints by name.
     """
 
     name: str
