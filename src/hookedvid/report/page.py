@@ -58,17 +58,9 @@ def render(
     """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
     source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
-    page = template.render(
-        title=title,
-        about=about,
-        findings=findings,
-        plots=[_png(f) for f in figures],
-        tables=tables,
-        failures=failures,
-        examples=examples,
-        scoring=next(iter(tables.values()))[0].scoring,
-    )
-    return printable(page)
+    told = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
+    scoring = next(iter(tables.values()))[0].scoring
+    return printable(template.render(**told, plots=[_png(f) for f in figures], tables=tables, scoring=scoring))
 
 
 def examples(

@@ -53,15 +53,8 @@ def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
         xs = [i + (k - len(names) / 2) * width for i in range(len(groups))]
         scores = [s.score for s in bars]
         heights, error = [x.value for x in scores], _error(scores)
-        axes.bar(
-            xs,
-            heights,
-            width,
-            color=COLOURS.get(name, "0.65"),
-            label=_drawn(name) or "intact",
-            yerr=error,
-            ecolor="0.3",
-        )
+        style: Any = {"color": COLOURS.get(name, "0.65"), "label": _drawn(name) or "intact", "ecolor": "0.3"}
+        axes.bar(xs, heights, width, yerr=error, **style)
     for i, g in enumerate(groups if scoring.level_name else ()):
         level = _baseline(summaries, g).level
         axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scoring.level_name if i == 0 else None)
@@ -86,16 +79,8 @@ def window_curves(summaries: Sequence[Summary], about: str = "") -> "Figure":
         points = [s for s in windows if s.condition.knockout == name]
         xs = [s.condition.layer or 0 for s in points]
         scores = [s.score for s in points]
-        axes.errorbar(
-            xs,
-            [x.value for x in scores],
-            yerr=_error(scores),
-            fmt="o-",
-            ms=4,
-            capsize=2,
-            color=COLOURS.get(name),
-            label=_drawn(name),
-        )
+        style: Any = {"fmt": "o-", "ms": 4, "capsize": 2, "color": COLOURS.get(name), "label": _drawn(name)}
+        axes.errorbar(xs, [x.value for x in scores], yerr=_error(scores), **style)
     width = min((s.condition.layer or 0 for s in windows), default=0)
     axes.set(xlabel="last layer of the window, counted from 1", ylabel=scoring.label)
     if scoring.bounds:

@@ -100,13 +100,10 @@ def condition_table(summaries: Sequence[Summary]) -> Table:
     """Every condition of one group, exits and windows apart where `cost_table` has them; layers counted from 1."""
     scoring, baseline = summaries[0].scoring, summaries[0]
     title = f"{baseline.group} questions; layers from 1; {scoring.interval}; * p < 0.05 (Holm)"
-    table = _table("\n".join(line for line in (title, scoring.subtitle) if line))
     lines = [s for s in summaries if not (scoring.exits_apart and s.condition.protocol == EFFICIENCY)]
     columns = [c for c in scoring.columns if not c.optional or any(c.cell(s) for s in lines)]
-    table.add_column("condition", no_wrap=True)
-    for c in columns:
-        table.add_column(c.name, justify="right", no_wrap=True)
-    last = ""
+    title = "\n".join(line for line in (title, scoring.subtitle) if line)
+    table, last = _table(title, "condition", *(c.name for c in columns)), ""
     for s in lines:
         if s.condition.protocol != last:
             last = s.condition.protocol
@@ -122,10 +119,8 @@ def cost_table(summaries: Sequence[Summary]) -> Table:
     """Exits and windows of one group that no other beats at its cost, cheapest first, and the baseline."""
     tried = [s for s in summaries if s.condition.protocol == EFFICIENCY]
     best = efficiency.front([s.decoder_share for s in tried], [s.score.value for s in tried])
-    table = _table(f"% of operations left: {len(best)} of {len(tried)} exits and windows, which no other beats")
-    table.add_column("condition", no_wrap=True)
-    for column in ("decoder", "attention", "accuracy", "ratio"):
-        table.add_column(column, justify="right", no_wrap=True)
+    title = f"% of operations left: {len(best)} of {len(tried)} exits and windows, which no other beats"
+    table = _table(title, "condition", "decoder", "attention", "accuracy", "ratio")
     for s in (*(tried[i] for i in best), summaries[0]):
         shares = (number(100 * share) for share in (s.decoder_share, s.attention_share))
         table.add_row(s.condition.label, *shares, short(s.score) + star(s.p_holm), number(100 * s.kept.value))
@@ -134,11 +129,8 @@ def cost_table(summaries: Sequence[Summary]) -> Table:
 
 def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
     """The cheapest exit and window of each group, and what it keeps on the videos it was not chosen on."""
-    table = _table("cheapest by group; % of operations left, and of accuracy kept on other videos")
-    table.add_column("group", no_wrap=True)
-    table.add_column("condition", no_wrap=True)
-    for column in ("decoder", "attention", "kept"):
-        table.add_column(column, justify="right", no_wrap=True)
+    title = "cheapest by group; % of operations left, and of accuracy kept on other videos"
+    table = _table(title, "group", "condition", "decoder", "attention", "kept", n_left=2)
     for group, found in searches.items():
         if (c := found.choice) is None:
             table.add_row(group, "none keeps enough")
@@ -159,10 +151,7 @@ def print_groups(tables: Tables, console: Terminal) -> None:
 def group_table(tables: Tables) -> Table:
     """The score of each group under the conditions that hold in every layer."""
     scoring, baselines = tables["all"][0].scoring, [rows[0] for rows in tables.values()]
-    table = _table(f"{scoring.title} by group, {scoring.unit}")
-    table.add_column("condition", no_wrap=True)
-    for group in tables:
-        table.add_column(group, justify="right", no_wrap=True)
+    table = _table(f"{scoring.title} by group, {scoring.unit}", "condition", *tables)
     for i, s in enumerate(tables["all"]):
         if s.condition.protocol in STEADY:
             table.add_row(s.condition.label, *(scoring.brief(rows[i].score.value) for rows in tables.values()))
@@ -192,10 +181,8 @@ def breakdown_tables(parts: Sequence[breakdown.Part], scoring: Scoring) -> list[
     labels = list(dict.fromkeys(p.condition.label for p in parts))
     tables = []
     for axis in dict.fromkeys(p.axis for p in parts):
-        table = _table(f"accuracy by {axis}, %" + (f" (as {by.name} prints it)" if by else ""))
-        table.add_column(axis, no_wrap=True)
-        for column in ("n", "chance", *labels):
-            table.add_column(column, justify="right")
+        title = f"accuracy by {axis}, %" + (f" (as {by.name} prints it)" if by else "")
+        table = _table(title, axis, "n", "chance", *labels, wrap=True)
         rows: dict[str, list[breakdown.Part]] = {}
         for p in parts:
             if p.axis == axis:
@@ -220,5 +207,10 @@ def _submit(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
         console.say(f"baseline's answers for the evaluation server: {path}")
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(title: str, *columns: str, n_left: int = 1, wrap: bool = False) -> Table:
+    """An empty one; all but the first `n_left` columns hold numbers, whose heads may wrap."""
+    table = Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        left = i < n_left
+        table.add_column(column, justify="left" if left else "right", no_wrap=left or not wrap)
+    return table
