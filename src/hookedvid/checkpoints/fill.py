@@ -15,6 +15,7 @@ from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
+from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.parts import CLIP_L_336
 
@@ -25,7 +26,7 @@ def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, **kwargs:
         return cls(cfg, tokenizer, **kwargs)
 
 
-def put(model: Any, name: str, tensor: Tensor) -> None:
+def put(model: Model, name: str, tensor: Tensor) -> None:
     """Make a tensor the parameter of that name; a tied head stays the embedding's."""
     owner, _, leaf = name.rpartition(".")
     parameter = nn.Parameter(tensor, requires_grad=True)
@@ -34,7 +35,7 @@ def put(model: Any, name: str, tensor: Tensor) -> None:
         model.unembed.weight = parameter
 
 
-def install(model: Any, shards: Shards, dtype: torch.dtype | None, device: torch.device) -> None:
+def install(model: Model, shards: Shards, dtype: torch.dtype | None, device: torch.device) -> None:
     """Fill an empty model from files, mapped into memory, straight to the device; None keeps each tensor's dtype."""
     wanted = {n for n, _ in model.named_parameters()}
     for file in shards.headers:
@@ -123,7 +124,7 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
     return fill(empty_model(cls, cfg, **kwargs), tensors, tables.open_clip(vision), f"open_clip {name}")
 
 
-def fill(model: Any, tensors: Any, table: Sequence[Line], what: str) -> Any:
+def fill(model: Model, tensors: Any, table: Sequence[Line], what: str) -> Any:
     """Copy their tensors into an empty model, in their dtype (float32 if they have several).
 
     Every mismatch is reported at once.

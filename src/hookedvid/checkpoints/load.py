@@ -23,6 +23,7 @@ from hookedvid.conversion.shards import Shards, open_shards
 from hookedvid.errors import ConfigError, ConversionError
 from hookedvid.families.registry import SHIPPED
 from hookedvid.nn.attention import Kernel
+from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import locked, write_text, written
 from hookedvid.values.serial import override
@@ -143,7 +144,7 @@ def _main_dtype(shards: Shards) -> torch.dtype:
     return max(sizes, key=lambda d: sizes[d])
 
 
-def _check(model: Any, shards: Shards, folder: Path, first_n_layers: int | None) -> None:
+def _check(model: Model, shards: Shards, folder: Path, first_n_layers: int | None) -> None:
     """Raise ConversionError unless the files hold just this model's tensors."""
     held = {k: v for k, v in shards.shapes.items() if not k.startswith(UNUSED)}
     if first_n_layers is not None:
@@ -156,7 +157,7 @@ def _is_beyond(name: str, n_layers: int) -> bool:
     return name.startswith("blocks.") and int(name.split(".")[1]) >= n_layers
 
 
-def save(model: Any, folder: str | Path) -> None:
+def save(model: Model, folder: str | Path) -> None:
     """See `HookedVideoLLM.save_pretrained`. The weights are written whole before the name appears."""
     from safetensors.torch import save_file
 

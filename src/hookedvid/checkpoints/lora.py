@@ -23,6 +23,7 @@ from hookedvid.conversion.shards import read_header
 from hookedvid.errors import ConversionError
 from hookedvid.families import alone
 from hookedvid.families.registry import FAMILIES
+from hookedvid.nn.model import Model
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular
@@ -80,7 +81,7 @@ class Adapter:
         return alpha / math.sqrt(r) if self.config.get("use_rslora") else alpha / r
 
 
-def merge(model: Any, adapter: str | Path, folder: Path) -> None:
+def merge(model: Model, adapter: str | Path, folder: Path) -> None:
     """Merge a LoRA adapter into a model's weights, in place: W + alpha / r * B @ A.
 
     The product and the sum are taken in float32 (float64 for float64 weights) and rounded once to the weight's
@@ -193,7 +194,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -
     return next(found, default)
 
 
-def _whole_config(model: Any, folder: Path) -> VideoLLMConfig:
+def _whole_config(model: Model, folder: Path) -> VideoLLMConfig:
     """The model's config with all blocks of its checkpoint, of which it may have loaded only the first."""
     path = Path(folder) / "config.json"
     if model.cfg.decoder is None or not path.is_file():
@@ -202,7 +203,7 @@ def _whole_config(model: Any, folder: Path) -> VideoLLMConfig:
     return replace(model.cfg, decoder=replace(model.cfg.decoder, n_layers=n_layers))
 
 
-def _plan(model: Any, adapter: Adapter, cfg: VideoLLMConfig) -> list[Change]:
+def _plan(model: Model, adapter: Adapter, cfg: VideoLLMConfig) -> list[Change]:
     """Every change, whole tensors first; raises ConversionError listing all that does not fit."""
     lines, ignored = _lines(cfg)
     weights = dict(model.named_parameters(remove_duplicate=False))
@@ -259,7 +260,7 @@ def _change(adapter: Adapter, name: str, line: Rule | Fused, shape: list[int]) -
     return Change(line, up, down, adapter.scale(name), embedding), [] if given == wanted else [wrong]
 
 
-def _values(change: Change, model: Any) -> Iterator[tuple[str, Tensor]]:
+def _values(change: Change, model: Model) -> Iterator[tuple[str, Tensor]]:
     """Our tensors of a change, in the precision it is computed in."""
     weight = model.get_parameter(names_of(change.line)[0])
     precise = torch.promote_types(weight.dtype, torch.float32)

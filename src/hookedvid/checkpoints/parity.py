@@ -18,6 +18,7 @@ from hookedvid.conversion.shards import open_shards
 from hookedvid.errors import ConversionError
 from hookedvid.families.family import Source
 from hookedvid.families.registry import named_in
+from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
 CASE, EXPECTED = "case.json", "expected.safetensors"
@@ -125,7 +126,7 @@ def _renamed(recorded: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def our_stages(model: Any, inputs: VideoInputs) -> dict[str, Tensor]:
+def our_stages(model: Model, inputs: VideoInputs) -> dict[str, Tensor]:
     """Every stage of a run of ours, in the order they happen."""
     wanted = re.compile(
         r"(vision\.)?blocks\.\d+\.hook_resid_(pre|post)|vision\.hook_out|projector\.hook_(pre|out)|hook_embed"
@@ -214,7 +215,7 @@ def _stages(hf: nn.Module) -> dict[str, str]:
     return ends
 
 
-def random_inputs(model: Any, n_frames: int, seed: int = 0) -> VideoInputs:
+def random_inputs(model: Model, n_frames: int, seed: int = 0) -> VideoInputs:
     """A video of noise between random text ids, at the model's own sizes; for a bare tower its pixels alone."""
     cfg, g = model.cfg, torch.Generator().manual_seed(seed)
     pixels = None

@@ -10,7 +10,7 @@ Tested on CPUs with blocks on the disk; no machine with several GPUs was there t
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
@@ -22,6 +22,7 @@ from torch import nn
 from hookedvid.checkpoints.fill import put
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
+from hookedvid.nn.model import Model
 
 Device = int | str
 OFFLOADED = ("cpu", "disk")
@@ -30,7 +31,7 @@ BLOCK = ["Block"]  # the class accelerate neither splits nor fills piece by piec
 
 
 def place(
-    model: Any,
+    model: nn.Module,
     shards: Shards,
     dtype: torch.dtype,
     device_map: str | Mapping[str, Any],
@@ -98,7 +99,7 @@ def _sizes(model: nn.Module, dtype: torch.dtype) -> dict[str, int]:
 
 
 def places(
-    model: Any, dtype: torch.dtype, device_map: str | Mapping[str, Any], max_memory: Mapping[Any, Any] | None
+    model: nn.Module, dtype: torch.dtype, device_map: str | Mapping[str, Any], max_memory: Mapping[Any, Any] | None
 ) -> dict[str, Device]:
     """The device of every unit."""
     if getattr(model, "blocks", None) is None:
@@ -154,7 +155,7 @@ def _device(given: Any) -> Device:
 
 
 def _found(
-    model: Any, dtype: torch.dtype, sizes: Mapping[str, int], kind: str, max_memory: Mapping[Any, Any] | None
+    model: nn.Module, dtype: torch.dtype, sizes: Mapping[str, int], kind: str, max_memory: Mapping[Any, Any] | None
 ) -> dict[str, Device]:
     """What accelerate finds for the blocks, once the main device holds the rest."""
     given = None if max_memory is None else dict(max_memory)
@@ -169,7 +170,7 @@ def _found(
     if kind != "sequential":  # without limits of the user's, accelerate leaves some room for activations
         memory = get_balanced_memory(model, None if given is None else memory, BLOCK, dtype)
     memory[main] = max(memory.get(main, 0) - needed, 0)
-    blocks: Any = infer_auto_device_map(model.blocks, memory, BLOCK, dtype, clean_result=False)
+    blocks: Any = infer_auto_device_map(model.get_submodule("blocks"), memory, BLOCK, dtype, clean_result=False)
     guests = [sizes[f"blocks.{i}"] for i, d in blocks.items() if d != main and d in OFFLOADED]
     if limits.get(main, 0) < (needed := needed + max(guests, default=0)):
         raise ConversionError(
@@ -179,7 +180,7 @@ def _found(
     return {**rest, **{f"blocks.{i}": d for i, d in blocks.items()}}
 
 
-def _fill(model: Any, shards: Shards, dtype: torch.dtype, places: Mapping[str, Device]) -> None:
+def _fill(model: nn.Module, shards: Shards, dtype: torch.dtype, places: Mapping[str, Device]) -> None:
     """Give every weight that is not on the disk its value, on its device."""
     wanted = {name for name, _ in model.named_parameters()}
     for file, header in shards.headers.items():
@@ -189,12 +190,13 @@ def _fill(model: Any, shards: Shards, dtype: torch.dtype, places: Mapping[str, D
                 continue
             with safe_open(shards.folder / file, framework="pt", device=device) as f:
                 for name in here:
-                    put(model, name, f.get_tensor(name).to(dtype))
+                    put(cast(Model, model), name, f.get_tensor(name).to(dtype))
 
 
-def _stays(model: Any, *_: Any, **__: Any) -> NoReturn:
+def _stays(model: nn.Module, *_: Any, **__: Any) -> NoReturn:
     """In the place of what `to`, `cuda`, `half` … do to a module."""
+    spread: Any = model.hf_device_map
     raise ConversionError(
-        f"this model is spread over {', '.join(sorted(map(str, set(model.hf_device_map.values()))))}, so it cannot be "
+        f"this model is spread over {', '.join(sorted(map(str, set(spread.values()))))}, so it cannot be "
         "moved or cast; load it again with another device, device_map or dtype"
     )

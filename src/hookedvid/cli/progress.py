@@ -5,6 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hookedvid.nn.model import Model
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
@@ -14,7 +15,9 @@ from hookedvid.study.run.tasks import Audit, carry_out, run
 from hookedvid.study.run.timing import Timing
 
 
-def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: Terminal) -> tuple[Audit, Timing]:
+def conduct(
+    laid: Plan, model: Model | Mapping[str, Any], records: Records, how: Execution, console: Terminal
+) -> tuple[Audit, Timing]:
     """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
 
     records: of the folder and shard that are written to.
@@ -29,7 +32,7 @@ def conduct(laid: Plan, model: Any, records: Records, how: Execution, console: T
             bar.update()
 
         told: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
-        if how.ray:
+        if isinstance(model, Mapping):
             rows = carry_out(laid, cluster.engine(laid, model, how, timing), records, step, **told)
         else:
             with how.decoders() as decoders:

@@ -159,9 +159,9 @@ def read_attention(
                 f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
                 "read earlier layers, or queries that stay"
             )
-    done = effects(given, model.cfg.n_layers)
-    check_removals(done.every_cut, "a reading of attention")
-    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], done.cuts[i], device) for i in read}
+    joint = effects(given, model.cfg.n_layers)
+    check_removals(joint.every_cut, "a reading of attention")
+    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], joint.cuts[i], device) for i in read}
     logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
     maps = {i: r.result.to(device) for i, r in readers.items() if r.result is not None}

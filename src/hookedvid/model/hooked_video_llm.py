@@ -378,8 +378,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """Layout positions of the rows that each block holds in a call of `forward`, -1 where padded."""
         if self.cfg.decoder is None:
             return []
-        done = effects(as_interventions(interventions), self.cfg.n_layers)
-        return RunPlan(self.cfg.lm, inputs, done, kv_cache).held
+        joint = effects(as_interventions(interventions), self.cfg.n_layers)
+        return RunPlan(self.cfg.lm, inputs, joint, kv_cache).held
 
     def _pixels(self, input: Any) -> Tensor:
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input

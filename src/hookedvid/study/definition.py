@@ -5,13 +5,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from torch import nn
 
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
 from hookedvid.errors import ConfigError, HookError, InterventionError, nearest
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
+from hookedvid.nn.model import Model
 from hookedvid.study import conventions, protocols
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import model_hash
@@ -189,7 +192,7 @@ class Plan:
 
 
 def settings_of(
-    study: Study, model: Any, convention: Convention | None = None, device: str | None = None
+    study: Study, model: Model, convention: Convention | None = None, device: str | None = None
 ) -> dict[str, Any]:
     """What fixes every number besides item, video and interventions, as it stands in each row.
 
@@ -229,7 +232,7 @@ def _convention(study: Study, items: Sequence[Item]) -> Convention | None:
 
 def plan(
     study: Study,
-    model: Any,
+    model: Model,
     annotations: Path,
     limit: int | None = None,
     items: Sequence[Item] | None = None,
@@ -280,9 +283,9 @@ def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     return digest(repr((item.question, item.options, item.answer, *part, *said, *scoring.gold(item), *alike)).encode())
 
 
-def check_bare(model: Any) -> None:
+def check_bare(model: Model) -> None:
     """Raise HookError for a model with hooks, ours or plain torch's: its rows would say that they are the model's."""
-    if names := [{"": "the model", "*": "every module"}.get(name, name) for name in hooked(model)]:
+    if names := [{"": "the model", "*": "every module"}.get(name, name) for name in hooked(cast(nn.Module, model))]:
         raise HookError(
             f"a study asks a model as its weights are, and there are hooks on {', '.join(names[:3])}: remove them "
             "(reset_hooks(including_permanent=True), or the handles' remove()) and name what shall change as custom "

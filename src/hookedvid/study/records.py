@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 
 from hookedvid.errors import DataError, RunError
+from hookedvid.nn.model import Model
 from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.files import open_regular, take_lock, written
@@ -219,14 +220,14 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         frame(rows).to_parquet(file)
 
 
-def model_hash(model: Any) -> str:
+def model_hash(model: Model) -> str:
     """Hash of config, tokenizer and every weight in the dtype it runs in."""
     h = hashlib.sha256(model.cfg.to_json().encode())
     if model.tokenizer is not None:
         h.update(model.tokenizer.backend_tokenizer.to_str().encode())
     for name, p in sorted(model.named_parameters()):
         h.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
-        h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()[:16]
 
 

@@ -17,13 +17,13 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from hookedvid.data.item import Item
 from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
+from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
 from hookedvid.study.rows import Task
@@ -99,7 +99,7 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(laid: Plan, model: Any, folder: Folder | None = None) -> Estimate:
+def estimate(laid: Plan, model: Model, folder: Folder | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
     done = set() if folder is None else Records.of(folder).read().keys()
     keys = {t.key for _, _, t in laid.tasks}
@@ -132,7 +132,7 @@ def _does(interventions: Given, n_layers: int) -> tuple:
     return tuple(map(frozenset, does.cuts)), does.writes, does.exits
 
 
-def _laid_out(laid: Plan, model: Any, done: Collection[str]) -> tuple[list[Asked], int, float]:
+def _laid_out(laid: Plan, model: Model, done: Collection[str]) -> tuple[list[Asked], int, float]:
     """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
     left: dict[str, dict[str, tuple[Item, Task, dict[str, Given]]]] = {}
     for item, condition, task in laid.tasks:

@@ -1,12 +1,12 @@
 """An item's inputs as a study asks it: by the run, of its clip; by the estimate, of a video that nobody opened."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from hookedvid.data.item import Item, subtitles_path
 from hookedvid.model.prepare import expected
+from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, question_hash
 from hookedvid.study.rows import Task
 from hookedvid.values.inputs import VideoInputs
@@ -15,7 +15,7 @@ from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
 
 
-def prepared(laid: Plan, model: Any, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
+def prepared(laid: Plan, model: Model, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
     """The prompt of one of the item's tasks, laid out by the study's scoring and convention.
 
     Args:

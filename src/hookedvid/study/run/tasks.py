@@ -17,6 +17,7 @@ from torch import Tensor
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
+from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Folder, Records, Shard
@@ -54,7 +55,7 @@ class Audit:
         """Count another's rows."""
         self.n, self.largest = self.n + other.n, max(self.largest, other.largest)
 
-    def check(self, scoring: Scoring, model: Any, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
+    def check(self, scoring: Scoring, model: Model, inputs: VideoInputs, condition: Condition, values: Tensor) -> None:
         """Run a condition from the pixels; raises RunError beyond what rounding can do."""
         whole = model(inputs, interventions=condition.interventions, logits_to_keep=scoring.n_last(inputs))
         off = (scoring.read(model, whole[0], inputs).double() - values.double()).abs().max().item()
@@ -68,7 +69,7 @@ class Audit:
 
 def run(
     laid: Plan,
-    model: Any,
+    model: Model,
     folder: Folder,
     on_row: Callable[[dict, bool], None] | None = None,
     shard: Shard | None = None,
@@ -163,7 +164,7 @@ Engine = Callable[[Sequence[Unit]], Generator[tuple[Unit, Answers], None, None]]
 class Answering:
     """One process's model and decoders at work on one plan."""
 
-    def __init__(self, laid: Plan, model: Any, decoders: Decoders):
+    def __init__(self, laid: Plan, model: Model, decoders: Decoders):
         check_bare(model)
         self._laid, self._model, self._decoders = laid, model, decoders
         self._n_lost = decoders.n_lost
@@ -229,7 +230,7 @@ def _distinct(asked: Asked) -> Asked:
 
 
 def _run_video(
-    laid: Plan, model: Any, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
+    laid: Plan, model: Model, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
     found: dict[str, Tensor | Outcome] = {}
@@ -263,14 +264,14 @@ def _run_video(
             yield one, _priced(outcome, shares.get(one[1].key))
 
 
-def _prepare(laid: Plan, model: Any, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
+def _prepare(laid: Plan, model: Model, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
     if isinstance(clip, HookedVidError):
         raise clip
     return prepared(laid, model, item, asked[0][1], clip)
 
 
 def _swept(
-    scoring: Scoring, model: Any, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit
+    scoring: Scoring, model: Model, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit
 ) -> dict[str, Tensor | Outcome]:
     """What outcomes are made of, by row, of all that one or several sweeps can share.
 
@@ -307,7 +308,7 @@ def _swept(
 
 
 def _alone(
-    laid: Plan, model: Any, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
+    laid: Plan, model: Model, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
 ) -> Iterator[Outcome]:
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
     start = attempt(_start, laid, model, inputs)
@@ -323,7 +324,7 @@ class _Start(NamedTuple):
     streams: Any = None
 
 
-def _start(laid: Plan, model: Any, inputs: VideoInputs) -> _Start:
+def _start(laid: Plan, model: Model, inputs: VideoInputs) -> _Start:
     if laid.study.reuse == "none":
         return _Start(inputs)
     inputs = model.encoded(inputs)
@@ -333,7 +334,7 @@ def _start(laid: Plan, model: Any, inputs: VideoInputs) -> _Start:
     return _Start(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
 
 
-def _run_alone(laid: Plan, model: Any, item: Item, start: _Start, c: Condition) -> Outcome:
+def _run_alone(laid: Plan, model: Model, item: Item, start: _Start, c: Condition) -> Outcome:
     inputs, scoring = start.inputs, laid.scoring
     if scoring.reads_text:
         return scoring.generated(model, item, inputs, c.interventions)

@@ -11,6 +11,7 @@ from torch import Tensor
 from hookedvid.data.item import Item
 from hookedvid.errors import InputError
 from hookedvid.model.answers import score_options
+from hookedvid.nn.model import Model
 from hookedvid.study.results.cells import number, percent, short, star
 from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
 from hookedvid.study.scorings.outcome import Outcome
@@ -69,7 +70,7 @@ class Choice(Scoring):
         """Nothing besides the options."""
         return ()
 
-    def outcome(self, model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
+    def outcome(self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """The option of the largest logit; failed where logits are not finite."""
         try:
             answer = score_options(values, inputs, n_tokens=model.cfg.n_tokens)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hookedvid.data.item import Item
+from hookedvid.nn.model import Model
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import COSTS, LOST, Ask, Column, N, Scoring
@@ -102,7 +103,7 @@ class Grounding(Scoring):
         *COSTS,
     )
 
-    def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
+    def inputs(self, ask: Ask, model: Model, item: Item, subtitles: str | None = None) -> VideoInputs:
         """The question alone."""
         return ask(item.question, answer="")
 

@@ -1,10 +1,10 @@
 """`letters`: options lettered in the prompt, their letters' logits compared at its last position."""
 
 from dataclasses import replace
-from typing import Any
 
 from hookedvid.data.item import Item
 from hookedvid.families.prompts import QuestionForm
+from hookedvid.nn.model import Model
 from hookedvid.study.scorings.choice import Choice
 from hookedvid.study.scorings.scoring import Ask
 from hookedvid.values.inputs import VideoInputs
@@ -17,7 +17,7 @@ class Letters(Choice):
     lettered = True
     tasks = ("questions",)
 
-    def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
+    def inputs(self, ask: Ask, model: Model, item: Item, subtitles: str | None = None) -> VideoInputs:
         """Question and lettered options, by the convention's form or the model's template."""
         if self.convention is None:
             return ask(item.question, item.options)

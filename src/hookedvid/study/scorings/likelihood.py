@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hookedvid.data.item import Item
 from hookedvid.model.answers import answer_log_probs
+from hookedvid.nn.model import Model
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import COSTS, LOST, Ask, Column, N, Scoring
@@ -40,7 +41,7 @@ class Likelihood(Scoring):
         *COSTS,
     )
 
-    def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
+    def inputs(self, ask: Ask, model: Model, item: Item, subtitles: str | None = None) -> VideoInputs:
         """The reference stands where a generated answer would."""
         return ask(item.question, answer=item.reference)
 
@@ -48,11 +49,11 @@ class Likelihood(Scoring):
         """The prompt's last position and the reference's."""
         return 1 + inputs.layout.n_tokens - inputs.layout.n_prompt
 
-    def read(self, model: Any, logits: Float[Tensor, "last d_vocab"], inputs: VideoInputs) -> Float[Tensor, " value"]:
+    def read(self, model: Model, logits: Float[Tensor, "last d_vocab"], inputs: VideoInputs) -> Float[Tensor, " value"]:
         """The log-probability of each of the reference's tokens, its end included."""
         return answer_log_probs(logits, inputs, model.cfg.n_tokens)
 
-    def outcome(self, model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
+    def outcome(self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """The log-probabilities as they are."""
         return Outcome("ok", log_probs=tuple(values.tolist()))
 

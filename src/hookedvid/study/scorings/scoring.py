@@ -17,6 +17,7 @@ from torch import Tensor
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError, NonFiniteError
+from hookedvid.nn.model import Model
 from hookedvid.study.protocols import EFFICIENCY
 from hookedvid.study.results.cells import number
 from hookedvid.study.results.statistics import UNKNOWN, Bounds, Interval, Resamples
@@ -101,7 +102,7 @@ class Scoring(ABC):
     page_columns: ClassVar[tuple[Column, ...]] = ()  # of the page's, where it has more
 
     @abstractmethod
-    def inputs(self, ask: Ask, model: Any, item: Item, subtitles: str | None = None) -> VideoInputs:
+    def inputs(self, ask: Ask, model: Model, item: Item, subtitles: str | None = None) -> VideoInputs:
         """An item's inputs as this scoring reads them.
 
         Args:
@@ -142,16 +143,16 @@ class Scoring(ABC):
         """How many last positions' logits `read` needs."""
         return 1
 
-    def read(self, model: Any, logits: Float[Tensor, "last d_vocab"], inputs: VideoInputs) -> Float[Tensor, " value"]:
+    def read(self, model: Model, logits: Float[Tensor, "last d_vocab"], inputs: VideoInputs) -> Float[Tensor, " value"]:
         """What an outcome is made of, from the logits of the inputs' `last` positions."""
         return logits[-1]
 
-    def outcome(self, model: Any, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
+    def outcome(self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """From what `read` gives."""
         raise NotImplementedError(f"{self.name} reads texts")
 
     @torch.no_grad()
-    def generated(self, model: Any, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
+    def generated(self, model: Model, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
         """From greedily generated tokens."""
         try:
             n = self.settings()["max_new_tokens"]
