@@ -54,6 +54,7 @@ def test_every_count_finds_its_own_and_no_more(house):
         ("isinstance over kinds of intervention", 0),
         ("model: Any", 0),
         ("comparisons with a family's name", 0),
+        ("comparisons with a scoring's name", 0),
     ],
 )
 def test_this_house_keeps(what, most, house):
