@@ -1,7 +1,6 @@
 """The how-tos run as they stand and print what they say; the reference has every public name."""
 
 import doctest
-import importlib.util
 import re
 import shlex
 from contextlib import redirect_stdout
@@ -67,13 +66,3 @@ def test_every_public_name_has_its_reference():
     assert {name for _, name in public} == set(hookedvid.__all__)
     missing = [f"{m}.{name}" for m, name in public if not {f"hookedvid.{m}", f"hookedvid.{m}.{name}"} & shown]
     assert not missing
-
-
-def test_lines_of_a_docstring_that_name_arguments_become_a_list():
-    text = "What.\n\nvideo: a file,\n    or more. None: none.\n    raw: as it is\nn, m: how many\nRaises InputError."
-    wanted = "What.\n\n\n- `video`: a file,\n    or more. None: none.\n    - `raw`: as it is\n- `n, m`: how many\n\n"
-    spec = importlib.util.spec_from_file_location("docstring_lists", DOCS.parent / "scripts" / "docstring_lists.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.listed(text) == wanted + "Raises InputError."

@@ -38,7 +38,9 @@ SPARE = 64 << 20  # bytes of disk left free beside what is written
 class Plan:
     """A conversion that was checked in full from headers alone; nothing is written yet.
 
-    config_json: config.json as it was read. seen: the folder's fingerprint before anything was.
+    Attributes:
+        config_json: config.json as it was read.
+        seen: The folder's fingerprint before anything was.
     """
 
     folder: Path
@@ -105,7 +107,11 @@ def _check_types(shards: Shards, lines: Lines) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder. Raises ConversionError if it is missing or damaged."""
+    """config.json of a checkpoint folder.
+
+    Raises:
+        ConversionError: If it is missing or damaged.
+    """
     return _read_config(folder)[0]
 
 
@@ -181,14 +187,21 @@ def convert(
 ) -> Path:
     """Convert a checkpoint into a folder of ours, which `from_pretrained` loads; returns that folder.
 
-    src: a name (`hookedvid models`), a hub repository or a folder, in the layout of the original packages or of
-    transformers. dst: a folder that does not exist yet, or is empty. dtype: as stored unless given. overrides:
-    fields of `VideoLLMConfig` by dotted path, over what the checkpoint says, such as {"vision.n_heads": 4}. ignore:
-    fields of its config.json that change nothing. revision: of a hub repository.
-
     Interrupted, the same call goes on after the last finished file, once it has seen by sha256 that nothing of it
     changed since; nothing stands at `dst` before all does.
-    Raises ConversionError, leaving nothing behind, for a checkpoint that does not fit in any part.
+
+    Args:
+        src: A name (`hookedvid models`), a hub repository or a folder, in the layout of the original packages or of
+            transformers.
+        dst: A folder that does not exist yet, or is empty.
+        dtype: As stored unless given.
+        overrides: Fields of `VideoLLMConfig` by dotted path, over what the checkpoint says, such as {"vision.n_heads":
+            4}.
+        ignore: Fields of its config.json that change nothing.
+        revision: Of a hub repository.
+
+    Raises:
+        ConversionError: Leaving nothing behind, for a checkpoint that does not fit in any part.
     """
     found = source_of(str(src), revision)
     given = {**found.overrides, **(overrides or {})}
@@ -256,9 +269,11 @@ def _write_around(prepared: Plan, partial: Path, origin: Provenance) -> None:
 def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
     """Write a converted checkpoint back in the layout it came from, under its own file and tensor names.
 
-    Weights kept in their dtype come out as the very bytes that were converted, which is checked by hash; those
-    cast come out in the new dtype. Raises ConversionError for a folder `convert` did not write, or one whose
-    weights have changed since.
+    Weights kept in their dtype come out as the very bytes that were converted, which is checked by hash; those cast
+    come out in the new dtype.
+
+    Raises:
+        ConversionError: For a folder `convert` did not write, or one whose weights have changed since.
     """
     src, dst = Path(src), Path(dst)
     origin = Provenance.load(src)
@@ -288,7 +303,11 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
 
 
 def as_dtype(given: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating-point dtype by name. Raises ConversionError for anything else."""
+    """A floating-point dtype by name.
+
+    Raises:
+        ConversionError: For anything else.
+    """
     found = getattr(torch, given, None) if isinstance(given, str) else given
     if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ConversionError(f"dtype {given!r} is no floating-point type of torch; e.g. 'bfloat16'")

@@ -8,7 +8,11 @@ from hookedvid.errors import ConfigError
 
 
 def named_device(name: Any) -> torch.device:
-    """The device of a name, or of None the CPU; another machine may have it. Raises ConfigError for no such kind."""
+    """The device of a name, or of None the CPU; another machine may have it.
+
+    Raises:
+        ConfigError: For no such kind.
+    """
     try:
         device = torch.device("cpu" if name is None else name)
     except (RuntimeError, TypeError) as e:
@@ -19,7 +23,11 @@ def named_device(name: Any) -> torch.device:
 
 
 def usable_device(name: Any) -> torch.device:
-    """The device of a name, or of None the CPU. Raises ConfigError for one that this machine does not have."""
+    """The device of a name, or of None the CPU.
+
+    Raises:
+        ConfigError: For one that this machine does not have.
+    """
     device = named_device(name)
     try:
         torch.empty(0, device=device)

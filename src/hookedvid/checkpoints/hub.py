@@ -152,7 +152,11 @@ def _size(n: int) -> str:
 
 
 def _reason(e: Exception, repo: str, revision: str | None, *, part: bool = True) -> str:
-    """What went wrong and what to do, for an exception of the hub's library. part: some files are cached."""
+    """What went wrong and what to do, for an exception of the hub's library.
+
+    Args:
+        part: Some files are cached.
+    """
     from huggingface_hub import constants, errors
 
     asked = repo if revision is None else f"{repo} at revision {revision!r}"

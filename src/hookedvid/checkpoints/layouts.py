@@ -75,7 +75,11 @@ def read(
 
 
 def read_transformers(config: Any, name: str, tensors: Mapping[str, Tensor], ignore: Collection[str] = ()) -> Reading:
-    """A transformers model by its config object, its class's name and its tensors; ignore: as `read`."""
+    """A transformers model by its config object, its class's name and its tensors.
+
+    Args:
+        ignore: As `read`.
+    """
     pair = head_and_embedding(tensors)
     same = pair is not None and _same_bits(tensors[pair[0]], tensors[pair[1]])
     layout, source = _chosen(name, Source(config, {k: t.shape for k, t in tensors.items()}, ignore=ignore), None)

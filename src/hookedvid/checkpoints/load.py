@@ -37,9 +37,14 @@ CONVERSION = 2
 def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None = None) -> Path:
     """The converted folder of a name, made now if it is not there yet.
 
-    A shipped or published name, a hub repository, or a folder in the original layout, transformers' or ours.
-    What was converted before is used without asking the hub. given: overrides, of which a conversion takes those of
-    the tower and the family. Raises ConversionError saying what exists.
+    A shipped or published name, a hub repository, or a folder in the original layout, transformers' or ours. What was
+    converted before is used without asking the hub.
+
+    Args:
+        given: Overrides, of which a conversion takes those of the tower and the family.
+
+    Raises:
+        ConversionError: Saying what exists.
     """
     given = given or {}
     tower = {k: v for k, v in given.items() if k.startswith(TOWER)}

@@ -37,7 +37,11 @@ def repo_of(name: str) -> str | None:
 
 
 def source_of(name: str, revision: str | None = None) -> Source:
-    """The checkpoint of a name, downloaded if it has to be. Raises ConversionError listing what exists."""
+    """The checkpoint of a name, downloaded if it has to be.
+
+    Raises:
+        ConversionError: Listing what exists.
+    """
     repo = repo_of(name)
     if repo is None:
         folder = Path(name)

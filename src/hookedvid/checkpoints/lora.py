@@ -62,8 +62,10 @@ class Change(NamedTuple):
 class Adapter:
     """An adapter's files, read and checked by themselves; names without peft's prefix.
 
-    pairs: the tensors `A` [rank, in] and `B` [out, rank] of a module (`embedding_A`, `embedding_B` of an
-    embedding). whole: tensors that replace a weight.
+    Attributes:
+        pairs: The tensors `A` [rank, in] and `B` [out, rank] of a module (`embedding_A`, `embedding_B` of an
+            embedding).
+        whole: Tensors that replace a weight.
     """
 
     where: Path
@@ -105,7 +107,11 @@ def merge(model: Model, adapter: str | Path, folder: Path) -> None:
 
 
 def read(adapter: str | Path) -> Adapter:
-    """An adapter's files. Raises ConversionError where they are missing, damaged or no plain LoRA's."""
+    """An adapter's files.
+
+    Raises:
+        ConversionError: Where they are missing, damaged or no plain LoRA's.
+    """
     where = _folder(adapter)
     config = _read_config(where)
     tensors: dict[str, Tensor] = {}

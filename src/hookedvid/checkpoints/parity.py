@@ -41,7 +41,11 @@ class Stage:
 
 
 def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Stage]:
-    """The stages both sides have, in the order of ours. Raises ConversionError for one of another shape."""
+    """The stages both sides have, in the order of ours.
+
+    Raises:
+        ConversionError: For one of another shape.
+    """
     stages = []
     for name in (n for n in ours if n in theirs):
         a, b = ours[name].detach().double().cpu(), theirs[name].detach().double().cpu()
@@ -64,8 +68,10 @@ def first_beyond(stages: Sequence[Stage], tolerance: float) -> Stage | None:
 class Recorded:
     """Inputs and outputs of the original code, one prompt with one video.
 
-    overrides: what the case says of the model that its config.json does not, for `hookedvid.convert`.
-    tokens: ids, -200 or the placeholder where the video stands. theirs: stages by our names.
+    Attributes:
+        overrides: What the case says of the model that its config.json does not, for `hookedvid.convert`.
+        tokens: Ids, -200 or the placeholder where the video stands.
+        theirs: Stages by our names.
     """
 
     tokens: Tensor
@@ -148,7 +154,8 @@ def our_stages(model: Model, inputs: VideoInputs) -> dict[str, Tensor]:
 def transformers_stages(hf: Any, inputs: VideoInputs, video_token: int | None = None) -> dict[str, Tensor]:
     """The same stages of a transformers model's run on the same inputs, by our names.
 
-    video_token: the id its prompts hold at every video position; its config's own unless given.
+    Args:
+        video_token: The id its prompts hold at every video position; its config's own unless given.
     """
     found: dict[str, Tensor] = {}
     with _watching(hf, found):

@@ -37,9 +37,11 @@ _KEPT = ("model_max_length", "padding_side", "add_bos_token", "add_eos_token")
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast | None":
     """The fast tokenizer of a checkpoint folder, or None where the folder has no tokenizer file.
 
-    tokenizer.json is used where it exists; else vocab.json and merges.txt are read as Qwen2's, or tokenizer.model
-    as sentencepiece's BPE. `auto_map` in tokenizer_config.json is ignored. Raises ConversionError where files are
-    missing, damaged or contradict each other.
+    tokenizer.json is used where it exists; else vocab.json and merges.txt are read as Qwen2's, or tokenizer.model as
+    sentencepiece's BPE. `auto_map` in tokenizer_config.json is ignored.
+
+    Raises:
+        ConversionError: Where files are missing, damaged or contradict each other.
     """
     folder = Path(folder)
     found = sorted({p.name for pattern in (*TOKENIZER_FILES, *_FOREIGN) for p in folder.glob(pattern)})
@@ -169,8 +171,10 @@ def _sentencepiece(
 ) -> tuple["Tokenizer", dict[str, str]]:
     """A tokenizer with sentencepiece's ids, and the texts of its named special tokens.
 
-    prefix_once: the space in front goes before the whole text only (`"legacy": false`); otherwise before each stretch
-    between special tokens, if the model says add_dummy_prefix, because a slow tokenizer encodes every stretch alone.
+    Args:
+        prefix_once: The space in front goes before the whole text only (`"legacy": false`); otherwise before each
+            stretch between special tokens, if the model says add_dummy_prefix, because a slow tokenizer encodes every
+            stretch alone.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
 

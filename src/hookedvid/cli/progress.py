@@ -18,9 +18,11 @@ from hookedvid.study.run.timing import Timing
 def conduct(
     laid: Plan, model: Model | Mapping[str, Any], records: Records, how: Execution, console: Terminal
 ) -> tuple[Audit, Timing]:
-    """Carry a plan out; model: itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
+    """Carry a plan out.
 
-    records: of the folder and shard that are written to.
+    Args:
+        model: Itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
+        records: Of the folder and shard that are written to.
     """
     audit, timing, fresh = Audit(), Timing(), 0
     asked = f"{len(laid.items)} questions x {len(laid.conditions)} conditions"

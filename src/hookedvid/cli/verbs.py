@@ -47,9 +47,13 @@ def run_study(
 ) -> int:
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
-    plan_only: print what it will take, no more. data: a dataset's name and folder, over the file's; task: what is
-    asked of the shapes clips instead, and with it the scoring. On a cluster the device is that of its actors; here the
-    model is loaded on the CPU, for its hash. A shard prints the table once all the others' rows are there.
+    On a cluster the device is that of its actors; here the model is loaded on the CPU, for its hash. A shard prints the
+    table once all the others' rows are there.
+
+    Args:
+        plan_only: Print what it will take, no more.
+        data: A dataset's name and folder, over the file's.
+        task: What is asked of the shapes clips instead, and with it the scoring.
     """
     how, console = how or Execution(), Terminal(presenter.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()

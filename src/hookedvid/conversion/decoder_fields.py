@@ -20,7 +20,10 @@ def read_decoder(
 ) -> DecoderConfig:
     """Qwen2, Llama or InternLM2, as `kind` says.
 
-    rows: of the embedding, which the tensors show. LLaVA's Qwen2 sets rope_scaling aside; the others honour it.
+    LLaVA's Qwen2 sets rope_scaling aside; the others honour it.
+
+    Args:
+        rows: Of the embedding, which the tensors show.
     """
     read.only("attention_bias", False)
     read.only("mlp_bias", False)
@@ -55,7 +58,8 @@ def read_decoder(
 def _rope(read: Fields, chosen: float | None, notes: list[str], kind: str) -> RopeConfig:
     """From rope_theta and rope_scaling, or from the rope_parameters in which transformers 5 writes both.
 
-    chosen: the override's theta, which stands in for one that config.json does not name.
+    Args:
+        chosen: The override's theta, which stands in for one that config.json does not name.
     """
     new = Fields(read("rope_parameters") or {}, "rope_parameters")
     old = Fields(read("rope_scaling") or {}, "rope_scaling")

@@ -103,8 +103,9 @@ class Fields:
     def close(self, harmless: Collection[str], ignore: Collection[str] = ()) -> None:
         """Raise ConversionError for everything recorded and for fields set but never taken.
 
-        harmless: fields known to change no forward pass, beside book-keeping (`is_book_keeping`). ignore: fields the
-        caller takes upon himself; one that is read here has an effect, so it cannot be ignored.
+        Args:
+            harmless: Fields known to change no forward pass, beside book-keeping (`is_book_keeping`).
+            ignore: Fields the caller takes upon himself; one that is read here has an effect, so it cannot be ignored.
         """
         left = self.values.keys() - self.taken - set(harmless)
         unknown = sorted(n for n in left - set(ignore) if not is_book_keeping(n))

@@ -36,7 +36,11 @@ class ConfigFields(Fields):
 
 
 def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
-    """Qwen2Config or LlamaConfig; ignore: fields that the caller knows to change nothing."""
+    """Qwen2Config or LlamaConfig.
+
+    Args:
+        ignore: Fields that the caller knows to change nothing.
+    """
     read = ConfigFields(config)
     is_qwen = config.model_type == "qwen2"
     if config.model_type not in ("qwen2", "llama"):

@@ -48,8 +48,12 @@ class SourceFile:
 class Provenance:
     """A conversion: from what, with which choices; hashes of what was read and of what was written.
 
-    source: as the user named it; commit: of the hub's repository. dtype: None where tensors kept theirs.
-    overrides, ignored: the user's own. tensors: sha256 of each of our tensors' bytes.
+    Attributes:
+        source: As the user named it.
+        commit: Of the hub's repository.
+        dtype: None where tensors kept theirs.
+        overrides, ignored: The user's own.
+        tensors: sha256 of each of our tensors' bytes.
     """
 
     source: str

@@ -18,9 +18,12 @@ from hookedvid.errors import ConversionError
 def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: str = "") -> dict[str, Line]:
     """The line that reads each of their tensors, from names and shapes alone.
 
-    theirs, ours: every tensor there is on both sides, all of which must find its partner. Raises
-    ConversionError listing every tensor missing, left over or of the wrong shape; `what` names the source in
-    it, and `hint` ends it.
+    Args:
+        theirs, ours: Every tensor there is on both sides, all of which must find its partner.
+
+    Raises:
+        ConversionError: Listing every tensor missing, left over or of the wrong shape; `what` names the source in it,
+            and `hint` ends it.
     """
     lines: dict[str, Line] = {}
     filled: dict[str, Sequence[int]] = {}
@@ -60,8 +63,11 @@ def match(theirs: Shapes, table: Sequence[Line], ours: Shapes, what: str, hint: 
 def stored(lines: Mapping[str, Line], aliases: Mapping[str, str]) -> dict[str, Line]:
     """The lines of the tensors that files hold, where some names are aliases of another's tensor.
 
-    A tensor is read by its own line, or by its alias's where it has no place in ours itself: of a head and an
-    embedding that are one, the file holds whichever it likes. Raises ConversionError for one tensor with two places.
+    A tensor is read by its own line, or by its alias's where it has no place in ours itself: of a head and an embedding
+    that are one, the file holds whichever it likes.
+
+    Raises:
+        ConversionError: For one tensor with two places.
     """
     lines = dict(lines)
     for alias, held in aliases.items():

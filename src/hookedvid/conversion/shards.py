@@ -59,7 +59,11 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file, checked against the file's size. Raises ConversionError if damaged."""
+    """The header of a safetensors file, checked against the file's size.
+
+    Raises:
+        ConversionError: If damaged.
+    """
     total = path.stat().st_size
     with path.open("rb") as f:
         length = int.from_bytes(f.read(8), "little")
@@ -252,7 +256,8 @@ def shapes_of(headers: Iterable[Header]) -> dict[str, tuple[int, ...]]:
 def open_shards(folder: Path) -> Shards:
     """The model's files of a folder, by its index where it has one.
 
-    Raises ConversionError for missing or damaged files and an index that does not tell what they hold.
+    Raises:
+        ConversionError: For missing or damaged files and an index that does not tell what they hold.
     """
     index = folder / INDEX
     names = sorted(set(_index(index).values())) if index.is_file() else _unindexed(folder)

@@ -40,8 +40,10 @@ def convert_file(
 ) -> tuple[str, dict[str, str]]:
     """Write one of their files as ours.
 
-    Returns the source file's sha256 and those of our tensors. Raises ConversionError for a tensor that holds
-    NaN or infinity, before or after its cast.
+    Returns the source file's sha256 and those of our tensors.
+
+    Raises:
+        ConversionError: For a tensor that holds NaN or infinity, before or after its cast.
     """
     hashes: dict[str, str] = {}
     with ThreadPoolExecutor(2) as pool, Reader(source) as reader:
@@ -98,7 +100,11 @@ def export_file(
 ) -> str:
     """Write one of our files as theirs, under the header it came from; returns its sha256.
 
-    hashes: sha256 of our tensors. Raises ConversionError for a tensor that is not what was converted.
+    Args:
+        hashes: sha256 of our tensors.
+
+    Raises:
+        ConversionError: For a tensor that is not what was converted.
     """
     with Reader(source) as reader, writing(destination, header) as writer:
         whole = hashlib.sha256(writer.start)

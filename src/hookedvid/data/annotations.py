@@ -136,7 +136,10 @@ def without_letters(row: Row, options: Sequence[str]) -> tuple[tuple[str, ...], 
 def read_table(path: Path, columns: Mapping[str, str], problems: Problems) -> Iterator[Row]:
     """The rows of a Parquet file that has these columns: name to `text`, `texts` or `scalar`; others are read too.
 
-    What is wrong with the columns is noted, and no row given. Raises DataError where it is no Parquet file.
+    What is wrong with the columns is noted, and no row given.
+
+    Raises:
+        DataError: Where it is no Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -182,7 +185,11 @@ def _is(kind: "pa.DataType", wanted: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises DataError where it is none."""
+    """What a JSON file holds.
+
+    Raises:
+        DataError: Where it is none.
+    """
     try:
         data = read_regular(path, LARGEST)
     except OSError as e:

@@ -28,9 +28,10 @@ class Entry:
 class Dataset:
     """What a folder holds of a dataset; `name` as it was asked for.
 
-    published: how many questions each group has in the published set, by axis (`task` is the item's family, any
-    other a key of its meta) and group, in the order to print; `{"": {"": n}}` where there are no groups. notes: what
-    else is wrong with the folder. wants_subtitles: whether an item without them lacks something.
+    Attributes:
+        published: How many questions each group has in the published set, by axis (`task` is the item's family, any
+            other a key of its meta) and group, in the order to print; `{"": {"": n}}` where there are no groups.
+        notes: What else is wrong with the folder. wants_subtitles: whether an item without them lacks something.
     """
 
     name: str
@@ -119,7 +120,11 @@ def finished(
     published: Mapping,
     notes: Iterable[str] = (),
 ) -> Dataset:
-    """The dataset, once everything was looked for. Raises DataError if it is empty or leads out of its folder."""
+    """The dataset, once everything was looked for.
+
+    Raises:
+        DataError: If it is empty or leads out of its folder.
+    """
     folder.check()
     whole = ":".join((name, *options))
     if not entries:

@@ -34,7 +34,10 @@ class _Member(NamedTuple):
 class Folder:
     """The files of a dataset's folder. `zips`: patterns of where archives lie, relative to it.
 
-    `notes` says what is wrong with the archives. Raises DataError where there is no such folder.
+    `notes` says what is wrong with the archives.
+
+    Raises:
+        DataError: Where there is no such folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], zips: Iterable[str] = ("*.zip",)):
@@ -130,7 +133,11 @@ def _add(found: dict[str, _Member], archive: Path, parent: str, name: str, one: 
 
 
 def shards(paths: Iterable[Path]) -> list[Path]:
-    """Parts `…-00000-of-00002` of a table, in order. Raises DataError if some are not there."""
+    """Parts `…-00000-of-00002` of a table, in order.
+
+    Raises:
+        DataError: If some are not there.
+    """
     paths = sorted(paths)
     there: dict[int, set[int]] = defaultdict(set)
     for path in paths:

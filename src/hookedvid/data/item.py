@@ -77,8 +77,9 @@ class Item:
 def read_items(path: str | os.PathLike[str]) -> list[Item]:
     """The items of a JSONL file, one object a line, in file order; blank lines are passed over.
 
-    Raises DataError listing every problem in the file with its 1-based line number: lines that are no
-    JSON object, unknown, missing or wrongly typed fields, answers out of range, ids met before.
+    Raises:
+        DataError: Listing every problem in the file with its 1-based line number: lines that are no JSON object,
+            unknown, missing or wrongly typed fields, answers out of range, ids met before.
     """
     path = Path(path)
     try:
@@ -113,7 +114,10 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
 def write_items(items: Iterable[Item], path: str | os.PathLike[str]) -> None:
     """Write items as JSONL, so that `read_items` gives them back equal.
 
-    The file appears whole or not at all. Raises DataError where two items share an id.
+    The file appears whole or not at all.
+
+    Raises:
+        DataError: Where two items share an id.
     """
     write_bytes(Path(path), jsonl(items))
 

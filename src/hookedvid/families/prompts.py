@@ -31,10 +31,14 @@ class Piece(NamedTuple):
 class QuestionForm:
     """How a question and its options are put.
 
-    system: ahead of the video, behind the template's own system text. before: between video and question; it says
-    {subtitles} where those are wanted. question, option: {question}; {letter} and {option}, or {lettered}, which
-    is both with `. ` between them unless the options come with their letters. instruction: after the options.
-    prefill: how the answer begins, behind the assistant's header. subtitles: their text, None until known.
+    Attributes:
+        system: Ahead of the video, behind the template's own system text.
+        before: Between video and question; it says {subtitles} where those are wanted.
+        question, option: {question}; {letter} and {option}, or {lettered}, which is both with `. ` between them unless
+            the options come with their letters.
+        instruction: After the options.
+        prefill: How the answer begins, behind the assistant's header.
+        subtitles: Their text, None until known.
     """
 
     question: str = "{question}"
@@ -55,10 +59,15 @@ class QuestionForm:
 class Template:
     """Texts around a video and a question.
 
-    before: system prompt and user header. frame_before, frame_after: around every frame ({n} counts from 1);
-    without them the video is one run. between: after the video. form: of the question, unless another is asked
-    for. after: the assistant's header; answer: form of what follows it. stops: tokens that end an answer.
-    commands: requests that stand as they are, without the form of a question.
+    Attributes:
+        before: System prompt and user header.
+        frame_before, frame_after: Around every frame ({n} counts from 1); without them the video is one run.
+        between: After the video.
+        form: Of the question, unless another is asked for.
+        after: The assistant's header.
+        answer: Form of what follows it.
+        stops: Tokens that end an answer.
+        commands: Requests that stand as they are, without the form of a question.
     """
 
     before: str
@@ -76,9 +85,10 @@ class Template:
 class TimeInstruction:
     """A text that tells the model when its frames were taken.
 
-    text: {duration} is the length of the video and {times} where its frames are, in seconds; {n} counts them.
-    before_video: it stands before the first frame, else between video and question. keeps_between: whether
-    what the template puts after the video stays in front of it.
+    Attributes:
+        text: {duration} is the length of the video and {times} where its frames are, in seconds; {n} counts them.
+        before_video: It stands before the first frame, else between video and question.
+        keeps_between: Whether what the template puts after the video stays in front of it.
     """
 
     text: str = ""
@@ -143,7 +153,8 @@ def pieces(
 ) -> list[Piece]:
     """The prompt in order, and an answer to it; without frames the video and what surrounds it are left out.
 
-    Raises InputError for a form that wants subtitles and has none, or that begins the answer where one is given.
+    Raises:
+        InputError: For a form that wants subtitles and has none, or that begins the answer where one is given.
     """
     form = form or around.form
     if form.wants_subtitles and form.subtitles is None:

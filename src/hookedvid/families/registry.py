@@ -43,17 +43,29 @@ ARCHITECTURES |= {x.architecture: x for x in ALONE}
 
 
 def family(name: str) -> Family:
-    """The family of a name. Raises ConfigError listing those that exist."""
+    """The family of a name.
+
+    Raises:
+        ConfigError: Listing those that exist.
+    """
     return _named(name, FAMILIES, "family", ConfigError)
 
 
 def template(name: str) -> Template:
-    """The prompt template of a name. Raises InputError listing those that exist."""
+    """The prompt template of a name.
+
+    Raises:
+        InputError: Listing those that exist.
+    """
     return _named(name, TEMPLATES, "prompt template", InputError)
 
 
 def named_instruction(name: str) -> TimeInstruction:
-    """The time instruction of a name. Raises InputError listing those that exist."""
+    """The time instruction of a name.
+
+    Raises:
+        InputError: Listing those that exist.
+    """
     return _named(name, TIME_INSTRUCTIONS, "time instruction", InputError)
 
 

@@ -36,7 +36,11 @@ def interventions(knockout: Value, early_exit: Value | None) -> tuple[Interventi
 
 
 def whole(name: str, value: Value | None) -> int | None:
-    """A count. Raises InputError on what is no whole number."""
+    """A count.
+
+    Raises:
+        InputError: On what is no whole number.
+    """
     if value is not None and type(value) is not int:
         raise InputError(f"{name} is {value!r}; give a whole number")
     return value
@@ -54,7 +58,11 @@ def overrides(text: str) -> dict[str, Any]:
 
 
 def generation(given: Mapping[str, Any]) -> Generation:
-    """A task's `generation_kwargs`. Raises InputError on any that ask for what greedy generation does not do."""
+    """A task's `generation_kwargs`.
+
+    Raises:
+        InputError: On any that ask for what greedy generation does not do.
+    """
     known = ("max_new_tokens", "until", *WITHOUT_EFFECT)
     refused = {k: v for k, v in given.items() if k not in known and v not in GREEDY.get(k, ())}
     if refused:

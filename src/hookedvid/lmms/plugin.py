@@ -26,11 +26,14 @@ from hookedvid.values.inputs import VideoInputs
 class HookedVid(lmms):
     """A Video-LLM under interventions, as lmms-eval's `--model hookedvid`.
 
-    pretrained, dtype, kernel, overrides (as JSON): as in `HookedVideoLLM.from_pretrained`. n_frames, sampler: as in
-    `prepare`; the model's own unless given. knockout: `LV-K @ 4:8`, several separated by `;`. early_exit: the
-    number of blocks that see the video. device: unless given, the GPU of this process's LOCAL_RANK, or the CPU.
-
     The prompt is the task's text in the model's chat template, after the video.
+
+    Args:
+        pretrained, dtype, kernel, overrides (as JSON): As in `HookedVideoLLM.from_pretrained`.
+        n_frames, sampler: As in `prepare`; the model's own unless given.
+        knockout: `LV-K @ 4:8`, several separated by `;`.
+        early_exit: The number of blocks that see the video.
+        device: Unless given, the GPU of this process's LOCAL_RANK, or the CPU.
     """
 
     is_simple = True

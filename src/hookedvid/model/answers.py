@@ -17,8 +17,12 @@ from hookedvid.values.inputs import PAD, VideoInputs
 class Answer:
     """The chosen option and how sure the model is of each.
 
-    index: 0-based option. letter: its letter in the prompt. text: the option's words. probs: each option
-    letter's probability over all tokens, so they need not sum to 1. logits: the letters' logits.
+    Attributes:
+        index: 0-based option.
+        letter: Its letter in the prompt.
+        text: The option's words.
+        probs: Each option letter's probability over all tokens, so they need not sum to 1.
+        logits: The letters' logits.
     """
 
     index: int
@@ -61,7 +65,8 @@ def score_options(
 ) -> Answer:
     """The answer of one item; `n_tokens` is the config's.
 
-    Raises InputError without options, where two have one token, or when the logits are not finite.
+    Raises:
+        InputError: Without options, where two have one token, or when the logits are not finite.
     """
     if not inputs.option_tokens[item]:
         raise InputError(
@@ -86,8 +91,14 @@ def answer_log_probs(
 ) -> Float[Tensor, " answer"]:
     """The log-probability (natural) of each token of the answer that a single item's inputs hold, given all before it.
 
-    logits: of at least the last prompt position and the answer, in order. n_tokens: the config's. Taken in float32 at
-    least. Raises InputError where the inputs hold no answer or the logits are not finite.
+    Taken in float32 at least.
+
+    Args:
+        logits: Of at least the last prompt position and the answer, in order.
+        n_tokens: The config's.
+
+    Raises:
+        InputError: Where the inputs hold no answer or the logits are not finite.
     """
     layout = inputs.layout
     n = layout.n_tokens - layout.n_prompt

@@ -49,13 +49,15 @@ N_SCORES = 1 << 22
 class AttentionMap:
     """What `HookedVideoLLM.attention` read of one item.
 
-    maps: by layer (0-based) [head, query, key], [head, query, column] or [head, frame, height, width], on the
-        model's device unless told otherwise, in float32 (float64 of a float64 model). Of averaged queries
-        [head, row, column].
-    labels: the columns' names; for segments and frames each but `rest` is a selector of its positions.
-    queries: layout positions of the queries. heads: which heads, in the order of the maps.
-    rows: of averaged queries, the names of the rows, which are among the labels; else empty.
-    logits: of the last position; bitwise those of the same run unread.
+    Attributes:
+        maps: By layer (0-based) [head, query, key], [head, query, column] or [head, frame, height, width], on the
+            model's device unless told otherwise, in float32 (float64 of a float64 model). Of averaged queries [head,
+            row, column].
+        labels: The columns' names; for segments and frames each but `rest` is a selector of its positions.
+        queries: Layout positions of the queries.
+        heads: Which heads, in the order of the maps.
+        rows: Of averaged queries, the names of the rows, which are among the labels; else empty.
+        logits: Of the last position; bitwise those of the same run unread.
     """
 
     maps: dict[int, Tensor]
@@ -84,7 +86,8 @@ class AttentionMap:
     def between_frames(self) -> Float[Tensor, "layer head frame frame"]:
         """Mass from each frame to each, the mean over the queries of a frame; rows sum to 1 less what goes elsewhere.
 
-        Raises InputError unless read by frames, with averaged queries of every frame.
+        Raises:
+            InputError: Unless read by frames, with averaged queries of every frame.
         """
         n = self.layout.n_frames
         if self.reduce != "frames" or self.rows[:n] != self.labels[:n]:
@@ -95,7 +98,8 @@ class AttentionMap:
     def to_frame(self) -> "DataFrame":
         """Long form: layer, head, query (a layout position, or a row's name), column, mass.
 
-        Raises InputError unless read by segments or frames.
+        Raises:
+            InputError: Unless read by segments or frames.
         """
         import pandas as pd
 
@@ -221,8 +225,10 @@ class _Asked(NamedTuple):
 class _Reader:
     """One layer's probe: its attention shows it rotated q and k and the mask; the map is left in `result`.
 
-    held: the layout positions of the layer's last columns; columns before them are padding. cut: what is knocked out.
-    device: where the map goes (None: it stays).
+    Args:
+        held: The layout positions of the layer's last columns; columns before them are padding.
+        cut: What is knocked out.
+        device: Where the map goes (None: it stays).
     """
 
     def __init__(

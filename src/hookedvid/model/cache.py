@@ -58,19 +58,30 @@ class VideoCache(ActivationCache):
 
     @property
     def layout(self) -> TokenLayout:
-        """The layout of a single item. Raises InputError on a batch."""
+        """The layout of a single item.
+
+        Raises:
+            InputError: On a batch.
+        """
         return self.layouts[self._only(None)]
 
     @property
     def rows(self) -> list[Int[Tensor, " row"]]:
-        """Layout positions of each layer's rows, of a single item. Raises InputError on a batch."""
+        """Layout positions of each layer's rows, of a single item.
+
+        Raises:
+            InputError: On a batch.
+        """
         return [positions[self._only(None)] for positions in self.held]
 
     def at(self, name: str, layer: int, selector: str, item: int | None = None) -> Tensor:
         """One layer's activation at the positions (of queries) a selector names, of one item.
 
         The axis of positions shrinks to those selected, in prompt order; other axes stay. `item` says which one of a
-        batch. Raises InputError on a batch without it, and on positions that an early exit or `pos_slice` dropped.
+        batch.
+
+        Raises:
+            InputError: On a batch without it, and on positions that an early exit or `pos_slice` dropped.
         """
         if self.sliced:
             raise InputError("this cache was cut by pos_slice, so selectors no longer fit; cache without it")

@@ -20,8 +20,11 @@ SAMPLE = 16  # values of each weight that are looked at in every call
 def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
     """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once.
 
-    Items whose features are given are not encoded again. Raises InputError where another model made these, and
-    HookError where hooks are on the tower or projector that they skip.
+    Items whose features are given are not encoded again.
+
+    Raises:
+        InputError: Where another model made these.
+        HookError: Where hooks are on the tower or projector that they skip.
     """
     if inputs.features:
         _check_given(model, inputs)

@@ -33,7 +33,12 @@ class Shares(NamedTuple):
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one run. linear, attention: the decoder's; tower, projector: of all frames, 0 without a video."""
+    """Operations of one run.
+
+    Attributes:
+        linear, attention: The decoder's.
+        tower, projector: Of all frames, 0 without a video.
+    """
 
     linear: int = 0
     attention: int = 0

@@ -65,10 +65,12 @@ class HookVerbs(HookedRootModule):
     def names(self, names_filter: NamesFilter) -> list[str]:
         """The hook points a filter means.
 
-        A full name, a short one (`resid_post`: that hook in every decoder block; `vision.resid_post`: in every
-        tower block), a short one with its layer as caches are asked (`("resid_post", 3)`), a sequence of these, or a
-        predicate on full names. None is every hook point but those made on demand. Raises HookError when a name, or a
-        predicate, matches nothing.
+        A full name, a short one (`resid_post`: that hook in every decoder block; `vision.resid_post`: in every tower
+        block), a short one with its layer as caches are asked (`("resid_post", 3)`), a sequence of these, or a
+        predicate on full names. None is every hook point but those made on demand.
+
+        Raises:
+            HookError: When a name, or a predicate, matches nothing.
         """
         if names_filter is None:
             return [n for n in self.hook_dict if n.rsplit(".", 1)[-1] not in ON_DEMAND]
@@ -114,7 +116,11 @@ class HookVerbs(HookedRootModule):
         return at[0]
 
     def hook_point(self, name: str) -> HookPoint:
-        """The hook point of a full name. Raises HookError with the nearest ones."""
+        """The hook point of a full name.
+
+        Raises:
+            HookError: With the nearest ones.
+        """
         if name not in self.hook_dict:
             raise HookError(
                 f"no hook point {name!r}; {nearest(name, self.hook_dict)} "
@@ -189,8 +195,11 @@ class HookVerbs(HookedRootModule):
     ) -> Any:
         """`forward` with hooks attached for this call.
 
-        Raises HookError for a name that does not exist or cannot fire in this run (a tower hook on text, a
-        block beyond `stop_at_layer`). Backward hooks need `reset_hooks_end=False`, or `model.hooks()`.
+        Backward hooks need `reset_hooks_end=False`, or `model.hooks()`.
+
+        Raises:
+            HookError: For a name that does not exist or cannot fire in this run (a tower hook on text, a block beyond
+                `stop_at_layer`).
         """
         fwd_hooks, bwd_hooks = _pairs(fwd_hooks, "fwd_hooks"), _pairs(bwd_hooks, "bwd_hooks")
         if bwd_hooks and reset_hooks_end:
@@ -219,15 +228,19 @@ class HookVerbs(HookedRootModule):
     ) -> tuple[Any, Any]:
         """`forward` with its activations: (output, VideoCache), or (output, dict).
 
-        names_filter: see `names`; the default, everything, includes attention patterns, which take the
-            explicit kernel in every layer and a query x key tensor each.
-        device: where to keep activations. pos_slice: positions of decoder activations to keep (int, slice,
-            tuple or list of ints, counted from 0 in the batch's columns); the rest is freed at once.
-        incl_bwd: also run backward from the output, a scalar, and keep each gradient as `name_grad`.
-        keep_graph: whether the output can be run backward from. Otherwise autograd's graph, which holds every
-            activation, is made only where a gradient is asked for: by incl_bwd, by a backward hook on the model, by
-            an input that requires one.
-        Raises HookError when a name is unknown or cannot fire in this run.
+        Args:
+            names_filter: See `names`; the default, everything, includes attention patterns, which take the explicit
+                kernel in every layer and a query x key tensor each.
+            device: Where to keep activations.
+            pos_slice: Positions of decoder activations to keep (int, slice, tuple or list of ints, counted from 0 in
+                the batch's columns); the rest is freed at once.
+            incl_bwd: Also run backward from the output, a scalar, and keep each gradient as `name_grad`.
+            keep_graph: Whether the output can be run backward from. Otherwise autograd's graph, which holds every
+                activation, is made only where a gradient is asked for: by incl_bwd, by a backward hook on the model, by
+                an input that requires one.
+
+        Raises:
+            HookError: When a name is unknown or cannot fire in this run.
         """
         args, kwargs = self.prepared(args, kwargs)
         names = self.names(names_filter)

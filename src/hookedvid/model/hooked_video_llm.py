@@ -90,7 +90,11 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     def from_transformers(cls, hf_model: nn.Module, tokenizer: Any = None, **kwargs: Any) -> "HookedVideoLLM":
         """A transformers model in memory, its weights copied: a Video-LLM, a decoder or a vision tower.
 
-        ignore=: config fields that change nothing. Raises ConversionError for what has no place here.
+        Args:
+            ignore: Config fields that change nothing.
+
+        Raises:
+            ConversionError: For what has no place here.
         """
         from hookedvid.checkpoints.fill import from_transformers
 
@@ -110,17 +114,22 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """A checkpoint by published name (`hookedvid models`), `tiny`, hub repository or folder of any known layout.
 
         What is not in our layout is downloaded, converted once into HOOKEDVID_HOME (default ~/.cache/hookedvid)
-        and loaded from there by memory map. Keyword arguments:
+        and loaded from there by memory map.
 
-        device, dtype: where and as what ("cuda", "bfloat16"); default the CPU and as stored (where others stored
-            several dtypes: the one of most weights).
-        overrides: config fields by dotted path, {"projector.pool": "average"}. revision: of a hub repository.
-        first_n_layers: only so many decoder blocks. tokenizer: in place of the checkpoint's.
-        adapter: a LoRA adapter (peft's files; folder or hub repository), merged into the weights.
-        device_map: "auto" ("balanced", "sequential", or a map of modules) spreads the decoder over all GPUs and,
-        where they do not suffice, the CPU and the disk; max_memory as in accelerate. kernel: "sdpa" or "eager".
+        Args:
+            device, dtype: Where and as what ("cuda", "bfloat16"); default the CPU and as stored (where others stored
+                several dtypes: the one of most weights).
+            overrides: Config fields by dotted path, {"projector.pool": "average"}.
+            revision: Of a hub repository.
+            first_n_layers: Only so many decoder blocks.
+            tokenizer: In place of the checkpoint's.
+            adapter: A LoRA adapter (peft's files; folder or hub repository), merged into the weights.
+            device_map: "auto" ("balanced", "sequential", or a map of modules) spreads the decoder over all GPUs and,
+                where they do not suffice, the CPU and the disk; max_memory as in accelerate.
+            kernel: "sdpa" or "eager".
 
-        Raises ConversionError for a name that does not exist and files that do not fit, each with what to do.
+        Raises:
+            ConversionError: For a name that does not exist and files that do not fit, each with what to do.
         """
         from hookedvid.checkpoints.load import load
 
@@ -152,20 +161,23 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     ) -> VideoInputs:
         """A video and a question as this model reads them.
 
-        video: a file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL
-            images; or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a
-            video. folder_fps: the frame rate of what is no file.
-        options: answers to choose from, lettered A, B, … by the template.
-        answer: a text to go on with as if it had been generated, the template's end of an answer after it (role
-            `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
-        n_frames, sampler, bound: how the video is sampled; the config's unless given. bound is (start, end)
-            seconds of the part to sample from.
-        time_instruction: a text that tells when the frames were taken, by its name in `hookedvid.families.registry`;
-            the config's unless given, `none` for none.
-        markers_are_language: count the text between frames as language (it then belongs to the selector `text`).
-        form: how question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless given.
+        Args:
+            video: A file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL images;
+                or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a video.
+            folder_fps: The frame rate of what is no file.
+            options: Answers to choose from, lettered A, B, … by the template.
+            answer: A text to go on with as if it had been generated, the template's end of an answer after it (role
+                `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
+            n_frames, sampler, bound: How the video is sampled; the config's unless given. bound is (start, end) seconds
+                of the part to sample from.
+            time_instruction: A text that tells when the frames were taken, by its name in
+                `hookedvid.families.registry`; the config's unless given, `none` for none.
+            markers_are_language: Count the text between frames as language (it then belongs to the selector `text`).
+            form: How question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless
+                given.
 
-        Raises InputError where the prompt is longer than the config's max_length, saying how many frames fit.
+        Raises:
+            InputError: Where the prompt is longer than the config's max_length, saying how many frames fit.
         """
         from hookedvid.model.prepare import prepare
 
@@ -205,16 +217,19 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     ) -> Any:
         """Logits [batch, pos, d_vocab], a loss, both, or nothing (`return_type=None`).
 
-        input: prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
-            `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
-            those of `inputs` (plain text when not given).
-        interventions: knockouts, patches, edits, an early exit (which leaves fewer positions); `sources` names the
-            caches of patches whose source is a string.
-        stop_at_layer: return the residual stream entering that block instead; both count from the end when
-            negative, and skip the work outside.
-        logits_to_keep: only the last so many positions' logits. loss: mean next-token cross entropy over
-            positions whose next token is text, rows of the vocabulary that no token has left out. probes: of
-            blocks by number, see `AttnContext`; for `attention`.
+        The loss is the mean next-token cross entropy over positions whose next token is text, rows of the vocabulary
+        that no token has left out.
+
+        Args:
+            input: Prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
+                `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
+                those of `inputs` (plain text when not given).
+            interventions: Knockouts, patches, edits, an early exit (which leaves fewer positions); `sources` names the
+                caches of patches whose source is a string.
+            stop_at_layer: Return the residual stream entering that block instead; both count from the end when
+                negative, and skip the work outside.
+            logits_to_keep: Only the last so many positions' logits.
+            probes: Of blocks by number, see `AttnContext`; for `attention`.
         """
         if self.cfg.decoder is None:
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:

@@ -19,9 +19,11 @@ from hookedvid.values.interventions import LayerRange, Patch, as_range, as_sourc
 class ItemWrite(NamedTuple):
     """A write to one item: the rows of a hook point that hold `positions` become `value` of themselves.
 
-    value: takes rows [1, chosen, …], of attention maps [1, head, chosen, key], and which of the positions they hold;
-    gives as many. It is asked once for the rows of the prompt and once for each generated token's, who of a map see
-    the keys up to their last position: so step by step, where the others are not there yet, it is asked the same.
+    Attributes:
+        value: Takes rows [1, chosen, …], of attention maps [1, head, chosen, key], and which of the positions they
+            hold; gives as many. It is asked once for the rows of the prompt and once for each generated token's, who of
+            a map see the keys up to their last position: so step by step, where the others are not there yet, it is
+            asked the same.
     """
 
     name: str
@@ -38,7 +40,9 @@ class ItemWrite(NamedTuple):
     ) -> None:
         """Write into one item's activation.
 
-        rows: those that hold positions, all of them or `which`. keys: of a map, the positions of its columns.
+        Args:
+            rows: Those that hold positions, all of them or `which`.
+            keys: Of a map, the positions of its columns.
         """
         axis, which = pos_axis(self.name), torch.arange(len(rows)) if which is None else which
         for some in self._calls(which):
@@ -64,7 +68,11 @@ def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"
 
 
 def hook_of(model: Model, write: Write) -> str:
-    """The full name of the hook point that is written. Raises InterventionError with the nearest ones."""
+    """The full name of the hook point that is written.
+
+    Raises:
+        InterventionError: With the nearest ones.
+    """
     if not 0 <= write.layer < model.cfg.n_layers:
         raise InterventionError(f"{write.label}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
     inside = [n for n in model.hook_dict if n.startswith(f"blocks.{write.layer}.")]
@@ -84,7 +92,10 @@ def patch_hooks(
 ) -> list[tuple[str, Callable]]:
     """Forward hooks that make a plan's writes, one for each point, in their order among the interventions.
 
-    Each writes the positions that the plan's forward computes. Raises InterventionError when one does not fit.
+    Each writes the positions that the plan's forward computes.
+
+    Raises:
+        InterventionError: When one does not fit.
     """
     hooks: dict[str, list[_Placed]] = {}
     for write in plan.effects.writes:
@@ -129,7 +140,11 @@ def _writer(writes: Sequence[_Placed]) -> Callable:
 def write_of(
     model: Model, write: Write, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
 ) -> ItemWrite:
-    """What a write does to one item of a batch. Raises InterventionError when it does not fit."""
+    """What a write does to one item of a batch.
+
+    Raises:
+        InterventionError: When it does not fit.
+    """
     name, layout = hook_of(model, write), inputs.layouts[item]
     to = layout.positions(write.at)
     if write.fn is not None:
@@ -235,10 +250,12 @@ def patch_sweep(
 ) -> Float[Tensor, "layer selection"]:
     """The metric with one selection's activation, at one layer, replaced by the source's.
 
-    metric: logits [1, pos, d_vocab] → a number. at: selectors, one column each; every frame by default.
-    layers: blocks, 0-based, a number or as of a knockout, or a list of numbers; all by default. Each run starts at
-    its own layer, on the residual stream of the unpatched run, so half the blocks are skipped; the numbers are those
-    of full runs, bitwise, in float64 for a float64 model and else in float32.
+    Args:
+        metric: Logits [1, pos, d_vocab] → a number.
+        at: Selectors, one column each; every frame by default.
+        layers: Blocks, 0-based, a number or as of a knockout, or a list of numbers; all by default. Each run starts at
+            its own layer, on the residual stream of the unpatched run, so half the blocks are skipped; the numbers are
+            those of full runs, bitwise, in float64 for a float64 model and else in float32.
     """
     frames = [f"video[{k}]" for k in range(inputs.layout.n_frames)]
     selectors = frames if at is None else [at] if isinstance(at, str) else list(at)

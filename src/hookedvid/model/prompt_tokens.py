@@ -71,7 +71,8 @@ def end_token(tokenizer: Any, around: Template) -> list[int]:
 def letter_tokens(tokenizer: Any, n: int, prefill: str) -> tuple[int, ...]:
     """The token of each of the first `n` option letters, as an answer's first word or directly behind `prefill`.
 
-    Raises InputError for a letter that is no token of its own.
+    Raises:
+        InputError: For a letter that is no token of its own.
     """
     found = []
     for letter in LETTERS[:n]:

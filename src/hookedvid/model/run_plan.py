@@ -21,7 +21,10 @@ class RunPlan:
 
     Positions are the layout's, on the CPU. `keys` [batch, key] of each block are those that are cached, then those of
     its own columns. One mask, or list of kernel calls, is made for each distinct set of cuts, not for each layer.
-    Raises InterventionError where interventions do not fit the batch, InputError where a key-value cache does not.
+
+    Raises:
+        InterventionError: Where interventions do not fit the batch.
+        InputError: Where a key-value cache does not.
     """
 
     def __init__(

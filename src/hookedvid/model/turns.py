@@ -46,7 +46,8 @@ class Turns:
     def alone(self) -> Iterator[None]:
         """A hooked run's turn, which goes through no compiled graph; waits for the runs of other threads.
 
-        Raises HookError inside a plain run, whose hook points others are passing.
+        Raises:
+            HookError: Inside a plain run, whose hook points others are passing.
         """
         me = threading.get_ident()
         with self._changed:

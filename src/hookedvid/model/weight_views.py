@@ -86,7 +86,11 @@ class WeightViews:
         return ["<video>" if i < 0 else self._tokenizer().decode([i]) for i in ids]
 
     def to_single_token(self, text: str) -> int:
-        """The id of a text that is one token. Raises InputError if it is several."""
+        """The id of a text that is one token.
+
+        Raises:
+            InputError: If it is several.
+        """
         ids = self._tokenizer()(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise InputError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(torch.tensor(ids))}")

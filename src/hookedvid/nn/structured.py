@@ -111,7 +111,9 @@ def structure(
     """The calls that give attention under `cuts`; `query` and `key` are layout positions (default: all).
 
     None where only a dense mask will do: random edges, padding (-1), positions that do not ascend, no position.
-    Raises InterventionError for cuts that leave edges a weight or are of some heads.
+
+    Raises:
+        InterventionError: For cuts that leave edges a weight or are of some heads.
     """
     check_removals(cuts, "a structured kernel")
     query = torch.arange(layout.n_tokens) if query is None else query
@@ -304,7 +306,8 @@ def with_lse(
 ) -> tuple[Tensor, Tensor]:
     """Attention [batch head query d_head] and the log-sum-exp of its scores [batch head query], -inf if empty.
 
-    explicit: by scores even where the kernel gives the log-sum-exp.
+    Args:
+        explicit: By scores even where the kernel gives the log-sum-exp.
     """
     if not explicit and _gives_lse(q, k, v) and (may is None or bool(may.any(-1).all())):
         bias = None if may is None else torch.zeros_like(may, dtype=q.dtype).masked_fill_(~may, float("-inf"))

@@ -30,7 +30,8 @@ class View:
 class States:
     """Which view of the stream each state has, and who sees whom inside it (`own`).
 
-    explicit: by scores rather than the fused kernel, as `kernel="eager"` does.
+    Attributes:
+        explicit: By scores rather than the fused kernel, as `kernel="eager"` does.
     """
 
     views: tuple[View, ...]
@@ -78,9 +79,10 @@ class States:
 class Joined:
     """What rows of one item may see of which the last are `states`.
 
-    held: keys and values of the stream where only states are among the rows; else `n_stream` rows stand before them
-    and, up to row `n_first`, others that go on from these. The rows up to `n_first` see of each other what `first`
-    says (None: what is not after them).
+    Attributes:
+        held: Keys and values of the stream where only states are among the rows; else `n_stream` rows stand before them
+            and, up to row `n_first`, others that go on from these. The rows up to `n_first` see of each other what
+            `first` says (None: what is not after them).
     """
 
     states: States

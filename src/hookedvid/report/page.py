@@ -72,7 +72,8 @@ def examples(
     Frames are those that the rows are of: kept ones, or decoded anew as in a study, apart and in bounds. Where the
     video is another one by now, or not to be had, the example says so instead.
 
-    shown: labels of the conditions whose answers are printed.
+    Args:
+        shown: Labels of the conditions whose answers are printed.
     """
     answers: dict[str, dict[str, Mapping]] = {}
     failed = {row["item"] for row in rows if row["status"] == "failed"}

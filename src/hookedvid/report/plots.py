@@ -26,7 +26,9 @@ def layer_curve(summaries: Sequence[Summary], n_layers: int, about: str = "") ->
     """Global 1, as in the paper: what is kept against layer ratio, one line a group of items.
 
     The layer ratio i/L is the share of layers in which text still sees the video; bars are 95 % intervals.
-    about: model, frames, dtype and n, printed under the title.
+
+    Args:
+        about: Model, frames, dtype and n, printed under the title.
     """
     scoring = summaries[0].scoring
     figure, axes = _figure()

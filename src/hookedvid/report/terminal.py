@@ -13,7 +13,8 @@ from hookedvid.values.texts import printable
 class Terminal(Console):
     """A console on which a text is a text: no markup, no emoji's names, nothing that steers it.
 
-    width: columns that are needed; a narrower terminal wraps.
+    Args:
+        width: Columns that are needed; a narrower terminal wraps.
     """
 
     def __init__(self, width: int = 0, **kwargs: Any):
@@ -29,7 +30,11 @@ class Terminal(Console):
         return super().render_str(printable(text), **kwargs)
 
     def say(self, text: str, lead: str = "", style: str = "") -> None:
-        """A line as it is, not broken into several: paths stay whole. lead: what stands in front, in bold."""
+        """A line as it is, not broken into several: paths stay whole.
+
+        Args:
+            lead: What stands in front, in bold.
+        """
         self.print(Text.assemble((printable(lead), "bold"), (printable(text), style)), soft_wrap=True)
 
 

@@ -22,7 +22,8 @@ def known(name: str) -> None:
 def convention(name: str, items: Sequence[Item], dataset: str = "") -> Convention:
     """The convention of a name for these items, whose dataset is `dataset`, or what their meta says.
 
-    Raises ConfigError where it is another dataset's, or has no letters for as many options.
+    Raises:
+        ConfigError: Where it is another dataset's, or has no letters for as many options.
     """
     known(name)
     found = {dataset} if dataset else {str(i.meta["dataset"]) for i in items if "dataset" in i.meta}

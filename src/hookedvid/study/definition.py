@@ -39,23 +39,26 @@ Reuse = Literal["none", "layers", "layers+positions"]
 class Study:
     """The fields of a study file (TOML); everything that changes a number is one of them.
 
-    model, overrides: as `from_pretrained` takes them. items: an annotation file; or dataset, data: the name of a
-    published dataset, as `read_dataset` takes it, and the folder it was downloaded to (neither: the shapes clips,
-    made on the spot). Paths are relative to the study file.
-    protocols, knockouts: which to run, by name; cumulative takes the first knockout. step: of cumulative.
-    width: of windows (0: the paper's 4, or 2 on models of 16 layers and fewer). grid: layers between the exits, and
-    the windows, that efficiency tries (0: an eighth of the depth); keep: the share of the intact accuracy that its
-    cheapest has to keep. custom: lists of interventions, as values or in their JSON form (which is kept), one
-    condition each.
-    scoring: one of `hookedvid.study.scorings`: `letters`, `words` and `generate` choose among an item's options;
-    `likelihood` is that of its reference, `grounding` the overlap of the span it names with its own. frame_order:
-    `shuffled` permutes the sampled frames of every clip.
-    reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
-    the same bits; `layers+positions` also shares the video's rows between conditions and questions
-    (`hookedvid.sweep.run`), which gives the same numbers up to rounding, checked on one row in a hundred.
-    convention: an evaluator's way to ask and score, by its name in `hookedvid.study.conventions` (empty: the model's
-    template, and with `generate` our own extractor). n_frames, sampler, time_instruction: as in `prepare`; the
-    convention's or else the model's own unless given.
+    Attributes:
+        model, overrides: As `from_pretrained` takes them.
+        items: An annotation file.
+        dataset, data: In its place, the name of a published dataset, as `read_dataset` takes it, and the folder it was
+            downloaded to (neither: the shapes clips, made on the spot). Paths are relative to the study file.
+        protocols, knockouts: Which to run, by name; cumulative takes the first knockout.
+        step: Of cumulative.
+        width: Of windows (0: the paper's 4, or 2 on models of 16 layers and fewer).
+        grid: Layers between the exits, and the windows, that efficiency tries (0: an eighth of the depth).
+        keep: The share of the intact accuracy that its cheapest has to keep.
+        custom: Lists of interventions, as values or in their JSON form (which is kept), one condition each.
+        scoring: One of `hookedvid.study.scorings`: `letters`, `words` and `generate` choose among an item's options;
+            `likelihood` is that of its reference, `grounding` the overlap of the span it names with its own.
+        frame_order: `shuffled` permutes the sampled frames of every clip.
+        reuse: `none` runs every condition from the pixels; `layers` starts it at its first changed block, which gives
+            the same bits; `layers+positions` also shares the video's rows between conditions and questions
+            (`hookedvid.sweep.run`), which gives the same numbers up to rounding, checked on one row in a hundred.
+        convention: An evaluator's way to ask and score, by its name in `hookedvid.study.conventions` (empty: the
+            model's template, and with `generate` our own extractor).
+        n_frames, sampler, time_instruction: As in `prepare`; the convention's or else the model's own unless given.
     """
 
     model: str = "tiny"
@@ -121,7 +124,11 @@ class Study:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
-        """The study of a file. Raises ConfigError naming every unknown or wrong field."""
+        """The study of a file.
+
+        Raises:
+            ConfigError: Naming every unknown or wrong field.
+        """
         try:
             data = tomllib.loads(read_regular(Path(path), LARGEST, ConfigError).decode())
         except (OSError, ValueError, RecursionError) as e:  # no file; no UTF-8 or no TOML; nested without end
@@ -131,8 +138,10 @@ class Study:
     def conditions(self, n_layers: int) -> list[Condition]:
         """Every condition for a model of that depth; the baseline first, whether it is asked for or not.
 
-        A knockout named twice is run once, and a custom condition that is one of the others is left out. Raises
-        ConfigError for two that go by one name.
+        A knockout named twice is run once, and a custom condition that is one of the others is left out.
+
+        Raises:
+            ConfigError: For two that go by one name.
         """
         cuts = [KNOCKOUTS[k] for k in dict.fromkeys(self.knockouts)]
         width = self.width or protocols.window_width(n_layers)
@@ -172,8 +181,9 @@ def parse_knockout(text: str) -> Knockout:
 class Plan:
     """A study laid out: every task with its key, in running order.
 
-    annotations: the file or the dataset's folder that the items' paths are relative to. left_out: reasons by id
-    of what the dataset asks and this study cannot.
+    Attributes:
+        annotations: The file or the dataset's folder that the items' paths are relative to.
+        left_out: Reasons by id of what the dataset asks and this study cannot.
     """
 
     study: Study
@@ -196,7 +206,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """What fixes every number besides item, video and interventions, as it stands in each row.
 
-    device: the kind that the rows are computed on, if it is not the one that this model is on.
+    Args:
+        device: The kind that the rows are computed on, if it is not the one that this model is on.
     """
     cfg = model.cfg
     form = convention.form_for(cfg.family) if convention else template(cfg.prompt).form
@@ -242,10 +253,14 @@ def plan(
     """Tasks and their keys, before anything runs; videos are read once, for their hashes.
 
     `items` are those of the file `annotations` unless given, with the folder that their paths are relative to.
-    `device`: as in `settings_of`.
-    Raises DataError for items that have not what their answers are scored by; those whose right option is hidden are
-    asked and not scored. Raises HookError for a model with hooks, whose numbers are not those of its hash, ConfigError
-    or InputError for sampling that no video could have.
+
+    Args:
+        device: As in `settings_of`.  Raises HookError for a model with hooks, whose numbers are not those of its hash,
+            ConfigError or InputError for sampling that no video could have.
+
+    Raises:
+        DataError: For items that have not what their answers are scored by; those whose right option is hidden are
+            asked and not scored.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; ask at least 1 question")

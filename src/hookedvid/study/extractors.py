@@ -25,7 +25,11 @@ EXTRACTORS |= {c.extractor: c.rule for c in CONVENTIONS.values()}
 
 
 def extractor(name: str) -> Extractor:
-    """The extractor of a name. Raises InputError listing those that exist."""
+    """The extractor of a name.
+
+    Raises:
+        InputError: Listing those that exist.
+    """
     if name not in EXTRACTORS:
         raise InputError(f"no extractor {name!r} ({nearest(name, EXTRACTORS)})")
     return EXTRACTORS[name]

@@ -22,9 +22,10 @@ from hookedvid.values.interventions import (
 class Condition:
     """Interventions under a name.
 
-    protocol: `baseline`, `cumulative`, `all layers`, `windows`, `efficiency` or the user's own. layer: where the
-    condition stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 = none; efficiency:
-    layers that see the video), if it has one.
+    Attributes:
+        protocol: `baseline`, `cumulative`, `all layers`, `windows`, `efficiency` or the user's own.
+        layer: Where the condition stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 =
+            none; efficiency: layers that see the video), if it has one.
     """
 
     label: str
@@ -70,7 +71,11 @@ def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
 
 
 def in_json(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dict, ...], ...]:
-    """Lists of interventions in their JSON form, from that or from values. Raises InterventionError for all else."""
+    """Lists of interventions in their JSON form, from that or from values.
+
+    Raises:
+        InterventionError: For all else.
+    """
     found = []
     for condition in several:
         if not isinstance(condition, list | tuple):

@@ -82,7 +82,10 @@ class Records:
         """Rows by key, where a key repeats the first that did not fail; a torn last line is passed over.
 
         A failed row that was run again stays in the file, and the later one counts. Lines that are damaged are passed
-        over, and `damaged` tells of them. Raises DataError for a file that cannot be read at all.
+        over, and `damaged` tells of them.
+
+        Raises:
+            DataError: For a file that cannot be read at all.
         """
         for path in sorted(self.folder.glob("rows*.jsonl")):
             try:
@@ -164,7 +167,8 @@ class _Read:
 class Writer:
     """Appends one whole line at a time and waits until it is on disk.
 
-    Raises RunError where it cannot be: the line is then torn or missing, and the next writer cuts it off.
+    Raises:
+        RunError: Where it cannot be: the line is then torn or missing, and the next writer cuts it off.
     """
 
     def __init__(self, file: Any, path: Path):

@@ -25,8 +25,10 @@ _SEAL_LENGTH = len(_SEAL.format("0" * 16))
 class Task:
     """One item under one condition, before it runs: what its row will say, and the key that says it all.
 
-    key: hash of everything that fixes the outcome, see `key_of`; names of protocols and families do not. settings:
-    model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see `study.settings_of`.
+    Attributes:
+        key: Hash of everything that fixes the outcome, see `key_of`; names of protocols and families do not.
+        settings: Model and video hashes, sampling, dtype, kernel, scoring, convention, versions; see
+            `study.settings_of`.
     """
 
     key: str

@@ -299,8 +299,12 @@ def sweep(
     """Logits [d_vocab] of the last position, for each question under each condition.
 
     Equal to `model(x, interventions=c, sources=sources)` up to rounding, which depends on what is asked together.
-    inputs: questions on one video. progress: told how many cells are done. read: what to keep of a cell instead, from
-    the question's index and the logits [last, d_vocab] of its positions `last`, several where inputs hold an answer.
+
+    Args:
+        inputs: Questions on one video.
+        progress: Told how many cells are done.
+        read: What to keep of a cell instead, from the question's index and the logits [last, d_vocab] of its positions
+            `last`, several where inputs hold an answer.
     """
     if isinstance(inputs, VideoInputs) or not inputs:
         what = "one input alone" if inputs else "no inputs"

@@ -47,10 +47,16 @@ class Kept:
 class Session:
     """Last-position logits of one item under any conditions, each from the first block that it changes.
 
-    device_memory, cpu_memory: bytes the session may keep beside the model and block 0's stream (None: as much as it
-    takes). Keys and values go first, then residuals, every k-th with the smallest k that fits; what fits nowhere is
-    computed again when asked for. The numbers do not depend on it, bit for bit. Conditions that a sweep cannot place
-    (`hookedvid.sweep.tree.shareable`) raise. Raises InputError where a sweep does.
+    The numbers do not depend on it, bit for bit. Conditions that a sweep cannot place
+    (`hookedvid.sweep.tree.shareable`) raise.
+
+    Args:
+        device_memory, cpu_memory: Bytes the session may keep beside the model and block 0's stream (None: as much as it
+            takes). Keys and values go first, then residuals, every k-th with the smallest k that fits; what fits
+            nowhere is computed again when asked for.
+
+    Raises:
+        InputError: Where a sweep does.
     """
 
     def __init__(self, model: Model, inputs: VideoInputs, device_memory: int | None = None, cpu_memory: int | None = 0):

@@ -41,7 +41,10 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
     """Whether a sweep can place a condition.
 
     It cannot where a write is to attention maps, which the sweep makes in parts, or to positions of the stream and of
-    the text at once, which it computes apart. Raises InterventionError for exits that no run can have.
+    the text at once, which it computes apart.
+
+    Raises:
+        InterventionError: For exits that no run can have.
     """
     given = effects(as_interventions(interventions), n_layers)
     kept_positions(layout, given.exit)
@@ -88,8 +91,13 @@ class Counts:
 class Sweep:
     """Questions on one video, each under every condition.
 
-    inputs: one item each, all with the same video behind the same tokens of the same roles. conditions:
-    interventions that are `shareable`. Raises InputError or InterventionError for what cannot be swept together.
+    Args:
+        inputs: One item each, all with the same video behind the same tokens of the same roles.
+        conditions: Interventions that are `shareable`.
+
+    Raises:
+        InputError: For what cannot be swept together.
+        InterventionError: For what cannot be swept together.
     """
 
     def __init__(

@@ -287,7 +287,11 @@ class VideoLLMConfig:
 
     @property
     def lm(self) -> DecoderConfig:
-        """The decoder's config. Raises ConfigError on a bare tower."""
+        """The decoder's config.
+
+        Raises:
+            ConfigError: On a bare tower.
+        """
         if self.decoder is None:
             raise ConfigError("this model is a vision tower alone; it has no decoder to ask for")
         return self.decoder

@@ -19,11 +19,12 @@ Relation = Literal["any", "same_frame", "other_frame"]
 class Cut:
     """What becomes of attention's edges from queries `dst` to keys `src` in one block.
 
-    src, dst, relation, keep_self: as of a Knockout. They say which edges.
-    seed: if given, as many edges drawn with it from all of the prompt but a token's own, in place of these.
-    heads: numbers of the heads (0-based) that it is about; None for all.
-    weight: what exp(score) of an edge is multiplied by before softmax; 0 removes the edge.
-    name, label: for messages. Cuts that differ in nothing else are equal.
+    Attributes:
+        src, dst, relation, keep_self: As of a Knockout. They say which edges.
+        seed: If given, as many edges drawn with it from all of the prompt but a token's own, in place of these.
+        heads: Numbers of the heads (0-based) that it is about; None for all.
+        weight: What exp(score) of an edge is multiplied by before softmax; 0 removes the edge.
+        name, label: For messages. Cuts that differ in nothing else are equal.
     """
 
     src: str
@@ -46,8 +47,10 @@ class Cut:
 class Write:
     """Rows of a hook point of block `layer` that become something else: two are the same if they are one object.
 
-    at: a selector of the rows. fn: gives the new rows from the old ones. source: without `fn`, what holds the new
-    rows, a cache or the key of one.
+    Attributes:
+        at: A selector of the rows.
+        fn: Gives the new rows from the old ones.
+        source: Without `fn`, what holds the new rows, a cache or the key of one.
     """
 
     hook: str
@@ -68,7 +71,11 @@ class Exit:
 
 @dataclass(frozen=True)
 class Effects:
-    """What interventions do to a model. cuts: of each block."""
+    """What interventions do to a model.
+
+    Attributes:
+        cuts: Of each block.
+    """
 
     cuts: tuple[tuple[Cut, ...], ...]
     writes: tuple[Write, ...] = ()
@@ -76,7 +83,11 @@ class Effects:
 
     @property
     def exit(self) -> Exit | None:
-        """The only exit there is, if any. Raises InterventionError for several, which no run can take yet."""
+        """The only exit there is, if any.
+
+        Raises:
+            InterventionError: For several, which no run can take yet.
+        """
         if len(self.exits) > 1:
             raise InterventionError("one run can exit once; give a single EarlyExit")
         return self.exits[0] if self.exits else None
@@ -102,7 +113,11 @@ class Intervention:
     kind: ClassVar[str] = ""
 
     def effect(self, n_layers: int) -> Effects:
-        """What it does to a model of `n_layers` blocks. Raises InterventionError where it does not fit one."""
+        """What it does to a model of `n_layers` blocks.
+
+        Raises:
+            InterventionError: Where it does not fit one.
+        """
         raise NotImplementedError
 
     def label(self) -> str:
@@ -110,7 +125,11 @@ class Intervention:
         raise NotImplementedError
 
     def to_json(self) -> dict:
-        """Its JSON object, `kind` first. Raises InterventionError where no file can hold it."""
+        """Its JSON object, `kind` first.
+
+        Raises:
+            InterventionError: Where no file can hold it.
+        """
         if not self.kind:
             raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; run it from Python")
         return {"kind": self.kind, **to_dict(self)}
@@ -119,7 +138,8 @@ class Intervention:
 def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
     """What interventions do together to a model of `n_layers` blocks.
 
-    Raises InterventionError for one that does not fit such a model.
+    Raises:
+        InterventionError: For one that does not fit such a model.
     """
     each = [i.effect(n_layers) for i in interventions]
     return Effects(

@@ -22,13 +22,14 @@ PAD = -1
 class VideoInputs:
     """What a model reads; made by `prepare`, `inputs_from_tensors` or `stack`, never by hand.
 
-    tokens: ids, -200 at every video position (newlines of the projector included), -1 where padded (left).
-    layouts: one per item, positions counted without the padding.
-    pixel_values: one per item, float32 [frame, 3, height, width], None without a video.
-    options: the option texts of each item; `option_tokens` the ids whose logits are compared.
-    features: one per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all are
-    encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says
-    by which weights (`hookedvid.model.encode_video.encoder_of`).
+    Attributes:
+        tokens: Ids, -200 at every video position (newlines of the projector included), -1 where padded (left).
+        layouts: One per item, positions counted without the padding.
+        pixel_values: One per item, float32 [frame, 3, height, width], None without a video.
+        options: The option texts of each item; `option_tokens` the ids whose logits are compared.
+        features: One per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all
+            are encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once;
+            `encoder` says by which weights (`hookedvid.model.encode_video.encoder_of`).
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -46,7 +47,11 @@ class VideoInputs:
 
     @property
     def layout(self) -> TokenLayout:
-        """The layout of a single item. Raises InputError on a batch, whose items each have their own."""
+        """The layout of a single item.
+
+        Raises:
+            InputError: On a batch, whose items each have their own.
+        """
         if self.batch_size != 1:
             raise InputError(f"this batch holds {self.batch_size} items, each with its own layout: use .layouts[i]")
         return self.layouts[0]
@@ -91,7 +96,11 @@ class VideoInputs:
         return replace(self, tokens=torch.cat([self.tokens, tokens], 1), layouts=layouts)
 
     def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> "VideoInputs":
-        """The same video and layout with other text. Raises InputError unless the video stays where it is."""
+        """The same video and layout with other text.
+
+        Raises:
+            InputError: Unless the video stays where it is.
+        """
         if tokens.shape != self.tokens.shape or not torch.equal(tokens < 0, self.tokens < 0):
             raise InputError(
                 f"tokens {tuple(tokens.shape)} do not fit this input {tuple(self.tokens.shape)}: they must have its "
@@ -101,9 +110,12 @@ class VideoInputs:
 
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":
-        """One batch of several inputs, shorter ones padded on the left. Raises InputError without any.
+        """One batch of several inputs, shorter ones padded on the left.
 
         Also where two hold features that unlike towers made.
+
+        Raises:
+            InputError: Without any.
         """
         if not items:
             raise InputError("no inputs to stack; give at least one")
@@ -122,10 +134,12 @@ _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")
 def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> VideoInputs:
     """Inputs of ids in which -200, or the family's own placeholder id, marks the video.
 
-    Both may be lists: ids of one item or of several, which may differ in length, and one video an item, None where
-    it has none. The placeholder stands once per video, or once per visual token (newlines included), in one run or in
-    one run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
-    Raises InputError when ids and pixels do not fit each other or the model.
+    Both may be lists: ids of one item or of several, which may differ in length, and one video an item, None where it
+    has none. The placeholder stands once per video, or once per visual token (newlines included), in one run or in one
+    run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
+
+    Raises:
+        InputError: When ids and pixels do not fit each other or the model.
     """
     items, device = _ids(tokens), tokens.device if isinstance(tokens, Tensor) else None
     pixels: list[Tensor | None] = [None] * len(items)

@@ -109,14 +109,22 @@ def as_range(layers: object) -> LayerRange:
 
 
 def as_number(value: object, what: str) -> int:
-    """A whole number, of numpy or torch as well. Raises InterventionError, saying `what` it should have been."""
+    """A whole number, of numpy or torch as well.
+
+    Raises:
+        InterventionError: Saying `what` it should have been.
+    """
     if (number := as_whole(value)) is None:
         raise InterventionError(f"{value!r} is not {what}; give a whole number")
     return number
 
 
 def as_source(value: Any, what: str) -> Any:
-    """What a patch can take activations from by their names. Raises InterventionError for what holds none."""
+    """What a patch can take activations from by their names.
+
+    Raises:
+        InterventionError: For what holds none.
+    """
     if isinstance(value, str) or not hasattr(value, "__getitem__"):
         raise InterventionError(f"{what}: its source is {value!r}; give the cache of another run")
     return value
@@ -348,7 +356,11 @@ class EarlyExit(Intervention):
             raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
 
     def effect(self, n_layers: int) -> Effects:
-        """Its exit. Raises InterventionError beyond the last block."""
+        """Its exit.
+
+        Raises:
+            InterventionError: Beyond the last block.
+        """
         if self.layer > n_layers:
             raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
         return Effects(((),) * n_layers, exits=(Exit(self.layer, self.drop),))
@@ -382,7 +394,11 @@ PATHWAYS: dict[str, Knockout] = {
 
 
 def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> tuple[Intervention, ...]:
-    """One intervention, several or none as a tuple. Raises InterventionError on anything else."""
+    """One intervention, several or none as a tuple.
+
+    Raises:
+        InterventionError: On anything else.
+    """
     if given is None:
         return ()
     several = tuple(given) if isinstance(given, Iterable) else (given,)

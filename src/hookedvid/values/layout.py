@@ -54,7 +54,11 @@ class Term(NamedTuple):
 
 
 def as_selector(selector: object) -> str:
-    """A selector that can be read: itself, or several in a list joined. Raises SelectorError for anything else."""
+    """A selector that can be read: itself, or several in a list joined.
+
+    Raises:
+        SelectorError: For anything else.
+    """
     text = _joined(selector)
     parse_selector(text)
     return text
@@ -74,7 +78,11 @@ def _joined(selector: object) -> str:
 
 
 def parse_selector(selector: str) -> tuple[Term, ...]:
-    """The terms of a selector, joined by `+`. Raises SelectorError on a name or form that does not exist."""
+    """The terms of a selector, joined by `+`.
+
+    Raises:
+        SelectorError: On a name or form that does not exist.
+    """
     terms: list[Term] = []
     for part in _joined(selector).replace(" ", "").split("+"):
         match = _TERM.fullmatch(part)
@@ -176,10 +184,12 @@ class TokenLayout:
     def mask(self, selector: str) -> Bool[Tensor, " pos"]:
         """Positions a selector names.
 
-        `video[2:5]` is frames 2, 3, 4 (sampled frames, 0-based, negative from the end), the newlines inside
-        them included; `video` also has the one newline that ends the video. `last` is the final prompt
-        position and every generated token: each was last when it was read. `generated` may be empty.
-        Raises SelectorError, listing what is present, when anything else selects nothing.
+        `video[2:5]` is frames 2, 3, 4 (sampled frames, 0-based, negative from the end), the newlines inside them
+        included; `video` also has the one newline that ends the video. `last` is the final prompt position and every
+        generated token: each was last when it was read. `generated` may be empty.
+
+        Raises:
+            SelectorError: Listing what is present, when anything else selects nothing.
         """
         chosen = torch.zeros(self.n_tokens, dtype=torch.bool)
         for term in parse_selector(selector):
@@ -302,7 +312,8 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
 def video_segments(projector: ProjectorConfig, grid: int, n_frames: int) -> list[Segment]:
     """Segments of one uninterrupted video, counted from 0: raster order, frames in time order.
 
-    Raises InputError for frames that do not fill the clips a projector merges.
+    Raises:
+        InputError: For frames that do not fill the clips a projector merges.
     """
     if projector.merge is not None and n_frames % projector.merge.frames_per_clip:
         raise InputError(

@@ -114,7 +114,8 @@ def allowed(
 ) -> Bool[Tensor, "query key"]:
     """What each query may look at: causal, minus every cut; position -1 is padding, seen by nobody.
 
-    Raises InterventionError for cuts that a boolean mask of all heads cannot say.
+    Raises:
+        InterventionError: For cuts that a boolean mask of all heads cannot say.
     """
     check_removals(cuts, "a boolean mask")
     positions = torch.arange(layout.n_tokens)
@@ -130,7 +131,8 @@ def allowed(
 def kept_positions(layout: TokenLayout, exit: Exit | None) -> Int[Tensor, " kept"]:
     """Positions left after an exit, ascending; all of them without one.
 
-    Raises InterventionError where text would leave.
+    Raises:
+        InterventionError: Where text would leave.
     """
     if exit is None:
         return torch.arange(layout.n_tokens)

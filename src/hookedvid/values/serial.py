@@ -33,7 +33,11 @@ def as_whole(value: Any) -> int | None:
 
 
 def counted(name: str, value: Any) -> int:
-    """A whole number of 1 or more, as an int. Raises InputError, naming what was to be counted."""
+    """A whole number of 1 or more, as an int.
+
+    Raises:
+        InputError: Naming what was to be counted.
+    """
     number = as_whole(value)
     if number is None or number < 1:
         raise InputError(f"{name} is {value!r}; ask for at least one, by a whole number")

@@ -71,7 +71,11 @@ class Index(NamedTuple):
 
 
 def index(archive: Path) -> Index:
-    """An archive's list of files, from its end alone. Raises VideoError where it is no whole zip file."""
+    """An archive's list of files, from its end alone.
+
+    Raises:
+        VideoError: Where it is no whole zip file.
+    """
     try:
         found = archive.stat()
         return _index(archive, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
@@ -156,7 +160,8 @@ class Member:
     def open(self) -> io.BufferedReader:
         """Its bytes from the start, seekable, until the archive is closed; checked when first opened.
 
-        Raises VideoError where they are not what the archive says.
+        Raises:
+            VideoError: Where they are not what the archive says.
         """
         if self._bytes is None:
             self._bytes = self._archive.window(self._info)
@@ -188,7 +193,8 @@ class Archive:
     def get(self, name: str) -> Member | list[Member]:
         """The file of that name, or the files right below the folder of that name, in the archive's order.
 
-        Raises VideoError where there is neither, or a file that is not to be read.
+        Raises:
+            VideoError: Where there is neither, or a file that is not to be read.
         """
         prefix = name.rstrip("/") + "/"
         inside = [n for n in self.index.files if n.startswith(prefix) and "/" not in n[len(prefix) :]]

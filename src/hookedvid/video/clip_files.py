@@ -30,7 +30,8 @@ STALE = 24 * 3600  # seconds after which what a killed process left half written
 class ClipRequest:
     """Which frames of which video: the arguments of `read_clip`, for a source that is a path.
 
-    content: what `video_hash` gave for the source when the study was planned; None asks for whatever is there now.
+    Attributes:
+        content: What `video_hash` gave for the source when the study was planned; None asks for whatever is there now.
     """
 
     source: str
@@ -41,7 +42,11 @@ class ClipRequest:
     content: str | None = None
 
     def read(self) -> Clip:
-        """The clip, decoded here and now. Raises DecodingError where it is not of `content`, and nothing else."""
+        """The clip, decoded here and now.
+
+        Raises:
+            DecodingError: Where it is not of `content`, and nothing else.
+        """
         before = identity(self.source)
         try:
             clip = self._decoded()

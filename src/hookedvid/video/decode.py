@@ -67,7 +67,10 @@ def fill(
 ) -> UInt8[np.ndarray, "frame height width 3"]:
     """One array [frame, height, width, 3] of numbered pictures, each put wherever `indices` names it.
 
-    Both must ascend. Raises VideoError if the pictures differ in size.
+    Both must ascend.
+
+    Raises:
+        VideoError: If the pictures differ in size.
     """
     frames = np.empty((0, 0, 0, 3), np.uint8)
     row = 0
@@ -91,7 +94,8 @@ def _size(picture: np.ndarray) -> str:
 def decode(path: Source, track: Track, indices: list[int]) -> UInt8[np.ndarray, "frame height width 3"]:
     """The RGB frames with these numbers (0-based, ascending, repeats allowed), upright, of the first's size.
 
-    Raises VideoError where they cannot be had exactly.
+    Raises:
+        VideoError: Where they cannot be had exactly.
     """
     try:
         return _decode(path, track, indices, seek=track.ordered)
@@ -105,7 +109,11 @@ def decode(path: Source, track: Track, indices: list[int]) -> UInt8[np.ndarray, 
 
 
 def read_track(path: Source) -> Track:
-    """Lists the packets. Raises VideoError unless the file is a whole video of at least one frame."""
+    """Lists the packets.
+
+    Raises:
+        VideoError: Unless the file is a whole video of at least one frame.
+    """
     from av.error import FFmpegError
 
     shown, keys, n_packets, n_corrupt, end = [], [], 0, 0, 0.0

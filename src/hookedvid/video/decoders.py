@@ -81,8 +81,10 @@ class _Written(NamedTuple):
 class Decoders:
     """Up to `n` decoding processes, started as they are needed; leaving the `with` block ends them.
 
-    n: two, or one on a machine of one core, unless given. cache: where decoded clips are kept and looked for.
-    worker: the module that runs in the processes.
+    Args:
+        n: Two, or one on a machine of one core, unless given.
+        cache: Where decoded clips are kept and looked for.
+        worker: The module that runs in the processes.
     """
 
     def __init__(

@@ -45,8 +45,10 @@ class Clip(NamedTuple):
     `indices` are the frames' numbers in the source (0-based, display order), `times` their seconds after its
     first frame, `duration` the seconds from its first frame to the end of its last, `fps` the average rate that the
     container states, or that of its times where it states none. These three are None where the source tells no
-    times: images and arrays without `folder_fps`, bare codec streams. Where two frames share a time, or one has none,
-    `times` and `duration` are None and the rate stands. `source` is the path, or "array" or "images".
+
+    Attributes:
+        times: Images and arrays without `folder_fps`, bare codec streams. Where two frames share a time, or one has
+            none, `times` and `duration` are None and the rate stands. `source` is the path, or "array" or "images".
     """
 
     frames: UInt8[np.ndarray, "frame height width 3"]
@@ -91,8 +93,9 @@ def read_clip(
     upright and unmirrored by its display matrix, each of the size of the file's first frame. Memory is
     one array for the result and what the decoder holds.
 
-    Raises VideoError for every source whose sampled frames cannot be had exactly; InputError for an unknown
-    sampler, or `n_frames` or `folder_fps` out of range.
+    Raises:
+        VideoError: For every source whose sampled frames cannot be had exactly; InputError for an unknown sampler, or
+            `n_frames` or `folder_fps` out of range.
     """
     if folder_fps is not None and not (is_number(folder_fps) and 0 < folder_fps < math.inf):
         raise InputError(f"folder_fps is {folder_fps!r}; give frames per second, or None where unknown")

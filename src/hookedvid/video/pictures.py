@@ -30,8 +30,10 @@ def upright_rgb(image: "Image", source: object) -> UInt8[np.ndarray, "height wid
     """The pixels of a picture, turned as its EXIF says.
 
     Of 16 bits the upper 8 are taken, as Pillow does with colours; alpha is dropped, as ffmpeg and the evaluators' code
-    do; colour profiles are not applied. Raises VideoError, which names `source`, where the picture is damaged, or of
-    numbers whose range nobody knows.
+    do; colour profiles are not applied.
+
+    Raises:
+        VideoError: Which names `source`, where the picture is damaged, or of numbers whose range nobody knows.
     """
     # Up to version 11 Pillow opens some 16-bit files as I, 32-bit numbers, of which those of other origin say no range.
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))

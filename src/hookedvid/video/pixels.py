@@ -35,7 +35,8 @@ class _Kind(NamedTuple):
 class Upright:
     """Frames of one stream as pictures, scaled to the size of its first where theirs changes, as ffmpeg does.
 
-    stated: width and height that the stream states, believed until `see` has shown frame 0.
+    Args:
+        stated: Width and height that the stream states, believed until `see` has shown frame 0.
     """
 
     def __init__(self, stated: tuple[int, int]):

@@ -43,8 +43,9 @@ def sample_indices(
     of MVBench for `mid_segment`, applied alike to the other samplers. It counts frames at the average rate,
     so with a variable frame rate it is not a cut by time.
 
-    Raises InputError as `check` does, and for a bound that is no two numbers; VideoError where this video cannot
-    serve: no frames, no frame rate where one is needed, or a bound that holds no frame.
+    Raises:
+        InputError: As `check` does, and for a bound that is no two numbers; VideoError where this video cannot serve:
+            no frames, no frame rate where one is needed, or a bound that holds no frame.
     """
     n_frames = check(sampler, n_frames)
     if bound is not None:
@@ -60,9 +61,12 @@ def sample_indices(
 
 
 def check(sampler: str, n_frames: int) -> int:
-    """`n_frames` as an int. Raises InputError for an unknown sampler, or for no whole number from 1 to MOST.
+    """`n_frames` as an int.
 
     It needs no video.
+
+    Raises:
+        InputError: For an unknown sampler, or for no whole number from 1 to MOST.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"no sampler {sampler!r}; {nearest(sampler, SAMPLERS)}")

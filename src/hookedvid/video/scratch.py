@@ -22,8 +22,11 @@ UNLOCKED = 3600  # seconds after which an empty folder without a lock is nobody'
 class Scratch:
     """A new folder of this process alone, in the system's folder for such. Others that nobody holds are cleared away.
 
-    At most one folder stays of a process that is killed together with all that it has started, and only until the
-    next is made. Raises OSError where there is no room.
+    At most one folder stays of a process that is killed together with all that it has started, and only until the next
+    is made.
+
+    Raises:
+        OSError: Where there is no room.
     """
 
     def __init__(self) -> None:

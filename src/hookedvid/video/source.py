@@ -27,8 +27,9 @@ class _NotRegular(HookedVidError):
 def open_bytes(source: Source) -> BufferedReader:
     """A file's bytes from the start.
 
-    Raises VideoError where there is no regular file, or too large a one; DecodingError where the machine does not read
-    it.
+    Raises:
+        VideoError: Where there is no regular file, or too large a one; DecodingError where the machine does not read
+            it.
     """
     if isinstance(source, Member):
         return source.open()
@@ -48,7 +49,12 @@ def open_bytes(source: Source) -> BufferedReader:
 
 
 def n_bytes(source: Source) -> int:
-    """How many bytes a file says it has, before any is read. Raises OSError or ValueError where there is none."""
+    """How many bytes a file says it has, before any is read.
+
+    Raises:
+        OSError: Where there is none.
+        ValueError: Where there is none.
+    """
     return source.size if isinstance(source, Member) else os.path.getsize(source)
 
 
@@ -56,7 +62,8 @@ def n_bytes(source: Source) -> int:
 def opened(source: str | os.PathLike[str]) -> Iterator[Source | list[Source]]:
     """A file to read from; or what a folder holds, in no order. Either may lie in a zip file.
 
-    Raises VideoError as `archive` does, and for a folder that cannot be listed.
+    Raises:
+        VideoError: As `archive` does, and for a folder that cannot be listed.
     """
     if (parts := split(source)) is not None:
         with Archive(parts[0]) as members:
@@ -77,7 +84,10 @@ def opened(source: str | os.PathLike[str]) -> Iterator[Source | list[Source]]:
 def content_hash(source: str | os.PathLike[str]) -> str:
     """Hash of a file's name and bytes, or of those of a folder's files.
 
-    The same whether they lie in a zip file or beside it. Raises VideoError for what cannot be read whole.
+    The same whether they lie in a zip file or beside it.
+
+    Raises:
+        VideoError: For what cannot be read whole.
     """
     h = hashlib.sha256()
     with opened(source) as found:

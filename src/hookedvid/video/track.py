@@ -40,8 +40,9 @@ CLOCKED = ("mpegvideo", "m4v")
 def track_of(container: Any, stream: Any, shown: list[tuple[int | None, int]], keys: list[int]) -> Track:
     """The track of a container's video stream.
 
-    shown: (pts, duration) of the packets whose frames are displayed, in the file's order. keys: pts of random access
-    points.
+    Args:
+        shown: (pts, duration) of the packets whose frames are displayed, in the file's order.
+        keys: Pts of random access points.
     """
     from av.format import Flags
 

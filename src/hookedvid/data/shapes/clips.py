@@ -55,7 +55,10 @@ def make_dataset(
     its questions are about, the odd frames lie half-way between. Clip i is the same whatever `n_videos`.
 
     One process at a time makes data in a folder. Files appear whole, the questions' last, and those that are right
-    already are left alone. Raises RunError where another process makes data there for more than `PATIENCE` seconds.
+    already are left alone.
+
+    Raises:
+        RunError: Where another process makes data there for more than `PATIENCE` seconds.
     """
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)

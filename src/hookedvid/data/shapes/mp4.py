@@ -11,8 +11,10 @@ from hookedvid.errors import VideoError
 def mp4_bytes(frames: UInt8[np.ndarray, "frame height width 3"], *, fps: int, crf: int = 18) -> bytes:
     """The file of RGB frames, encoded with x264 at a constant rate factor (0 lossless to 51; 18 looks lossless).
 
-    The same frames give the same bytes. Sides must be even (4:2:0 chroma). Raises VideoError where PyAV was
-    built without x264.
+    The same frames give the same bytes. Sides must be even (4:2:0 chroma).
+
+    Raises:
+        VideoError: Where PyAV was built without x264.
     """
     import av
 

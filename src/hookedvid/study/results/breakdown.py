@@ -22,9 +22,12 @@ OURS = ("micro", "macro")  # means over items and over an axis's values, in the 
 class Part:
     """One condition on the items that share a value of one axis.
 
-    value: as `named` says it; or `micro`, all items alike, and `macro`, the plain mean of the values' means. n: items
-    scored.
-    accuracy: unparsed answers are wrong. as_printed: as the convention counts, NaN without one. chance: of guessing.
+    Attributes:
+        value: As `named` says it; or `micro`, all items alike, and `macro`, the plain mean of the values' means.
+        n: Items scored.
+        accuracy: Unparsed answers are wrong.
+        as_printed: As the convention counts, NaN without one.
+        chance: Of guessing.
     """
 
     axis: str

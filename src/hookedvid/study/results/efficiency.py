@@ -19,8 +19,11 @@ from hookedvid.study.results.summary import Outcomes
 class Choice(NamedTuple):
     """The condition chosen, and what it costs and keeps.
 
-    decoder_share, attention_share: of the intact model's operations. chosen_on, held_out: share of the intact accuracy
-    on the videos it was chosen on, and on the others, where n_held_out items had both answers; accuracy: on them.
+    Attributes:
+        decoder_share, attention_share: Of the intact model's operations.
+        chosen_on, held_out: Share of the intact accuracy on the videos it was chosen on, and on the others, where
+            n_held_out items had both answers.
+        accuracy: On them.
     """
 
     condition: Condition

@@ -29,7 +29,10 @@ def on(n: int, n_videos: int) -> str:
 class Effect(NamedTuple):
     """A difference between conditions, on the items that all of them have a value for.
 
-    size: mean over items. p: exact and two-sided over videos, of this comparison alone. n: items.
+    Attributes:
+        size: Mean over items.
+        p: Exact and two-sided over videos, of this comparison alone.
+        n: Items.
     """
 
     size: Interval
@@ -51,8 +54,9 @@ class Effect(NamedTuple):
 class Evidence:
     """Scores of one group's items under every condition, the baseline's first.
 
-    bounds: the lowest and highest score there is, if there are. cost: what each condition takes off the baseline's
-    score, on the items that both have; p_holm: its p, adjusted for all conditions, as in the table.
+    Args:
+        bounds: The lowest and highest score there is, if there are. cost: what each condition takes off the baseline's
+            score, on the items that both have; p_holm: its p, adjusted for all conditions, as in the table.
     """
 
     def __init__(
@@ -82,9 +86,12 @@ class Evidence:
     def effects(
         self, several: Sequence[Mapping[str, float]], known: Bool[np.ndarray, " item"] | None = None
     ) -> list[Effect]:
-        """Weighted sums of conditions' scores; known: items to look at, those with all the values unless given.
+        """Weighted sums of conditions' scores.
 
         `{"baseline": 1, "LV-K all layers": -1}` is what LV-K costs. The weights of a sum come to nothing.
+
+        Args:
+            known: Items to look at, those with all the values unless given.
         """
         values = np.zeros((len(several), self.scores.shape[1]))
         for line, parts in zip(values, several, strict=True):

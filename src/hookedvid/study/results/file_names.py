@@ -19,7 +19,11 @@ LARGEST = 1 << 30  # bytes of a manifest; one of a million rows has some 40 MB
 
 
 def asked(folder: Path) -> dict[str, Any]:
-    """What the folder's manifest says. Raises DataError where there is none, or one that is not as it was written."""
+    """What the folder's manifest says.
+
+    Raises:
+        DataError: Where there is none, or one that is not as it was written.
+    """
     path = folder / MANIFEST
     try:
         data = read_regular(path, LARGEST)
@@ -42,9 +46,10 @@ def asked(folder: Path) -> dict[str, Any]:
 def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | None:
     """Move what shows another study than the one of this name; where it is now, None if there is nothing of the kind.
 
-    presented: names of the files that a presentation writes.
-
     The manifest is moved last, so that a move which was cut short goes on. Rows stay: they say whose they are.
+
+    Args:
+        presented: Names of the files that a presentation writes.
     """
     manifest = folder / MANIFEST
     try:
@@ -69,7 +74,8 @@ def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | Non
 def renewed(folder: Path, presented: Collection[str]) -> Iterator[None]:
     """Files of a presentation, by name, that the block does not write anew are removed once it ends well.
 
-    Raises RunError where something cannot be written; files of before then stay as they are.
+    Raises:
+        RunError: Where something cannot be written; files of before then stay as they are.
     """
     before = {path: _written(path) for path in (folder / name for name in presented) if os.path.lexists(path)}
     try:
@@ -87,7 +93,11 @@ def renewed(folder: Path, presented: Collection[str]) -> Iterator[None]:
 
 
 def own_folder(path: Path) -> Path:
-    """The folder, made if it is not there. Raises DataError for a link: it may lead to files that are none of ours."""
+    """The folder, made if it is not there.
+
+    Raises:
+        DataError: For a link: it may lead to files that are none of ours.
+    """
     if path.is_symlink():
         raise DataError(f"{path} is a link; put a folder in its place, or give --out another folder")
     path.mkdir(exist_ok=True)

@@ -39,7 +39,11 @@ class Finding(NamedTuple):
 def findings(
     o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0, keep: float = 0.97
 ) -> list[Finding]:
-    """The laws whose protocols were run, on one group of items; layers counted from 1. keep: as in a Study."""
+    """The laws whose protocols were run, on one group of items; layers counted from 1.
+
+    Args:
+        keep: As in a Study.
+    """
     columns = o.groups()[group]
     items, scoring = [item for item, inside in zip(o.items, columns, strict=True) if inside], o.scoring
     resamples = Resamples.of([item.video for item in items], n_resamples, seed)
@@ -62,7 +66,11 @@ def findings(
 
 
 def _compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
-    """The laws about costs of cuts, of those whose protocols were run; amount: how a cost is written."""
+    """The laws about costs of cuts, of those whose protocols were run.
+
+    Args:
+        amount: How a cost is written.
+    """
     found = []
     if "cumulative" in e.by_protocol:
         found.append(_stages(e, e.by_protocol["cumulative"], n_layers, amount))

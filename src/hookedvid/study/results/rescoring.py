@@ -22,7 +22,8 @@ class Rescored:
 def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Extractor) -> Rescored:
     """Rows with status, chosen, correct and flag anew, what is stored of these beside them; failed ones as they were.
 
-    Raises DataError for rows of a study that generated nothing.
+    Raises:
+        DataError: For rows of a study that generated nothing.
     """
     if any(row["settings"]["scoring"] != Generate.name for row in rows):
         raise DataError(f'this study kept no texts: only those with scoring = "{Generate.name}" can be read once more')

@@ -54,8 +54,9 @@ class Resamples:
     centre by Student's t over the normal's quantile, at one degree of freedom less than there are n videos, and by
     sqrt(n / (n - 1)), which a bootstrap's spread lacks. Scores without ends get no such videos.
 
-    video: 0-based, of each item. draws: how often each video and the two added ones are in each resample; the first
-    row is the sample itself.
+    Attributes:
+        video: 0-based, of each item.
+        draws: How often each video and the two added ones are in each resample; the first row is the sample itself.
     """
 
     video: Int[np.ndarray, " item"]
@@ -75,7 +76,12 @@ class Resamples:
         bounds: Bounds | None = None,
         weights: Float[np.ndarray, "line item"] | None = None,
     ) -> list[Interval]:
-        """Means over items, line by line; NaN takes no part. bounds: of the values; weights: equal unless given."""
+        """Means over items, line by line; NaN takes no part.
+
+        Args:
+            bounds: Of the values.
+            weights: Equal unless given.
+        """
         some = np.logical_not(np.isnan(values).all(1))
         if not some.all():  # as of probabilities where answers are texts
             few = iter(self.means(values[some], bounds, None if weights is None else weights[some]))
@@ -128,7 +134,11 @@ class Resamples:
         return sums, by_video(weighed, self.video, n_videos)
 
     def _drawn(self, sums: np.ndarray, sizes: np.ndarray, added: Bounds | None) -> np.ndarray:
-        """Sums of each resample and line; added: what the two more videos, of mean size, hold for each item."""
+        """Sums of each resample and line.
+
+        Args:
+            added: What the two more videos, of mean size, hold for each item.
+        """
         found = self.draws[:, :-2] @ sums.T
         if added is not None:
             size = sizes.sum(1) / np.maximum((sizes > 0).sum(1), 1)

@@ -52,9 +52,14 @@ class Job:
 def engine(laid: Plan, loading: Mapping[str, Any], how: Execution, timing: Timing) -> Engine:
     """What runs units of a plan on the cluster of `how`, for `tasks.carry_out`.
 
-    loading: the arguments of `from_pretrained`, in every actor. One actor takes a GPU if the device is "cuda", else as
-    many CPUs as this process has threads. Raises RunError where there is no such cluster, nothing in it that could
-    hold an actor, or the model cannot be loaded there as it was planned.
+    One actor takes a GPU if the device is "cuda", else as many CPUs as this process has threads.
+
+    Args:
+        loading: The arguments of `from_pretrained`, in every actor.
+
+    Raises:
+        RunError: Where there is no such cluster, nothing in it that could hold an actor, or the model cannot be loaded
+            there as it was planned.
     """
     device = torch.device(loading.get("device") or "cpu")
     if device.index is not None:
@@ -202,7 +207,11 @@ class Actor:
         self._turn = threading.Lock()
 
     def load(self, job: Job) -> int:
-        """Load what the job says; how many processes decode for it. Raises RunError for another than was planned."""
+        """Load what the job says; how many processes decode for it.
+
+        Raises:
+            RunError: For another than was planned.
+        """
         where = socket.gethostname()
         torch.set_num_threads(job.n_threads)
         try:

@@ -54,11 +54,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A study's size and what is left of it to run. n_left: videos with rows to run, n_looked_at: laid out of them.
+    """A study's size and what is left of it to run.
 
-    n_distinct: conditions that do different things. forward: operations of an intact forward from the pixels, mean
-    of the prompts laid out; tokens: the shortest and the longest of them. works: none where nothing is left, or no
-    prompt can be laid out. Generated text is not in it, only its prompts.
+    Generated text is not in it, only its prompts.
+
+    Attributes:
+        n_left: Videos with rows to run.
+        n_looked_at: Those laid out of them.
+        n_distinct: Conditions that do different things.
+        forward: Operations of an intact forward from the pixels, mean of the prompts laid out.
+        tokens: The shortest and the longest of them.
+        works: None where nothing is left, or no prompt can be laid out.
     """
 
     reuse: Reuse

@@ -12,10 +12,12 @@ from hookedvid.video.decoders import WORKER, Decoders, Limits
 class Execution:
     """Who runs what, and in what bounds; nothing here changes a number.
 
-    shard: the part of the videos that is run. retry_failed: all failed rows once more, not only those whose cause may
-    pass. n_decoders, limits, cache, worker: as `Decoders` takes them, of every process that holds the model.
-    ray: the address of a Ray cluster, `local` for one on this machine alone, empty for none. actors: at most so many
-    there; as many as there is room for, unless given.
+    Attributes:
+        shard: The part of the videos that is run.
+        retry_failed: All failed rows once more, not only those whose cause may pass.
+        n_decoders, limits, cache, worker: As `Decoders` takes them, of every process that holds the model.
+        ray: The address of a Ray cluster, `local` for one on this machine alone, empty for none.
+        actors: At most so many there; as many as there is room for, unless given.
     """
 
     shard: Shard = field(default_factory=Shard)

@@ -85,7 +85,8 @@ class Manifest:
     def save(self, folder: Path, presented: Collection[str]) -> Path | None:
         """Write it into the run's folder; where the results of another study were moved to, if there were any.
 
-        presented: names of the files that show results, which are moved.
+        Args:
+            presented: Names of the files that show results, which are moved.
         """
         earlier = results.set_aside(folder, self.name, presented)
         write_bytes(
@@ -134,7 +135,11 @@ class Manifest:
         return len({k for keys in self.keys for k in keys} - Records.of(folder).read().keys())
 
     def rows(self, folder: Folder) -> list[dict]:
-        """The stored rows, one for each item and condition. Raises DataError if some are missing."""
+        """The stored rows, one for each item and condition.
+
+        Raises:
+            DataError: If some are missing.
+        """
         records = Records.of(folder)
         if missing := self.missing(records):
             damaged = f" ({records.damaged})" if records.damaged else ""

@@ -106,7 +106,8 @@ def carry_out(
     failed ones of a cause that may pass (`PASSING`) are run again, all failed ones with `retry_failed`. `audit` and
     `timing` are added to.
 
-    Raises RunError where no run can go on, such as on a full disk: run it again when that is mended.
+    Raises:
+        RunError: Where no run can go on, such as on a full disk: run it again when that is mended.
     """
     records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 class Timing:
     """Seconds of a run: decoding (in the processes), the model, and waiting for frames; by video, too.
 
-    n_actors: the most that were at work at once on a cluster, whose seconds are summed; 0 without one.
+    Attributes:
+        n_actors: The most that were at work at once on a cluster, whose seconds are summed; 0 without one.
     """
 
     decoding: float = 0.0

@@ -10,15 +10,22 @@ from hookedvid.errors import HookedVidError, NonFiniteError
 class Outcome:
     """What one item under one condition came to.
 
-    chosen: 0-based option, None if generated text named none (`unparsed`). correct: None where nothing was chosen, or
-    the item's answer is not known. Options of equal text are equally right (`Item.right`). prob: probability of the
-    right ones over all tokens; margin: the best right one's logit minus the best other's; both None for generated
-    text, margin also where every option is right. text: what was generated, as it was. flag: what is wrong
-    with it besides: nothing said, garbage said over and over (which may parse), or logits that are no numbers.
-    attention_share, decoder_share: of the intact model's operations, 0 to 1 (`hookedvid.model.flops`); None where
-    nothing ran. reason: why it failed; fault: of what kind that is, in one word (docs/videos.md lists them).
-    log_probs: of each token of the reference, its end included, natural logarithms. span: the seconds that
-    generated text named, as said.
+    Attributes:
+        chosen: 0-based option, None if generated text named none (`unparsed`).
+        correct: None where nothing was chosen, or the item's answer is not known. Options of equal text are equally
+            right (`Item.right`).
+        prob: Probability of the right ones over all tokens.
+        margin: The best right one's logit minus the best other's; both None for generated text, margin also where every
+            option is right.
+        text: What was generated, as it was.
+        flag: What is wrong with it besides: nothing said, garbage said over and over (which may parse), or logits that
+            are no numbers.
+        attention_share, decoder_share: Of the intact model's operations, 0 to 1 (`hookedvid.model.flops`); None where
+            nothing ran.
+        reason: Why it failed.
+        fault: Of what kind that is, in one word (docs/videos.md lists them).
+        log_probs: Of each token of the reference, its end included, natural logarithms.
+        span: The seconds that generated text named, as said.
     """
 
     status: Literal["ok", "unparsed", "failed"]
