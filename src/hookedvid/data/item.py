@@ -165,7 +165,7 @@ def _parse(line: str) -> Item:
     try:
         item = from_dict(Item, data, DataError)
     except DataError as e:
-        problems.append(str(e))
+        raise DataError("; ".join([*problems, str(e)])) from e
     if problems:
         raise DataError("; ".join(problems))
     return item

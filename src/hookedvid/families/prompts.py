@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     role: "Role"
     text: str = ""
     frame: int | None = None
-    index: int | None = None
+    index: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]  # a tuple's own index is not used
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ class HookVerbs(HookedRootModule):
     def _points(self, name: Any) -> list[HookPoint]:
         return [self.hook_point(n) for n in ([name] if isinstance(name, str) else self.names(name))]
 
-    def add_hook(self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any) -> None:
+    def add_hook(  # pyright: ignore[reportIncompatibleMethodOverride]  # the rest goes on by keyword
+        self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any
+    ) -> None:
         """Attach `hook(tensor, hook) -> tensor | None` until `reset_hooks`; `name` is full, or a predicate."""
         _pairs([(name, hook)], "add_hook")
         if isinstance(name, str):

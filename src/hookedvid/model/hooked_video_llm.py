@@ -403,7 +403,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return pixels.to(self.vision.pos_embed)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]  # read, never set
         """Where the weights are."""
         return next(self.parameters()).device
 

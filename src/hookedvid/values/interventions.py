@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 def _spelled(cls: type[_T]) -> type[_T]:
     """A value that reads the spellings of its fields itself, wider than their types, and refuses others in words."""
-    cls.__init__.__no_type_check__ = True  # no type checker at run time speaks before it does
+    setattr(cls.__init__, "__no_type_check__", True)  # noqa: B010  # no checker at run time speaks before it does
     return cls
 
 
