@@ -36,6 +36,7 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 Sources = Mapping[str, Any] | None
 _Cuts = tuple[tuple[Cut, int], ...]
 Read = Callable[[int, Tensor], Tensor]
+Hook = tuple[str, Callable[..., Tensor]]  # a hook point's name, and what acts there
 # How many rows at a time, as a part of the stream's: more would show in the memory a sweep takes.
 BESIDE, APART, IN_MLP = 1 / 16, 1 / 3, 1 / 4
 
@@ -128,7 +129,7 @@ class Rows:
         hooks = [*self._hooks(0, changes), *self._text_hooks(beside, n)]
         return self._through(block, rows, self._context(n, len(beside), allowed, causal=mask is None), kv, hooks)
 
-    def _through(self, block: Any, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list) -> Tensor:
+    def _through(self, block: Any, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list[Hook]) -> Tensor:
         """Rows after a block; its MLP, which needs the most memory, takes them in pieces unless a hook wants all."""
         with self.model.hooks(hooks):
             rows = block.after_attn(rows, ctx, kv)
@@ -179,7 +180,8 @@ class Rows:
 
     def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:
         parents = self._index(tuple(t.parent for t in steps))
-        return texts[0].unflatten(0, (-1, self.n_text)).index_select(0, parents).flatten(0, 1)[None]
+        states = texts[0].reshape(-1, self.n_text, texts.shape[2])
+        return states.index_select(0, parents).flatten(0, 1)[None]
 
     def logits(self, steps: Sequence[TextStep], texts: Tensor) -> Iterator[tuple[TextStep, Tensor]]:
         """From states after the last block, each one's logits [last, d_vocab] at its positions `last`."""
@@ -189,11 +191,11 @@ class Rows:
             yield t, self.model.unembed(self.model.ln_final(rows))[0]
 
     def _states(self, steps: Sequence[TextStep]) -> States:
-        alike: dict[tuple, list[int]] = {}
+        alike: dict[tuple[int, int], list[int]] = {}
         for i, t in enumerate(steps):
             columns, may, *_ = self._view(t)
             alike.setdefault((id(columns), id(may)), []).append(i)
-        views = []
+        views: list[View] = []
         for same in alike.values():
             columns, may, *_ = self._view(steps[same[0]])
             views.append(View(self._index(tuple(same)), columns, may))
@@ -238,14 +240,14 @@ class Rows:
 
     # ---- writes --------------------------------------------------------------------------------------------
 
-    def _text_hooks(self, steps: Sequence[TextStep], first: int) -> list[tuple[str, Callable]]:
+    def _text_hooks(self, steps: Sequence[TextStep], first: int) -> list[Hook]:
         """Of states whose rows stand from row `first` on."""
         starts = range(first - self.plan.n_stream, sys.maxsize, self.n_text)
         return [hook for start, t in zip(starts, steps, strict=False) for hook in self._hooks(start, t.changes)]
 
-    def _hooks(self, shift: int, changes: Changes) -> list[tuple[str, Callable]]:
+    def _hooks(self, shift: int, changes: Changes) -> list[Hook]:
         """Forward hooks that write, where position p stands in row p + `shift`."""
-        hooks = []
+        hooks: list[Hook] = []
         for one in changes.writes:
             if one not in self._writes:
                 self._writes[one] = write_of(self.model, one[0], self.sources, self.inputs[one[1]])
@@ -254,7 +256,7 @@ class Rows:
         return hooks
 
 
-def _into(write: ItemWrite, rows: Tensor) -> Callable:
+def _into(write: ItemWrite, rows: Tensor) -> Callable[..., Tensor]:
     def hook(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
         write.into(act, rows)

@@ -37,7 +37,7 @@ class Kept:
     cpu_bytes: int
 
     def __str__(self) -> str:
-        parts = []
+        parts: list[str] = []
         for what, held in (("keys and values", self.keys_values), ("residuals", self.residuals)):
             on = [sum(p == place for p in held.values()) for place in ("device", "cpu")]
             parts.append(f"{what} of {on[0]} blocks on the device, of {on[1]} on the CPU")
@@ -130,7 +130,7 @@ class Session:
         used = dict.fromkeys(free, 0)
 
         def hold(layers: Iterable[int], size: int) -> dict[int, str]:
-            held = {}
+            held: dict[int, str] = {}
             for layer in layers:
                 if place := next((p for p in free if used[p] + size <= free[p]), None):
                     held[layer] = place

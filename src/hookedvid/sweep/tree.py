@@ -74,8 +74,8 @@ class Node:
 
     layer: int
     changes: Changes
-    texts: list[TextStep] = field(default_factory=list)
-    children: list["Node"] = field(default_factory=list)
+    texts: list[TextStep] = field(default_factory=list[TextStep])
+    children: "list[Node]" = field(default_factory=lambda: list[Node]())
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Sweep:
             for cell in cells:
                 stream, text = (self.changes(cell, layer, text=t) for t in (False, True))
                 groups.setdefault(stream, {}).setdefault((i, text), []).append(cell)
-        nodes = []
+        nodes: list[Node] = []
         for stream, texts in sorted(groups.items(), key=lambda g: not g[0]):
             node = Node(layer, stream)
             node.texts = [TextStep(i, states[i][0], text, tuple(cells)) for (i, text), cells in texts.items()]

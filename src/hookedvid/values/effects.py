@@ -124,7 +124,7 @@ class Intervention:
         """For tables and plots; layers counted from 1."""
         raise NotImplementedError
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Its JSON object, `kind` first.
 
         Raises:

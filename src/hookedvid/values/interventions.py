@@ -4,7 +4,9 @@ A value says what it does (`effect`), what it is called and what a file holds of
 hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of a study.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+# What users give is looked at, whatever its type says.
+# pyright: reportUnnecessaryIsInstance=false
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, SupportsIndex, TypeVar
@@ -19,7 +21,7 @@ _T = TypeVar("_T")
 
 def _spelled(cls: type[_T]) -> type[_T]:
     """A value that reads the spellings of its fields itself, wider than their types, and refuses others in words."""
-    setattr(cls.__init__, "__no_type_check__", True)  # noqa: B010  # no checker at run time speaks before it does
+    vars(cls)["__init__"].__no_type_check__ = True  # no checker at run time speaks before it does
     return cls
 
 
@@ -325,7 +327,7 @@ class Edit(Intervention):
         """Its write."""
         return Effects(((),) * n_layers, writes=(self.write,))
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Raises InterventionError: it is a function."""
         raise InterventionError(
             f"{self.label()}: an edit is a Python function, which no file can hold; run it from Python"
@@ -417,14 +419,15 @@ def label(interventions: Sequence[Intervention]) -> str:
     return " + ".join(i.label() for i in interventions) or "baseline"
 
 
-def to_json(interventions: Sequence[Intervention]) -> list[dict]:
+def to_json(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:
     """JSON objects, `kind` first. Raises on an Edit, and on a Patch whose source is a cache in memory."""
     return [i.to_json() for i in interventions]
 
 
-def from_json(data: Sequence[dict]) -> tuple[Intervention, ...]:
+def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Intervention, ...]:
     """What `to_json` wrote; unknown kinds and fields are refused."""
-    kinds, read = {cls.kind: cls for cls in Intervention.__subclasses__() if cls.kind}, []
+    kinds = {cls.kind: cls for cls in Intervention.__subclasses__() if cls.kind}
+    read: list[Intervention] = []
     for d in data:
         kind = d.get("kind")
         if kind not in kinds:

@@ -1,5 +1,7 @@
 """JSON round trip for frozen dataclasses: unknown, missing and wrongly typed fields are refused by name."""
 
+# What users give is looked at, whatever its type says.
+# pyright: reportUnnecessaryIsInstance=false
 import dataclasses
 import functools
 import operator
@@ -81,13 +83,14 @@ def unnumbered(data: Any, number: int, what: object, error: type[HookedVidError]
     """
     if not isinstance(data, dict):
         return data
-    found = data.get("format", 1)
+    fields = cast(dict[str, Any], data)
+    found = fields.get("format", 1)
     if found != number or isinstance(found, bool):
         raise error(
             f"{what} is of format {found!r}, and this version of hookedvid reads format {number}; make it anew with "
             "this version, or read it with the one that wrote it"
         )
-    return {name: value for name, value in data.items() if name != "format"}
+    return {name: value for name, value in fields.items() if name != "format"}
 
 
 def from_dict(cls: type[T], data: Any, error: type[HookedVidError] = HookedVidError) -> T:
