@@ -55,7 +55,7 @@ def findings(
         return _compared(evidence, n_layers, scoring.amount)
     baseline, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
     if not baseline.low > guess:
-        said = f"the intact model's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
+        said = f"the baseline's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, said)]
     found = _compared(evidence, n_layers, scoring.amount)
     if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
