@@ -16,7 +16,7 @@ from hookedvid.study.run.timing import Timing
 
 
 def conduct(
-    laid: Plan, model: Model | Mapping[str, Any], records: Records, how: Execution, console: Terminal
+    plan: Plan, model: Model | Mapping[str, Any], records: Records, how: Execution, console: Terminal
 ) -> tuple[Audit, Timing]:
     """Carry a plan out.
 
@@ -25,8 +25,8 @@ def conduct(
         records: Of the folder and shard that are written to.
     """
     audit, timing, fresh = Audit(), Timing(), 0
-    asked = f"{len(laid.items)} questions x {len(laid.conditions)} conditions"
-    with tqdm(total=len(laid.tasks), desc=asked, unit=" rows", disable=None) as bar:
+    asked = f"{len(plan.items)} questions x {len(plan.conditions)} conditions"
+    with tqdm(total=len(plan.tasks), desc=asked, unit=" rows", disable=None) as bar:
 
         def step(row: Mapping[str, Any], new: bool) -> None:
             nonlocal fresh
@@ -35,15 +35,15 @@ def conduct(
 
         told: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
         if isinstance(model, Mapping):
-            rows = carry_out(laid, cluster.engine(laid, model, how, timing), records, step, **told)
+            rows = carry_out(plan, cluster.engine(plan, model, how, timing), records, step, **told)
         else:
             with how.decoders() as decoders:
-                rows = run(laid, model, records, step, decoders=decoders, **told)
+                rows = run(plan, model, records, step, decoders=decoders, **told)
     different = len({row["key"] for row in rows})
     lines = [f"{fresh} rows run, {different - fresh} found in {records.folder}"]
     lines += [records.damaged] * bool(records.damaged)
     if audit.n:
-        lines.append(f"{audit.n} rows run again in full: {laid.scoring.reads} differ by {audit.largest:.1e} at most")
+        lines.append(f"{audit.n} rows run again in full: {plan.scoring.reads} differ by {audit.largest:.1e} at most")
     if timing.n_clips:
         lines.append(str(timing))
     for line in lines:

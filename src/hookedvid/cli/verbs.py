@@ -72,26 +72,26 @@ def run_study(
     net = HookedVideoLLM.from_pretrained(**loading, device=None if how.ray else device)
     device_type = named_device(device).type
     if dataset is not None:
-        laid = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out, device_type)
+        plan = studies.plan(study, net, dataset.folder, limit, dataset.items, dataset.left_out, device_type)
     else:
         task = task or next(iter(SCORINGS[study.scoring].tasks), "questions")
         items = beside / study.items if study.items else held_out(out / "videos", task)
-        laid = studies.plan(study, net, items, limit, device=device_type)
-    where = f"{laid.settings['device']} on Ray" if how.ray else net.device
-    about = f"{studies.describe(laid.settings)}; {len(laid.items)} questions, {where}"
+        plan = studies.plan(study, net, items, limit, device=device_type)
+    where = f"{plan.settings['device']} on Ray" if how.ray else net.device
+    about = f"{studies.describe(plan.settings)}; {len(plan.items)} questions, {where}"
     console.say(about)
     records = Records(out, how.shard)
-    console.say(str(estimate(laid, net, records)))
+    console.say(str(estimate(plan, net, records)))
     if plan_only:
         return 0
     n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
     del net  # the actors have their own
     try:
-        audit, timing = conduct(laid, model, records, how, console)
+        audit, timing = conduct(plan, model, records, how, console)
     except KeyboardInterrupt:
         console.say(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    return _finish(Manifest.of(laid, n_layers, about, audit, timing), records, console)
+    return _finish(Manifest.of(plan, n_layers, about, audit, timing), records, console)
 
 
 def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:

@@ -272,8 +272,8 @@ def plan(
     settings = settings_of(study, model, convention, device)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     named_instruction(settings["time_instruction"])
-    laid = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
-    if study.frame_order == "shuffled" and laid.settings["time_instruction"] != "none":
+    made = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
+    if study.frame_order == "shuffled" and made.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
     cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
@@ -281,13 +281,13 @@ def plan(
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        content = {"video": hashes[path], "question": question_hash(item, annotations, laid.scoring)}
-        settings = {**laid.settings, **content}
+        content = {"video": hashes[path], "question": question_hash(item, annotations, made.scoring)}
+        settings = {**made.settings, **content}
         fixed = canonical(settings)
         for c, (cut, text) in zip(conditions, cuts, strict=True):
             names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
-            laid.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
-    return laid
+            made.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
+    return made
 
 
 def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:

@@ -42,14 +42,14 @@ STORE = 100 << 20  # bytes of Ray's object store on this machine alone: units an
 class Job:
     """What an actor is told once: the plan without its tasks, how to load the model, and how many threads to use."""
 
-    laid: Plan
+    plan: Plan
     loading: Mapping[str, Any]
     how: Execution
     folder: str
     n_threads: int
 
 
-def engine(laid: Plan, loading: Mapping[str, Any], how: Execution, timing: Timing) -> Engine:
+def engine(plan: Plan, loading: Mapping[str, Any], how: Execution, timing: Timing) -> Engine:
     """What runs units of a plan on the cluster of `how`, for `tasks.carry_out`.
 
     One actor takes a GPU if the device is "cuda", else as many CPUs as this process has threads.
@@ -64,7 +64,7 @@ def engine(laid: Plan, loading: Mapping[str, Any], how: Execution, timing: Timin
     device = torch.device(loading.get("device") or "cpu")
     if device.index is not None:
         raise ConfigError(f"every actor has a GPU of its own: write --device {device.type} instead of {device}")
-    job = Job(replace(laid, items=[], tasks=[], left_out={}), loading, how, os.getcwd(), torch.get_num_threads())
+    job = Job(replace(plan, items=[], tasks=[], left_out={}), loading, how, os.getcwd(), torch.get_num_threads())
     return partial(_answers, job, device.type == "cuda", timing)
 
 
@@ -222,17 +222,17 @@ class Actor:
             model = HookedVideoLLM.from_pretrained(**job.loading)
         except (HookedVidError, OSError, RuntimeError) as e:
             raise RunError(f"{where} cannot load the model: {e}") from e
-        found, planned = settings_of(job.laid.study, model, job.laid.convention), job.laid.settings
+        found, planned = settings_of(job.plan.study, model, job.plan.convention), job.plan.settings
         if other := [f"{k} is {found[k]!r} there, {planned[k]!r} here" for k in planned if found[k] != planned[k]]:
             raise RunError(f"{where} would compute other rows than were planned: {'; '.join(other)}")
-        self._laid, self._decoders = job.laid, job.how.decoders()
-        self._answering = Answering(job.laid, model, self._decoders)
+        self._plan, self._decoders = job.plan, job.how.decoders()
+        self._answering = Answering(job.plan, model, self._decoders)
         return self._decoders.n
 
     def answer(self, unit: Unit) -> Answers:
         """Run a unit; its frames are decoded while others before it are run."""
         for item, asked in unit.items:
-            path = str(video_path(item, self._laid.annotations))
+            path = str(video_path(item, self._plan.annotations))
             if asked[0][1].settings["video"] and identity(path) is None:  # the driver has read it
                 raise RunError(f"{socket.gethostname()} does not see {path}; every node needs the videos at one place")
         futures = {request: self._decoders.submit(request) for request in self._answering.requests(unit)}

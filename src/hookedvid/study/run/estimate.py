@@ -105,27 +105,27 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(laid: Plan, model: Model, folder: Folder | None = None) -> Estimate:
+def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
     done = set() if folder is None else Records.of(folder).read().keys()
-    keys = {t.key for _, _, t in laid.tasks}
+    keys = {t.key for _, _, t in plan.tasks}
     cfg = model.cfg
-    asked, n_left, share = _laid_out(laid, model, done)
+    asked, n_left, share = _laid_out(plan, model, done)
     layouts = [inputs.layout for questions in asked for inputs, _ in questions]
     intact = [Costs(cfg, layout).of() for layout in layouts]
-    works = _works(laid, cfg, asked, share, next(model.parameters()).dtype.itemsize) if layouts else ()
+    works = _works(plan, cfg, asked, share, next(model.parameters()).dtype.itemsize) if layouts else ()
     lengths = [layout.n_tokens for layout in layouts]
     return Estimate(
-        laid.study.reuse,
-        len(laid.conditions),
-        len({_does(c.interventions, cfg.n_layers) for c in laid.conditions}),
-        len(laid.items),
-        len({i.video for i in laid.items}),
+        plan.study.reuse,
+        len(plan.conditions),
+        len({_does(c.interventions, cfg.n_layers) for c in plan.conditions}),
+        len(plan.items),
+        len({i.video for i in plan.items}),
         len(keys),
         len(keys & done),
         n_left,
         len(asked),
-        laid.settings["n_frames"],
+        plan.settings["n_frames"],
         (min(lengths, default=0), max(lengths, default=0)),
         _mean(intact),
         sum(p.numel() * p.dtype.itemsize for p in model.parameters()),
@@ -138,10 +138,10 @@ def _does(interventions: Given, n_layers: int) -> tuple:
     return tuple(map(frozenset, does.cuts)), does.writes, does.exits
 
 
-def _laid_out(laid: Plan, model: Model, done: Collection[str]) -> tuple[list[Asked], int, float]:
+def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Asked], int, float]:
     """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
     left: dict[str, dict[str, tuple[Item, Task, dict[str, Given]]]] = {}
-    for item, condition, task in laid.tasks:
+    for item, condition, task in plan.tasks:
         if task.key not in done:
             asked = left.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
             asked[task.key] = condition.interventions
@@ -151,7 +151,7 @@ def _laid_out(laid: Plan, model: Model, done: Collection[str]) -> tuple[list[Ask
     for name in some:
         questions: Asked = []
         for item, task, asked in left[name].values():
-            inputs = attempt(prepared, laid, model, item, task)
+            inputs = attempt(prepared, plan, model, item, task)
             if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
             costs = Costs(model.cfg, inputs.layout)
@@ -169,14 +169,14 @@ def _placed(costs: Costs, interventions: Given) -> None:
     shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
-def _works(laid: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:
+def _works(plan: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:
     everything = [one for questions in asked for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
-    tower = _tower_memory(cfg, laid.settings["n_frames"], size)
+    tower = _tower_memory(cfg, plan.settings["n_frames"], size)
     whole = _forward_memory(lm, n, size)
     naive = sum(Costs(cfg, x.layout).of(c).total for x, given in everything for c in given)
     works = [Work("none", naive * share, max(tower, whole))]
-    if laid.scoring.reads_text:
+    if plan.scoring.reads_text:
         return tuple(works)
     by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
     works.append(Work("layers", share * sum(_by_layers(cfg, x.layout, given) for x, given in everything), by_layers))

@@ -15,11 +15,11 @@ from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
 
 
-def prepared(laid: Plan, model: Model, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
+def prepared(plan: Plan, model: Model, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
     """The prompt of one of the item's tasks, laid out by the study's scoring and convention.
 
     Args:
-        laid: The study.
+        plan: The study.
         model: What is asked.
         item: Of the study.
         task: One of the item's, which names the question that its key was made of.
@@ -30,25 +30,25 @@ def prepared(laid: Plan, model: Model, item: Item, task: Task, clip: Clip | None
         InputError: The item cannot be asked.
         DecodingError: The subtitles are not those that the task's key was made of, or cannot be chosen.
     """
-    sampling = {k: laid.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
+    sampling = {k: plan.settings[k] for k in ("n_frames", "time_instruction", "markers_are_language")}
     if clip is None:
         ask = partial(expected, model, **sampling)
     else:
-        clip = shuffled(clip, laid.study.seed, item.video) if laid.study.frame_order == "shuffled" else clip
-        ask = partial(model.prepare, clip, sampler=laid.settings["sampler"], **sampling)
-    return laid.scoring.inputs(ask, model, item, _subtitles(laid, model.cfg.family, item, task, clip))
+        clip = shuffled(clip, plan.study.seed, item.video) if plan.study.frame_order == "shuffled" else clip
+        ask = partial(model.prepare, clip, sampler=plan.settings["sampler"], **sampling)
+    return plan.scoring.inputs(ask, model, item, _subtitles(plan, model.cfg.family, item, task, clip))
 
 
-def _subtitles(laid: Plan, family: str, item: Item, task: Task, clip: Clip | None) -> str | None:
+def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | None) -> str | None:
     """What is said in the video, where the convention's prompt holds it."""
-    by = laid.convention
+    by = plan.convention
     if by is None or not by.form_for(family).wants_subtitles:
         return None
-    if (path := subtitles_path(item, laid.annotations)) is None:
+    if (path := subtitles_path(item, plan.annotations)) is None:
         return ""
     n = by.subtitle_frames_for(family)
     said = expected_subtitles(path, n) if clip is None else shown_subtitles(path, clip, n)
-    if question_hash(item, laid.annotations, laid.scoring) != task.settings["question"]:
+    if question_hash(item, plan.annotations, plan.scoring) != task.settings["question"]:
         raise changed(path)
     return said
 

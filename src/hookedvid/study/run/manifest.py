@@ -43,17 +43,17 @@ class Manifest:
 
     @classmethod
     def of(
-        cls, laid: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None
+        cls, plan: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None
     ) -> "Manifest":
         """The manifest of a plan that was run."""
-        n = len(laid.conditions)
-        keys = [t.key for _, _, t in laid.tasks]
+        n = len(plan.conditions)
+        keys = [t.key for _, _, t in plan.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
         checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
         timed = {} if timing is None else asdict(timing)
         return cls(
-            laid.study, laid.settings, laid.annotations, n_layers, about, laid.items, laid.conditions, rows, checked,
-            laid.left_out, timed,
+            plan.study, plan.settings, plan.annotations, n_layers, about, plan.items, plan.conditions, rows, checked,
+            plan.left_out, timed,
         )  # fmt: skip
 
     @property

@@ -68,7 +68,7 @@ class Audit:
 
 
 def run(
-    laid: Plan,
+    plan: Plan,
     model: Model,
     folder: Folder,
     on_row: Callable[[dict, bool], None] | None = None,
@@ -83,12 +83,12 @@ def run(
     timing = timing or Timing()
     with Decoders() if decoders is None else nullcontext(decoders) as pool:
         timing.n_processes = pool.n
-        engine = Answering(laid, model, pool).answers
-        return carry_out(laid, engine, folder, on_row, shard, audit, retry_failed=retry_failed, timing=timing)
+        engine = Answering(plan, model, pool).answers
+        return carry_out(plan, engine, folder, on_row, shard, audit, retry_failed=retry_failed, timing=timing)
 
 
 def carry_out(
-    laid: Plan,
+    plan: Plan,
     engine: "Engine",
     folder: Folder,
     on_row: Callable[[dict, bool], None] | None = None,
@@ -111,7 +111,7 @@ def carry_out(
     """
     records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
-    mine = {v: items for n, (v, items) in enumerate(_by_video(laid).items()) if n % shard.count == shard.index}
+    mine = {v: items for n, (v, items) in enumerate(_by_video(plan).items()) if n % shard.count == shard.index}
 
     def tell(video: str, fresh: Mapping[str, dict]) -> None:
         new = set(fresh)
@@ -135,7 +135,7 @@ def carry_out(
                 audit.add(checked)
                 timing.add(took)
     rows = records.read()
-    return [_named(rows[t.key], t) for i, _, t in laid.tasks if i.video in mine]
+    return [_named(rows[t.key], t) for i, _, t in plan.tasks if i.video in mine]
 
 
 class Unit(NamedTuple):
@@ -165,9 +165,9 @@ Engine = Callable[[Sequence[Unit]], Generator[tuple[Unit, Answers], None, None]]
 class Answering:
     """One process's model and decoders at work on one plan."""
 
-    def __init__(self, laid: Plan, model: Model, decoders: Decoders):
+    def __init__(self, plan: Plan, model: Model, decoders: Decoders):
         check_bare(model)
-        self._laid, self._model, self._decoders = laid, model, decoders
+        self._plan, self._model, self._decoders = plan, model, decoders
         self._n_lost = decoders.n_lost
 
     def answers(self, units: Iterable[Unit]) -> Generator[tuple[Unit, Answers], None, None]:
@@ -177,13 +177,13 @@ class Answering:
 
     def requests(self, unit: Unit) -> list[ClipRequest]:
         """The clips that a unit needs."""
-        return list({_request(self._laid, item, asked): None for item, asked in unit.items})
+        return list({_request(self._plan, item, asked): None for item, asked in unit.items})
 
     @torch.no_grad()  # on a generator it may be lost under decorators
     def answer(self, unit: Unit, batch: Batch) -> Answers:
         """Run a unit on its clips. Raises what is no fault of the video or of an item."""
         audit, start = Audit(), time.perf_counter()
-        outcomes = [o for _, o in _run_video(self._laid, self._model, unit.items, batch.clips, audit)]
+        outcomes = [o for _, o in _run_video(self._plan, self._model, unit.items, batch.clips, audit)]
         seconds, before, self._n_lost = time.perf_counter() - start, self._n_lost, self._decoders.n_lost
         videos = {unit.video: {"decoding": round(batch.decoding, 3), "model": round(seconds, 3)}}
         took = Timing(batch.decoding, seconds, batch.waited, videos=videos)
@@ -209,8 +209,8 @@ def _work(
     return distinct if left and (whole or any(t.key in stored for _, asked in left for _, t in asked)) else left
 
 
-def _request(laid: Plan, item: Item, asked: Asked) -> ClipRequest:
-    source, settings = str(video_path(item, laid.annotations)), asked[0][1].settings
+def _request(plan: Plan, item: Item, asked: Asked) -> ClipRequest:
+    source, settings = str(video_path(item, plan.annotations)), asked[0][1].settings
     sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
     return ClipRequest(source, *sampling, content=settings["video"])
 
@@ -219,9 +219,9 @@ def _named(row: dict, task: Task) -> dict:
     return named(row, task.condition, task.protocol, task.knockout, task.layer)
 
 
-def _by_video(laid: Plan) -> dict[str, list[tuple[Item, Asked]]]:
+def _by_video(plan: Plan) -> dict[str, list[tuple[Item, Asked]]]:
     grouped: dict[str, dict[str, tuple[Item, Asked]]] = {}
-    for item, condition, task in laid.tasks:
+    for item, condition, task in plan.tasks:
         grouped.setdefault(item.video, {}).setdefault(item.id, (item, []))[1].append((condition, task))
     return {video: list(items.values()) for video, items in grouped.items()}
 
@@ -231,7 +231,7 @@ def _distinct(asked: Asked) -> Asked:
 
 
 def _run_video(
-    laid: Plan, model: Model, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
+    plan: Plan, model: Model, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
     found: dict[str, Tensor | Outcome] = {}
@@ -239,7 +239,7 @@ def _run_video(
     ready: dict[str, VideoInputs] = {}
     left: dict[str, Asked] = {}
     for item, asked in items:
-        inputs = attempt(_prepare, laid, model, item, clips[_request(laid, item, asked)], asked)
+        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, asked)], asked)
         if isinstance(inputs, Outcome):
             found |= {task.key: inputs for _, task in asked}
             continue
@@ -251,24 +251,24 @@ def _run_video(
             else:
                 shares[task.key] = priced
         left[item.id] = [one for one in asked if one[1].key in shares]
-    if laid.study.reuse == "layers+positions" and not laid.scoring.reads_text:
-        found |= _swept(laid.scoring, model, [(ready[i], asked) for i, asked in left.items()], audit)
+    if plan.study.reuse == "layers+positions" and not plan.scoring.reads_text:
+        found |= _swept(plan.scoring, model, [(ready[i], asked) for i, asked in left.items()], audit)
     for item, asked in items:
         rest = [one for one in left.get(item.id, ()) if one[1].key not in found]
         if rest:
-            outcomes = _alone(laid, model, item, ready[item.id], [c for c, _ in rest])
+            outcomes = _alone(plan, model, item, ready[item.id], [c for c, _ in rest])
             found |= zip((task.key for _, task in rest), outcomes, strict=True)
         for one in asked:
             outcome = found[one[1].key]
             if isinstance(outcome, Tensor):
-                outcome = attempt(laid.scoring.outcome, model, item, outcome, ready[item.id])
+                outcome = attempt(plan.scoring.outcome, model, item, outcome, ready[item.id])
             yield one, _priced(outcome, shares.get(one[1].key))
 
 
-def _prepare(laid: Plan, model: Model, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
+def _prepare(plan: Plan, model: Model, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
     if isinstance(clip, HookedVidError):
         raise clip
-    return prepared(laid, model, item, asked[0][1], clip)
+    return prepared(plan, model, item, asked[0][1], clip)
 
 
 def _swept(
@@ -309,12 +309,12 @@ def _swept(
 
 
 def _alone(
-    laid: Plan, model: Model, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
+    plan: Plan, model: Model, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
 ) -> Iterator[Outcome]:
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
-    start = attempt(_start, laid, model, inputs)
+    start = attempt(_start, plan, model, inputs)
     for c in conditions:
-        yield start if isinstance(start, Outcome) else attempt(_run_alone, laid, model, item, start, c)
+        yield start if isinstance(start, Outcome) else attempt(_run_alone, plan, model, item, start, c)
 
 
 class _Start(NamedTuple):
@@ -325,18 +325,18 @@ class _Start(NamedTuple):
     streams: Any = None
 
 
-def _start(laid: Plan, model: Model, inputs: VideoInputs) -> _Start:
-    if laid.study.reuse == "none":
+def _start(plan: Plan, model: Model, inputs: VideoInputs) -> _Start:
+    if plan.study.reuse == "none":
         return _Start(inputs)
     inputs = model.encoded(inputs)
-    if laid.scoring.reads_text:
+    if plan.scoring.reads_text:
         return _Start(inputs)
-    n = laid.scoring.n_last(inputs)
+    n = plan.scoring.n_last(inputs)
     return _Start(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
 
 
-def _run_alone(laid: Plan, model: Model, item: Item, start: _Start, c: Condition) -> Outcome:
-    inputs, scoring = start.inputs, laid.scoring
+def _run_alone(plan: Plan, model: Model, item: Item, start: _Start, c: Condition) -> Outcome:
+    inputs, scoring = start.inputs, plan.scoring
     if scoring.reads_text:
         return scoring.generated(model, item, inputs, c.interventions)
     n = scoring.n_last(inputs)
