@@ -85,7 +85,7 @@ def judged(found: Sequence[laws.Finding], large: bool, null: Sequence[str]) -> t
     """Whether a law is called supported that is not true or says what is not; and how many true ones are."""
     if not large:
         return any(f.supported for f in found), float("nan")
-    said = {f.law: f.said for f in found if f.supported}
+    said = {f.law: f.sentence for f in found if f.supported}
     low, high = (
         (int(x) for x in said["two stages"].split("of 8 [")[1].split("]")[0].split(", "))
         if "two stages" in said

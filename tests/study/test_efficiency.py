@@ -108,7 +108,7 @@ def test_the_cheapest_that_keeps_enough_is_found():
         "not supported: exit after layer 4 + VT-K 1–4 takes 42.0% of the decoder's operations (50.0% of attention) and "
         "keeps 100.0% ["
     )
-    assert "of the accuracy on 20 other videos (100.0% there;" in told.said
+    assert "of the accuracy on 20 other videos (100.0% there;" in told.sentence
     assert laws.findings(made_up(right), "all", N, 200, keep=0.8)[-1].supported
     assert laws.findings(made_up(right, n_videos=300), "all", N, 200)[-1].supported
 

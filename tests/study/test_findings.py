@@ -62,29 +62,33 @@ def test_a_real_effect_is_found_and_every_sentence_has_number_interval_and_video
     found = told(made_up(items_of(60, 2), right))
     stages, flow, windows, edges = found.values()
     assert [f.supported for f in found.values()] == [True, True, True, False]
-    assert stages.said.startswith("LV-K in every layer costs 75.0 points [")
+    assert stages.sentence.startswith("LV-K in every layer costs 75.0 points [")
     assert (
-        "; text needs the video up to layer 4 of 8 [4, 4], 50% of the depth; a cut after layer 4 costs 0" in stages.said
+        "; text needs the video up to layer 4 of 8 [4, 4], 50% of the depth; a cut after layer 4 costs 0"
+        in stages.sentence
     )
-    assert flow.said.startswith("LV-K in every layer costs 75.0 points [") and "points [" in flow.said.split(", ", 2)[2]
-    assert windows.said.count(";") == 1 and "LV-K 3–4 costs 75.0 points [" in windows.said
-    assert "VT-K costs 0.0 points [" in edges.said and edges.said.count("not told apart") == 2
-    assert all(f.said.endswith("(120 questions, 60 videos)") for f in found.values())
-    assert stages.verdict == f"supported: {stages.said}" and edges.verdict == f"not supported: {edges.said}"
+    assert (
+        flow.sentence.startswith("LV-K in every layer costs 75.0 points [")
+        and "points [" in flow.sentence.split(", ", 2)[2]
+    )
+    assert windows.sentence.count(";") == 1 and "LV-K 3–4 costs 75.0 points [" in windows.sentence
+    assert "VT-K costs 0.0 points [" in edges.sentence and edges.sentence.count("not told apart") == 2
+    assert all(f.sentence.endswith("(120 questions, 60 videos)") for f in found.values())
+    assert stages.verdict == f"supported: {stages.sentence}" and edges.verdict == f"not supported: {edges.sentence}"
 
 
 @pytest.mark.parametrize(("n_videos", "per_video"), [(1, 1), (1, 3), (1, 50), (3, 10), (5, 5), (9, 5), (19, 1)])
 def test_few_videos_or_questions_support_nothing(n_videos, per_video):
     found = told(made_up(items_of(n_videos, per_video), lambda c, v: not cut_by_lvk(c)))
     assert not any(f.supported for f in found.values())
-    assert found["any law"].said.endswith("a finding needs 20 questions, 10 videos")
+    assert found["any law"].sentence.endswith("a finding needs 20 questions, 10 videos")
 
 
 def test_a_flow_that_costs_nothing_dominates_nothing_where_others_improve():
     o = made_up(items_of(50), lambda c, v: v < (30 if c.protocol == "baseline" or cut_by_lvk(c) else 45))
     found = told(o)
     assert not any(f.supported for f in found.values())
-    assert "LV-K in every layer costs 0.0 points [" in found["which flow dominates"].said
+    assert "LV-K in every layer costs 0.0 points [" in found["which flow dominates"].sentence
 
 
 def test_four_one_way_flips_of_150_support_nothing():
@@ -93,17 +97,17 @@ def test_four_one_way_flips_of_150_support_nothing():
     o = made_up(items_of(150), lambda c, v: v < 105 and not (c.label in flips and v < 4))
     assert not any(f.supported for f in told(o).values())
     cut = next(s for s in summarise(o, 100) if s.condition.label == "LV-K all layers")
-    assert cut.test == (4, 0, pytest.approx(0.125)) and cut.p_holm == 1
+    assert cut.mcnemar == (4, 0, pytest.approx(0.125)) and cut.p_holm == 1
 
 
 def test_two_stages_need_bounds_inside_the_model():
     """A curve that rises in even steps to the last layer has no second stage, nor one whose last cuts stay unsure."""
     steady = made_up(items_of(80), lambda c, v: not cut_by_lvk(c) or v < 10 * (c.layer or 0))
-    assert "8], 100% of the depth; no later cut is shown to cost less" in told(steady)["two stages"].said
+    assert "8], 100% of the depth; no later cut is shown to cost less" in told(steady)["two stages"].sentence
     assert not told(steady)["two stages"].supported
     # After layer 4 a cut costs 1 of 16 that LV-K costs: less than a tenth, but 16 videos do not show it.
     unsure = made_up(items_of(20), lambda c, v: not cut_by_lvk(c) or v >= (1 if (c.layer or 0) >= 4 else 16))
-    assert "up to layer 4 of 8 [" in told(unsure)["two stages"].said and not told(unsure)["two stages"].supported
+    assert "up to layer 4 of 8 [" in told(unsure)["two stages"].sentence and not told(unsure)["two stages"].supported
 
 
 def test_no_law_is_supported_that_no_star_of_the_table_supports():
@@ -118,9 +122,9 @@ def test_no_law_is_supported_that_no_star_of_the_table_supports():
         found = {law: f for law, f in told(o).items() if f.supported}
         n_supported += len(found)
         if law := found.get("which flow dominates"):
-            assert f"{law.said.split(' in every layer')[0]} all layers" in stars
+            assert f"{law.sentence.split(' in every layer')[0]} all layers" in stars
         if law := found.get("critical windows"):
-            assert {part.split(" costs ")[0] for part in law.said.split("; ")} <= stars
+            assert {part.split(" costs ")[0] for part in law.sentence.split("; ")} <= stars
         assert "two stages" not in found or "LV-K after layer 0" in stars
     assert n_supported > 3
 
@@ -134,9 +138,9 @@ def test_rows_that_failed_under_one_condition_only_move_no_finding():
     )
     found = told(o)
     assert not any(f.supported for f in found.values())
-    assert found["which flow dominates"].said.startswith("LV-K in every layer costs 0.0 points [")
-    assert found["which flow dominates"].said.endswith("(30 questions, 30 videos)")
-    assert found["two stages"].said.endswith("(60 questions, 60 videos)")
+    assert found["which flow dominates"].sentence.startswith("LV-K in every layer costs 0.0 points [")
+    assert found["which flow dominates"].sentence.endswith("(30 questions, 30 videos)")
+    assert found["two stages"].sentence.endswith("(60 questions, 60 videos)")
 
 
 def test_a_finding_rests_on_the_items_that_all_its_conditions_have():
@@ -147,11 +151,14 @@ def test_a_finding_rests_on_the_items_that_all_its_conditions_have():
     gaps = made_up(items_of(90), right, failed=lambda c, v: v < lost.get(c.label, 0) * 5)
     for law, first in (("which flow dominates", 15), ("two stages", 35)):
         left = items_of(90)[first:]
-        whole = told(made_up(left, right))[law].said
+        whole = told(made_up(left, right))[law].sentence
         # Bounds are read from other resamples; values and layers are the same.
         values = re.findall(r"costs ([\d.]+) |, ([\d.]+) points|layer (\d)|\((\d+ .*?)\)", whole)
         assert len(values) >= 3
-        assert re.findall(r"costs ([\d.]+) |, ([\d.]+) points|layer (\d)|\((\d+ .*?)\)", told(gaps)[law].said) == values
+        assert (
+            re.findall(r"costs ([\d.]+) |, ([\d.]+) points|layer (\d)|\((\d+ .*?)\)", told(gaps)[law].sentence)
+            == values
+        )
 
 
 def test_measures_compare_paired_items_too():
@@ -167,9 +174,9 @@ def test_measures_compare_paired_items_too():
             rows.append(row | {"correct": None, "prob": None, "margin": None})
     values = Outcomes(items, conditions, rows, Likelihood())
     (flow,) = laws.findings(values, "all", N, 200)
-    assert not flow.supported and "costs 0.000 nats" in flow.said and "40 videos" in flow.said
+    assert not flow.supported and "costs 0.000 nats" in flow.sentence and "40 videos" in flow.sentence
     lines = {m.condition.label: m for m in summarise(values, 200)}
-    assert lines["LV-K all layers"].change.value == 0 and lines["LV-K all layers"].test.p == 1
+    assert lines["LV-K all layers"].change.value == 0 and lines["LV-K all layers"].mcnemar.p == 1
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_the_table_pairs_items_so_a_constant_change_has_no_spread():
     assert base.score.value == pytest.approx(-1 + own.mean()) and base.score.high - base.score.low > 0.3
     assert tuple(cut.change) == pytest.approx((-3.0, -3.0, -3.0))
     assert cut.means["total"].value == pytest.approx(2 * cut.score.value) and cut.means["n_tokens"].value == 2
-    assert cut.p_holm < 0.01 and lines["VT-K all layers"].test.p == 1.0 and base.test.p == 1.0
+    assert cut.p_holm < 0.01 and lines["VT-K all layers"].mcnemar.p == 1.0 and base.mcnemar.p == 1.0
     cells = {c.name: c.cell(cut) for c in Likelihood.columns}
     assert float(cells["perplexity"]) == pytest.approx(math.exp(-cut.score.value), abs=0.005)
     assert cells["change"] == "-3.000 [-3.00, -3.00]*"
@@ -274,9 +274,9 @@ def test_findings_find_what_was_put_in():
     levels = {"LV-K after layer 0": -4.0, "LV-K all layers": -4.0, "LV-K after layer 1": -2.0, "VT-K all layers": -1.5}
     values, _ = made_up(levels)
     stages, flow = findings(values, "all", 4, 200)
-    assert stages.supported and stages.said.startswith("LV-K in every layer costs 3.000 nats [")
-    assert "needs the video up to layer 2 of 4 [2, 2]" in stages.said and "20 videos" in stages.said
-    assert flow.supported and flow.said.startswith("LV-K in every layer costs 3.000 nats")
+    assert stages.supported and stages.sentence.startswith("LV-K in every layer costs 3.000 nats [")
+    assert "needs the video up to layer 2 of 4 [2, 2]" in stages.sentence and "20 videos" in stages.sentence
+    assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 3.000 nats")
     nothing = findings(made_up({})[0], "all", 4, 200)
     assert [f.supported for f in nothing] == [False, False]
 

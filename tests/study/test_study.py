@@ -177,7 +177,7 @@ def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
 
 def test_a_killed_study_goes_on_where_it_was(folder, finished):
     out = folder / "killed"
-    command = [sys.executable, "-m", "hookedvid.cli.commands", "study", str(folder / "study.toml"), "--out", str(out)]
+    command = [sys.executable, "-m", "hookedvid.cli", "study", str(folder / "study.toml"), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(2400):
         if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:
@@ -329,11 +329,11 @@ def test_laws_are_not_claimed_without_a_model_above_chance(finished):
     laid, rows = finished
     o = summary.Outcomes(laid.items, laid.conditions, rows)
     told = laws.findings(o, "all", 4, 200)
-    assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].said
+    assert [f.supported for f in told] == [False] and "12 questions, 4 videos; a finding needs 20" in told[0].sentence
     o.items = [replace(_item(i), video=f"{i}.mp4") for i in range(40)]
     o.values["accuracy"] = np.arange(len(o.conditions) * 40).reshape(-1, 40) % 4 == 0.0
     told = laws.findings(o, "all", 4, 200)
-    assert [f.supported for f in told] == [False] and "not above chance" in told[0].said
+    assert [f.supported for f in told] == [False] and "not above chance" in told[0].sentence
 
 
 def test_laws_find_what_was_put_in():
@@ -349,9 +349,13 @@ def test_laws_find_what_was_put_in():
         for c in conditions
     ]
     stages, flow, windows = laws.findings(summary.Outcomes(items, conditions, rows), "all", 4, 500)
-    assert stages.supported and "up to layer 2 of 4 [2, 2]" in stages.said
-    assert flow.supported and flow.said.startswith("LV-K in every layer costs 65.0 points")
-    assert windows.supported and windows.said.startswith("LV-K 2–3 costs 65.0 points [") and ";" not in windows.said
+    assert stages.supported and "up to layer 2 of 4 [2, 2]" in stages.sentence
+    assert flow.supported and flow.sentence.startswith("LV-K in every layer costs 65.0 points")
+    assert (
+        windows.supported
+        and windows.sentence.startswith("LV-K 2–3 costs 65.0 points [")
+        and ";" not in windows.sentence
+    )
 
 
 def _item(i: int):

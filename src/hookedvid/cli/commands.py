@@ -253,7 +253,3 @@ def _study(
     cache = FrameCache(home() / "frames", int(frame_cache * 1e9)) if frame_cache > 0 else None
     how = Execution(Shard.parse(shard), retry_failed, decoders, Limits(decode_limit), cache, ray=ray, actors=actors)
     return run_study(file, out, limit, device, protocol, model, plan, (dataset, data), task, how)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,12 +28,12 @@ class Finding(NamedTuple):
 
     law: str
     supported: bool
-    said: str
+    sentence: str
 
     @property
     def verdict(self) -> str:
         """Verdict and sentence, to print after the law's name."""
-        return f"{'' if self.supported else 'not '}supported: {self.said}"
+        return f"{'' if self.supported else 'not '}supported: {self.sentence}"
 
 
 def findings(

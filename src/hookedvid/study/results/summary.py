@@ -41,7 +41,7 @@ class Summary:
         degenerate: How many are garbled, or come from logits that are not finite.
         means: Of each of the scoring's measures over the items, the score first.
         against: The score held against the baseline's on the items that both have, as the scoring does.
-        test: Of the condition against the baseline.
+        mcnemar: Of the condition against the baseline.
         p_holm: Its p, adjusted for all conditions of the group.
         level: What knowing nothing scores; NaN where that is not known.
         attention_share: Of the intact model's operations, mean over the items; NaN where rows do not tell.
@@ -61,7 +61,7 @@ class Summary:
     degenerate: int
     means: Mapping[str, Interval]
     against: Mapping[str, Interval]
-    test: McNemar
+    mcnemar: McNemar
     p_holm: float
     level: float
     attention_share: float
@@ -167,7 +167,7 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
                 degenerate=int(np.isin(flag, ("degenerate", "non-finite")).sum()),
                 means={measure: each[i] for measure, each in means.items()},
                 against={measure: each[i] for measure, each in against.items()},
-                test=tests[i],
+                mcnemar=tests[i],
                 p_holm=float(adjusted[i]),
                 level=level,
                 attention_share=statistics.known_mean(o.attention_share[i, columns]),
@@ -194,6 +194,6 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
         }
         for name, value in (*s.means.items(), *s.against.items()):
             line |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        line |= {f"{s.scoring.test}_p": s.test.p, f"{s.scoring.test}_p_holm": s.p_holm}
+        line |= {f"{s.scoring.test}_p": s.mcnemar.p, f"{s.scoring.test}_p_holm": s.p_holm}
         lines.append(line | {"attention_share": s.attention_share, "decoder_share": s.decoder_share})
     write_text(path, csv_text(lines))
