@@ -7,6 +7,7 @@ verbs print without a traceback.
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class HookedVidError(ValueError):
@@ -61,7 +62,7 @@ class DataError(HookedVidError):
     """An annotation file or dataset folder that does not hold what it should."""
 
 
-def check_keywords(function: Callable, given: Iterable[str], called: str) -> None:
+def check_keywords(function: Callable[..., Any], given: Iterable[str], called: str) -> None:
     """Raise TypeError, as Python does, for a keyword that a function has not, with the nearest ones it has."""
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for name in given:

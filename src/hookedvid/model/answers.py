@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.values.inputs import PAD, VideoInputs
+from hookedvid.values.tensors import floats
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def score_options(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     of_options, probs = wide[chosen], wide.softmax(-1)[chosen]
     best = int(of_options.argmax())
-    return Answer(best, LETTERS[best], inputs.options[item][best], tuple(probs.tolist()), tuple(of_options.tolist()))
+    return Answer(best, LETTERS[best], inputs.options[item][best], tuple(floats(probs)), tuple(floats(of_options)))
 
 
 def answer_log_probs(

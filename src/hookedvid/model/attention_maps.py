@@ -8,10 +8,12 @@ No query x key tensor is built. Runs are read, never changed; editing is `run_wi
 `run_with_cache`.
 """
 
+# pandas has no stubs of its own.
+# pyright: reportMissingTypeStubs=false
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,7 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
 from hookedvid.values.masks import allowed
+from hookedvid.values.tensors import ints
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,7 +108,7 @@ class AttentionMap:
 
         if self.reduce not in ("segments", "frames"):
             raise InputError(f'{self.reduce!r} has no columns of names; read with reduce="segments" or "frames"')
-        axes = [self.layers, self.heads, self.rows or self.queries.tolist(), self.labels]
+        axes = [self.layers, self.heads, self.rows or ints(self.queries), self.labels]
         index = pd.MultiIndex.from_product(axes, names=["layer", "head", "query", "column"])
         mass = torch.stack(list(self.maps.values())).flatten().cpu().numpy()
         return pd.DataFrame({"mass": mass}, index=index).reset_index()
@@ -211,7 +214,7 @@ class _Asked(NamedTuple):
             raise InputError(
                 f'mean_queries averages what reduce="segments" or "frames" gives, not {reduce!r}: choose one'
             )
-        rows = column[chosen_queries].unique().tolist() if mean else None
+        rows = sorted(set(ints(column[chosen_queries]))) if mean else None
         return cls(layout, chosen_queries, chosen, reduce, labels, column, rows, grid, model.kernel)
 
     def mean(self, mass: Float[Tensor, "head query column"]) -> Float[Tensor, "head row column"]:
@@ -268,15 +271,15 @@ class _Reader:
         precise = torch.promote_types(q.dtype, torch.float32)
         if asked.reduce in ("segments", "frames"):
             sets = F.one_hot(asked.column[self.held], len(asked.labels)).to(q.device, precise)
-            found = asked.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel))
+            mass = asked.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel))
         elif asked.reduce == "none":
-            found = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
+            mass = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
         else:
-            total = sum(layer.pattern(r).to(precise).sum(1) for r in rows.split(N_EXPLICIT))
+            total = sum(layer.pattern(r).to(precise).sum(1) for r in torch.split(rows, N_EXPLICIT))
             assert isinstance(total, Tensor)
             on_patches = self._by_position(total[..., n_pad:])[:, (asked.column == 0).to(q.device)]
-            found = on_patches.unflatten(-1, asked.grid)
-        self.result = found if self.device is None else found.to(self.device)
+            mass = cast(Tensor, on_patches.unflatten(-1, asked.grid))
+        self.result = mass if self.device is None else mass.to(self.device)
 
     def _by_position(self, held: Float[Tensor, "*rows held"]) -> Float[Tensor, "*rows pos"]:
         n = len(self.asked.column)
@@ -318,8 +321,8 @@ class _Layer(NamedTuple):
         """Mass of each row on each set of keys."""
         if lse is not None and 2 * int(sets.sum(0).max()) > len(sets):
             return self._shares(sets, lse[0])
-        parts = []
-        for some in sets.to(self.k).split(self.k.shape[-1], dim=1):  # kernels want V as wide as K
+        parts: list[Tensor] = []
+        for some in torch.split(sets.to(self.k), self.k.shape[-1], dim=1):  # kernels want V as wide as K
             values = F.pad(some, (0, self.k.shape[-1] - some.shape[1]))
             z = self._outputs(values[None, :, None].expand(1, -1, self.k.shape[2], -1), kernel)
             parts.append(z[..., : some.shape[1]])
@@ -331,13 +334,15 @@ class _Layer(NamedTuple):
         within = (sets[:, largest] > 0).cpu()
         others, most = (~within).nonzero()[:, 0], within.nonzero()[:, 0]
         most = most if self.dense is not None else most[:1]  # under causality alone, who sees any sees the first
-        parts = []
-        for rows in self.rows.split(max(1, min(N_ROWS, N_SCORES // max(1, len(lse) * len(others))))):
+        parts: list[Tensor] = []
+        n_rows = max(1, min(N_ROWS, N_SCORES // max(1, len(lse) * len(others))))
+        for rows in torch.split(self.rows, n_rows):
             few = others if self.dense is not None else others[others <= rows[-1]]
             at, to = rows.to(sets.device), few.to(sets.device)
             q, k = self.q[0, at].to(sets.dtype).transpose(0, 1), self.k[0, to].to(sets.dtype).permute(1, 2, 0)
             # Heads of one kv_head beside each other in one row axis, over which its keys need no copies.
-            scores = q.unflatten(0, (len(k), -1)).flatten(1, 2) @ k * q.shape[-1] ** -0.5
+            by_kv_head = cast(Tensor, q.unflatten(0, (len(k), -1)))
+            scores = by_kv_head.flatten(1, 2) @ k * q.shape[-1] ** -0.5
             shares = scores.view(len(lse), len(rows), len(few)).sub_(lse[:, at, None]).exp_()
             mass = shares.masked_fill_(~self.mask(rows, few), 0.0) @ sets[to]
             rest = (1 - mass.sum(-1)).clamp(min=0.0)
@@ -354,7 +359,7 @@ class _Layer(NamedTuple):
             q = self.q if len(rows) == self.q.shape[1] else self.q[:, rows.to(v.device)]
             z = calls.to(v.device).attend(q, self.k, v)[0]
             return z if len(rows) == len(self.rows) else z[self.rows.to(v.device)]
-        parts = self.rows.split(N_ROWS)
+        parts = torch.split(self.rows, N_ROWS)
         return torch.cat([_attend(self.q[:, r.to(v.device)], self.k, v, self.mask(r), kernel)[0] for r in parts])
 
 

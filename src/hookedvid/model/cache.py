@@ -1,7 +1,7 @@
 """The activations of one run, found by TransformerLens's names or by frame and segment."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from jaxtyping import Int
@@ -19,6 +19,12 @@ BY_QUERY = ("hook_mask", "hook_attn_scores", "hook_pattern")
 def pos_axis(name: str) -> int:
     """The axis of positions (of queries, for attention maps) in a hook point's tensor, the batch axis being 0."""
     return 2 if name.rsplit(".", 1)[-1] in BY_QUERY else 1
+
+
+def has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
+    """Whether a name is a short one with its layer, ("resid_post", 3)."""
+    parts = cast(tuple[Any, ...], name) if isinstance(name, tuple) else ()
+    return len(parts) == 2 and isinstance(parts[0], str) and isinstance(parts[1], int)
 
 
 class VideoCache(ActivationCache):
@@ -45,10 +51,10 @@ class VideoCache(ActivationCache):
 
     def __getitem__(self, key: Any) -> Tensor:
         try:
-            return super().__getitem__(key)
+            return cast(Any, super()).__getitem__(key)
         except KeyError:
             held = list(self.cache_dict)
-            if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], int):
+            if has_layer(key):
                 # Hook points that TransformerLens has not, or has elsewhere: mask, q_input.
                 block = f"blocks.{self._layer(key[1])}."
                 found = [n for n in held if n.startswith(block) and n.endswith(f".hook_{key[0]}")]

@@ -3,7 +3,7 @@
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ def _can_be_compiled() -> bool:
 
 
 @contextmanager
-def eager() -> Iterator[None]:
+def eager() -> Generator[None, None, None]:
     """Within, compiled modules of this process run as they are written."""
     global _users
     if not _can_be_compiled():
@@ -48,8 +48,8 @@ def untraced(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         if _can_be_compiled():
-            disabled: Any = torch.compiler.disable(function)
-            return disabled(*args, **kwargs)
+            compiler: Any = torch.compiler  # half of its types are missing
+            return compiler.disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
 
     return run

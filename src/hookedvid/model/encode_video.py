@@ -13,6 +13,7 @@ from hookedvid.errors import HookError, InputError
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.tensors import ints
 
 SAMPLE = 16  # values of each weight that are looked at in every call
 
@@ -34,7 +35,7 @@ def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos 
             pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
             features = model.vision.patches(model.vision(pixels, model.kernel))
             tokens = model.projector(features.to(model.projector.inp.weight.dtype))
-            made = iter([model.projector.pack(t) for t in tokens.split([len(v) for v in videos])])
+            made = iter([model.projector.pack(t) for t in torch.split(tokens, [len(v) for v in videos])])
     given = inputs.features or (None,) * inputs.batch_size
     held = [f for p, f in zip(inputs.pixel_values, given, strict=True) if p is not None]
     return torch.cat([next(made) if f is None else f for f in held])
@@ -86,7 +87,7 @@ def encoded(model: Model, inputs: VideoInputs) -> VideoInputs:
     if not inputs.to_encode:
         return inputs
     inputs = inputs.to(model.device)
-    sizes = [n for n in inputs.is_video.sum(1).tolist() if n]
-    made = iter(encode_video(model, inputs).split(sizes))
+    sizes = [n for n in ints(inputs.is_video.sum(1)) if n]
+    made = iter(torch.split(encode_video(model, inputs), sizes))
     features = tuple(None if p is None else next(made) for p in inputs.pixel_values)
     return replace(inputs, features=features, encoder=encoder_of(model))

@@ -138,17 +138,18 @@ def _blocks(
     layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, memo: _Memo
 ) -> list[tuple[int, int]]:
     """Rows and allowed pairs in each block; `memo` holds them by what is dropped and cut."""
-    given = effects(interventions, n_layers)
-    exit, found = given.exit, []
-    for layer, cuts in enumerate(given.cuts):
+    joint = effects(interventions, n_layers)
+    exit = joint.exit
+    blocks: list[tuple[int, int]] = []
+    for layer, cuts in enumerate(joint.cuts):
         gone = exit if exit is not None and layer >= exit.layer else None
         what = (gone.drop if gone else "", cuts)
         if what not in memo:
             rest = kept_positions(layout, gone) if gone else None
             n_rows = layout.n_tokens if rest is None else len(rest)
             memo[what] = n_rows, n_pairs(layout, cuts, rest, rest)
-        found.append(memo[what])
-    return found
+        blocks.append(memo[what])
+    return blocks
 
 
 # Operations of one row, one pair, one frame.

@@ -1,7 +1,9 @@
 """Continuing a prompt token by token, hooks and interventions alive at every step."""
 
+# What users give is looked at, whatever its annotation says.
+# pyright: reportUnnecessaryIsInstance=false
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +17,9 @@ from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
 from hookedvid.values.serial import counted
+from hookedvid.values.tensors import ints
+
+Warper = Callable[[Any, Tensor], Tensor]  # (ids, logits) -> logits; ids are read by none of these
 
 
 def generate(
@@ -53,7 +58,7 @@ def generate(
     warpers = _warpers(do_sample, temperature, top_k, top_p)
     ends = _stop_texts(model, stop_strings, return_type)
     batch, given = model.inputs_of(input), as_interventions(interventions)
-    stops = _stop_ids(model, eos_token_id) if stop_at_eos else set()
+    stops: set[int] = _stop_ids(model, eos_token_id) if stop_at_eos else set()
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
@@ -81,8 +86,8 @@ def generate(
 def _returned(model: Model, ids: Tensor, lengths: Tensor, stops: set[int], return_type: str | None) -> Any:
     if return_type == "tokens" or (return_type is None and model.tokenizer is None):
         return ids
-    texts = []
-    for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
+    texts: list[str] = []
+    for row, length in zip(map(ints, ids.cpu()), ints(lengths), strict=True):
         end = next((i for i, t in enumerate(row) if t in stops), length)
         texts.append(model.tokenizer.decode(row[:end], skip_special_tokens=True).strip())
     return texts[0] if len(texts) == 1 else texts
@@ -113,7 +118,9 @@ def _stop_ids(model: Model, given: int | Sequence[int] | None) -> set[int]:
     return ids | ({model.tokenizer.eos_token_id} - {None})
 
 
-def _warpers(do_sample: bool, temperature: float, top_k: float | int | None, top_p: float | int | None) -> list | None:
+def _warpers(
+    do_sample: bool, temperature: float, top_k: float | int | None, top_p: float | int | None
+) -> list[Warper] | None:
     """What changes the logits before a token is drawn; None where the likeliest is taken."""
     # transformers' own warpers: their corner cases are what users compare with.
     from transformers.generation import logits_process as lp
@@ -124,7 +131,7 @@ def _warpers(do_sample: bool, temperature: float, top_k: float | int | None, top
         raise InputError(f"top_k is {top_k!r}; give a whole number of tokens, or 0 for all")
     if top_p is not None and not (_is_number(top_p) and 0 <= top_p <= 1):
         raise InputError(f"top_p is {top_p!r}; give a share of the probability, from 0 to 1")
-    warpers: list = []
+    warpers: list[Warper] = []
     if temperature not in (0, 1):
         least = torch.finfo(torch.float32).tiny  # what is less would be 0 to the division
         warpers.append(lp.TemperatureLogitsWarper(max(float(temperature), least)))
@@ -141,7 +148,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _choose(logits: Tensor, warpers: list | None, generator: torch.Generator | None) -> Tensor:
+def _choose(logits: Tensor, warpers: list[Warper] | None, generator: torch.Generator | None) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise NonFiniteError(
             "the logits are not finite: the weights or this dtype overflow, so nothing can be generated"
@@ -155,5 +162,5 @@ def _choose(logits: Tensor, warpers: list | None, generator: torch.Generator | N
 
 
 def _said(model: Model, ids: Tensor, stop_strings: Sequence[str]) -> Tensor:
-    texts = model.tokenizer.batch_decode(ids.tolist())
+    texts = model.tokenizer.batch_decode([ints(row) for row in ids.cpu()])
     return torch.tensor([any(s in t for s in stop_strings) for t in texts])

@@ -4,15 +4,15 @@ Names are looked up, never guessed: one that does not exist, or cannot fire in t
 added here are ever removed, also after an exception.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hookedvid.errors import HookError, InputError, nearest
-from hookedvid.model.cache import VideoCache, pos_axis
+from hookedvid.model.cache import VideoCache, has_layer, pos_axis
 from hookedvid.model.eager import untraced
 from hookedvid.model.turns import Turns
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
@@ -20,7 +20,10 @@ from hookedvid.nn.model import Model
 
 Name = str | tuple[str, int]
 NamesFilter = Name | Sequence[Name] | Callable[[str], bool] | None
-HookList = Iterable[tuple[str | Callable[[str], bool], Callable]]
+Function = Callable[..., Any]  # (activation, hook point) -> what becomes of it, or None
+HookList = Iterable[tuple[str | Callable[[str], bool], Function]]
+Args = tuple[Any, ...]
+Keywords = dict[str, Any]
 
 # Tensors that exist only for whoever listens, large and outside the usual path: cached when asked for by name.
 ON_DEMAND = ("hook_mask", "hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
@@ -41,7 +44,8 @@ class HookVerbs(HookedRootModule):
         return listening(self, *self.mod_dict.values())
 
     def _hooked_backward(self) -> bool:
-        return any(m._backward_hooks or m._backward_pre_hooks for m in (self, *self.mod_dict.values()))
+        modules: list[Any] = [self, *self.mod_dict.values()]
+        return any(m._backward_hooks or m._backward_pre_hooks for m in modules)
 
     def turn(self, hooked: bool = False) -> AbstractContextManager[None]:
         """A run's turn: alone where hooks are on the model, or will be; beside other plain runs otherwise."""
@@ -59,7 +63,7 @@ class HookVerbs(HookedRootModule):
         """
         for blocks in self.modules():
             if isinstance(blocks, nn.ModuleList):
-                for block in blocks:
+                for block in cast(Iterable[Any], blocks):
                     block.compile(*args, **kwargs)
 
     def names(self, names_filter: NamesFilter) -> list[str]:
@@ -82,7 +86,7 @@ class HookVerbs(HookedRootModule):
         return list(dict.fromkeys(n for a in _several(names_filter) for n in self._names_of(a)))
 
     def _names_of(self, asked: Any) -> list[str]:
-        if _has_layer(asked):
+        if has_layer(asked):
             return [self._name_at(*asked)]
         if not isinstance(asked, str):
             raise HookError(
@@ -134,7 +138,7 @@ class HookVerbs(HookedRootModule):
         return [self.hook_point(n) for n in ([name] if isinstance(name, str) else self.names(name))]
 
     def add_hook(  # pyright: ignore[reportIncompatibleMethodOverride]  # the rest goes on by keyword
-        self, name: str | Callable[[str], bool], hook: Callable, **kwargs: Any
+        self, name: str | Callable[[str], bool], hook: Function, **kwargs: Any
     ) -> None:
         """Attach `hook(tensor, hook) -> tensor | None` until `reset_hooks`; `name` is full, or a predicate."""
         _pairs([(name, hook)], "add_hook")
@@ -158,7 +162,7 @@ class HookVerbs(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         prepend: bool = False,
-    ) -> Iterator["HookVerbs"]:
+    ) -> Generator["HookVerbs", None, None]:
         """Hooks for the length of a `with` block; exactly these are removed at its end, whatever happens.
 
         Names are full, or predicates on full names. `prepend` runs them before hooks already there. Those of one
@@ -166,7 +170,7 @@ class HookVerbs(HookedRootModule):
         for a thread that runs it.
         """
         fwd_hooks, bwd_hooks = _pairs(fwd_hooks, "fwd_hooks"), _pairs(bwd_hooks, "bwd_hooks")
-        added = []
+        added: list[tuple[HookPoint, Any]] = []
         with self.turns.alone() if fwd_hooks or bwd_hooks else nullcontext():
             try:
                 if prepend:  # each goes before those already there
@@ -277,7 +281,7 @@ class HookVerbs(HookedRootModule):
 
     # What a model supplies: which inputs a call has, and which hook points it reaches.
 
-    def prepared(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def prepared(self, args: Args, kwargs: Keywords) -> tuple[Args, Keywords]:
         """The call's arguments with raw tokens turned into inputs once."""
         raise NotImplementedError
 
@@ -304,22 +308,19 @@ class HookVerbs(HookedRootModule):
                 )
 
 
-def _has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
-    return isinstance(name, tuple) and len(name) == 2 and isinstance(name[0], str) and isinstance(name[1], int)
-
-
 def _several(names_filter: Any) -> list[Any]:
     """The names of a filter that is no predicate."""
-    one = isinstance(names_filter, str) or _has_layer(names_filter) or not isinstance(names_filter, Iterable)
-    return [names_filter] if one else list(names_filter)
+    if isinstance(names_filter, str) or has_layer(names_filter) or not isinstance(names_filter, Iterable):
+        return [names_filter]
+    return list(cast(Iterable[Any], names_filter))
 
 
-def _pairs(hooks: Any, what: str) -> list[tuple[Any, Callable]]:
+def _pairs(hooks: Any, what: str) -> list[tuple[Any, Function]]:
     """The hooks of a list of them. Raises HookError for anything that is no name, or names, with a function."""
-    pairs = list(hooks) if isinstance(hooks, Iterable) else [hooks]
+    pairs = list(cast(Iterable[Any], hooks)) if isinstance(hooks, Iterable) else [hooks]
     for pair in pairs:
-        good = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
-        if not good or pair[0] is None or not callable(pair[1]):
+        parts = cast(Sequence[Any], pair) if isinstance(pair, Sequence) and not isinstance(pair, str) else ()
+        if len(parts) != 2 or parts[0] is None or not callable(parts[1]):
             raise HookError(f"{what}: {pair!r} is no name with its function; give pairs (name, function) in a list")
     return pairs
 

@@ -23,7 +23,7 @@ from hookedvid.model.bound import BoundModel
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
-from hookedvid.model.hook_verbs import HookVerbs
+from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.patching import patch_hooks
 from hookedvid.model.run_plan import RunPlan, blocks_run
 from hookedvid.model.weight_views import WeightViews
@@ -334,7 +334,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     # ---- what the hook verbs ask -------------------------------------------------------------------------
 
-    def prepared(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def prepared(self, args: Args, kwargs: Keywords) -> tuple[Args, Keywords]:
         """Raw token ids as inputs and interventions as a tuple, so that either is read once."""
         if kwargs.get("interventions") is not None:
             kwargs = {**kwargs, "interventions": as_interventions(kwargs["interventions"])}

@@ -1,7 +1,7 @@
 """Patches and edits of activations by frame and segment; TransformerLens's own works through `model.bind`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,8 @@ from hookedvid.nn.model import Model
 from hookedvid.values.effects import Write
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LayerRange, Patch, as_range, as_source
+
+Hook = Callable[[Tensor, Any], Tensor]  # (activation, hook point) -> what becomes of it
 
 
 class ItemWrite(NamedTuple):
@@ -57,7 +59,7 @@ class ItemWrite(NamedTuple):
 
     def _calls(self, which: Tensor) -> list[Tensor]:
         generated = self.positions[which] >= self.n_prompt
-        calls = [(~generated).nonzero()[:, 0], *generated.nonzero()[:, 0].split(1)]
+        calls = [(~generated).nonzero()[:, 0], *torch.split(generated.nonzero()[:, 0], 1)]
         return [some for some in calls if len(some)]
 
 
@@ -89,7 +91,7 @@ def patch_hooks(
     sources: Mapping[str, Any] | None,
     inputs: VideoInputs,
     plan: RunPlan,
-) -> list[tuple[str, Callable]]:
+) -> list[tuple[str, Hook]]:
     """Forward hooks that make a plan's writes, one for each point, in their order among the interventions.
 
     Each writes the positions that the plan's forward computes.
@@ -127,7 +129,7 @@ def _placed(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> _Plac
     return _Placed(item, of_item, torch.searchsorted(held, of_item.positions[which]), which, keys)
 
 
-def _writer(writes: Sequence[_Placed]) -> Callable:
+def _writer(writes: Sequence[_Placed]) -> Hook:
     def write(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
         for item, one, rows, which, keys in writes:
@@ -279,7 +281,7 @@ def _blocks(layers: object, n_layers: int) -> list[int]:
     if layers is None:
         return list(range(n_layers))
     if isinstance(layers, Iterable) and not isinstance(layers, str):
-        return [i for one in layers for i in as_range(one).layers(n_layers)]
+        return [i for one in cast(Iterable[object], layers) for i in as_range(one).layers(n_layers)]
     return list(as_range(layers).layers(n_layers))
 
 

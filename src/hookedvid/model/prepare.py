@@ -1,5 +1,7 @@
 """From a video file and a question to inputs: decode, preprocess, tokenize, lay out."""
 
+# What users give is looked at, whatever its annotation says.
+# pyright: reportUnnecessaryIsInstance=false
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ from hookedvid.model.prompt_tokens import Run, check_texts, end_token, letter_to
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import TokenLayout
+from hookedvid.values.tensors import ints
 
 
 def prepare(
@@ -53,7 +56,7 @@ def prepare(
 
     tokens, layout = _checked(model, count, markers_are_language, laid_out)
     texts = (question, *options, answer, form.subtitles or "")
-    warn_of_unknown_words(model.tokenizer, texts, tokens[0].tolist())
+    warn_of_unknown_words(model.tokenizer, texts, ints(tokens[0]))
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     check_vocabulary(cfg, letters)
     inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))

@@ -74,7 +74,7 @@ def letter_tokens(tokenizer: Any, n: int, prefill: str) -> tuple[int, ...]:
     Raises:
         InputError: For a letter that is no token of its own.
     """
-    found = []
+    letters: list[int] = []
     for letter in LETTERS[:n]:
         ids = tokenizer(letter, add_special_tokens=False)["input_ids"]
         if prefill:
@@ -87,9 +87,9 @@ def letter_tokens(tokenizer: Any, n: int, prefill: str) -> tuple[int, ...]:
                 f"this tokenizer does not know the option letter {letter!r}, so that no logit stands for it; ask "
                 'without options, or score by "words" or "likelihood"'
             )
-        found += ids
-    check_option_tokens(found)
-    return tuple(found)
+        letters += ids
+    check_option_tokens(letters)
+    return tuple(letters)
 
 
 def tokenized(model: Model, parts: Sequence[Piece], n_frames: int) -> list[Run]:
@@ -113,7 +113,8 @@ def tokenized(model: Model, parts: Sequence[Piece], n_frames: int) -> list[Run]:
 
 def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list[Run]:
     """A token belongs to the piece its last character is in; special tokens put in front, to the first."""
-    text, owner = "", []
+    text = ""
+    owner: list[int] = []
     for i, p in enumerate(chunk):
         text += p.text
         owner += [i] * len(p.text)
@@ -122,7 +123,8 @@ def _tokenized_text(tokenizer: Any, chunk: Sequence[Piece], first: bool) -> list
     encoded = tokenizer(text, add_special_tokens=first, return_offsets_mapping=True)
     ids_of: list[list[int]] = [[] for _ in chunk]
     last = 0
-    for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+    for token, (start, stop) in zip(encoded["input_ids"], offsets, strict=True):
         piece = owner[stop - 1] if stop > start else 0
         if piece < last:
             raise InputError(

@@ -5,7 +5,7 @@ Hooks stand on modules, and all threads share those.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from hookedvid.errors import HookError
@@ -26,7 +26,7 @@ class Turns:
         return Turns, ()
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> Generator[None, None, None]:
         """A plain run's turn; waits while another thread has, or waits for, the model alone."""
         me = threading.get_ident()
         with self._changed:
@@ -43,7 +43,7 @@ class Turns:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None, None, None]:
         """A hooked run's turn, which goes through no compiled graph; waits for the runs of other threads.
 
         Raises:

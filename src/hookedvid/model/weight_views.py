@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.nn.hooks import FactoredMatrix
+from hookedvid.values.tensors import ints
 
 
 class WeightViews:
@@ -78,11 +79,11 @@ class WeightViews:
 
     def to_string(self, tokens: Tensor) -> str:
         """The text of one sequence of ids; -200 and padding are left out."""
-        return self._tokenizer().decode([t for t in tokens.flatten().tolist() if t >= 0])
+        return self._tokenizer().decode([t for t in ints(tokens.flatten()) if t >= 0])
 
     def to_str_tokens(self, text: str | Tensor) -> list[str]:
         """Each token as text; a video position prints as `<video>`."""
-        ids = (self.to_tokens(text) if isinstance(text, str) else text).flatten().tolist()
+        ids = ints((self.to_tokens(text) if isinstance(text, str) else text).flatten())
         return ["<video>" if i < 0 else self._tokenizer().decode([i]) for i in ids]
 
     def to_single_token(self, text: str) -> int:

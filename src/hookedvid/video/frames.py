@@ -32,7 +32,7 @@ ENDS_IN_0 = re.compile(r"[0-9]\.[0-9]+0(?![0-9])")
 if TYPE_CHECKING:
     from torch import Tensor
 
-    VideoSource = str | os.PathLike | np.ndarray | Tensor | Sequence[Any]
+    VideoSource = str | os.PathLike[str] | np.ndarray | Tensor | Sequence[Any]
 else:  # processes that decode read files alone, and torch would take 500 MB of each
     VideoSource = Tensor = Any
 Chooser = Callable[..., list[int]]
@@ -110,7 +110,7 @@ def read_clip(
     raise refusal(f"a {type(video).__name__}", "it is no video", "give a path, an array or a list of PIL images")
 
 
-def _from_path(video: str | os.PathLike, choose: Chooser, fps: float | None) -> Clip:
+def _from_path(video: str | os.PathLike[str], choose: Chooser, fps: float | None) -> Clip:
     with opened(video) as found:
         if isinstance(found, list):
             return _from_folder(os.fspath(video), found, choose, fps)
