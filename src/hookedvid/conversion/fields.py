@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hookedvid.errors import ConversionError
-from hookedvid.values.config import Activation, misfit
+from hookedvid.values.config import Activation
+from hookedvid.values.limits import misfit
 
 ACT: dict[str, Activation] = {
     "silu": "silu",

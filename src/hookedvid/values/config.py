@@ -5,10 +5,12 @@ Frozen values only; reading other people's configs lives in `hookedvid.conversio
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hookedvid.errors import ConfigError
+from hookedvid.values.limits import LIMITS as LIMITS
+from hookedvid.values.limits import check, divides
 from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
 
 FORMAT = 1  # of config.json: raised whenever its fields change
@@ -16,46 +18,12 @@ FORMAT = 1  # of config.json: raised whenever its fields change
 Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["none", "average", "max", "bilinear"]
 Newline = Literal["none", "once", "frame", "row"]
-
-# The largest sizes a config may state. A model is laid out module by module before its weights are read, so a number
-# without a bound takes the machine: 100,000 blocks took 45 s. Each bound is about eight times the largest public
-# model's. Who means more raises it: `hookedvid.values.config.LIMITS["n_layers"] = 2_000`.
-LIMITS: dict[str, int] = {
-    "n_layers": 1_000,
-    "d_model": 1 << 17, "d_in": 1 << 17, "d_out": 1 << 17, "d_mlp": 1 << 19, "d_head": 1 << 12,
-    "n_heads": 1 << 11, "n_kv_heads": 1 << 11, "metric_heads": 1 << 11,
-    "d_vocab": 1 << 22, "n_tokens": 1 << 22,
-    "n_ctx": 1 << 27, "max_length": 1 << 27, "n_frames": 1 << 17,
-    "image_size": 1 << 13, "patch_size": 1 << 13,
-    "pool_stride": 1 << 10, "shuffle": 1 << 10, "frames_per_clip": 1 << 10, "tokens_per_clip": 1 << 16,
-}  # fmt: skip
-
-
-def misfit(value: Any, kind: str) -> str:
-    """Why a value is no size of its kind (a name of `LIMITS`); empty if it is one."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return "is no whole number"
-    if value < 1:
-        return "must be at least 1"
-    over = f"is above the bound of {LIMITS[kind]:,}; if it is meant, raise hookedvid.values.config.LIMITS[{kind!r}]"
-    return over if value > LIMITS[kind] else ""
-
-
-def _check(config: Any, counts: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError naming every count outside 1 to its limit and every number that is not above 0."""
-    values = {name: getattr(config, name) for name in (*counts, *positive)}
-    problems = [f"{name} = {values[name]!r} {why}" for name in counts if (why := misfit(values[name], name))]
-    for name in positive:
-        value = values[name]
-        if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):  # NaN fails this as well
-            problems.append(f"{name} = {value!r} must be a finite number above 0")
-    if problems:
-        raise ConfigError(f"{type(config).__name__}: {'; '.join(problems)}")
-
-
-def _divides(config: Any, total: str, parts: str) -> None:
-    if getattr(config, total) % getattr(config, parts):
-        raise ConfigError(f"{total} {getattr(config, total)} is not a multiple of {parts} {getattr(config, parts)}")
+Norm = Literal["layer", "rms"]
+Resize = Literal["squash", "crop", "fit", "squash_twice"]
+Resample = Literal["pil_bicubic", "bicubic", "lanczos"]
+# Of fields that came after models were first written: one at its default is left out of a config's text, so that the
+# text, and with it a model's hash, of an older model stays what it was.
+LATER = {"later": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +32,85 @@ class RopeConfig:
 
     `linear` divides positions by `factor`. `dynamic` (NTK) enlarges theta once the prompt is longer
     than `n_ctx`: theta * (factor * n / n_ctx - (factor - 1)) ** (d / (d - 2)).
+
+    `sections` counts the frequencies that turn by time, height and width (M-RoPE; empty: positions have one number).
+    They come one axis after the other, or `interleaved`: t h w t h w …, time where another's are used up. `per_second`
+    is by how much a second moves on the time axis; None: a step of the video moves by 1. `text_after` is where text
+    goes on behind a run of video: at the `largest` number so far + 1, as Qwen's code does, or below a long video's
+    times, at its first number + max(rows, columns) (`sides`), as transformers does since 5.3.
     """
 
     theta: float = 10000.0
     scaling: Literal["none", "linear", "dynamic"] = "none"
     factor: float = 1.0
+    sections: tuple[int, ...] = field(default=(), metadata=LATER)
+    interleaved: bool = field(default=False, metadata=LATER)
+    per_second: float | None = field(default=None, metadata=LATER)
+    text_after: Literal["largest", "sides"] = field(default="largest", metadata=LATER)
 
     def __post_init__(self):
-        _check(self, positive=("theta", "factor"))
+        check(self, positive=("theta", "factor", *(["per_second"] if self.per_second is not None else [])))
+        if self.sections and (len(self.sections) != 3 or min(self.sections) < 0):
+            raise ConfigError(f"rope.sections {self.sections} must count the frequencies of time, height and width")
+        if self.sections and self.scaling != "none":
+            raise ConfigError(f"rope.scaling {self.scaling!r} is not known of positions on several axes")
+
+    @property
+    def n_axes(self) -> int:
+        """Numbers that a position has: 1, or 3 (time, height, width)."""
+        return 3 if self.sections else 1
+
+    def axes(self, d_head: int) -> tuple[int, ...]:
+        """The axis that each of the d_head / 2 frequencies turns by."""
+        if not self.sections:
+            return (0,) * (d_head // 2)
+        if not self.interleaved:
+            return tuple(axis for axis, n in enumerate(self.sections) for _ in range(n))
+        return tuple(i % 3 if i < 3 * self.sections[i % 3] else 0 for i in range(d_head // 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelBudget:
+    """How large frames may be, in pixels, where they keep their shape.
+
+    `least` and `most` are `per` frame; or, `clip`, of all frames together, their number rounded to `patch_frames`;
+    or of each frame a share: `least` and `most` / frames.
+    """
+
+    least: int
+    most: int
+    per: Literal["frame", "clip", "share"] = "frame"
+
+    def __post_init__(self):
+        if not 0 < self.least <= self.most:
+            raise ConfigError(f"a budget of {self.least} to {self.most} pixels holds nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A per-frame vision transformer: CLIP, SigLIP and InternViT differ only in these fields.
+    """A vision transformer over frames, or pairs of frames: the families' towers differ only in these fields.
 
-    `n_layers` counts the blocks that run: 23 of CLIP-L's 24, 26 of SigLIP so400m's 27.
-    `resize` is how a frame becomes square: `squash` both sides (SigLIP, InternViT), or `crop` the centre
-    after the short side fits (CLIP).
+    Attributes:
+        n_layers: Blocks that run: 23 of CLIP-L's 24, 26 of SigLIP so400m's 27.
+        image_size: Side of a frame in pixels; where frames keep their shape (`fit`), the side that learned positions
+            were made for, if there are any.
+        patch_frames: Frames that one patch takes in: 2 in Qwen's towers, an odd last frame is taken twice.
+        norm, gated: RMSNorm in place of LayerNorm; a gated MLP, biased.
+        qk_norm: RMSNorm over all heads' channels of q and k (InternViT-6B).
+        cls_token: A class token stands first. `cls_kept` hands it on; `cls_cut` says how it is taken out else.
+        cls_cut: `each_frame`, or `released`: where class tokens would stand if there were none, so that from the second
+            frame on rows are shifted (LLaVA-OneVision-1.5's published code).
+        positions: Learned ones for each patch, or those of an `image_size` grid `interpolated`, or none.
+        rope_theta: Of rotary positions by row and column; None: no such. The class token's are learned.
+        window: Side in patches of the windows that attention stays in, but for the blocks `full_blocks`; 0: none.
+        deepstack: Blocks after which features go to the decoder as well.
+        resize: How a frame is brought to size. `squash` both sides (SigLIP, InternViT), or `crop` the centre after
+            the short side fits (CLIP); `fit` keeps the shape within `budget`, sides multiples of `multiple`;
+            `squash_twice` fits the longest side first (SmolVLM).
+        resample: Pillow's bicubic, or torch's antialiased bicubic or Lanczos on bytes.
+        multiple: Of `fit`, in pixels.
+        drop_below: Patches that are this like those of the frame before, or more, are dropped: mean difference of
+            normalised pixels, of 255 (VideoLLaMA3); None: none is.
     """
 
     n_layers: int
@@ -97,19 +127,43 @@ class VisionConfig:
     pre_norm: bool = False
     layer_scale: bool = False
     final_norm: bool = False
-    resize: Literal["squash", "crop"] = "squash"
+    resize: Resize = "squash"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    patch_frames: int = field(default=1, metadata=LATER)
+    norm: Norm = field(default="layer", metadata=LATER)
+    gated: bool = field(default=False, metadata=LATER)
+    qk_norm: bool = field(default=False, metadata=LATER)
+    cls_kept: bool = field(default=False, metadata=LATER)
+    cls_cut: Literal["each_frame", "released"] = field(default="each_frame", metadata=LATER)
+    positions: Literal["learned", "interpolated", "none"] = field(default="learned", metadata=LATER)
+    rope_theta: float | None = field(default=None, metadata=LATER)
+    window: int = field(default=0, metadata=LATER)
+    full_blocks: tuple[int, ...] = field(default=(), metadata=LATER)
+    deepstack: tuple[int, ...] = field(default=(), metadata=LATER)
+    resample: Resample = field(default="pil_bicubic", metadata=LATER)
+    budget: PixelBudget | None = field(default=None, metadata=LATER)
+    multiple: int = field(default=1, metadata=LATER)
+    drop_below: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
-        counts = ("n_layers", "d_model", "n_heads", "d_mlp", "image_size", "patch_size")
-        _check(self, counts, positive=("eps",))
+        counts = ("n_layers", "d_model", "n_heads", "d_mlp", "image_size", "patch_size", "patch_frames")
+        positive = ("eps", *(n for n in ("rope_theta",) if self.rope_theta is not None))
+        check(self, counts + (("window",) if self.window else ()), positive)
         usual = all(abs(x) <= sys.float_info.max for x in self.mean) and all(x > 0 for x in self.std)
         if not (len(self.mean) == len(self.std) == 3 and usual):
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
-        _divides(self, "d_model", "n_heads")
+        divides(self, "d_model", "n_heads")
         if self.image_size < self.patch_size:
             raise ConfigError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}")
+        if self.rope_theta is not None and self.d_head % 4:
+            raise ConfigError(f"d_head {self.d_head} is no multiple of 4; rows and columns need pairs each")
+        if outside := [i for i in (*self.full_blocks, *self.deepstack) if not 0 <= i < self.n_layers]:
+            raise ConfigError(f"full_blocks or deepstack name blocks {outside} of {self.n_layers}, numbered from 0")
+        if (self.resize == "fit") != (self.budget is not None):
+            raise ConfigError("frames that keep their shape (resize='fit') need a budget, others have none")
+        if self.resize == "fit" and (self.positions == "learned" or self.multiple % self.patch_size):
+            raise ConfigError("frames of any shape need rotary or interpolated positions, and sides in whole patches")
 
     @property
     def d_head(self) -> int:
@@ -140,7 +194,7 @@ class MergeConfig:
     metric_heads: int = 32
 
     def __post_init__(self):
-        _check(self, ("frames_per_clip", "tokens_per_clip", "metric_heads"))
+        check(self, ("frames_per_clip", "tokens_per_clip", "metric_heads"))
 
     @property
     def tokens_per_frame(self) -> int:
@@ -153,7 +207,10 @@ class ProjectorConfig:
     """From patch features to decoder tokens.
 
     `shuffle` is the side of the square of patches joined into one token (1 = none; InternVideo2.5: 2).
-    `input_norm` puts a LayerNorm before the two-layer MLP. `newline` is where the learned newline token goes.
+    `input_norm` puts a LayerNorm before the MLP, `patch_norm` a norm on patches before they are joined; `norm_eps` is
+    theirs. `d_hidden` is the MLP's width (None: d_out); `linear` has one Linear in its place, without bias.
+    `newline` is where the learned newline token goes. `n_deepstack` counts the tower's features that are projected
+    besides, each by a projector of its own that has the LayerNorm on joined patches.
     """
 
     d_in: int
@@ -165,13 +222,32 @@ class ProjectorConfig:
     shuffle: int = 1
     merge: MergeConfig | None = None
     input_norm: bool = False
+    patch_norm: Literal["none", "layer", "rms"] = field(default="none", metadata=LATER)
+    norm_eps: float = field(default=1e-5, metadata=LATER)
+    d_hidden: int | None = field(default=None, metadata=LATER)
+    linear: bool = field(default=False, metadata=LATER)
+    n_deepstack: int = field(default=0, metadata=LATER)
 
     def __post_init__(self):
-        _check(self, ("d_in", "d_out", "pool_stride", "shuffle"))
+        later = (n for n in ("d_hidden", "n_deepstack") if getattr(self, n))
+        check(self, ("d_in", "d_out", "pool_stride", "shuffle", *later), positive=("norm_eps",))
         if self.merge is not None and (self.pool != "none" or self.newline != "none"):
             raise ConfigError("token merging excludes pooling and newlines: merged tokens have no grid left")
         if self.shuffle > 1 and self.pool != "none":
             raise ConfigError("pixel shuffle excludes pooling; no known model does both")
+
+    def cells(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of tokens that patches become: average and max pooling floor, bilinear ceils."""
+        if self.shuffle > 1:
+            return rows // self.shuffle, columns // self.shuffle
+        if self.pool == "none":
+            return rows, columns
+        up = self.pool_stride - 1 if self.pool == "bilinear" else 0
+        return (rows + up) // self.pool_stride, (columns + up) // self.pool_stride
+
+    def side(self, grid: int) -> int:
+        """Tokens along one side of a square of `grid` x `grid` patches."""
+        return self.cells(grid, grid)[0]
 
     def tokens_per_frame(self, grid: int) -> int:
         """Video tokens of one frame with a `grid` x `grid` tower, per-row and per-frame newlines included."""
@@ -180,18 +256,13 @@ class ProjectorConfig:
         side = self.side(grid)
         return side * side + {"row": side, "frame": 1}.get(self.newline, 0)
 
-    def side(self, grid: int) -> int:
-        """Tokens along one side after shuffling or pooling: average and max floor, bilinear ceils."""
-        if self.shuffle > 1:
-            return grid // self.shuffle
-        if self.pool == "none":
-            return grid
-        return -(-grid // self.pool_stride) if self.pool == "bilinear" else grid // self.pool_stride
-
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A pre-norm RMSNorm decoder with rotary positions: Qwen2, Llama and InternLM2 differ only in these fields."""
+    """A pre-norm RMSNorm decoder with rotary positions: Qwen2, Qwen3, Llama and InternLM2 differ only in these fields.
+
+    `qk_norm` is Qwen3's: RMSNorm over d_head of each head's q and k, before they are turned.
+    """
 
     n_layers: int
     d_model: int
@@ -207,13 +278,16 @@ class DecoderConfig:
     o_bias: bool = False
     tied: bool = False
     rope: RopeConfig = RopeConfig()
+    qk_norm: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self):
         counts = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_mlp", "d_vocab", "n_ctx")
-        _check(self, counts, positive=("eps",))
-        _divides(self, "n_heads", "n_kv_heads")
+        check(self, counts, positive=("eps",))
+        divides(self, "n_heads", "n_kv_heads")
         if self.d_head % 2:
             raise ConfigError(f"d_head {self.d_head} is odd; rotary positions need pairs")
+        if self.rope.sections and 2 * sum(self.rope.sections) != self.d_head:
+            raise ConfigError(f"rope.sections {self.rope.sections} must add up to d_head / 2 = {self.d_head // 2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +321,7 @@ class VideoLLMConfig:
     model_name: str = ""
 
     def __post_init__(self):
-        _check(self, ("n_frames", *(n for n in ("max_length", "n_tokens") if getattr(self, n) is not None)))
+        check(self, ("n_frames", *(n for n in ("max_length", "n_tokens") if getattr(self, n) is not None)))
         if (self.vision is None) != (self.projector is None) and self.decoder is not None:
             raise ConfigError("a video model needs both vision and projector; a plain decoder has neither")
         if self.vision is None and self.decoder is None:
@@ -262,15 +336,20 @@ class VideoLLMConfig:
                 raise ConfigError(
                     f"projector.d_out is {self.projector.d_out}, but decoder.d_model is {self.decoder.d_model}"
                 )
+            if len(self.vision.deepstack) != self.projector.n_deepstack or self.n_deepstack > self.decoder.n_layers:
+                raise ConfigError(
+                    f"the tower hands on features of {len(self.vision.deepstack)} blocks, the projector takes "
+                    f"{self.projector.n_deepstack}, and the decoder has {self.decoder.n_layers} blocks to add them in"
+                )
 
     def to_json(self) -> str:
         """The config as indented JSON, which enters a model's hash."""
-        return json.dumps(to_dict(self), indent=2)
+        return json.dumps(to_dict(self, brief=True), indent=2)
 
     @property
     def file_text(self) -> str:
         """The config as config.json holds it: `to_json`'s fields behind the number of their format."""
-        return json.dumps(numbered(to_dict(self), FORMAT), indent=2) + "\n"
+        return json.dumps(numbered(to_dict(self, brief=True), FORMAT), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "VideoLLMConfig":
@@ -298,10 +377,26 @@ class VideoLLMConfig:
 
     @property
     def tokens_per_frame(self) -> int:
-        """Video tokens of one frame, newlines inside the frame included."""
+        """Video tokens of one frame, newlines and a class token inside the frame included.
+
+        Raises:
+            ConfigError: Where frames keep their shape, so that it depends on theirs; and without a tower.
+        """
         if self.vision is None or self.projector is None:
             raise ConfigError("this model takes no video")
-        return self.projector.tokens_per_frame(self.vision.grid)
+        if self.vision.resize == "fit":
+            raise ConfigError("the tokens of a frame depend on its shape here: ask the layout of a video")
+        return self.projector.tokens_per_frame(self.vision.grid) + self.vision.cls_kept
+
+    @property
+    def n_deepstack(self) -> int:
+        """Blocks of the decoder, from the first, that features of the tower are added after."""
+        return 0 if self.projector is None else self.projector.n_deepstack
+
+    @property
+    def patch_frames(self) -> int:
+        """Frames that share their video tokens."""
+        return 1 if self.vision is None else self.vision.patch_frames
 
     # What TransformerLens's tools read.
     n_layers = property(lambda self: self.lm.n_layers)

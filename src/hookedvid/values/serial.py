@@ -51,17 +51,28 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def to_dict(value: Any) -> Any:
-    """Plain JSON types of a (nested) dataclass; tuples become lists."""
+def to_dict(value: Any, brief: bool = False) -> Any:
+    """Plain JSON types of a (nested) dataclass; tuples become lists.
+
+    Args:
+        value: The dataclass.
+        brief: Leave out fields at their defaults that are marked as `later`, so that a value from before them has the
+            form it had.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        shown = [f for f in dataclasses.fields(value) if not (brief and _is_left_out(f, value))]
+        return {f.name: to_dict(getattr(value, f.name), brief) for f in shown}
     if isinstance(value, tuple | list):
-        return [to_dict(v) for v in cast(list[Any], value)]
+        return [to_dict(v, brief) for v in cast(list[Any], value)]
     if isinstance(value, dict):
-        return {k: to_dict(v) for k, v in cast(dict[str, Any], value).items()}
+        return {k: to_dict(v, brief) for k, v in cast(dict[str, Any], value).items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise HookedVidError(f"{type(value).__name__} has no JSON form; only plain values can be written to a file")
+
+
+def _is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    return "later" in field.metadata and getattr(value, field.name) == field.default
 
 
 def numbered(fields: Mapping[str, Any], number: int) -> dict[str, Any]:
