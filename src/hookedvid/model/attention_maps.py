@@ -94,8 +94,8 @@ class AttentionMap:
         """
         n = self.layout.n_frames
         if self.reduce != "frames" or self.rows[:n] != self.labels[:n]:
-            asked = 'queries="video", reduce="frames", mean_queries=True'
-            raise InputError(f"frame by frame needs the averaged queries of every frame: read with {asked}")
+            how = 'queries="video", reduce="frames", mean_queries=True'
+            raise InputError(f"frame by frame needs the averaged queries of every frame: read with {how}")
         return torch.stack([m[:, :n, :n] for m in self.maps.values()])
 
     def to_frame(self) -> "DataFrame":
@@ -150,33 +150,33 @@ def read_attention(
     """
     if reduce not in get_args(Reduce):
         raise InputError(f"no reduction {reduce!r} ({nearest(str(reduce), get_args(Reduce))})")
-    given = as_interventions(interventions)
+    interventions = as_interventions(interventions)
     if model.cfg.decoder is None:
         raise InputError("this model is a vision tower alone; it has no decoder to read")
     batch = model.inputs_of(inputs)
     if batch.batch_size != 1:
         raise InputError(f"attention is read of one item at a time, and this batch holds {batch.batch_size}")
     layout = batch.layout
-    asked = _Asked.of(model, layout, queries, reduce, heads, mean_queries)
-    read = _layers(layers, model.cfg.n_layers)
-    held = [rows[0] for rows in model.rows_of(batch, given)]
-    for i in read:
-        if not bool(torch.isin(asked.queries, held[i]).all()):
+    request = _Request.of(model, layout, queries, reduce, heads, mean_queries)
+    numbers = _layers(layers, model.cfg.n_layers)
+    positions = [rows[0] for rows in model.rows_of(batch, interventions)]
+    for i in numbers:
+        if not bool(torch.isin(request.queries, positions[i]).all()):
             raise InterventionError(
                 f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
                 "read earlier layers, or queries that stay"
             )
-    joint = effects(given, model.cfg.n_layers)
+    joint = effects(interventions, model.cfg.n_layers)
     check_removals(joint.every_cut, "a reading of attention")
-    readers = {i: _Reader(model.blocks[i].attn, i, asked, held[i], joint.cuts[i], device) for i in read}
-    logits = model(batch, interventions=given, sources=sources, logits_to_keep=1, probes=readers)
+    readers = {i: _Reader(model.blocks[i].attn, i, request, positions[i], joint.cuts[i], device) for i in numbers}
+    logits = model(batch, interventions=interventions, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
     maps = {i: r.result.to(device) for i, r in readers.items() if r.result is not None}
-    rows = () if asked.rows is None else tuple(asked.labels[i] for i in asked.rows)
-    return AttentionMap(maps, reduce, layout, asked.labels, asked.queries, asked.heads, rows, logits[0, -1])
+    rows = () if request.rows is None else tuple(request.labels[i] for i in request.rows)
+    return AttentionMap(maps, reduce, layout, request.labels, request.queries, request.heads, rows, logits[0, -1])
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """A reading's arguments, checked against a model and a layout; positions are the layout's."""
 
     layout: TokenLayout
@@ -192,7 +192,7 @@ class _Asked(NamedTuple):
     @classmethod
     def of(
         cls, model: Model, layout: TokenLayout, queries: str, reduce: Reduce, heads: Sequence[int] | None, mean: bool
-    ) -> "_Asked":
+    ) -> "_Request":
         chosen_queries = layout.positions(queries)
         if not len(chosen_queries):
             raise InputError(f"queries {queries!r} select nothing: this sequence has {', '.join(layout.roles)}")
@@ -218,7 +218,7 @@ class _Asked(NamedTuple):
         return cls(layout, chosen_queries, chosen, reduce, labels, column, rows, grid, model.kernel)
 
     def mean(self, mass: Float[Tensor, "head query column"]) -> Float[Tensor, "head row column"]:
-        """Over the queries of each row, if asked for."""
+        """Over the queries of each row, where they are averaged."""
         if self.rows is None:
             return mass
         mine = self.column[self.queries] == torch.tensor(self.rows)[:, None]
@@ -229,7 +229,7 @@ class _Reader:
     """One layer's probe: its attention shows it rotated q and k and the mask; the map is left in `result`.
 
     Args:
-        held: The layout positions of the layer's last columns; columns before them are padding.
+        positions: The layout positions of the layer's last columns; columns before them are padding.
         cut: What is knocked out.
         device: Where the map goes (None: it stays).
     """
@@ -238,12 +238,13 @@ class _Reader:
         self,
         attn: Attention,
         layer: int,
-        asked: _Asked,
-        held: Int[Tensor, " held"],
+        request: _Request,
+        positions: Int[Tensor, " column"],
         cut: Sequence[Cut],
         device: torch.device | str | None,
     ):
-        self.attn, self.layer, self.asked, self.held, self.cut, self.device = attn, layer, asked, held, cut, device
+        self.attn, self.layer, self.request, self.cut, self.device = attn, layer, request, cut, device
+        self.positions = positions
         self.result: Tensor | None = None
 
     def __call__(
@@ -258,40 +259,40 @@ class _Reader:
                 f"something listens on the scores or the pattern of layer {self.layer} (0-based), and a reading does "
                 'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
             )
-        asked, n_pad = self.asked, k.shape[1] - len(self.held)
+        request, n_pad = self.request, k.shape[1] - len(self.positions)
         dense = may if isinstance(may, Tensor) else None
-        if len(asked.heads) < q.shape[2] or asked.heads != tuple(range(q.shape[2])):
-            index = torch.tensor(asked.heads, device=q.device)
+        if len(request.heads) < q.shape[2] or request.heads != tuple(range(q.shape[2])):
+            index = torch.tensor(request.heads, device=q.device)
             k = k[:, :, index // (q.shape[2] // k.shape[2])]
             q = q[:, :, index]
             dense = dense[:, index] if dense is not None and dense.shape[1] > 1 else dense
             lse = None if lse is None else lse[:, index]
-        rows = torch.searchsorted(self.held, asked.queries) + n_pad
-        layer = _Layer(q, k, rows, dense, asked.layout, self.held, self.cut)
+        rows = torch.searchsorted(self.positions, request.queries) + n_pad
+        layer = _Layer(q, k, rows, dense, request.layout, self.positions, self.cut)
         precise = torch.promote_types(q.dtype, torch.float32)
-        if asked.reduce in ("segments", "frames"):
-            sets = F.one_hot(asked.column[self.held], len(asked.labels)).to(q.device, precise)
-            mass = asked.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, asked.kernel))
-        elif asked.reduce == "none":
+        if request.reduce in ("segments", "frames"):
+            sets = F.one_hot(request.column[self.positions], len(request.labels)).to(q.device, precise)
+            mass = request.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, request.kernel))
+        elif request.reduce == "none":
             mass = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
         else:
             total = sum(layer.pattern(r).to(precise).sum(1) for r in torch.split(rows, N_EXPLICIT))
             assert isinstance(total, Tensor)
-            on_patches = self._by_position(total[..., n_pad:])[:, (asked.column == 0).to(q.device)]
-            mass = cast(Tensor, on_patches.unflatten(-1, asked.grid))
+            on_patches = self._by_position(total[..., n_pad:])[:, (request.column == 0).to(q.device)]
+            mass = cast(Tensor, on_patches.unflatten(-1, request.grid))
         self.result = mass if self.device is None else mass.to(self.device)
 
-    def _by_position(self, held: Float[Tensor, "*rows held"]) -> Float[Tensor, "*rows pos"]:
-        n = len(self.asked.column)
-        if len(self.held) == n:
-            return held
-        return held.new_zeros(*held.shape[:-1], n).index_copy_(-1, self.held.to(held.device), held)
+    def _by_position(self, mass: Float[Tensor, "*rows column"]) -> Float[Tensor, "*rows pos"]:
+        n = len(self.request.column)
+        if len(self.positions) == n:
+            return mass
+        return mass.new_zeros(*mass.shape[:-1], n).index_copy_(-1, self.positions.to(mass.device), mass)
 
 
 class _Layer(NamedTuple):
     """What a layer attends with, and the rows (ascending columns of q, on the CPU) that are read.
 
-    Without a `dense` mask, whose columns may be padding, it is that of the columns' positions `held` under `cut`.
+    Without a `dense` mask, whose columns may be padding, it is that of the columns' `positions` under `cut`.
     """
 
     q: Float[Tensor, "1 query head d_head"]
@@ -299,13 +300,13 @@ class _Layer(NamedTuple):
     rows: Int[Tensor, " row"]
     dense: Bool[Tensor, "1 #head query key"] | None
     layout: TokenLayout
-    held: Int[Tensor, " held"]
+    positions: Int[Tensor, " column"]
     cut: Sequence[Cut]
 
     def mask(self, rows: Tensor, keys: Tensor | slice = slice(None)) -> Bool[Tensor, "#head row key"]:
         if self.dense is not None:
             return self.dense[0, :, rows.to(self.q.device)][..., keys]
-        return allowed(self.layout, self.cut, self.held[rows], self.held[keys])[None].to(self.q.device)
+        return allowed(self.layout, self.cut, self.positions[rows], self.positions[keys])[None].to(self.q.device)
 
     def pattern(self, rows: Tensor) -> Float[Tensor, "head row key"]:
         """The softmax of some rows, by the explicit path."""
@@ -354,7 +355,7 @@ class _Layer(NamedTuple):
         if self.dense is None and kernel == "sdpa":
             # Of most rows, all: those that begin where keys do need no masks.
             rows = self.rows if 2 * len(self.rows) < self.q.shape[1] else torch.arange(self.q.shape[1])
-            calls = structure(self.layout, self.cut, self.held[rows], self.held)
+            calls = structure(self.layout, self.cut, self.positions[rows], self.positions)
             assert calls is not None
             q = self.q if len(rows) == self.q.shape[1] else self.q[:, rows.to(v.device)]
             z = calls.to(v.device).attend(q, self.k, v)[0]
@@ -406,7 +407,7 @@ def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
 
 
 def _layers(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
-    asked = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    if not asked or any(not -n_layers <= i < n_layers for i in asked):
-        raise InputError(f"layers {list(asked)} are not all there: this model's are numbered 0 to {n_layers - 1}")
-    return tuple(dict.fromkeys(i % n_layers for i in asked))
+    numbers = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    if not numbers or any(not -n_layers <= i < n_layers for i in numbers):
+        raise InputError(f"layers {list(numbers)} are not all there: this model's are numbered 0 to {n_layers - 1}")
+    return tuple(dict.fromkeys(i % n_layers for i in numbers))

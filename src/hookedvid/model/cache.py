@@ -53,14 +53,14 @@ class VideoCache(ActivationCache):
         try:
             return cast(Any, super()).__getitem__(key)
         except KeyError:
-            held = list(self.cache_dict)
+            names = list(self.cache_dict)
             if has_layer(key):
                 # Hook points that TransformerLens has not, or has elsewhere: mask, q_input.
                 block = f"blocks.{self._layer(key[1])}."
-                found = [n for n in held if n.startswith(block) and n.endswith(f".hook_{key[0]}")]
-                if len(found) == 1:
-                    return self.cache_dict[found[0]]
-            raise HookError(f"{key!r} is not in this cache ({nearest(str(key), held)}; {len(held)} held)") from None
+                points = [n for n in names if n.startswith(block) and n.endswith(f".hook_{key[0]}")]
+                if len(points) == 1:
+                    return self.cache_dict[points[0]]
+            raise HookError(f"{key!r} is not in this cache ({nearest(str(key), names)}; {len(names)} held)") from None
 
     @property
     def layout(self) -> TokenLayout:
@@ -101,9 +101,9 @@ class VideoCache(ActivationCache):
 
     def row_of(self, layer: int, positions: Int[Tensor, " chosen"], item: int = 0) -> Int[Tensor, " chosen"]:
         """Rows of a layer's tensors that hold the given layout positions of an item."""
-        held = self.held[layer][item].contiguous()
-        row = torch.searchsorted(held, positions).clamp(max=len(held) - 1)
-        if not torch.equal(held[row], positions):
+        rows = self.held[layer][item].contiguous()
+        row = torch.searchsorted(rows, positions).clamp(max=len(rows) - 1)
+        if not torch.equal(rows[row], positions):
             raise InputError(
                 f"some of these positions are not in layer {layer} (0-based): an early exit dropped them before it, or "
                 "they were in a key-value cache already"

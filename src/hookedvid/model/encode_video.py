@@ -30,15 +30,15 @@ def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos 
     if inputs.features:
         _check_given(model, inputs)
     with model.turn():
-        made: Iterator[Tensor] = iter(())
+        new: Iterator[Tensor] = iter(())
         if videos := inputs.to_encode:
             pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
             features = model.vision.patches(model.vision(pixels, model.kernel))
             tokens = model.projector(features.to(model.projector.inp.weight.dtype))
-            made = iter([model.projector.pack(t) for t in torch.split(tokens, [len(v) for v in videos])])
-    given = inputs.features or (None,) * inputs.batch_size
-    held = [f for p, f in zip(inputs.pixel_values, given, strict=True) if p is not None]
-    return torch.cat([next(made) if f is None else f for f in held])
+            new = iter([model.projector.pack(t) for t in torch.split(tokens, [len(v) for v in videos])])
+    known = inputs.features or (None,) * inputs.batch_size
+    features_of = [f for p, f in zip(inputs.pixel_values, known, strict=True) if p is not None]
+    return torch.cat([next(new) if f is None else f for f in features_of])
 
 
 def _check_given(model: Model, inputs: VideoInputs) -> None:
@@ -88,6 +88,6 @@ def encoded(model: Model, inputs: VideoInputs) -> VideoInputs:
         return inputs
     inputs = inputs.to(model.device)
     sizes = [n for n in ints(inputs.is_video.sum(1)) if n]
-    made = iter(torch.split(encode_video(model, inputs), sizes))
-    features = tuple(None if p is None else next(made) for p in inputs.pixel_values)
+    items = iter(torch.split(encode_video(model, inputs), sizes))
+    features = tuple(None if p is None else next(items) for p in inputs.pixel_values)
     return replace(inputs, features=features, encoder=encoder_of(model))

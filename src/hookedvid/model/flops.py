@@ -89,9 +89,9 @@ class Costs:
         Unless told, logits are those of the prompt's last position and of an answer after it.
         """
         lm, layout = self.cfg.lm, self.layout
-        kept = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
+        n_logits = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
         blocks = _blocks(self.layout, interventions, lm.n_layers, self._pairs)[start_at_layer:]
-        linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * kept
+        linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * n_logits
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
         return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout.n_frames))
 

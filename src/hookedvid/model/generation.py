@@ -57,14 +57,14 @@ def generate(
     max_new_tokens = counted("max_new_tokens", max_new_tokens)
     warpers = _warpers(do_sample, temperature, top_k, top_p)
     ends = _stop_texts(model, stop_strings, return_type)
-    batch, given = model.inputs_of(input), as_interventions(interventions)
+    batch, interventions = model.inputs_of(input), as_interventions(interventions)
     stops: set[int] = _stop_ids(model, eos_token_id) if stop_at_eos else set()
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []
     done = torch.zeros(batch.batch_size, dtype=torch.bool, device=batch.tokens.device)
     lengths = torch.zeros_like(done, dtype=torch.long)
     for _ in tqdm(range(max_new_tokens), desc="generating", unit="token", disable=not verbose):
-        logits = model(batch, interventions=given, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
+        logits = model(batch, interventions=interventions, sources=sources, kv_cache=cache, logits_to_keep=1)[:, -1]
         chosen = _choose(real_tokens(logits, model.cfg.n_tokens), warpers, generator)
         if new:
             chosen = torch.where(done, new[-1], chosen)
@@ -93,12 +93,12 @@ def _returned(model: Model, ids: Tensor, lengths: Tensor, stops: set[int], retur
     return texts[0] if len(texts) == 1 else texts
 
 
-def _stop_texts(model: Model, given: str | Sequence[str] | None, return_type: str | None) -> tuple[str, ...]:
+def _stop_texts(model: Model, strings: str | Sequence[str] | None, return_type: str | None) -> tuple[str, ...]:
     if return_type not in (None, "text", "tokens"):
         raise InputError(f"return_type is {return_type!r}; it can be 'text', 'tokens' or None")
-    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    texts = (strings,) if isinstance(strings, str) else tuple(strings or ())
     if any(not isinstance(text, str) for text in texts):
-        raise InputError(f"stop strings are texts, and these are {given!r}; stop at ids by eos_token_id")
+        raise InputError(f"stop strings are texts, and these are {strings!r}; stop at ids by eos_token_id")
     if "" in texts:
         raise InputError("a stop string is empty, which every text holds; leave it out")
     if (texts or return_type == "text") and model.tokenizer is None:
@@ -106,16 +106,16 @@ def _stop_texts(model: Model, given: str | Sequence[str] | None, return_type: st
     return texts
 
 
-def _stop_ids(model: Model, given: int | Sequence[int] | None) -> set[int]:
-    if given is not None:
-        return {given} if isinstance(given, int) else set(given)
+def _stop_ids(model: Model, ids: int | Sequence[int] | None) -> set[int]:
+    if ids is not None:
+        return {ids} if isinstance(ids, int) else set(ids)
     if model.tokenizer is None:
         return set()
     from hookedvid.families.registry import TEMPLATES
 
     words = TEMPLATES[model.cfg.prompt].stops
-    ids = {model.tokenizer.convert_tokens_to_ids(w) for w in words if w in model.tokenizer.get_vocab()}
-    return ids | ({model.tokenizer.eos_token_id} - {None})
+    stops = {model.tokenizer.convert_tokens_to_ids(w) for w in words if w in model.tokenizer.get_vocab()}
+    return stops | ({model.tokenizer.eos_token_id} - {None})
 
 
 def _warpers(

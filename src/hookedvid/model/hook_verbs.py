@@ -79,10 +79,10 @@ class HookVerbs(HookedRootModule):
         if names_filter is None:
             return [n for n in self.hook_dict if n.rsplit(".", 1)[-1] not in ON_DEMAND]
         if callable(names_filter):
-            found = [n for n in self.hook_dict if names_filter(n)]
-            if not found:
+            names = [n for n in self.hook_dict if names_filter(n)]
+            if not names:
                 raise HookError(f"the names_filter predicate matches none of the {len(self.hook_dict)} hook points")
-            return found
+            return names
         return list(dict.fromkeys(n for a in _several(names_filter) for n in self._names_of(a)))
 
     def _names_of(self, asked: Any) -> list[str]:
@@ -96,13 +96,13 @@ class HookVerbs(HookedRootModule):
             return [asked]
         prefix, _, short = asked.rpartition(".")
         hook = short if short.startswith("hook_") else f"hook_{short}"
-        found = [
+        names = [
             n
             for n in self.hook_dict
             if n.rsplit(".", 1)[-1] == hook and n.startswith(f"{prefix}." if prefix else ("blocks.", "hook_"))
         ]
-        if found and not any(c.isdigit() for c in prefix):
-            return found
+        if names and not any(c.isdigit() for c in prefix):
+            return names
         shorts = {n.rsplit(".", 1)[-1].removeprefix("hook_") for n in self.hook_dict}
         raise HookError(
             f"no hook point {asked!r}; {nearest(asked, [*self.hook_dict, *sorted(shorts)])} "
@@ -110,12 +110,12 @@ class HookVerbs(HookedRootModule):
         )
 
     def _name_at(self, short: str, layer: int) -> str:
-        found = [n for n in self._names_of(short) if ".hook_" in n and "blocks." in n]
-        numbers = [int(n.split("blocks.")[1].split(".")[0]) for n in found]
+        names = [n for n in self._names_of(short) if ".hook_" in n and "blocks." in n]
+        numbers = [int(n.split("blocks.")[1].split(".")[0]) for n in names]
         last = max(numbers, default=-1)
-        at = [n for n, i in zip(found, numbers, strict=True) if i == (layer if layer >= 0 else layer + last + 1)]
+        at = [n for n, i in zip(names, numbers, strict=True) if i == (layer if layer >= 0 else layer + last + 1)]
         if len(at) != 1:
-            what = f"several: {at}" if at else f"none: there are blocks 0 to {last}" if found else "in no block"
+            what = f"several: {at}" if at else f"none: there are blocks 0 to {last}" if names else "in no block"
             raise HookError(f"hook point {short!r} of layer {layer} is {what}")
         return at[0]
 
@@ -257,13 +257,13 @@ class HookVerbs(HookedRootModule):
         if not names:
             raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
         inputs = self.inputs_of(*args, **kwargs)
-        held = self.rows_of(inputs, kwargs.get("interventions"), kwargs.get("kv_cache"))
+        rows = self.rows_of(inputs, kwargs.get("interventions"), kwargs.get("kv_cache"))
         if remove_batch_dim and inputs.batch_size != 1:
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
         cut = None if pos_slice is None else Slice(pos_slice)
-        asked = keep_graph or incl_bwd or any(isinstance(a, Tensor) and a.requires_grad for a in args)
-        with self.turns.alone(), torch.set_grad_enabled(torch.is_grad_enabled() and (asked or self._hooked_backward())):
+        graph = keep_graph or incl_bwd or any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        with self.turns.alone(), torch.set_grad_enabled(torch.is_grad_enabled() and (graph or self._hooked_backward())):
             # Hook points share storage. Only other hooks write there in place; where there are none, none is copied.
             copied = self.listened()
             save = _saver(store, device, remove_batch_dim, cut, copied)
@@ -277,7 +277,7 @@ class HookVerbs(HookedRootModule):
         if not return_cache_object:
             return out, store
         model, sliced = cast(Model, self), pos_slice is not None
-        return out, VideoCache(store, model, inputs.layouts, held, not remove_batch_dim, sliced)
+        return out, VideoCache(store, model, inputs.layouts, rows, not remove_batch_dim, sliced)
 
     # What a model supplies: which inputs a call has, and which hook points it reaches.
 
@@ -335,15 +335,15 @@ def _saver(
 ) -> Callable[..., None]:
     def save(tensor: Tensor, hook: HookPoint) -> None:
         assert hook.name is not None
-        kept = tensor.detach()
+        act = tensor.detach()
         if pos_slice is not None and hook.name.startswith(("blocks.", "hook_", "ln_final.")):
             # A clone: a view would keep the whole activation alive.
-            kept = pos_slice.apply(kept, dim=pos_axis(hook.name)).clone()
+            act = pos_slice.apply(act, dim=pos_axis(hook.name)).clone()
         elif copied:
-            kept = kept.clone()
+            act = act.clone()
         if device is not None:
-            kept = kept.to(device)
+            act = act.to(device)
         in_tower = hook.name.startswith(("vision.", "projector."))
-        store[hook.name + suffix] = kept[0] if remove_batch_dim and not in_tower else kept
+        store[hook.name + suffix] = act[0] if remove_batch_dim and not in_tower else act
 
     return save

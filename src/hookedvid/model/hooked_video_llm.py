@@ -278,12 +278,12 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     def _run_blocks(
         self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
     ) -> Tensor:
-        held, angles = plan.pos, self._angles(plan.pos, plan, resid)
+        pos, angles = plan.pos, self._angles(plan.pos, plan, resid)
         for i in range(start, stop):
             if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
-                resid, held = plan.drop(resid, i), plan.held[i]
-                angles = self._angles(held, plan, resid)
-            allowed, causal = plan.mask(i, held, plan.keys[i])
+                resid, pos = plan.drop(resid, i), plan.rows[i]
+                angles = self._angles(pos, plan, resid)
+            allowed, causal = plan.mask(i, pos, plan.keys[i])
             ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
             resid = self.blocks[i](resid, ctx, None if kv_cache is None else kv_cache.layers[i])
         return resid
@@ -394,7 +394,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if self.cfg.decoder is None:
             return []
         joint = effects(as_interventions(interventions), self.cfg.n_layers)
-        return RunPlan(self.cfg.lm, inputs, joint, kv_cache).held
+        return RunPlan(self.cfg.lm, inputs, joint, kv_cache).rows
 
     def _pixels(self, input: Any) -> Tensor:
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input

@@ -78,12 +78,12 @@ def hook_of(model: Model, write: Write) -> str:
     if not 0 <= write.layer < model.cfg.n_layers:
         raise InterventionError(f"{write.label}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
     inside = [n for n in model.hook_dict if n.startswith(f"blocks.{write.layer}.")]
-    found = [n for n in inside if n.endswith(f".hook_{write.hook}") or n == f"blocks.{write.layer}.{write.hook}"]
-    if len(found) != 1:
+    points = [n for n in inside if n.endswith(f".hook_{write.hook}") or n == f"blocks.{write.layer}.{write.hook}"]
+    if len(points) != 1:
         shorts = sorted({n.split(".hook_")[-1] for n in inside})
-        what = f"is several: {found}" if found else f"does not exist ({nearest(write.hook, shorts)})"
+        what = f"is several: {points}" if points else f"does not exist ({nearest(write.hook, shorts)})"
         raise InterventionError(f"{write.label}: hook {write.hook!r} {what}")
-    return found[0]
+    return points[0]
 
 
 def patch_hooks(
@@ -120,13 +120,13 @@ class _Placed(NamedTuple):
 
 
 def _placed(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> _Placed:
-    left = write.layer >= plan.exit_layer and not bool(torch.isin(of_item.positions, plan.kept[item]).all())
+    left = write.layer >= plan.exit_layer and not bool(torch.isin(of_item.positions, plan.remaining[item]).all())
     if left:
         raise InterventionError(f"{write.label}: these positions left the sequence by an early exit before it")
-    held = plan.held[write.layer][item].contiguous()
-    which = torch.isin(of_item.positions, held).nonzero()[:, 0]
+    rows = plan.rows[write.layer][item].contiguous()
+    which = torch.isin(of_item.positions, rows).nonzero()[:, 0]
     keys = plan.keys[write.layer][item] if pos_axis(of_item.name) == 2 else None
-    return _Placed(item, of_item, torch.searchsorted(held, of_item.positions[which]), which, keys)
+    return _Placed(item, of_item, torch.searchsorted(rows, of_item.positions[which]), which, keys)
 
 
 def _writer(writes: Sequence[_Placed]) -> Hook:
@@ -164,11 +164,11 @@ def write_of(
     to, take = _paired(write.label, to, take, layout.n_prompt, their_layout.n_prompt)
     n_rows = theirs.shape[pos_axis(name)]
     if isinstance(source, VideoCache):
-        held, rows = source.held[write.layer][item], source.row_of(write.layer, take, item)
+        keys, rows = source.held[write.layer][item], source.row_of(write.layer, take, item)
     else:
-        held = torch.arange(n_rows) - (n_rows - their_layout.n_tokens)
+        keys = torch.arange(n_rows) - (n_rows - their_layout.n_tokens)
         rows = take + n_rows - their_layout.n_tokens
-    taken = _Taken(write.label, theirs[item : item + 1], pos_axis(name), take, rows, held, their_layout.n_prompt)
+    taken = _Taken(write.label, theirs[item : item + 1], pos_axis(name), take, rows, keys, their_layout.n_prompt)
     return ItemWrite(name, to, layout.n_prompt, taken.value)
 
 
@@ -222,17 +222,17 @@ def _source(write: Write, sources: Mapping[str, Any] | None) -> Any:
     return as_source(sources[write.source], write.label)
 
 
-def _check_mask(label: str, given: Tensor, act: Tensor) -> None:
-    if act.dtype == torch.bool and given.dtype != torch.bool:
-        raise InterventionError(f"{label}: {given.dtype} for a mask; give booleans, True where a query may look")
+def _check_mask(label: str, value: Tensor, act: Tensor) -> None:
+    if act.dtype == torch.bool and value.dtype != torch.bool:
+        raise InterventionError(f"{label}: {value.dtype} for a mask; give booleans, True where a query may look")
 
 
 def _checked(fn: Callable[[Tensor], Any], label: str) -> Callable[[Tensor, Tensor], Tensor]:
     def value(act: Tensor, which: Tensor) -> Tensor:
         out = fn(act)
         if not isinstance(out, Tensor) or out.shape != act.shape:
-            given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InterventionError(f"{label}: fn gave {given} for {tuple(act.shape)}; return the same shape")
+            returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise InterventionError(f"{label}: fn gave {returned} for {tuple(act.shape)}; return the same shape")
         _check_mask(label, out, act)
         return out
 

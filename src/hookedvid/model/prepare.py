@@ -46,9 +46,9 @@ def prepare(
         from hookedvid.video.frames import Clip, read_clip
 
         rule: str = sampler or cfg.sampler
-        asked: int = cfg.n_frames if n_frames is None else n_frames
-        given = isinstance(video, Clip)
-        clip = video if given else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
+        n: int = cfg.n_frames if n_frames is None else n_frames
+        known = isinstance(video, Clip)
+        clip = video if known else read_clip(video, n, rule, bound=bound, folder_fps=folder_fps)
         count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
 
     def laid_out(n_frames: int) -> list[Run]:

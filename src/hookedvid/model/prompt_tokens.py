@@ -29,9 +29,9 @@ def check_texts(tokenizer: Any, around: Template, texts: Iterable[str]) -> None:
     special = special_strings(around)
     control = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special or t.content in special]
     for text in texts:
-        if found := [c for c in control if c in text]:
+        if marks := [c for c in control if c in text]:
             raise InputError(
-                f"{text!r} holds {found[0]!r}, which this tokenizer reads as a control token and not as text; write it "
+                f"{text!r} holds {marks[0]!r}, which this tokenizer reads as a control token and not as text; write it "
                 "otherwise, such as with a blank inside"
             )
         if not is_text(text):

@@ -48,21 +48,21 @@ class RunPlan:
         exit = effects.exit
         self.exits = exit is not None
         self.exit_layer = lm.n_layers if exit is None else exit.layer
-        self.kept = [] if exit is None else [kept_positions(layout, exit) for layout in inputs.layouts]
+        self.remaining = [] if exit is None else [kept_positions(layout, exit) for layout in inputs.layouts]
         before = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
         if self.exit_layer < lm.n_layers:
             self._check_left(before[self.exit_layer])
-        left = _stacked(self.kept) if self.exits and self.is_prefill else self.pos
-        self.held = [self.pos if i < self.exit_layer else left for i in range(lm.n_layers)]
-        self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.held, strict=True)]
+        late = _stacked(self.remaining) if self.exits and self.is_prefill else self.pos
+        self.rows = [self.pos if i < self.exit_layer else late for i in range(lm.n_layers)]
+        self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.rows, strict=True)]
         self._masks: dict[tuple[tuple[Cut, ...], bool, int, int], tuple[Tensor | Structure | None, bool]] = {}
 
     def _check_left(self, before: Int[Tensor, "batch key"] | None) -> None:
         """Raise InterventionError where the exit's block has cached what leaves before it."""
         if before is None:
             return
-        for kept, pos in zip(self.kept, before, strict=True):
-            if not bool(torch.isin(pos[pos != PAD], kept).all()):
+        for remaining, pos in zip(self.remaining, before, strict=True):
+            if not bool(torch.isin(pos[pos != PAD], remaining).all()):
                 raise InterventionError(
                     f"the key-value cache holds positions in block {self.exit_layer} (0-based) that this exit drops; "
                     "give the exit from the first step on"
@@ -71,7 +71,7 @@ class RunPlan:
     def drop(self, resid: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch kept d_model"]:
         """The stream without what exits, in the columns that the block `layer` holds."""
         pads = torch.tensor([self.pos.shape[1] - layout.n_tokens for layout in self.layouts])
-        columns = (self.held[layer].clamp(min=0) + pads[:, None]).to(resid.device)
+        columns = (self.rows[layer].clamp(min=0) + pads[:, None]).to(resid.device)
         return resid.gather(1, columns[..., None].expand(-1, -1, resid.shape[-1]))
 
     def mask(
@@ -137,7 +137,7 @@ def _lengths(lm: DecoderConfig, inputs: VideoInputs, kv_cache: KVCache | None) -
     return kv_cache.n_rope
 
 
-def _stacked(kept: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
+def _stacked(positions: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
     """Positions of items side by side, padded on the left."""
-    longest = max(len(k) for k in kept)
-    return torch.stack([torch.nn.functional.pad(k, (longest - len(k), 0), value=PAD) for k in kept])
+    longest = max(len(p) for p in positions)
+    return torch.stack([torch.nn.functional.pad(p, (longest - len(p), 0), value=PAD) for p in positions])
