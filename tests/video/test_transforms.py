@@ -1,12 +1,19 @@
-"""Preprocessing against the PIL image processors of Transformers, bit for bit."""
+"""Preprocessing against the processors of Transformers, those on Pillow and those on torchvision, bit for bit."""
 
 import numpy as np
 import pytest
 import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+from transformers.models.video_llava.video_processing_video_llava import VideoLlavaVideoProcessor
 
+from hookedvid.errors import InputError
 from hookedvid.values.config import VisionConfig
+from hookedvid.values.parts import QWEN2_VIT
+from hookedvid.video import transforms
 from hookedvid.video.transforms import preprocess
 
 CLIP = dict(
@@ -89,3 +96,73 @@ def test_strided_frames_are_read_in_their_own_order():
     frames = noise(90, 160)
     turned = np.rot90(frames, axes=(1, 2))
     assert torch.equal(preprocess(turned, vision()), preprocess(np.ascontiguousarray(turned), vision()))
+
+
+def from_torchvision(processor, frames):
+    """[frame, 3, height, width] of a processor on torchvision."""
+    given = dict(input_data_format="channels_last", return_tensors="pt")
+    (pixels,) = processor(videos=[torch.from_numpy(frames)], **given)[processor.model_input_names[0]]
+    return pixels
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("resample", "name"), [(3, "bicubic"), (2, "bilinear"), (1, "lanczos")])
+def test_squash_equals_internvl(height, width, resample, name):
+    processor = InternVLVideoProcessor(
+        size={"height": 56, "width": 56}, image_mean=IMAGENET["mean"], image_std=IMAGENET["std"], resample=resample
+    )
+    frames = noise(height, width)
+    assert torch.equal(preprocess(frames, vision(resample=name, **IMAGENET)), from_torchvision(processor, frames))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("first", "size"), [(56, 56), (61, 56), (57, 57)])
+def test_crop_equals_video_llava(height, width, first, size):
+    processor = VideoLlavaVideoProcessor(size={"shortest_edge": first}, crop_size={"height": size, "width": size})
+    frames = noise(height, width)
+    made = preprocess(frames, vision(size, first_size=first, resample="bicubic", **CLIP))
+    assert torch.equal(made, from_torchvision(processor, frames))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("first", "size"), [(56, 56), (90, 56), (40, 57)])
+def test_squash_twice_equals_smolvlm(height, width, first, size):
+    processor = SmolVLMVideoProcessor(size={"longest_edge": first}, max_image_size={"longest_edge": size})
+    frames = noise(height, width)
+    made = preprocess(frames, vision(size, resize="squash_twice", first_size=first, resample="lanczos"))
+    assert torch.equal(made, from_torchvision(processor, frames))
+
+
+@pytest.mark.parametrize("factor", [1 / 255, 1 / 127.5, 0.01])
+def test_bytes_are_scaled_as_configured(factor):
+    frames = noise(60, 90)
+    processor = InternVLVideoProcessor(size={"height": 56, "width": 56}, rescale_factor=factor)
+    made = preprocess(frames, vision(resample="bicubic", scale=factor, mean=CLIP["mean"], std=CLIP["std"]))
+    assert torch.equal(made, from_torchvision(processor, frames))
+    processor = SiglipImageProcessorPil(size={"height": 56, "width": 56}, rescale_factor=factor)
+    assert torch.equal(preprocess(frames, vision(scale=factor)), processed(processor, frames))
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 160), (160, 90), (427, 241), (57, 56), (30, 41), (2, 50)])
+def test_fit_keeps_the_shape_and_equals_qwen(height, width):
+    frames = noise(height, width)
+    made = preprocess(frames, QWEN2_VIT)
+    budget = {"shortest_edge": QWEN2_VIT.budget.least, "longest_edge": QWEN2_VIT.budget.most}
+    # As one group of all frames and one patch of the whole frame, rows are [channel, frame, height, width].
+    whole = dict(patch_size=28, merge_size=1, temporal_patch_size=1)
+    processor = Qwen2VLVideoProcessor(size=budget, cap_pixels_per_frame=False, **whole)
+    given = dict(input_data_format="channels_last", return_tensors="pt")
+    official = processor(videos=[torch.from_numpy(frames)], **given)
+    n, rows, columns = official["video_grid_thw"][0].tolist()
+    patches = official["pixel_values_videos"].view(n, rows, columns, 3, 28, 28)
+    assert torch.equal(made, patches.permute(0, 3, 1, 4, 2, 5).reshape(n, 3, rows * 28, columns * 28))
+
+
+def test_torch_without_lanczos_is_told_of_pillows(monkeypatch):
+    def none_such(*args, **kwargs):
+        raise NotImplementedError("Input Error: Only 3D, 4D and 5D input Tensors supported (got 4D input)")
+
+    monkeypatch.setattr(transforms.torch.nn.functional, "interpolate", none_such)
+    with pytest.raises(InputError, match=r"cannot resize by 'lanczos', which Lanczos needs 2.12 for; .*'pil_lanczos'"):
+        preprocess(noise(60, 90), vision(resample="lanczos"))
+    assert preprocess(noise(60, 90), vision(resample="pil_lanczos")).shape == (2, 3, 56, 56)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from hookedvid.errors import ConfigError
 from hookedvid.values.limits import LIMITS as LIMITS
 from hookedvid.values.limits import check, divides
+from hookedvid.values.pixel_budget import PixelBudget
 from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
 
 FORMAT = 1  # of config.json: raised whenever its fields change
@@ -20,7 +21,7 @@ Pool = Literal["none", "average", "max", "bilinear"]
 Newline = Literal["none", "once", "frame", "row"]
 Norm = Literal["layer", "rms"]
 Resize = Literal["squash", "crop", "fit", "squash_twice"]
-Resample = Literal["pil_bicubic", "bicubic", "lanczos"]
+Resample = Literal["pil_bicubic", "pil_lanczos", "bicubic", "bilinear", "lanczos"]
 # Of fields that came after models were first written: one at its default is left out of a config's text, so that the
 # text, and with it a model's hash, of an older model stays what it was.
 LATER = {"later": True}
@@ -70,23 +71,6 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelBudget:
-    """How large frames may be, in pixels, where they keep their shape.
-
-    `least` and `most` are `per` frame; or, `clip`, of all frames together, their number rounded to `patch_frames`;
-    or of each frame a share: `least` and `most` / frames.
-    """
-
-    least: int
-    most: int
-    per: Literal["frame", "clip", "share"] = "frame"
-
-    def __post_init__(self):
-        if not 0 < self.least <= self.most:
-            raise ConfigError(f"a budget of {self.least} to {self.most} pixels holds nothing")
-
-
-@dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """A vision transformer over frames, or pairs of frames: the families' towers differ only in these fields.
 
@@ -107,7 +91,9 @@ class VisionConfig:
         resize: How a frame is brought to size. `squash` both sides (SigLIP, InternViT), or `crop` the centre after
             the short side fits (CLIP); `fit` keeps the shape within `budget`, sides multiples of `multiple`;
             `squash_twice` fits the longest side first (SmolVLM).
-        resample: Pillow's bicubic, or torch's antialiased bicubic or Lanczos on bytes.
+        first_size: The side that `crop` fits the short side to, `squash_twice` the long one; None: `image_size`.
+        resample: Pillow's (`pil_…`) or torch's filters, antialiased and on bytes.
+        scale: What a byte is multiplied by before `mean` and `std`.
         multiple: Of `fit`, in pixels.
         drop_below: Patches that are this like those of the frame before, or more, are dropped: mean difference of
             normalised pixels, of 255 (VideoLLaMA3); None: none is.
@@ -141,15 +127,18 @@ class VisionConfig:
     window: int = field(default=0, metadata=LATER)
     full_blocks: tuple[int, ...] = field(default=(), metadata=LATER)
     deepstack: tuple[int, ...] = field(default=(), metadata=LATER)
+    first_size: int | None = field(default=None, metadata=LATER)
     resample: Resample = field(default="pil_bicubic", metadata=LATER)
+    scale: float = field(default=1 / 255, metadata=LATER)
     budget: PixelBudget | None = field(default=None, metadata=LATER)
     multiple: int = field(default=1, metadata=LATER)
     drop_below: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self):
         counts = ("n_layers", "d_model", "n_heads", "d_mlp", "image_size", "patch_size", "patch_frames")
-        positive = ("eps", *(n for n in ("rope_theta",) if self.rope_theta is not None))
-        check(self, counts + (("window",) if self.window else ()), positive)
+        counts += ("multiple", *(n for n in ("window", "first_size") if getattr(self, n)))
+        positive = ("eps", "scale", *(n for n in ("rope_theta", "drop_below") if getattr(self, n) is not None))
+        check(self, counts, positive)
         usual = all(abs(x) <= sys.float_info.max for x in self.mean) and all(x > 0 for x in self.std)
         if not (len(self.mean) == len(self.std) == 3 and usual):
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
@@ -164,6 +153,10 @@ class VisionConfig:
             raise ConfigError("frames that keep their shape (resize='fit') need a budget, others have none")
         if self.resize == "fit" and (self.positions == "learned" or self.multiple % self.patch_size):
             raise ConfigError("frames of any shape need rotary or interpolated positions, and sides in whole patches")
+        if self.first_size is not None and self.resize not in ("crop", "squash_twice"):
+            raise ConfigError(f"frames that are brought to size by {self.resize!r} have no first size")
+        if self.resize == "crop" and (self.first_size or self.image_size) < self.image_size:
+            raise ConfigError(f"a centre of {self.image_size} pixels is more than the short side, {self.first_size}")
 
     @property
     def d_head(self) -> int:

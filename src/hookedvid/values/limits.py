@@ -14,7 +14,7 @@ LIMITS: dict[str, int] = {
     "n_heads": 1 << 11, "n_kv_heads": 1 << 11, "metric_heads": 1 << 11,
     "d_vocab": 1 << 22, "n_tokens": 1 << 22,
     "n_ctx": 1 << 27, "max_length": 1 << 27, "n_frames": 1 << 17,
-    "image_size": 1 << 13, "patch_size": 1 << 13,
+    "image_size": 1 << 13, "patch_size": 1 << 13, "multiple": 1 << 13, "first_size": 1 << 13,
     "patch_frames": 1 << 6, "window": 1 << 10, "d_hidden": 1 << 19, "n_deepstack": 1 << 6,
     "pool_stride": 1 << 10, "shuffle": 1 << 10, "frames_per_clip": 1 << 10, "tokens_per_clip": 1 << 16,
 }  # fmt: skip
