@@ -23,7 +23,7 @@ def _can_be_compiled() -> bool:
 
 
 @contextmanager
-def eager() -> Generator[None, None, None]:
+def eager() -> Generator[None]:
     """Within, compiled modules of this process run as they are written."""
     global _users
     if not _can_be_compiled():

@@ -162,7 +162,7 @@ class HookVerbs(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         prepend: bool = False,
-    ) -> Generator["HookVerbs", None, None]:
+    ) -> Generator["HookVerbs"]:
         """Hooks for the length of a `with` block; exactly these are removed at its end, whatever happens.
 
         Names are full, or predicates on full names. `prepend` runs them before hooks already there. Those of one

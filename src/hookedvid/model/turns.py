@@ -26,7 +26,7 @@ class Turns:
         return Turns, ()
 
     @contextmanager
-    def shared(self) -> Generator[None, None, None]:
+    def shared(self) -> Generator[None]:
         """A plain run's turn; waits while another thread has, or waits for, the model alone."""
         me = threading.get_ident()
         with self._changed:
@@ -43,7 +43,7 @@ class Turns:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Generator[None, None, None]:
+    def alone(self) -> Generator[None]:
         """A hooked run's turn, which goes through no compiled graph; waits for the runs of other threads.
 
         Raises:

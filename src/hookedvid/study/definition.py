@@ -16,7 +16,7 @@ from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model
 from hookedvid.study import conventions, protocols
-from hookedvid.study.protocols import Condition
+from hookedvid.study.protocols import Condition, InJson
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scorings.registry import SCORINGS
@@ -62,7 +62,7 @@ class Study:
     """
 
     model: str = "tiny"
-    overrides: dict = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict[str, Any])
     items: str = ""
     dataset: str = ""
     data: str = ""
@@ -72,7 +72,7 @@ class Study:
     width: int = 0
     grid: int = 0
     keep: float = 0.97
-    custom: tuple[tuple[dict | Intervention, ...], ...] = ()
+    custom: tuple[tuple[InJson | Intervention, ...], ...] = ()
     scoring: str = "letters"
     convention: str = ""
     n_frames: int | None = None
@@ -192,8 +192,8 @@ class Plan:
     conditions: list[Condition]
     settings: dict[str, Any]
     convention: Convention | None = None
-    tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list[tuple[Item, Condition, Task]])
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def scoring(self) -> Scoring:

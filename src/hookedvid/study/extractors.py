@@ -20,8 +20,10 @@ def leading_letter(text: str, options: Options) -> int | None:
     return index_of(match[1], len(options)) if match else None
 
 
-EXTRACTORS: dict[str, Extractor] = {OURS: Extractor(OURS, leading_letter)}
-EXTRACTORS |= {c.extractor: c.rule for c in CONVENTIONS.values()}
+EXTRACTORS: dict[str, Extractor] = {
+    OURS: Extractor(OURS, leading_letter),
+    **{c.extractor: c.rule for c in CONVENTIONS.values()},
+}
 
 
 def extractor(name: str) -> Extractor:

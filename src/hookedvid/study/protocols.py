@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hookedvid.errors import InterventionError
 from hookedvid.values.interventions import (
@@ -16,6 +17,8 @@ from hookedvid.values.interventions import (
     label,
     to_json,
 )
+
+InJson = dict[str, Any]  # an intervention
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,24 @@ def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
     return [Condition(knockout.at(r).label(), (knockout.at(r),), "windows", name, x) for x, r in ranges]
 
 
-def in_json(several: Sequence[Sequence[dict | Intervention]]) -> tuple[tuple[dict, ...], ...]:
+def in_json(several: Sequence[Sequence[InJson | Intervention]]) -> tuple[tuple[InJson, ...], ...]:
     """Lists of interventions in their JSON form, from that or from values.
 
     Raises:
         InterventionError: For all else.
     """
-    found = []
+    conditions: list[tuple[InJson, ...]] = []
     for condition in several:
         if not isinstance(condition, list | tuple):
             raise InterventionError(
                 f"custom holds a list of interventions for each condition, and {condition!r} is none: [[LV_K], [VT_K]]"
             )
-        found.append(tuple(i if isinstance(i, dict) else to_json(as_interventions([i]))[0] for i in condition))
-        from_json(found[-1])
-    return tuple(found)
+        conditions.append(tuple(i if isinstance(i, dict) else to_json(as_interventions([i]))[0] for i in condition))
+        from_json(conditions[-1])
+    return tuple(conditions)
 
 
-def custom(several: Sequence[Sequence[dict | Intervention]]) -> list[Condition]:
+def custom(several: Sequence[Sequence[InJson | Intervention]]) -> list[Condition]:
     """One condition for each list of interventions."""
     return [Condition(label(i), i) for i in map(from_json, in_json(several))]
 
@@ -112,12 +115,12 @@ def efficiency(n_layers: int, step: int = 0) -> list[Condition]:
     if step < 0:
         raise InterventionError(f"step is {step}; count layers by 1 or more, or 0 for an eighth of the depth")
     step = step or -(-n_layers // 8)
-    found = []
+    conditions: list[Condition] = []
     for i in [*range(step, n_layers, step), n_layers]:
         leave = (EarlyExit(i),) if i < n_layers else ()
         for w in range(0, i + 1, step):
             what: tuple[Intervention, ...] = (*leave, VT_K.at(LayerRange(0, w))) if w else leave
             if what:
                 cut = what[-1].label() if w else ""
-                found.append(Condition(label(what), what, EFFICIENCY, cut, i))
-    return found
+                conditions.append(Condition(label(what), what, EFFICIENCY, cut, i))
+    return conditions

@@ -1,11 +1,13 @@
 """Rows on disk: append-only files of JSON lines, read once, written by one process each."""
 
+# What has no stubs of its own: pandas.
+# pyright: reportMissingTypeStubs=false
 import hashlib
 import json
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from jaxtyping import Int
 
 from hookedvid.errors import DataError, RunError
 from hookedvid.nn.model import Model
-from hookedvid.study.rows import SHARED, Lines, Task, line_of, row_of
+from hookedvid.study.rows import SHARED, Lines, Row, Task, line_of, row_of
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.files import open_regular, take_lock, written
 from hookedvid.values.texts import utf8
@@ -67,7 +69,7 @@ class Records:
         self.path = self.folder / self.shard.file
         self.last_video: str | None = None
         self._lines = Lines()
-        self._rows: dict[str, dict] = {}
+        self._rows: dict[str, Row] = {}
         self._read: defaultdict[Path, _Read] = defaultdict(_Read)
 
     @classmethod
@@ -78,7 +80,7 @@ class Records:
     def __fspath__(self) -> str:
         return str(self.folder)
 
-    def read(self) -> dict[str, dict]:
+    def read(self) -> dict[str, Row]:
         """Rows by key, where a key repeats the first that did not fail; a torn last line is passed over.
 
         A failed row that was run again stays in the file, and the later one counts. Lines that are damaged are passed
@@ -126,7 +128,7 @@ class Records:
         )
 
     @contextmanager
-    def writer(self) -> Iterator["Writer"]:
+    def writer(self) -> Generator["Writer"]:
         """Append rows.
 
         Raises:
@@ -161,7 +163,7 @@ class _Read:
 
     n_bytes: int = 0
     n_lines: int = 0
-    damaged: list[int] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list[int])
 
 
 class Writer:
@@ -174,7 +176,7 @@ class Writer:
     def __init__(self, file: Any, path: Path):
         self._file, self._path = file, path
 
-    def append(self, task: Task, outcome: Outcome) -> dict:
+    def append(self, task: Task, outcome: Outcome) -> Row:
         """Write and return the row of a finished task."""
         row = row_of(task, outcome)
         left = memoryview(line_of(row) + b"\n")
@@ -221,7 +223,8 @@ def _utf8(value: Any) -> Any:
 def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write rows as a Parquet table, as `frame` spreads them."""
     with written(path) as part, part.open("wb") as file:  # pyarrow opens no path that is not UTF-8
-        frame(rows).to_parquet(file)
+        table: Any = frame(rows)
+        table.to_parquet(file)
 
 
 def model_hash(model: Model) -> str:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from hookedvid.study.scorings.outcome import Outcome
 
@@ -19,6 +19,8 @@ _SEAL = ', "checksum": "{}"}}'
 _WRITER, _SORTING = (json.JSONEncoder(ensure_ascii=False, sort_keys=order) for order in (False, True))
 _READER = json.JSONDecoder()
 _SEAL_LENGTH = len(_SEAL.format("0" * 16))
+
+Row = dict[str, Any]  # fields by name
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Task:
     protocol: str
     knockout: str
     layer: int | None
-    interventions: list[dict]
+    interventions: list[dict[str, Any]]
     settings: Mapping[str, Any]
 
 
-def row_of(task: Task, outcome: Outcome) -> dict[str, Any]:
+def row_of(task: Task, outcome: Outcome) -> Row:
     """The row of a finished task."""
     shared = {"interventions": task.interventions, "settings": dict(task.settings)}
     return {**{name: getattr(task, name) for name in _OF_TASK}, **asdict(outcome), **shared}
@@ -61,9 +63,9 @@ class Lines:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
-        self._kinds: set[tuple] = set()  # of values, that were found to be a row's
+        self._kinds: set[tuple[Any, ...]] = set()  # of values, that were found to be a row's
 
-    def row(self, line: bytes) -> dict[str, Any] | None:
+    def row(self, line: bytes) -> Row | None:
         """The row of a line without its end; None for any that is damaged, or whose key is not of what it says."""
         if (body := unsealed(line)) is None:
             return None
@@ -85,19 +87,20 @@ class Lines:
             self._known[text] = _parsed(text)
         return self._known[text]
 
-    def _is_row(self, found: Any) -> bool:
+    def _is_row(self, value: Any) -> bool:
         """Whether it has every field with a value of its type."""
-        if not isinstance(found, dict) or found.keys() != _FITS.keys():
+        row = cast(Row, value) if isinstance(value, dict) else {}
+        if row.keys() != _FITS.keys():
             return False
-        kinds = (*found, *map(type, found.values()), *(found[name] for name in _NAMED if isinstance(found[name], str)))
+        kinds = (*row, *map(type, row.values()), *(row[name] for name in _NAMED if isinstance(row[name], str)))
         if kinds not in self._kinds:  # few kinds of rows stand for all
-            if not all(fits(found[name]) for name, fits in _FITS.items()):
+            if not all(fits(row[name]) for name, fits in _FITS.items()):
                 return False
             self._kinds.add(kinds)
         return True
 
 
-def named(row: dict, condition: str, protocol: str, knockout: str, layer: int | None) -> dict:
+def named(row: Row, condition: str, protocol: str, knockout: str, layer: int | None) -> Row:
     """A stored row under one of the names of its condition; the same object where that is the name it has."""
     names = {"condition": condition, "protocol": protocol, "knockout": knockout, "layer": layer}
     return row if names.items() <= row.items() else row | names
@@ -138,7 +141,8 @@ def json_bytes(value: Any) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """The JSON text that enters a key, and stands in a row."""
-    return _SORTING.encode(dict(value) if isinstance(value, Mapping) else value).encode("utf-8", "surrogatepass")
+    plain = dict(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else value
+    return _SORTING.encode(plain).encode("utf-8", "surrogatepass")
 
 
 def _parsed(text: bytes) -> Any:

@@ -182,7 +182,8 @@ def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
         options = typing.get_args(hint)
         ok, expected = data in options, "one of " + ", ".join(map(repr, options))
     elif origin is types.UnionType:
-        arms = tuple(a for a in typing.get_args(hint) if isinstance(a, type))
+        plain = (typing.get_origin(a) or a for a in typing.get_args(hint))
+        arms = tuple(a for a in plain if isinstance(a, type))
         ok, expected = isinstance(data, arms), " or ".join(a.__name__ for a in arms)
     elif hint is float:
         ok, expected = isinstance(data, int | float) and not isinstance(data, bool), "a number"

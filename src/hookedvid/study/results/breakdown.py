@@ -42,7 +42,7 @@ class Part:
 def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
     """Values [item] by axis, of those that every item has and that part the items in a way of their own."""
     found: dict[str, np.ndarray] = {}
-    seen = set()
+    seen: set[tuple[int, ...]] = set()
     for axis in ("family", *AXES):
         values = [item.family if axis == "family" else item.meta.get(axis) for item in items]
         if not all(isinstance(v, str) and v for v in values) or len(set(values)) < 2:

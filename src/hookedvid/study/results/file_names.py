@@ -3,10 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hookedvid.errors import DataError, RunError
 from hookedvid.study.rows import unsealed
@@ -32,15 +32,15 @@ def asked(folder: Path) -> dict[str, Any]:
             f"{folder} holds no finished study ({path}: {e.strerror}); run `hookedvid study --out {folder}`"
         ) from e
     try:
-        found = json.loads(unsealed(data) or b"")
+        fields = json.loads(unsealed(data) or b"")
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        fields = None
+    if not isinstance(fields, dict):
         raise DataError(
             f"{path} is damaged, or of a version that wrote no checksum into it; run the study's command once more: "
             "rows that are whole are not run again"
         )
-    return found
+    return cast(dict[str, Any], fields)
 
 
 def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | None:
@@ -71,7 +71,7 @@ def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | Non
 
 
 @contextmanager
-def renewed(folder: Path, presented: Collection[str]) -> Iterator[None]:
+def renewed(folder: Path, presented: Collection[str]) -> Generator[None]:
     """Files of a presentation, by name, that the block does not write anew are removed once it ends well.
 
     Raises:

@@ -71,14 +71,14 @@ def _compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
     Args:
         amount: How a cost is written.
     """
-    found = []
+    laws: list[Finding] = []
     if "cumulative" in e.by_protocol:
-        found.append(_stages(e, e.by_protocol["cumulative"], n_layers, amount))
+        laws.append(_stages(e, e.by_protocol["cumulative"], n_layers, amount))
     if "all layers" in e.by_protocol:
-        found.append(_dominant(e, e.by_protocol["all layers"], amount))
+        laws.append(_dominant(e, e.by_protocol["all layers"], amount))
     if "windows" in e.by_protocol:
-        found.append(_critical(e, e.by_protocol["windows"], amount))
-    return found
+        laws.append(_critical(e, e.by_protocol["windows"], amount))
+    return laws
 
 
 def _stages(e: Evidence, conditions: Sequence[Condition], n_layers: int, amount: Amount) -> Finding:

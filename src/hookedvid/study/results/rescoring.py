@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item
 from hookedvid.errors import DataError
 from hookedvid.study.extractors import Extractor
+from hookedvid.study.rows import Row
 from hookedvid.study.scorings.generate import Generate, read_text
 
 
@@ -14,12 +16,12 @@ from hookedvid.study.scorings.generate import Generate, read_text
 class Rescored:
     """Rows as the other rule reads them; how many there are with a text, how many of these it reads otherwise."""
 
-    rows: list[dict]
+    rows: list[Row]
     n: int
     changed: int
 
 
-def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Extractor) -> Rescored:
+def rescore(items: Sequence[Item], rows: Sequence[Mapping[str, Any]], by: Convention | Extractor) -> Rescored:
     """Rows with status, chosen, correct and flag anew, what is stored of these beside them; failed ones as they were.
 
     Raises:
@@ -28,14 +30,15 @@ def rescore(items: Sequence[Item], rows: Sequence[Mapping], by: Convention | Ext
     if any(row["settings"]["scoring"] != Generate.name for row in rows):
         raise DataError(f'this study kept no texts: only those with scoring = "{Generate.name}" can be read once more')
     item_of = {item.id: item for item in items}
-    found, n, changed = [], 0, 0
+    anew: list[Row] = []
+    n, changed = 0, 0
     for row in rows:
         stored = {f"stored_{name}": row[name] for name in ("status", "chosen", "correct")}
         if row["status"] == "failed":
-            found.append({**row, **stored})
+            anew.append({**row, **stored})
             continue
         new = read_text(item_of[row["item"]], row["text"], by)
-        anew = {name: getattr(new, name) for name in ("status", "chosen", "correct", "flag")}
-        found.append({**row, **anew, **stored})
+        read = {name: getattr(new, name) for name in ("status", "chosen", "correct", "flag")}
+        anew.append({**row, **read, **stored})
         n, changed = n + 1, changed + (new.chosen != row["chosen"])
-    return Rescored(found, n, changed)
+    return Rescored(anew, n, changed)

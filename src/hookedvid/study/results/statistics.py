@@ -5,9 +5,11 @@ Conditions answer the same items, so every comparison is paired. docs/statistics
 errs.
 """
 
+# What has no stubs of its own: scipy.
+# pyright: reportMissingTypeStubs=false
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -163,7 +165,8 @@ class Resamples:
         n = (sizes > 0).sum(1)
         wider = np.full(len(centre), np.nan)
         some = n > 1
-        wider[some] = stats.t.ppf(1 - LEVEL / 2, n[some] - 1) / stats.norm.ppf(1 - LEVEL / 2)
+        ends: Any = stats  # half of its types are missing
+        wider[some] = ends.t.ppf(1 - LEVEL / 2, n[some] - 1) / ends.norm.ppf(1 - LEVEL / 2)
         wider[some] *= np.sqrt(n[some] / (n[some] - 1))
         return centre + wider * (low - centre), centre + wider * (high - centre)
 

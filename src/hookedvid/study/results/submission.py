@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from hookedvid.data.convention import Convention
 from hookedvid.data.dataset import Submission
@@ -25,7 +26,7 @@ def form_of(items: Sequence[Item], dataset: str) -> Submission | None:
 def submission(
     form: Submission,
     items: Sequence[Item],
-    rows: Sequence[Mapping],
+    rows: Sequence[Mapping[str, Any]],
     condition: str,
     convention: Convention | None = None,
 ) -> dict[str, int]:

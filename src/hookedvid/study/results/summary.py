@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -98,7 +99,7 @@ class Outcomes:
         self,
         items: Sequence[Item],
         conditions: Sequence[Condition],
-        rows: Sequence[Mapping],
+        rows: Sequence[Mapping[str, Any]],
         scoring: Scoring | None = None,
     ):
         self.items, self.conditions, self.scoring = list(items), list(conditions), scoring or Letters()
@@ -148,11 +149,11 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
     against = o.scoring.against(resamples, score, level)
-    found = []
+    summaries: list[Summary] = []
     for i, condition in enumerate(o.conditions):
         status, flag = o.status[i, columns], o.flag[i, columns]
         answered = int((status != "failed").sum())
-        found.append(
+        summaries.append(
             Summary(
                 o.scoring,
                 condition,
@@ -174,14 +175,14 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
                 decoder_share=statistics.known_mean(o.decoder_share[i, columns]),
             )
         )
-    return found
+    return summaries
 
 
 def write_csv(summaries: Sequence[Summary], path: Path) -> None:
     """One line per summary, in the scoring's columns, intervals as three; layers counted from 1."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for s in summaries:
-        line: dict = {
+        line: dict[str, Any] = {
             "group": s.group,
             "protocol": s.condition.protocol,
             "condition": s.condition.label,

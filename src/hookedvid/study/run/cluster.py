@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -62,7 +62,7 @@ def engine(plan: Plan, loading: Mapping[str, Any], how: Execution, timing: Timin
             there as it was planned.
     """
     device = torch.device(loading.get("device") or "cpu")
-    if device.index is not None:
+    if cast(Any, device).index is not None:  # torch says that there always is one
         raise ConfigError(f"every actor has a GPU of its own: write --device {device.type} instead of {device}")
     job = Job(replace(plan, items=[], tasks=[], left_out={}), loading, how, os.getcwd(), torch.get_num_threads())
     return partial(_answers, job, device.type == "cuda", timing)
@@ -78,12 +78,13 @@ def _answers(
 
 
 @contextmanager
-def _connected(how: Execution) -> Iterator[Any]:
+def _connected(how: Execution) -> Generator[Any]:
     """Ray, connected; the actors of this connection end with it."""
     try:
-        import ray
+        import ray as library
     except ImportError as e:
         raise RunError("--ray needs Ray: pip install 'hookedvid[cluster]'") from e
+    ray: Any = library  # half of its types are missing
     started: dict[str, Any] = {}
     if how.ray == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers over the network
@@ -92,7 +93,7 @@ def _connected(how: Execution) -> Iterator[Any]:
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        context: Any = ray.init(how.ray, log_to_driver=False, logging_level=logging.ERROR, **started)
+        context = ray.init(how.ray, log_to_driver=False, logging_level=logging.ERROR, **started)
     except (OSError, RuntimeError, ValueError) as e:
         said = str(e).partition("\n")[0]
         raise RunError(f"cannot connect to a Ray cluster at {how.ray!r} ({said}); is `ray start` done there?") from e

@@ -17,6 +17,7 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
 from hookedvid.sweep.tree import Changes, Node, Sweep, shareable, stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.values.effects import Intervention, effects
+from hookedvid.values.effects import Cut, Intervention, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.layout import TokenLayout
 
@@ -107,7 +108,7 @@ class Estimate:
 
 def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
-    done = set() if folder is None else Records.of(folder).read().keys()
+    done: Collection[str] = () if folder is None else Records.of(folder).read().keys()
     keys = {t.key for _, _, t in plan.tasks}
     cfg = model.cfg
     asked, n_left, share = _laid_out(plan, model, done)
@@ -122,7 +123,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
         len(plan.items),
         len({i.video for i in plan.items}),
         len(keys),
-        len(keys & done),
+        len(keys.intersection(done)),
         n_left,
         len(asked),
         plan.settings["n_frames"],
@@ -133,7 +134,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
     )
 
 
-def _does(interventions: Given, n_layers: int) -> tuple:
+def _does(interventions: Given, n_layers: int) -> tuple[Any, ...]:
     does = effects(interventions, n_layers)
     return tuple(map(frozenset, does.cuts)), does.writes, does.exits
 
@@ -146,7 +147,7 @@ def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Ask
             asked = left.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
             asked[task.key] = condition.interventions
     names = list(left)
-    some = [names[i] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names))).astype(int)]
+    some = [names[int(i)] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names)))]
     found: list[Asked] = []
     for name in some:
         questions: Asked = []
@@ -219,7 +220,7 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
     """
     lm, n, last = cfg.lm, plan.n_stream, plan.n_layers - 1
     stream, n_text = torch.arange(n), _text_rows(plan)
-    counted: dict[tuple, int] = {}
+    counted: dict[tuple[int, tuple[Cut, ...], int], int] = {}
 
     def pairs(question: int, changes: Changes, rows: torch.Tensor) -> int:
         cuts = tuple(cut for cut, _ in changes.cuts if not cut.drawn)

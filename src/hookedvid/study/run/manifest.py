@@ -13,7 +13,7 @@ from hookedvid.study.definition import Plan, Study
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Folder, Records
 from hookedvid.study.results import file_names as results
-from hookedvid.study.rows import digest, json_bytes, named, sealed
+from hookedvid.study.rows import Row, digest, json_bytes, named, sealed
 from hookedvid.study.run.tasks import Audit
 from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings.registry import SCORINGS
@@ -37,9 +37,9 @@ class Manifest:
     items: list[Item]
     conditions: list[Condition]
     keys: list[list[str]]  # [item][condition]
-    audit: Mapping[str, Any] = field(default_factory=dict)  # rows run again, largest difference of a logit
-    left_out: Mapping[str, str] = field(default_factory=dict)  # reasons by id of what was not asked
-    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds of the last run, see `timing.Timing`
+    audit: Mapping[str, Any] = field(default_factory=dict[str, Any])  # rows run again, largest difference of a logit
+    left_out: Mapping[str, str] = field(default_factory=dict[str, Any])  # reasons by id of what was not asked
+    timing: Mapping[str, Any] = field(default_factory=dict[str, Any])  # seconds of the last run, see `timing.Timing`
 
     @classmethod
     def of(
@@ -134,7 +134,7 @@ class Manifest:
         """How many different rows are not in the folder yet."""
         return len({k for keys in self.keys for k in keys} - Records.of(folder).read().keys())
 
-    def rows(self, folder: Folder) -> list[dict]:
+    def rows(self, folder: Folder) -> list[Row]:
         """The stored rows, one for each item and condition.
 
         Raises:
@@ -153,7 +153,7 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True)
 class _StoredCondition:
     label: str
-    interventions: tuple[dict, ...]
+    interventions: tuple[dict[str, Any], ...]
     protocol: str
     knockout: str
     layer: int | None
@@ -169,16 +169,16 @@ class _Stored:
 
     name: str
     study: Study
-    settings: dict
+    settings: dict[str, Any]
     annotations: str
     n_layers: int
     about: str
     items: tuple[Item, ...]
     conditions: tuple[_StoredCondition, ...]
     keys: tuple[tuple[str, ...], ...]
-    audit: dict
-    left_out: dict
-    timing: dict
+    audit: dict[str, Any]
+    left_out: dict[str, Any]
+    timing: dict[str, Any]
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Raises DataError for fields that do not fit each other."""

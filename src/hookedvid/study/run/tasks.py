@@ -21,7 +21,7 @@ from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Folder, Records, Shard
-from hookedvid.study.rows import Task, named
+from hookedvid.study.rows import Row, Task, named
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.timing import Timing
@@ -31,6 +31,7 @@ from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import shareable, stream_length
 from hookedvid.values.effects import effects
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.tensors import ints
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders
 from hookedvid.video.frames import Clip
@@ -71,14 +72,14 @@ def run(
     plan: Plan,
     model: Model,
     folder: Folder,
-    on_row: Callable[[dict, bool], None] | None = None,
+    on_row: Callable[[Row, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
     *,
     decoders: Decoders | None = None,
     retry_failed: bool = False,
     timing: Timing | None = None,
-) -> list[dict]:
+) -> list[Row]:
     """Carry a plan out in this process, with `decoders` (without a cache, unless given); see `carry_out`."""
     timing = timing or Timing()
     with Decoders() if decoders is None else nullcontext(decoders) as pool:
@@ -91,13 +92,13 @@ def carry_out(
     plan: Plan,
     engine: "Engine",
     folder: Folder,
-    on_row: Callable[[dict, bool], None] | None = None,
+    on_row: Callable[[Row, bool], None] | None = None,
     shard: Shard | None = None,
     audit: Audit | None = None,
     *,
     retry_failed: bool = False,
     timing: Timing | None = None,
-) -> list[dict]:
+) -> list[Row]:
     """One row for each item and condition, in plan order; those already in the folder are not run again.
 
     Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
@@ -113,7 +114,7 @@ def carry_out(
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
     mine = {v: items for n, (v, items) in enumerate(_by_video(plan).items()) if n % shard.count == shard.index}
 
-    def tell(video: str, fresh: Mapping[str, dict]) -> None:
+    def tell(video: str, fresh: Mapping[str, Row]) -> None:
         new = set(fresh)
         for task in (t for _, asked in mine[video] for _, t in asked):
             if on_row is not None:
@@ -215,7 +216,7 @@ def _request(plan: Plan, item: Item, asked: Asked) -> ClipRequest:
     return ClipRequest(source, *sampling, content=settings["video"])
 
 
-def _named(row: dict, task: Task) -> dict:
+def _named(row: Row, task: Task) -> Row:
     return named(row, task.condition, task.protocol, task.knockout, task.layer)
 
 
@@ -283,11 +284,11 @@ def _swept(
     for inputs, conditions in asked:
         if not (n := stream_length(inputs.layout)):
             continue
-        about = inputs.layout, model.cfg.n_layers
-        shared = [one for one in conditions if attempt(shareable, one[0].interventions, *about) is True]
+        n_layers = model.cfg.n_layers
+        shared = [(c, t) for c, t in conditions if attempt(shareable, c.interventions, inputs.layout, n_layers) is True]
         if shared:
             # Questions asked under the same conditions, behind the same tokens.
-            alike = (tuple(inputs.tokens[0, :n].tolist()), tuple(c.interventions for c, _ in shared))
+            alike = (tuple(ints(inputs.tokens[0, :n])), tuple(c.interventions for c, _ in shared))
             groups.setdefault(alike, []).append((inputs, shared))
     kept: dict[str, Tensor | Outcome] = {}
     for (_, interventions), members in groups.items():

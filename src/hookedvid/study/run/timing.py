@@ -20,7 +20,7 @@ class Timing:
     n_lost: int = 0
     n_actors: int = 0
     n_actors_lost: int = 0
-    videos: dict[str, dict[str, float]] = field(default_factory=dict)
+    videos: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
 
     def add(self, other: "Timing") -> None:
         """Count what other videos took, of another process or the same; its processes are not counted again."""

@@ -66,7 +66,7 @@ class Choice(Scoring):
         """Two options or more."""
         return len(item.options) >= 2
 
-    def gold(self, item: Item) -> tuple:
+    def gold(self, item: Item) -> tuple[Any, ...]:
         """Nothing besides the options."""
         return ()
 
@@ -130,9 +130,10 @@ class Choice(Scoring):
 
     def said(self, item: Item, row: Mapping[str, Any]) -> tuple[str, str]:
         """The chosen option."""
-        if row["chosen"] is None:
+        chosen: int | None = row["chosen"]
+        if chosen is None:
             return super().said(item, row)
-        return {True: "right", False: "wrong", None: ""}[row["correct"]], item.options[row["chosen"]]
+        return {True: "right", False: "wrong", None: ""}[row["correct"]], item.options[chosen]
 
 
 def _ratios(resamples: Resamples, correct: Float[np.ndarray, "condition item"], floor: float) -> list[Interval]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Grounding(Scoring):
     )
     columns = (
         N,
-        LOST._replace(optional=True),
+        replace(LOST, optional=True),
         Column("mIoU", lambda s: short(s.score), level=lambda s: _known(s.level)),
         Column("change", lambda s: short(s.against["change"]) + star(s.p_holm)),
         *(Column(f"R@{t}", lambda s, t=t: number(100 * s.means[f"recall_{t}"].value)) for t in THRESHOLDS),

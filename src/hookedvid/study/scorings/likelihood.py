@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import COSTS, LOST, Ask, Column, N, Scoring
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.tensors import floats
 
 
 class Likelihood(Scoring):
@@ -33,7 +35,7 @@ class Likelihood(Scoring):
     )
     columns = (
         N,
-        LOST._replace(optional=True),
+        replace(LOST, optional=True),
         Column("log p/token", lambda s: short(s.score, 1)),
         Column("change", lambda s: short(s.against["change"], 1) + star(s.p_holm)),
         Column("perplexity", lambda s: number(_exp(-s.score.value), 2)),
@@ -55,7 +57,7 @@ class Likelihood(Scoring):
 
     def outcome(self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs) -> Outcome:
         """The log-probabilities as they are."""
-        return Outcome("ok", log_probs=tuple(values.tolist()))
+        return Outcome("ok", log_probs=tuple(floats(values)))
 
     def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
         """Mean and sum of the reference's token log-likelihoods in nats, its end included, and how many they are."""

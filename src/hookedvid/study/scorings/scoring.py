@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Ask = Callable[..., VideoInputs]
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """One column of a table of conditions.
 
     Args:
@@ -124,7 +125,7 @@ class Scoring(ABC):
         """Whether an item has what is required."""
         return bool(getattr(item, self.requires))
 
-    def gold(self, item: Item) -> tuple:
+    def gold(self, item: Item) -> tuple[Any, ...]:
         """What of an item is scored against besides its options; it enters the hash of the question."""
         return (getattr(item, self.requires),)
 
