@@ -26,17 +26,19 @@ def convention(name: str, items: Sequence[Item], dataset: str = "") -> Conventio
         ConfigError: Where it is another dataset's, or has no letters for as many options.
     """
     known(name)
-    found = {dataset} if dataset else {str(i.meta["dataset"]) for i in items if "dataset" in i.meta}
-    exist = [c.full_name for c in CONVENTIONS.values() if c.dataset in found] or list(CONVENTIONS)
+    datasets = {dataset} if dataset else {str(i.meta["dataset"]) for i in items if "dataset" in i.meta}
+    exist = [c.full_name for c in CONVENTIONS.values() if c.dataset in datasets] or list(CONVENTIONS)
     if "/" in name:
         full = name
-    elif len(found) == 1:
-        full = f"{min(found)}/{name}"
+    elif len(datasets) == 1:
+        full = f"{min(datasets)}/{name}"
     else:
-        said = f"of several datasets, {', '.join(sorted(found))}" if found else "of no dataset that is told"
-        raise ConfigError(f"convention {name!r} depends on the dataset, and the items are {said}; write one of {exist}")
-    if full not in CONVENTIONS or (found and CONVENTIONS[full].dataset not in found):
-        raise ConfigError(f"convention {name!r} is not for {', '.join(sorted(found))}; there are {', '.join(exist)}")
+        whose = f"of several datasets, {', '.join(sorted(datasets))}" if datasets else "of no dataset that is told"
+        raise ConfigError(
+            f"convention {name!r} depends on the dataset, and the items are {whose}; write one of {exist}"
+        )
+    if full not in CONVENTIONS or (datasets and CONVENTIONS[full].dataset not in datasets):
+        raise ConfigError(f"convention {name!r} is not for {', '.join(sorted(datasets))}; there are {', '.join(exist)}")
     wide = [i.id for i in items if len(i.options) > CONVENTIONS[full].options]
     if wide:
         raise ConfigError(

@@ -87,8 +87,8 @@ class Study:
     seed: int = 0
 
     def __post_init__(self):
-        for given, known, what in ((self.protocols, PROTOCOLS, "protocol"), (self.knockouts, KNOCKOUTS, "knockout")):
-            for name in given:
+        for names, known, what in ((self.protocols, PROTOCOLS, "protocol"), (self.knockouts, KNOCKOUTS, "knockout")):
+            for name in names:
                 if name not in known:
                     raise ConfigError(f"no {what} {name!r} ({nearest(name, known)})")
         if self.items and (self.dataset or self.data):
@@ -145,23 +145,23 @@ class Study:
         """
         cuts = [KNOCKOUTS[k] for k in dict.fromkeys(self.knockouts)]
         width = self.width or protocols.window_width(n_layers)
-        found = [protocols.BASELINE]
+        conditions = [protocols.BASELINE]
         if "cumulative" in self.protocols:
-            found += protocols.cumulative(cuts[0], n_layers, self.step)
+            conditions += protocols.cumulative(cuts[0], n_layers, self.step)
         if "all-layers" in self.protocols:
-            found += protocols.everywhere(cuts)
+            conditions += protocols.everywhere(cuts)
         if "windows" in self.protocols:
-            found += [c for k in cuts for c in protocols.windows(k, n_layers, width)]
+            conditions += [c for k in cuts for c in protocols.windows(k, n_layers, width)]
         if "random-control" in self.protocols:
-            found += protocols.random_control(cuts, self.seed)
+            conditions += protocols.random_control(cuts, self.seed)
         if protocols.EFFICIENCY in self.protocols:
-            found += protocols.efficiency(n_layers, self.grid)
-        named = {c.label: c.interventions for c in found}
+            conditions += protocols.efficiency(n_layers, self.grid)
+        named = {c.label: c.interventions for c in conditions}
         for c in protocols.custom(self.custom):
             if named.setdefault(c.label, c.interventions) != c.interventions:
                 raise ConfigError(f"two conditions are called {c.label!r}; give a knockout of one another name")
-            found += [c] * (c.label not in {f.label for f in found})
-        return found
+            conditions += [c] * (c.label not in {f.label for f in conditions})
+        return conditions
 
 
 def parse_knockout(text: str) -> Knockout:
@@ -272,8 +272,8 @@ def plan(
     settings = settings_of(study, model, convention, device)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     named_instruction(settings["time_instruction"])
-    made = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
-    if study.frame_order == "shuffled" and made.settings["time_instruction"] != "none":
+    plan = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
+    if study.frame_order == "shuffled" and plan.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     hashes: dict[Path, str] = {}
     cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
@@ -281,21 +281,23 @@ def plan(
         path = video_path(item, annotations)
         if path not in hashes:
             hashes[path] = video_hash(path)
-        content = {"video": hashes[path], "question": question_hash(item, annotations, made.scoring)}
-        settings = {**made.settings, **content}
+        content = {"video": hashes[path], "question": question_hash(item, annotations, plan.scoring)}
+        settings = {**plan.settings, **content}
         fixed = canonical(settings)
         for c, (cut, text) in zip(conditions, cuts, strict=True):
             names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
-            made.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
-    return made
+            plan.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
+    return plan
 
 
 def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     """Hash of what is asked of a video and how the answer is scored, subtitles included."""
     part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
-    said = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
+    speech = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
-    return digest(repr((item.question, item.options, item.answer, *part, *said, *scoring.gold(item), *alike)).encode())
+    return digest(
+        repr((item.question, item.options, item.answer, *part, *speech, *scoring.gold(item), *alike)).encode()
+    )
 
 
 def check_bare(model: Model) -> None:

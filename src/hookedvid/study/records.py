@@ -115,13 +115,13 @@ class Records:
     @property
     def damaged(self) -> str:
         """What was passed over of all that was read, and where; empty if nothing was."""
-        found = [(path.name, read.damaged) for path, read in self._read.items() if read.damaged]
-        if not found:
+        files = [(path.name, read.damaged) for path, read in self._read.items() if read.damaged]
+        if not files:
             return ""
         places = "; ".join(
-            f"{name} line {', '.join(map(str, lines[:5]))}" + (", …" if len(lines) > 5 else "") for name, lines in found
+            f"{name} line {', '.join(map(str, lines[:5]))}" + (", …" if len(lines) > 5 else "") for name, lines in files
         )
-        n = sum(len(lines) for _, lines in found)
+        n = sum(len(lines) for _, lines in files)
         return (
             f"{n} damaged rows are passed over ({places}): they are not as they were written, or in the format of "
             "another version; the study's command runs them again"
@@ -179,10 +179,10 @@ class Writer:
     def append(self, task: Task, outcome: Outcome) -> Row:
         """Write and return the row of a finished task."""
         row = row_of(task, outcome)
-        left = memoryview(line_of(row) + b"\n")
+        rest = memoryview(line_of(row) + b"\n")
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as e:
             raise RunError(
@@ -245,9 +245,9 @@ def _drop_torn_line(f: Any) -> None:
     while at > 0:
         step = min(1 << 16, at)
         f.seek(at - step)
-        found = f.read(step).rfind(b"\n")
-        if found >= 0:
-            f.truncate(at - step + found + 1)
+        end = f.read(step).rfind(b"\n")
+        if end >= 0:
+            f.truncate(at - step + end + 1)
             return
         at -= step
     f.truncate(0)

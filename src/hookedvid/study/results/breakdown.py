@@ -41,7 +41,7 @@ class Part:
 
 def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
     """Values [item] by axis, of those that every item has and that part the items in a way of their own."""
-    found: dict[str, np.ndarray] = {}
+    by_axis: dict[str, np.ndarray] = {}
     seen: set[tuple[int, ...]] = set()
     for axis in ("family", *AXES):
         values = [item.family if axis == "family" else item.meta.get(axis) for item in items]
@@ -50,8 +50,8 @@ def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
         order = {v: i for i, v in enumerate(dict.fromkeys(values))}
         if (parts := tuple(order[v] for v in values)) not in seen:
             seen.add(parts)
-            found[axis] = np.array(values)
-    return found
+            by_axis[axis] = np.array(values)
+    return by_axis
 
 
 def breakdown(o: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Part]:
@@ -70,11 +70,11 @@ def _parts(
     known = ~np.isnan(o.score)
     insides = [*(known & (values == v) for v in names), known, known]
     scores = [_means(s, values, names, resamples) for s in (o.score, o.values["as_printed"])]
-    shown = [*(named(v, OURS) for v in names), *OURS]
+    labels = [*(named(v, OURS) for v in names), *OURS]
     return [
         Part(axis, value, condition, int(inside[i].sum()), by_chance, accuracy[i], counted[i])
         for i, condition in enumerate(o.conditions)
-        for value, inside, by_chance, accuracy, counted in zip(shown, insides, chances, *scores, strict=True)
+        for value, inside, by_chance, accuracy, counted in zip(labels, insides, chances, *scores, strict=True)
     ]
 
 

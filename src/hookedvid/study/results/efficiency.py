@@ -53,22 +53,22 @@ def search(o: Outcomes, group: str, keep: float, n_resamples: int = 2000, seed: 
     columns = o.groups()[group]
     first, second = halves([i.video if inside else "" for i, inside in zip(o.items, columns, strict=True)], seed)
     tried = [i for i, c in enumerate(o.conditions) if c.protocol == EFFICIENCY]
-    kept = dict(zip(tried, _kept(o, first, tried, n_resamples, seed), strict=True))
+    ratios = dict(zip(tried, _ratios(o, first, tried, n_resamples, seed), strict=True))
     cost = {i: statistics.known_mean(o.decoder_share[i, columns]) for i in tried}
-    enough = [i for i in tried if kept[i].value >= keep and not np.isnan(cost[i])]
+    enough = [i for i in tried if ratios[i].value >= keep and not np.isnan(cost[i])]
     n_first, n_second = (len({i.video for i, b in zip(o.items, half, strict=True) if b}) for half in (first, second))
     if not enough or not second.any():
         return Search(len(tried), n_first, n_second, None)
-    best = min(enough, key=lambda i: (cost[i], -kept[i].value))
-    (held_out,) = _kept(o, second, [best], n_resamples, seed)
+    best = min(enough, key=lambda i: (cost[i], -ratios[i].value))
+    (held_out,) = _ratios(o, second, [best], n_resamples, seed)
     both = second & ~np.isnan(o.score[[0, best]]).any(0)
     accuracy = _resamples(o, both, n_resamples, seed).mean(o.score[best, both], (0.0, 1.0))
     attention = statistics.known_mean(o.attention_share[best, columns])
-    choice = Choice(o.conditions[best], cost[best], attention, kept[best], held_out, int(both.sum()), accuracy)
+    choice = Choice(o.conditions[best], cost[best], attention, ratios[best], held_out, int(both.sum()), accuracy)
     return Search(len(tried), n_first, n_second, choice)
 
 
-def _kept(
+def _ratios(
     o: Outcomes, inside: Bool[np.ndarray, " item"], conditions: Sequence[int], n_resamples: int, seed: int
 ) -> list[Interval]:
     """Accuracy of each condition over the intact one, on some items, of those that both answered."""
@@ -82,18 +82,18 @@ def _resamples(o: Outcomes, inside: Bool[np.ndarray, " item"], n_resamples: int,
 
 def halves(videos: Sequence[str], seed: int) -> tuple[Bool[np.ndarray, " item"], Bool[np.ndarray, " item"]]:
     """Items of one half of the videos and of the other; those whose video is empty are in neither."""
-    given = np.asarray(videos, dtype=str)
-    names = np.unique(given[given != ""])
-    drawn = np.random.default_rng(seed).permutation(len(names))
-    first = np.isin(given, names[drawn[: -(-len(names) // 2)]])
-    return first, ~first & (given != "")
+    names = np.asarray(videos, dtype=str)
+    different = np.unique(names[names != ""])
+    drawn = np.random.default_rng(seed).permutation(len(different))
+    first = np.isin(names, different[drawn[: -(-len(different) // 2)]])
+    return first, ~first & (names != "")
 
 
 def front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     """Indices of what nothing beats: no other costs as little or less and is worth more. Cheapest first."""
     order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
-    found: list[int] = []
+    best: list[int] = []
     for i in order:
-        if not (np.isnan(costs[i]) or np.isnan(values[i])) and (not found or values[i] > values[found[-1]]):
-            found.append(i)
-    return found
+        if not (np.isnan(costs[i]) or np.isnan(values[i])) and (not best or values[i] > values[best[-1]]):
+            best.append(i)
+    return best

@@ -58,13 +58,13 @@ def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | Non
         there = ""
     if not re.fullmatch("[0-9a-f]{16}", there):  # nothing else may become a path
         there = f"unnamed-{manifest.lstat().st_mtime_ns:x}" if os.path.lexists(manifest) else "unnamed"
-    found = [folder / file for file in presented]
-    found += [path for inside in FOLDERS if not (folder / inside).is_symlink() for path in (folder / inside).glob("*")]
-    found = [path for path in (*found, manifest) if path.is_file() or path.is_symlink()]
-    if there == name or not found:
+    paths = [folder / file for file in presented]
+    paths += [path for inside in FOLDERS if not (folder / inside).is_symlink() for path in (folder / inside).glob("*")]
+    paths = [path for path in (*paths, manifest) if path.is_file() or path.is_symlink()]
+    if there == name or not paths:
         return None
     aside = own_folder(own_folder(folder / EARLIER) / there)
-    for path in found:
+    for path in paths:
         parent = aside if path.parent == folder else own_folder(aside / path.parent.name)
         path.replace(parent / path.name)
     return aside
@@ -105,5 +105,5 @@ def own_folder(path: Path) -> Path:
 
 
 def _written(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_ino, found.st_mtime_ns
+    status = path.lstat()
+    return status.st_ino, status.st_mtime_ns

@@ -55,14 +55,14 @@ def findings(
         return _compared(evidence, n_layers, scoring.amount)
     baseline, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
     if not baseline.low > guess:
-        said = f"the baseline's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
-        return [Finding("any law", False, said)]
-    found = _compared(evidence, n_layers, scoring.amount)
+        text = f"the baseline's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
+        return [Finding("any law", False, text)]
+    laws = _compared(evidence, n_layers, scoring.amount)
     if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
-        found.append(_specific(evidence, scoring.amount))
+        laws.append(_specific(evidence, scoring.amount))
     if EFFICIENCY in evidence.by_protocol:
-        found.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
-    return found
+        laws.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
+    return laws
 
 
 def _compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:
@@ -91,29 +91,29 @@ def _stages(e: Evidence, conditions: Sequence[Condition], n_layers: int, amount:
     known, name = e.known(labels), conditions[0].knockout
     costs = dict(zip(labels, e.costs_on(labels, known), strict=True))
     whole = costs[labels[0]]
-    said = f"{name} in every layer costs {amount(whole.size)}"
+    text = f"{name} in every layer costs {amount(whole.size)}"
     if not (e.costs(labels[0]) and whole.enough and whole.size.low > 0):
-        return Finding("two stages", False, f"{said} ({whole.on})")
+        return Finding("two stages", False, f"{text} ({whole.on})")
     # How much more than next to nothing each cut costs; of the first that is 0.9 of what it costs, which is proven.
-    left = {e.baseline: 1 - NEXT_TO_NOTHING, labels[0]: NEXT_TO_NOTHING}
-    over = [whole.size, *(x.size for x in e.effects([{**left, label: -1.0} for label in labels[1:]], known))]
+    rest = {e.baseline: 1 - NEXT_TO_NOTHING, labels[0]: NEXT_TO_NOTHING}
+    over = [whole.size, *(x.size for x in e.effects([{**rest, label: -1.0} for label in labels[1:]], known))]
     ends = [*layers[1:], n_layers]
 
     def first_of_rest(small: Callable[[Interval], bool]) -> int:
-        rest = next((i for i in reversed(range(len(over))) if not small(over[i])), -1)
-        return layers[0] if rest < 0 else ends[rest]
+        last = next((i for i in reversed(range(len(over))) if not small(over[i])), -1)
+        return layers[0] if last < 0 else ends[last]
 
     start, high = first_of_rest(lambda x: x.value <= 0), first_of_rest(lambda x: x.high <= 0)
     low = next((layers[i] for i, x in enumerate(over) if not x.low > 0), n_layers)
-    said += (
+    text += (
         f"; text needs the video up to layer {start} of {n_layers} [{low}, {high}], {start / n_layers:.0%} of the depth"
     )
     if high < n_layers:
-        shown = amount(costs[labels[layers.index(high)]].size)
-        said += f"; a cut after layer {high} costs {shown}, which is shown to be less than a tenth of that"
+        cost = amount(costs[labels[layers.index(high)]].size)
+        text += f"; a cut after layer {high} costs {cost}, which is shown to be less than a tenth of that"
     else:
-        said += "; no later cut is shown to cost less than a tenth of that"
-    return Finding("two stages", low > 0 and high < n_layers, f"{said} ({whole.on})")
+        text += "; no later cut is shown to cost less than a tenth of that"
+    return Finding("two stages", low > 0 and high < n_layers, f"{text} ({whole.on})")
 
 
 def _dominant(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> Finding:
@@ -123,13 +123,13 @@ def _dominant(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> F
     drops = dict(zip(labels, e.costs_on(labels, known), strict=True))
     first, *others = sorted(conditions, key=lambda c: -np.nan_to_num(drops[c.label].size.value, nan=-np.inf))
     drop = drops[first.label]
-    said = f"{first.knockout} in every layer costs {amount(drop.size)}"
+    text = f"{first.knockout} in every layer costs {amount(drop.size)}"
     if not others:
-        return Finding(law, False, f"{said}, and no other flow was cut ({drop.on})")
+        return Finding(law, False, f"{text}, and no other flow was cut ({drop.on})")
     leads = e.effects([{c.label: 1.0, first.label: -1.0} for c in others], known)
-    said += f", {amount(leads[0].size)} more than {others[0].knockout}, the next ({drop.on})"
+    text += f", {amount(leads[0].size)} more than {others[0].knockout}, the next ({drop.on})"
     ahead = all(p < LEVEL for p in statistics.holm([x.p for x in leads])) and all(x.size.low > 0 for x in leads)
-    return Finding(law, e.costs(first.label) and drop.enough and drop.size.low > 0 and ahead, said)
+    return Finding(law, e.costs(first.label) and drop.enough and drop.size.low > 0 and ahead, text)
 
 
 def _critical(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> Finding:
@@ -138,10 +138,10 @@ def _critical(e: Evidence, conditions: Sequence[Condition], amount: Amount) -> F
     critical = sorted((x for x in costs if e.costs(x)), key=lambda x: -costs[x].size.value)
     if not critical:
         most = max(costs, key=lambda x: np.nan_to_num(costs[x].size.value, nan=-np.inf))
-        said = f"no window costs anything beyond chance variation; most costs {most}, {amount(costs[most].size)}"
-        return Finding("critical windows", False, f"{said} ({costs[most].on})")
-    said = "; ".join(f"{x} costs {amount(costs[x].size)}" for x in critical)
-    return Finding("critical windows", True, f"{said} ({_all_on([costs[x] for x in critical])})")
+        text = f"no window costs anything beyond chance variation; most costs {most}, {amount(costs[most].size)}"
+        return Finding("critical windows", False, f"{text} ({costs[most].on})")
+    text = "; ".join(f"{x} costs {amount(costs[x].size)}" for x in critical)
+    return Finding("critical windows", True, f"{text} ({_all_on([costs[x] for x in critical])})")
 
 
 def _specific(e: Evidence, amount: Amount) -> Finding:
@@ -155,26 +155,26 @@ def _specific(e: Evidence, amount: Amount) -> Finding:
         for (c, random), x, p in zip(pairs, more, adjusted, strict=True)
     ]
     alike = ", and is not told apart from them"
-    said = "; ".join(
-        f"{c.knockout} costs {_more(x.size, amount)} than as many random edges{'' if told else alike}"
-        for (c, _), x, told in zip(pairs, more, unlike, strict=True)
+    text = "; ".join(
+        f"{c.knockout} costs {_more(x.size, amount)} than as many random edges{'' if apart else alike}"
+        for (c, _), x, apart in zip(pairs, more, unlike, strict=True)
     )
-    return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{said} ({_all_on(more)})")
+    return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{text} ({_all_on(more)})")
 
 
-def _cheapest(found: efficiency.Search, keep: float) -> Finding:
-    choice = found.choice
+def _cheapest(search: efficiency.Search, keep: float) -> Finding:
+    choice = search.choice
     if choice is None:
-        tried = f"none of {found.n_tried} exits and windows keeps {keep:.0%} of the accuracy"
-        return Finding(CHEAPEST, False, f"{tried} on {found.n_chosen_on} videos")
-    said = (
+        tried = f"none of {search.n_tried} exits and windows keeps {keep:.0%} of the accuracy"
+        return Finding(CHEAPEST, False, f"{tried} on {search.n_chosen_on} videos")
+    text = (
         f"{choice.condition.label} takes {choice.decoder_share:.1%} of the decoder's operations "
         f"({choice.attention_share:.1%} of attention) and keeps {_percent(choice.held_out)} of the accuracy on "
-        f"{found.n_held_out} other videos ({choice.accuracy.value:.1%} there; {choice.chosen_on.value:.1%} kept on the "
-        f"{found.n_chosen_on} it was chosen on, to keep {keep:.0%})"
+        f"{search.n_held_out} other videos ({choice.accuracy.value:.1%} there; {choice.chosen_on.value:.1%} kept on "
+        f"the {search.n_chosen_on} it was chosen on, to keep {keep:.0%})"
     )
-    held = enough(choice.n_held_out, found.n_held_out) and choice.held_out.low >= keep
-    return Finding(CHEAPEST, held, said)
+    proven = enough(choice.n_held_out, search.n_held_out) and choice.held_out.low >= keep
+    return Finding(CHEAPEST, proven, text)
 
 
 def _all_on(effects: Sequence[Effect]) -> str:

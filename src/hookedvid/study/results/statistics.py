@@ -141,11 +141,11 @@ class Resamples:
         Args:
             added: What the two more videos, of mean size, hold for each item.
         """
-        found = self.draws[:, :-2] @ sums.T
+        drawn = self.draws[:, :-2] @ sums.T
         if added is not None:
             size = sizes.sum(1) / np.maximum((sizes > 0).sum(1), 1)
-            found += (self.draws[:, -2:] @ np.array(added))[:, None] * size
-        return found
+            drawn += (self.draws[:, -2:] @ np.array(added))[:, None] * size
+        return drawn
 
     def _weighed(self, sizes: np.ndarray, added: bool) -> np.ndarray:
         """What each resample and line weighs; lines mostly have the same items, whose sum is taken once."""
@@ -185,11 +185,11 @@ def by_video(
 ) -> Float[np.ndarray, "line video"]:
     """Sums over the items of each video."""
     order = np.argsort(video, kind="stable")
-    found = np.zeros((len(values), n_videos))
+    sums = np.zeros((len(values), n_videos))
     if len(order):
         names, starts = np.unique(video[order], return_index=True)
-        found[:, names] = np.add.reduceat(values[:, order], starts, axis=1)
-    return found
+        sums[:, names] = np.add.reduceat(values[:, order], starts, axis=1)
+    return sums
 
 
 def known_mean(values: Float[np.ndarray, " item"]) -> float:

@@ -39,17 +39,17 @@ def submission(
     if not chosen:
         ran = dict.fromkeys(row["condition"] for row in rows)
         raise DataError(f"no condition {condition!r} was run ({nearest(condition, ran)})")
-    found: dict[str, int] = {}
+    answers: dict[str, int] = {}
     for item in items:
         entry = form.entry(item)
-        if entry in found:
+        if entry in answers:
             raise DataError(f"two questions are on {entry!r}; a submission holds one answer of each")
         row = chosen[item.id]
         option = row["chosen"]
         if convention is not None and row["status"] != "failed":
             option = convention.submitted(item, option)
-        found[entry] = form.unknown if option is None else option
-    return found
+        answers[entry] = form.unknown if option is None else option
+    return answers
 
 
 def write(form: Submission, answers: Mapping[str, int], out: Path, now: datetime | None = None) -> Path:

@@ -129,11 +129,11 @@ class Outcomes:
     def groups(self) -> dict[str, np.ndarray]:
         """Columns of each group, by name: ours, and families as `named` says them."""
         families = np.array([item.family for item in self.items])
-        found = {"all": np.ones(len(families), dtype=bool)}
+        groups = {"all": np.ones(len(families), dtype=bool)}
         control = np.isin(families, LANGUAGE_ONLY)
         if control.any() and not control.all():
-            found["video"] = ~control
-        return found | {named(f, OURS): families == f for f in dict.fromkeys(families.tolist()) if f}
+            groups["video"] = ~control
+        return groups | {named(f, OURS): families == f for f in dict.fromkeys(families.tolist()) if f}
 
 
 def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Summary]:

@@ -95,8 +95,8 @@ def _connected(how: Execution) -> Generator[Any]:
             socket.create_connection((host, int(port)), timeout=10).close()
         context = ray.init(how.ray, log_to_driver=False, logging_level=logging.ERROR, **started)
     except (OSError, RuntimeError, ValueError) as e:
-        said = str(e).partition("\n")[0]
-        raise RunError(f"cannot connect to a Ray cluster at {how.ray!r} ({said}); is `ray start` done there?") from e
+        reason = str(e).partition("\n")[0]
+        raise RunError(f"cannot connect to a Ray cluster at {how.ray!r} ({reason}); is `ray start` done there?") from e
     scratch = None
     try:
         if how.ray == LOCAL:  # Ray's own agents outlive a driver that is killed, and its logs any
@@ -171,12 +171,12 @@ class _Fleet:
     def _room(self) -> int:
         """How many actors the nodes that are alive could hold, if nobody else were there."""
         most, each = self._job.how.actors, self._job.n_threads
-        found = [
+        counts = [
             node["Resources"].get("GPU" if self._on_gpus else "CPU", 0) for node in self._ray.nodes() if node["Alive"]
         ]
         if self._on_gpus or most is not None:
-            return min(most or len(self._units), sum(int(n) for n in found))
-        return sum(max(1, int(n) // each) for n in found if n >= 1)
+            return min(most or len(self._units), sum(int(n) for n in counts))
+        return sum(max(1, int(n) // each) for n in counts if n >= 1)
 
     def _dismiss(self, actor: Any, video: str | None, why: str) -> Iterator[tuple[Unit, Answers]]:
         """Give up an actor that is lost; what it had is given to others, or fails if that was tried often enough."""
@@ -223,8 +223,10 @@ class Actor:
             model = HookedVideoLLM.from_pretrained(**job.loading)
         except (HookedVidError, OSError, RuntimeError) as e:
             raise RunError(f"{where} cannot load the model: {e}") from e
-        found, planned = settings_of(job.plan.study, model, job.plan.convention), job.plan.settings
-        if other := [f"{k} is {found[k]!r} there, {planned[k]!r} here" for k in planned if found[k] != planned[k]]:
+        settings, planned = settings_of(job.plan.study, model, job.plan.convention), job.plan.settings
+        if other := [
+            f"{k} is {settings[k]!r} there, {planned[k]!r} here" for k in planned if settings[k] != planned[k]
+        ]:
             raise RunError(f"{where} would compute other rows than were planned: {'; '.join(other)}")
         self._plan, self._decoders = job.plan, job.how.decoders()
         self._answering = Answering(job.plan, model, self._decoders)

@@ -40,8 +40,8 @@ from hookedvid.values.layout import TokenLayout
 
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
-Given = tuple[Intervention, ...]
-Asked = list[tuple[VideoInputs, list[Given]]]  # of one video: its questions, and what each is asked under
+Interventions = tuple[Intervention, ...]
+Questions = list[tuple[VideoInputs, list[Interventions]]]  # on one video, and the conditions of each
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
     done: Collection[str] = () if folder is None else Records.of(folder).read().keys()
     keys = {t.key for _, _, t in plan.tasks}
     cfg = model.cfg
-    asked, n_left, share = _laid_out(plan, model, done)
-    layouts = [inputs.layout for questions in asked for inputs, _ in questions]
+    videos, n_left, share = _laid_out(plan, model, done)
+    layouts = [inputs.layout for questions in videos for inputs, _ in questions]
     intact = [Costs(cfg, layout).of() for layout in layouts]
-    works = _works(plan, cfg, asked, share, next(model.parameters()).dtype.itemsize) if layouts else ()
+    works = _works(plan, cfg, videos, share, next(model.parameters()).dtype.itemsize) if layouts else ()
     lengths = [layout.n_tokens for layout in layouts]
     return Estimate(
         plan.study.reuse,
@@ -125,7 +125,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
         len(keys),
         len(keys.intersection(done)),
         n_left,
-        len(asked),
+        len(videos),
         plan.settings["n_frames"],
         (min(lengths, default=0), max(lengths, default=0)),
         _mean(intact),
@@ -134,75 +134,76 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
     )
 
 
-def _does(interventions: Given, n_layers: int) -> tuple[Any, ...]:
+def _does(interventions: Interventions, n_layers: int) -> tuple[Any, ...]:
     does = effects(interventions, n_layers)
     return tuple(map(frozenset, does.cuts)), does.writes, does.exits
 
 
-def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Asked], int, float]:
+def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Questions], int, float]:
     """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
-    left: dict[str, dict[str, tuple[Item, Task, dict[str, Given]]]] = {}
+    rest: dict[str, dict[str, tuple[Item, Task, dict[str, Interventions]]]] = {}
     for item, condition, task in plan.tasks:
         if task.key not in done:
-            asked = left.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
-            asked[task.key] = condition.interventions
-    names = list(left)
+            conditions = rest.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
+            conditions[task.key] = condition.interventions
+    names = list(rest)
     some = [names[int(i)] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names)))]
-    found: list[Asked] = []
+    videos: list[Questions] = []
     for name in some:
-        questions: Asked = []
-        for item, task, asked in left[name].values():
+        questions: Questions = []
+        for item, task, conditions in rest[name].values():
             inputs = attempt(prepared, plan, model, item, task)
             if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
             costs = Costs(model.cfg, inputs.layout)
-            possible = [c for c in asked.values() if not isinstance(attempt(_placed, costs, c), Outcome)]
+            possible = [c for c in conditions.values() if not isinstance(attempt(_placed, costs, c), Outcome)]
             questions.append((inputs, possible))
-        found.append(questions)
-    rows = sum(len(asked) for video in left.values() for _, _, asked in video.values())
-    looked_at = sum(len(given) for questions in found for _, given in questions)
-    return found, len(left), rows / max(1, looked_at)
+        videos.append(questions)
+    rows = sum(len(conditions) for video in rest.values() for _, _, conditions in video.values())
+    looked_at = sum(len(conditions) for questions in videos for _, conditions in questions)
+    return videos, len(rest), rows / max(1, looked_at)
 
 
-def _placed(costs: Costs, interventions: Given) -> None:
+def _placed(costs: Costs, interventions: Interventions) -> None:
     """Raises SelectorError where a layout lacks what interventions select."""
     costs.of(interventions)
     shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
-def _works(plan: Plan, cfg: VideoLLMConfig, asked: Sequence[Asked], share: float, size: int) -> tuple[Work, ...]:
-    everything = [one for questions in asked for one in questions]
+def _works(plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: float, size: int) -> tuple[Work, ...]:
+    everything = [one for questions in videos for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
     tower = _tower_memory(cfg, plan.settings["n_frames"], size)
     whole = _forward_memory(lm, n, size)
-    naive = sum(Costs(cfg, x.layout).of(c).total for x, given in everything for c in given)
+    naive = sum(Costs(cfg, x.layout).of(c).total for x, conditions in everything for c in conditions)
     works = [Work("none", naive * share, max(tower, whole))]
     if plan.scoring.reads_text:
         return tuple(works)
     by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
-    works.append(Work("layers", share * sum(_by_layers(cfg, x.layout, given) for x, given in everything), by_layers))
+    flops = sum(_by_layers(cfg, x.layout, conditions) for x, conditions in everything)
+    works.append(Work("layers", share * flops, by_layers))
     flops, memory = 0, tower
-    for questions in asked:
+    for questions in videos:
         swept, peak = _swept(cfg, questions, size)
-        alone = [(x, [c for c in given if not shareable(c, x.layout, cfg.n_layers)]) for x, given in questions]
-        flops += swept + sum(_by_layers(cfg, x.layout, given) for x, given in alone if given)
-        memory = max([memory, peak, *(by_layers for _, given in alone if given)])
+        alone = [(x.layout, [c for c in cs if not shareable(c, x.layout, cfg.n_layers)]) for x, cs in questions]
+        flops += swept + sum(_by_layers(cfg, layout, conditions) for layout, conditions in alone if conditions)
+        memory = max([memory, peak, *(by_layers for _, conditions in alone if conditions)])
     works.append(Work("layers+positions", share * flops, memory))
     return tuple(works)
 
 
-def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Given]) -> int:
+def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Interventions]) -> int:
     """The intact forward, and of each condition the blocks from its first changed one on."""
     costs = Costs(cfg, layout)
     firsts = [(c, effects(c, cfg.n_layers).first_layer) for c in conditions]
     return costs.of().total + sum(costs.of(c, i).decoder for c, i in firsts if i < cfg.n_layers)
 
 
-def _swept(cfg: VideoLLMConfig, questions: Asked, size: int) -> tuple[int, int]:
+def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int]:
     """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
-    groups: dict[tuple[Given, ...], list[VideoInputs]] = {}
-    for inputs, given in questions:
-        shared = tuple(c for c in given if shareable(c, inputs.layout, cfg.n_layers))
+    groups: dict[tuple[Interventions, ...], list[VideoInputs]] = {}
+    for inputs, conditions in questions:
+        shared = tuple(c for c in conditions if shareable(c, inputs.layout, cfg.n_layers))
         if shared and stream_length(inputs.layout):
             groups.setdefault(shared, []).append(inputs)
     flops, memory = 0, 0
@@ -220,14 +221,14 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
     """
     lm, n, last = cfg.lm, plan.n_stream, plan.n_layers - 1
     stream, n_text = torch.arange(n), _text_rows(plan)
-    counted: dict[tuple[int, tuple[Cut, ...], int], int] = {}
+    n_of: dict[tuple[int, tuple[Cut, ...], int], int] = {}
 
     def pairs(question: int, changes: Changes, rows: torch.Tensor) -> int:
         cuts = tuple(cut for cut, _ in changes.cuts if not cut.drawn)
         what = (question, cuts, len(rows))
-        if what not in counted:
-            counted[what] = n_pairs(plan.layouts[question], cuts, rows)
-        return counted[what]
+        if what not in n_of:
+            n_of[what] = n_pairs(plan.layouts[question], cuts, rows)
+        return n_of[what]
 
     linear, attention = 0, 0
     for node in plan.nodes():
@@ -256,19 +257,19 @@ def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
         in_attention = rows * (6 * lm.d_model + 2 * kv)
         return size * max(in_attention, rows * (2 * lm.d_model + kv) + in_mlp * 2 * (lm.d_model + lm.d_mlp))
 
-    def walk(nodes: Sequence[Node], held: int, states: int) -> int:
+    def walk(nodes: Sequence[Node], streams: int, states: int) -> int:
         peak = 0
         for i, node in enumerate(nodes):
-            kept = held + (i < len(nodes) - 1) * n * row
-            made = len(node.texts) * n_text * row
+            below = streams + (i < len(nodes) - 1) * n * row
+            new = len(node.texts) * n_text * row
             together = n + (len(node.texts) * n_text if len(node.texts) <= few else 0)
             of_texts = [t.changes for t in node.texts]
             in_block = inside(together, [node.changes, *of_texts]) if node.children else n * row + keys
-            on_stream = held + states + in_block
+            on_stream = streams + states + in_block
             at_work = inside(min(at_once, len(node.texts)) * n_text, of_texts)
-            on_texts = held + 2 * n * row + keys + states + made + at_work
+            on_texts = streams + 2 * n * row + keys + states + new + at_work
             above = states if i < len(nodes) - 1 else 0
-            peak = max(peak, on_stream, on_texts, walk(node.children, kept, above + made))
+            peak = max(peak, on_stream, on_texts, walk(node.children, below, above + new))
         return peak
 
     return walk(plan.tree, 0, len(plan.layouts) * n_text * row)

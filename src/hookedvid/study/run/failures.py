@@ -37,14 +37,14 @@ def _failed(e: Exception) -> Outcome:
         return Outcome.failed(e, e.fault)
     if isinstance(e, HookedVidError):
         return Outcome.failed(e, "video" if isinstance(e, VideoError) else "input")
-    said = str(e).partition("\n")[0]
-    if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
+    message = str(e).partition("\n")[0]
+    if isinstance(e, MemoryError | torch.OutOfMemoryError) or any(words in message for words in NO_MEMORY):
         todo = 'free some, take fewer frames, or run with reuse = "layers" or "none"'
-        return Outcome("failed", reason=f"the model ran out of memory ({said}); {todo}", fault="memory")
+        return Outcome("failed", reason=f"the model ran out of memory ({message}); {todo}", fault="memory")
     where = traceback.extract_tb(e.__traceback__)[-1]
     place = f"{Path(where.filename).name}, line {where.lineno}"
     return Outcome(
         "failed",
-        reason=f"unforeseen {type(e).__name__}: {said} ({place}); please report it, with this item",
+        reason=f"unforeseen {type(e).__name__}: {message} ({place}); please report it, with this item",
         fault=UNFORESEEN,
     )

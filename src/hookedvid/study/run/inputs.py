@@ -47,10 +47,10 @@ def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | Non
     if (path := subtitles_path(item, plan.annotations)) is None:
         return ""
     n = by.subtitle_frames_for(family)
-    said = expected_subtitles(path, n) if clip is None else shown_subtitles(path, clip, n)
+    speech = expected_subtitles(path, n) if clip is None else shown_subtitles(path, clip, n)
     if question_hash(item, plan.annotations, plan.scoring) != task.settings["question"]:
         raise changed(path)
-    return said
+    return speech
 
 
 def shuffled(clip: Clip, seed: int, video: str) -> Clip:

@@ -49,20 +49,20 @@ class Manifest:
         n = len(plan.conditions)
         keys = [t.key for _, _, t in plan.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
-        checked = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
-        timed = {} if timing is None else asdict(timing)
+        audited = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
+        seconds = {} if timing is None else asdict(timing)
         return cls(
-            plan.study, plan.settings, plan.annotations, n_layers, about, plan.items, plan.conditions, rows, checked,
-            plan.left_out, timed,
+            plan.study, plan.settings, plan.annotations, n_layers, about, plan.items, plan.conditions, rows, audited,
+            plan.left_out, seconds,
         )  # fmt: skip
 
     @property
     def name(self) -> str:
         """Hash of what the results show: every row that was asked for, and how they are summed up."""
-        asked = self._data()
-        summed = {name: asked["study"][name] for name in ("n_resamples", "seed", "keep")}
-        shown = {name: asked[name] for name in ("settings", "items", "conditions", "keys", "left_out")}
-        return digest(json_bytes([summed, shown]))
+        fields = self._data()
+        summed = {name: fields["study"][name] for name in ("n_resamples", "seed", "keep")}
+        rows = {name: fields[name] for name in ("settings", "items", "conditions", "keys", "left_out")}
+        return digest(json_bytes([summed, rows]))
 
     def _data(self) -> dict[str, Any]:
         return {
@@ -104,14 +104,14 @@ class Manifest:
         path = folder / results.MANIFEST
         data = unnumbered(results.asked(folder), FORMAT, path, DataError)
         try:
-            told = from_dict(_Stored, data, DataError)
-            conditions = [replace(c.condition, interventions=from_json(c.interventions)) for c in told.conditions]
-            told.check(conditions)
+            stored = from_dict(_Stored, data, DataError)
+            conditions = [replace(c.condition, interventions=from_json(c.interventions)) for c in stored.conditions]
+            stored.check(conditions)
         except HookedVidError as e:
             raise DataError(f"{path} is not as a study writes it: {e}; run the study's command once more") from e
         return cls(
-            told.study, told.settings, Path(told.annotations), told.n_layers, told.about, list(told.items), conditions,
-            [list(keys) for keys in told.keys], told.audit, told.left_out, told.timing,
+            stored.study, stored.settings, Path(stored.annotations), stored.n_layers, stored.about, list(stored.items),
+            conditions, [list(keys) for keys in stored.keys], stored.audit, stored.left_out, stored.timing,
         )  # fmt: skip
 
     @property

@@ -20,33 +20,33 @@ class Schedule:
 
     def __init__(self, videos: Iterable[str], ahead: int = AHEAD, tries: int = TRIES):
         self._new, self._again = deque(videos), deque[str]()
-        self._given: defaultdict[Hashable, list[str]] = defaultdict(list)
+        self._videos_of: defaultdict[Hashable, list[str]] = defaultdict(list)
         self._losses: Counter[str] = Counter()
         self._ahead, self._tries = ahead, tries
 
     @property
     def n_left(self) -> int:
         """Videos neither done nor given up."""
-        return len(self._new) + len(self._again) + sum(map(len, self._given.values()))
+        return len(self._new) + len(self._again) + sum(map(len, self._videos_of.values()))
 
     def deal(self, actors: Collection[Actor]) -> Iterator[tuple[Actor, str]]:
         """Videos for actors that may take more, first for those that have least; each is theirs from now on."""
         for _ in range(self._ahead):
-            for actor in sorted(actors, key=lambda a: len(self._given[a])):
-                given = self._given[actor]
-                if len(given) >= self._ahead or any(self._losses[video] for video in given):
+            for actor in sorted(actors, key=lambda a: len(self._videos_of[a])):
+                videos = self._videos_of[actor]
+                if len(videos) >= self._ahead or any(self._losses[video] for video in videos):
                     continue
-                if self._new or (self._again and not given):
-                    given.append(self._new.popleft() if self._new else self._again.popleft())
-                    yield actor, given[-1]
+                if self._new or (self._again and not videos):
+                    videos.append(self._new.popleft() if self._new else self._again.popleft())
+                    yield actor, videos[-1]
 
     def done(self, actor: Hashable, video: str) -> None:
         """An actor has answered."""
-        self._given[actor].remove(video)
+        self._videos_of[actor].remove(video)
 
     def lost(self, actor: Hashable) -> list[str]:
         """An actor is gone; what is given up with it."""
-        given = self._given.pop(actor, [])
-        self._losses.update(given)
-        self._again += [video for video in given if self._losses[video] < self._tries]
-        return [video for video in given if self._losses[video] >= self._tries]
+        videos = self._videos_of.pop(actor, [])
+        self._losses.update(videos)
+        self._again += [video for video in videos if self._losses[video] < self._tries]
+        return [video for video in videos if self._losses[video] >= self._tries]

@@ -41,7 +41,7 @@ AUDITED = 100
 # Rounding moves logits of order 1 to 10 by far less than this; a wrong share moves them by tenths.
 THRESHOLD = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
-Asked = list[tuple[Condition, Task]]  # what is asked of one item
+Tasks = list[tuple[Condition, Task]]  # of one item
 Clips = Mapping[ClipRequest, Clip | HookedVidError]
 
 
@@ -112,11 +112,11 @@ def carry_out(
     """
     records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
-    mine = {v: items for n, (v, items) in enumerate(_by_video(plan).items()) if n % shard.count == shard.index}
+    videos = {v: items for n, (v, items) in enumerate(_by_video(plan).items()) if n % shard.count == shard.index}
 
-    def tell(video: str, fresh: Mapping[str, Row]) -> None:
+    def report(video: str, fresh: Mapping[str, Row]) -> None:
         new = set(fresh)
-        for task in (t for _, asked in mine[video] for _, t in asked):
+        for task in (t for _, tasks in videos[video] for _, t in tasks):
             if on_row is not None:
                 on_row(_named(fresh.get(task.key) or done[task.key], task), task.key in new)
             new.discard(task.key)
@@ -125,30 +125,30 @@ def carry_out(
         stored, cut_short = records.read(), records.last_video
         done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
         torn = bool(records.damaged)  # whose rows they were, nobody knows
-        units = [Unit(v, _work(items, done, stored, whole=torn or v == cut_short)) for v, items in mine.items()]
+        units = [Unit(v, _work(items, done, stored, whole=torn or v == cut_short)) for v, items in videos.items()]
         for unit in units:
             if not unit.items:
-                tell(unit.video, {})
-        with closing(engine([unit for unit in units if unit.items])) as answered:
-            for unit, (outcomes, checked, took) in answered:
-                asked = zip(unit.tasks, outcomes, strict=True)
-                tell(unit.video, {t.key: writer.append(t, outcome) for t, outcome in asked if t.key not in done})
-                audit.add(checked)
-                timing.add(took)
+                report(unit.video, {})
+        with closing(engine([unit for unit in units if unit.items])) as answers:
+            for unit, (outcomes, unit_audit, unit_timing) in answers:
+                pairs = zip(unit.tasks, outcomes, strict=True)
+                report(unit.video, {t.key: writer.append(t, outcome) for t, outcome in pairs if t.key not in done})
+                audit.add(unit_audit)
+                timing.add(unit_timing)
     rows = records.read()
-    return [_named(rows[t.key], t) for i, _, t in plan.tasks if i.video in mine]
+    return [_named(rows[t.key], t) for i, _, t in plan.tasks if i.video in videos]
 
 
 class Unit(NamedTuple):
     """What is left to ask about one video: one process runs it in one piece, since its rows share their rounding."""
 
     video: str
-    items: list[tuple[Item, Asked]]
+    items: list[tuple[Item, Tasks]]
 
     @property
     def tasks(self) -> list[Task]:
         """In the order of their outcomes."""
-        return [task for _, asked in self.items for _, task in asked]
+        return [task for _, tasks in self.items for _, task in tasks]
 
 
 class Answers(NamedTuple):
@@ -178,7 +178,7 @@ class Answering:
 
     def requests(self, unit: Unit) -> list[ClipRequest]:
         """The clips that a unit needs."""
-        return list({_request(self._plan, item, asked): None for item, asked in unit.items})
+        return list({_request(self._plan, item, tasks): None for item, tasks in unit.items})
 
     @torch.no_grad()  # on a generator it may be lost under decorators
     def answer(self, unit: Unit, batch: Batch) -> Answers:
@@ -187,9 +187,9 @@ class Answering:
         outcomes = [o for _, o in _run_video(self._plan, self._model, unit.items, batch.clips, audit)]
         seconds, before, self._n_lost = time.perf_counter() - start, self._n_lost, self._decoders.n_lost
         videos = {unit.video: {"decoding": round(batch.decoding, 3), "model": round(seconds, 3)}}
-        took = Timing(batch.decoding, seconds, batch.waited, videos=videos)
-        took.n_clips, took.n_cached, took.n_lost = len(batch.clips), batch.n_cached, self._n_lost - before
-        return Answers(outcomes, audit, took)
+        timing = Timing(batch.decoding, seconds, batch.waited, videos=videos)
+        timing.n_clips, timing.n_cached, timing.n_lost = len(batch.clips), batch.n_cached, self._n_lost - before
+        return Answers(outcomes, audit, timing)
 
 
 def _again(row: Mapping[str, Any], retry_failed: bool) -> bool:
@@ -197,21 +197,21 @@ def _again(row: Mapping[str, Any], retry_failed: bool) -> bool:
 
 
 def _work(
-    items: Sequence[tuple[Item, Asked]], done: Mapping[str, Any], stored: Mapping[str, Any], whole: bool
-) -> list[tuple[Item, Asked]]:
+    items: Sequence[tuple[Item, Tasks]], done: Mapping[str, Any], stored: Mapping[str, Any], whole: bool
+) -> list[tuple[Item, Tasks]]:
     """What of a video's items is run: what has no row yet; nothing where all have.
 
     Rows computed together share their rounding, so of a video that may have been cut short (`whole`), or of which
     failed rows are run again, everything is computed once more.
     """
-    distinct = [(item, _distinct(asked)) for item, asked in items]
-    missing = [(item, [(c, t) for c, t in asked if t.key not in done]) for item, asked in distinct]
-    left = [(item, asked) for item, asked in missing if asked]
-    return distinct if left and (whole or any(t.key in stored for _, asked in left for _, t in asked)) else left
+    distinct = [(item, _distinct(tasks)) for item, tasks in items]
+    missing = [(item, [(c, t) for c, t in tasks if t.key not in done]) for item, tasks in distinct]
+    rest = [(item, tasks) for item, tasks in missing if tasks]
+    return distinct if rest and (whole or any(t.key in stored for _, tasks in rest for _, t in tasks)) else rest
 
 
-def _request(plan: Plan, item: Item, asked: Asked) -> ClipRequest:
-    source, settings = str(video_path(item, plan.annotations)), asked[0][1].settings
+def _request(plan: Plan, item: Item, tasks: Tasks) -> ClipRequest:
+    source, settings = str(video_path(item, plan.annotations)), tasks[0][1].settings
     sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
     return ClipRequest(source, *sampling, content=settings["video"])
 
@@ -220,93 +220,93 @@ def _named(row: Row, task: Task) -> Row:
     return named(row, task.condition, task.protocol, task.knockout, task.layer)
 
 
-def _by_video(plan: Plan) -> dict[str, list[tuple[Item, Asked]]]:
-    grouped: dict[str, dict[str, tuple[Item, Asked]]] = {}
+def _by_video(plan: Plan) -> dict[str, list[tuple[Item, Tasks]]]:
+    grouped: dict[str, dict[str, tuple[Item, Tasks]]] = {}
     for item, condition, task in plan.tasks:
         grouped.setdefault(item.video, {}).setdefault(item.id, (item, []))[1].append((condition, task))
     return {video: list(items.values()) for video, items in grouped.items()}
 
 
-def _distinct(asked: Asked) -> Asked:
-    return list({t.key: (c, t) for c, t in reversed(asked)}.values())[::-1]
+def _distinct(tasks: Tasks) -> Tasks:
+    return list({t.key: (c, t) for c, t in reversed(tasks)}.values())[::-1]
 
 
 def _run_video(
-    plan: Plan, model: Model, items: Sequence[tuple[Item, Asked]], clips: Clips, audit: Audit
+    plan: Plan, model: Model, items: Sequence[tuple[Item, Tasks]], clips: Clips, audit: Audit
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
-    found: dict[str, Tensor | Outcome] = {}
+    results: dict[str, Tensor | Outcome] = {}
     shares: dict[str, Shares] = {}
     ready: dict[str, VideoInputs] = {}
-    left: dict[str, Asked] = {}
-    for item, asked in items:
-        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, asked)], asked)
+    runnable: dict[str, Tasks] = {}
+    for item, tasks in items:
+        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, tasks)], tasks)
         if isinstance(inputs, Outcome):
-            found |= {task.key: inputs for _, task in asked}
+            results |= {task.key: inputs for _, task in tasks}
             continue
         ready[item.id], costs = inputs, Costs(model.cfg, inputs.layout)
-        for condition, task in asked:
+        for condition, task in tasks:
             priced = attempt(costs.shares, condition.interventions)
             if isinstance(priced, Outcome):
-                found[task.key] = priced
+                results[task.key] = priced
             else:
                 shares[task.key] = priced
-        left[item.id] = [one for one in asked if one[1].key in shares]
+        runnable[item.id] = [(c, t) for c, t in tasks if t.key in shares]
     if plan.study.reuse == "layers+positions" and not plan.scoring.reads_text:
-        found |= _swept(plan.scoring, model, [(ready[i], asked) for i, asked in left.items()], audit)
-    for item, asked in items:
-        rest = [one for one in left.get(item.id, ()) if one[1].key not in found]
+        results |= _swept(plan.scoring, model, [(ready[i], tasks) for i, tasks in runnable.items()], audit)
+    for item, tasks in items:
+        rest = [(c, t) for c, t in runnable.get(item.id, ()) if t.key not in results]
         if rest:
             outcomes = _alone(plan, model, item, ready[item.id], [c for c, _ in rest])
-            found |= zip((task.key for _, task in rest), outcomes, strict=True)
-        for one in asked:
-            outcome = found[one[1].key]
+            results |= zip((task.key for _, task in rest), outcomes, strict=True)
+        for condition, task in tasks:
+            outcome = results[task.key]
             if isinstance(outcome, Tensor):
                 outcome = attempt(plan.scoring.outcome, model, item, outcome, ready[item.id])
-            yield one, _priced(outcome, shares.get(one[1].key))
+            yield (condition, task), _priced(outcome, shares.get(task.key))
 
 
-def _prepare(plan: Plan, model: Model, item: Item, clip: Clip | HookedVidError, asked: Asked) -> VideoInputs:
+def _prepare(plan: Plan, model: Model, item: Item, clip: Clip | HookedVidError, tasks: Tasks) -> VideoInputs:
     if isinstance(clip, HookedVidError):
         raise clip
-    return prepared(plan, model, item, asked[0][1], clip)
+    return prepared(plan, model, item, tasks[0][1], clip)
 
 
 def _swept(
-    scoring: Scoring, model: Model, asked: Sequence[tuple[VideoInputs, Asked]], audit: Audit
+    scoring: Scoring, model: Model, questions: Sequence[tuple[VideoInputs, Tasks]], audit: Audit
 ) -> dict[str, Tensor | Outcome]:
     """What outcomes are made of, by row, of all that one or several sweeps can share.
 
     What fails there is left out, to be run alone; but where memory runs out the rows fail: run alone, they would
     not repeat to the last bit.
     """
-    groups: dict[Any, list[tuple[VideoInputs, Asked]]] = {}
-    for inputs, conditions in asked:
+    groups: dict[Any, list[tuple[VideoInputs, Tasks]]] = {}
+    for inputs, tasks in questions:
         if not (n := stream_length(inputs.layout)):
             continue
         n_layers = model.cfg.n_layers
-        shared = [(c, t) for c, t in conditions if attempt(shareable, c.interventions, inputs.layout, n_layers) is True]
+        shared = [(c, t) for c, t in tasks if attempt(shareable, c.interventions, inputs.layout, n_layers) is True]
         if shared:
             # Questions asked under the same conditions, behind the same tokens.
             alike = (tuple(ints(inputs.tokens[0, :n])), tuple(c.interventions for c, _ in shared))
             groups.setdefault(alike, []).append((inputs, shared))
-    kept: dict[str, Tensor | Outcome] = {}
+    results: dict[str, Tensor | Outcome] = {}
     for (_, interventions), members in groups.items():
         several = [inputs for inputs, _ in members]
-        found = attempt(
+        rows = attempt(
             sweep, model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
         )
-        if isinstance(found, Outcome):
-            if found.fault not in PASSING:  # said of the condition it comes from, when that is run alone
+        if isinstance(rows, Outcome):
+            if rows.fault not in PASSING:  # said of the condition it comes from, when that is run alone
                 continue
-            found = [[found] * len(interventions)] * len(several)
-        for (inputs, shared), row in zip(members, found, strict=True):
+            rows = [[rows] * len(interventions)] * len(several)
+        for (inputs, shared), row in zip(members, rows, strict=True):
             for (condition, task), values in zip(shared, row, strict=True):
-                kept[task.key] = values
+                results[task.key] = values
                 if isinstance(values, Tensor) and int(task.key[:12], 16) % AUDITED == 0:
-                    checked = attempt(audit.check, scoring, model, inputs, condition, values)
-                    kept[task.key] = values if checked is None else checked
-    return kept
+                    failure = attempt(audit.check, scoring, model, inputs, condition, values)
+                    results[task.key] = values if failure is None else failure
+    return results
 
 
 def _alone(

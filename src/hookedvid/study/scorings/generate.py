@@ -69,8 +69,8 @@ class Generate(Letters):
 
     def counted(self, item: Item, row: Mapping[str, Any]) -> float:
         """By the convention, 0 or 1."""
-        counted = self.convention.counted(item, row["text"], row["chosen"]) if self.convention else None
-        return math.nan if counted is None else counted
+        value = self.convention.counted(item, row["text"], row["chosen"]) if self.convention else None
+        return math.nan if value is None else value
 
     @property
     def subtitle(self) -> str:

@@ -120,10 +120,10 @@ class Grounding(Scoring):
     def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
         """IoU and whether it reaches each threshold, 0 where no span was named; iou_parsed: of those that named one."""
         assert item.span is not None
-        said = row["span"]
-        overlap = 0.0 if said is None else iou(tuple(said), item.span)
+        span = row["span"]
+        overlap = 0.0 if span is None else iou(tuple(span), item.span)
         recalls = {f"recall_{t}": float(overlap >= t) for t in THRESHOLDS}
-        return {"iou": overlap, **recalls, "iou_parsed": math.nan if said is None else overlap}
+        return {"iou": overlap, **recalls, "iou_parsed": math.nan if span is None else overlap}
 
     def level(self, items: Sequence[Item]) -> float:
         """Mean IoU of always naming the whole video; NaN unless every item's meta tells its `duration`."""
