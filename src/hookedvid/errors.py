@@ -62,10 +62,10 @@ class DataError(HookedVidError):
     """An annotation file or dataset folder that does not hold what it should."""
 
 
-def check_keywords(function: Callable[..., Any], given: Iterable[str], called: str) -> None:
+def check_keywords(function: Callable[..., Any], names: Iterable[str], called: str) -> None:
     """Raise TypeError, as Python does, for a keyword that a function has not, with the nearest ones it has."""
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for name in given:
+    for name in names:
         if name not in known:
             raise TypeError(f"{called}() got an unexpected keyword argument {name!r} ({nearest(name, known)})")
 

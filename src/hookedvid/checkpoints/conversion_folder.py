@@ -70,26 +70,26 @@ def resumed(origin: Provenance, source: Path, config: bytes, partial: Path) -> P
         config: The bytes of its config.json.
         partial: What the interrupted run left, perhaps nothing.
     """
-    record, kept = partial / provenance.SOURCE_CONFIG, origin
+    record, plan = partial / provenance.SOURCE_CONFIG, origin
     if (partial / provenance.FILE).is_file() and record.is_file() and record.read_bytes() == config:
         before = Provenance.load(partial)
         if before.plan() == origin:
-            kept = _verified(before, source, partial)
-    finished = {name for name, file in kept.files.items() if file.sha256}
+            plan = _verified(before, source, partial)
+    finished = {name for name, file in plan.files.items() if file.sha256}
     for path in partial.iterdir():
         if path.name not in finished:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return kept
+    return plan
 
 
 def _verified(before: Provenance, source: Path, partial: Path) -> Provenance:
     files: dict[str, SourceFile] = {}
     tensors: dict[str, str] = {}
     for name, file in before.files.items():
-        found = _hashes(partial / name) if file.sha256 and _sha256(source / name) == file.sha256 else None
-        same = found is not None and all(before.tensors.get(n) == h for n, h in found.items())
+        hashes = _hashes(partial / name) if file.sha256 and _sha256(source / name) == file.sha256 else None
+        same = hashes is not None and all(before.tensors.get(n) == h for n, h in hashes.items())
         files[name] = file if same else replace(file, sha256="")
-        tensors |= found if found is not None and same else {}
+        tensors |= hashes if hashes is not None and same else {}
     return replace(before, files=files, tensors=tensors)
 
 

@@ -203,12 +203,13 @@ def convert(
     Raises:
         ConversionError: Leaving nothing behind, for a checkpoint that does not fit in any part.
     """
-    found = source_of(str(src), revision)
-    given = {**found.overrides, **(overrides or {})}
+    checkpoint = source_of(str(src), revision)
+    ours = {**checkpoint.overrides, **(overrides or {})}
     dst = Path(dst)
     check_free(dst)
+    dtype, name = as_dtype(dtype), checkpoint.name
     prepared = plan(
-        found.folder, dtype=as_dtype(dtype), overrides=given, ignore=ignore, source=found.name, commit=found.commit
+        checkpoint.folder, dtype=dtype, overrides=ours, ignore=ignore, source=name, commit=checkpoint.commit
     )
     with partial_folder(dst) as partial:
         origin = resumed(prepared.origin, prepared.folder, prepared.config_json, partial)
@@ -302,13 +303,13 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
     return dst
 
 
-def as_dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+def as_dtype(name: torch.dtype | str | None) -> torch.dtype | None:
     """A floating-point dtype by name.
 
     Raises:
         ConversionError: For anything else.
     """
-    found = getattr(torch, given, None) if isinstance(given, str) else given
-    if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ConversionError(f"dtype {given!r} is no floating-point type of torch; e.g. 'bfloat16'")
-    return found
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConversionError(f"dtype {name!r} is no floating-point type of torch; e.g. 'bfloat16'")
+    return dtype

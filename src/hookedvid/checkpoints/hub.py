@@ -62,14 +62,14 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     )
 
     try:
-        found = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=10)
     except (HFValidationError, RevisionNotFoundError) as e:
         raise ConversionError(_reason(e, repo, revision)) from e
     except (HTTPError, OSError) as e:
         return _cached(repo, revision, e)
-    files = [f for f in found.siblings or [] if "/" not in f.rfilename]
-    _check_formats(repo, found.sha, [f.rfilename for f in files])
-    _check_space(repo, found.sha, [f for f in files if _is_one_of(f.rfilename, NEEDED)])
+    files = [f for f in info.siblings or [] if "/" not in f.rfilename]
+    _check_formats(repo, info.sha, [f.rfilename for f in files])
+    _check_space(repo, info.sha, [f for f in files if _is_one_of(f.rfilename, NEEDED)])
     try:
         return Path(snapshot_download(repo, revision=revision, max_workers=1, **_selection()))
     except (HTTPError, OSError, RuntimeError) as e:  # RuntimeError: from hf_xet, a Rust extension
@@ -132,11 +132,11 @@ def _check_space(repo: str, commit: str | None, files: "Sequence[RepoSibling]") 
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE).expanduser().resolve()
-    kept = cache / "--".join(["models", *repo.split("/")])
+    folder = cache / "--".join(["models", *repo.split("/")])
     need = 0
     for f in files:
-        blob = kept / "blobs" / str(f.lfs.sha256 if f.lfs else f.blob_id)
-        if not blob.exists() and not (kept / "snapshots" / str(commit) / f.rfilename).exists():
+        blob = folder / "blobs" / str(f.lfs.sha256 if f.lfs else f.blob_id)
+        if not blob.exists() and not (folder / "snapshots" / str(commit) / f.rfilename).exists():
             need += f.size or 0
     disk = next(p for p in (cache, *cache.parents) if p.exists())
     free = shutil.disk_usage(disk).free
@@ -159,7 +159,7 @@ def _reason(e: Exception, repo: str, revision: str | None, *, part: bool = True)
     """
     from huggingface_hub import constants, errors
 
-    asked = repo if revision is None else f"{repo} at revision {revision!r}"
+    what = repo if revision is None else f"{repo} at revision {revision!r}"
     again = "run the same command again: files that finished are kept"
     lacking = f"{'only a part of it is' if part else 'it is not'} in the cache {constants.HF_HUB_CACHE}"
     if isinstance(e, errors.LocalEntryNotFoundError) and isinstance(e.__cause__, Exception):
@@ -170,7 +170,7 @@ def _reason(e: Exception, repo: str, revision: str | None, *, part: bool = True)
         return f"{repo} has no revision {revision!r}{_revisions(repo, revision)}"
     if isinstance(e, errors.OfflineModeIsEnabled):
         return (
-            f"HF_HUB_OFFLINE is set and of {asked}, {lacking}; unset HF_HUB_OFFLINE to download it, or copy the "
+            f"HF_HUB_OFFLINE is set and of {what}, {lacking}; unset HF_HUB_OFFLINE to download it, or copy the "
             "folder from a machine that has it and give its path"
         )
     status = e.response.status_code if isinstance(e, errors.HfHubHTTPError) else None
@@ -183,15 +183,15 @@ def _reason(e: Exception, repo: str, revision: str | None, *, part: bool = True)
             f"if it is private or gated, {log_in}"
         )
     if status is not None:
-        return f"{constants.ENDPOINT} answered {status} for {asked}, and {lacking}; wait, then {again}"
+        return f"{constants.ENDPOINT} answered {status} for {what}, and {lacking}; wait, then {again}"
     if isinstance(e, OSError) and e.errno is not None and not isinstance(e, ConnectionError | TimeoutError):
-        return f"{asked} cannot be written to the cache ({e}); set HF_HOME to a folder with room that you may write to"
+        return f"{what} cannot be written to the cache ({e}); set HF_HOME to a folder with room that you may write to"
     if type(e).__name__ in ("ConnectError", "ProxyError") or type(e).__name__.endswith("Timeout"):
         return (
-            f"cannot reach {constants.ENDPOINT} for {asked} ({e}), and {lacking}; connect and {again}. On a machine "
+            f"cannot reach {constants.ENDPOINT} for {what} ({e}), and {lacking}; connect and {again}. On a machine "
             "without network, copy the folder from one that has it and give its path"
         )
-    return f"the connection to {constants.ENDPOINT} dropped before {asked} was complete ({str(e) or repr(e)}); {again}"
+    return f"the connection to {constants.ENDPOINT} dropped before {what} was complete ({str(e) or repr(e)}); {again}"
 
 
 def _revisions(repo: str, revision: str | None) -> str:

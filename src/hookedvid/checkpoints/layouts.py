@@ -55,20 +55,20 @@ def read(
     Raises:
         ConversionError: Whatever does not fit.
     """
-    name, given = architecture(config), overrides or {}
+    name, ours = architecture(config), overrides or {}
     if name not in ARCHITECTURES:
         raise ConversionError(
             f"config.json names the architecture {name!r} ({nearest(name, ARCHITECTURES)}). Supported: "
             f"{', '.join(ARCHITECTURES)}"
         )
     refuse_packed(shapes)
-    source = Source(config, shapes, given, ignore)
+    source = Source(config, shapes, ours, ignore)
     try:
         if ARCHITECTURES[name].transformers:
             source = replace(source, config=_transformers_config(config))
         layout, source = _chosen(name, source, stated)
-        cfg = override(layout.read(source), given, ConversionError)
-        cfg = _headed(cfg, shapes, same_head, given)
+        cfg = override(layout.read(source), ours, ConversionError)
+        cfg = _headed(cfg, shapes, same_head, ours)
         return Reading(cfg, layout.table(cfg, list(shapes)), source.notes)
     except (ConversionError, ConfigError) as e:
         raise ConversionError(f"{e}{hint(name, shapes)}") from e
@@ -121,13 +121,13 @@ def _chosen(name: str, source: Source, stated: str | None) -> tuple[Layout, Sour
 def _only(sharing: Sequence[tuple[Family, Layout]], source: Source, fits: list[str], stated: str | None) -> str:
     if len(fits) == 1:
         return fits[0]
-    said = " as well as ".join(fits) or "no family here"
+    names = " as well as ".join(fits) or "no family here"
     if stated is not None and (stated in fits or not fits):
-        source.notes.append(f"config.json fits {said}; {stated}, as its name states")
+        source.notes.append(f"config.json fits {names}; {stated}, as its name states")
         return stated
     example = (fits or [f.name for f, _ in sharing])[0]
     raise ConversionError(
-        f"config.json ({sharing[0][1].parts(source)}) fits {said}, and families differ in prompts and evaluators' "
+        f"config.json ({sharing[0][1].parts(source)}) fits {names}, and families differ in prompts and evaluators' "
         f'conventions. Say which it is: overrides={{"family": "{example}"}} (--override family={example}); it may be '
         f"one of {', '.join(fits or FAMILIES)}"
     )
@@ -185,13 +185,13 @@ def hint(named: str | None, shapes: Shapes, of: str | None = None) -> str:
         shapes: Its tensors.
         of: The family it was read as, which is named first.
     """
-    looks = [(f, x, said) for f in FAMILIES.values() for x in f.layouts if (said := x.looks(f, shapes)) is not None]
+    looks = [(f, x, reason) for f in FAMILIES.values() for x in f.layouts if (reason := x.looks(f, shapes)) is not None]
     if not looks or named in {x.architecture for _, x, _ in looks}:
         return ""
-    _, layout, said = looks[0]
+    _, layout, reason = looks[0]
     alike = sorted((f for f, x, _ in looks if x.architecture == layout.architecture), key=lambda f: f.name != of)
     *others, last = (f.title for f in alike)
     what = f"{', '.join(others)} or {last}" if others else last
     if layout.transformers:
         what = f"a transformers {layout.architecture.removesuffix('ForConditionalGeneration')}"
-    return f". The tensors look like {what}{said} ({layout.architecture})"
+    return f". The tensors look like {what}{reason} ({layout.architecture})"

@@ -34,21 +34,21 @@ TOWER = "vision."  # overrides of the tower say what its tensors mean, so they a
 CONVERSION = 2
 
 
-def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None = None) -> Path:
+def find(name: str, revision: str | None = None, overrides: Mapping[str, Any] | None = None) -> Path:
     """The converted folder of a name, made now if it is not there yet.
 
     A shipped or published name, a hub repository, or a folder in the original layout, transformers' or ours. What was
     converted before is used without asking the hub.
 
     Args:
-        given: Overrides, of which a conversion takes those of the tower and the family.
+        overrides: Of the config; of these a conversion takes those of the tower and the family.
 
     Raises:
         ConversionError: Saying what exists.
     """
-    given = given or {}
-    tower = {k: v for k, v in given.items() if k.startswith(TOWER)}
-    choices = tower | {k: v for k, v in given.items() if k == "family"}
+    overrides = overrides or {}
+    tower = {k: v for k, v in overrides.items() if k.startswith(TOWER)}
+    choices = tower | {k: v for k, v in overrides.items() if k == "family"}
     if name in SHIPPED:
         if tower:
             raise ConversionError(f"{name} is converted already, so {sorted(tower)} cannot be overridden")
@@ -62,12 +62,12 @@ def find(name: str, revision: str | None = None, given: Mapping[str, Any] | None
             if tower:
                 raise ConversionError(f"{name} is converted already; give {sorted(tower)} to its conversion instead")
             return folder
-        kept = f"{folder.resolve().name}-{fingerprint(folder)}"
+        label = f"{folder.resolve().name}-{fingerprint(folder)}"
     else:
-        kept = repo.replace("/", "--") + (f"@{revision}" if revision else "")
+        label = repo.replace("/", "--") + (f"@{revision}" if revision else "")
     if choices:
-        kept += "-" + hashlib.sha256(repr(sorted(choices.items())).encode()).hexdigest()[:8]
-    converted = home() / re.sub(r"[^\w.@-]", "_", f"{kept}.{CONVERSION}")
+        label += "-" + hashlib.sha256(repr(sorted(choices.items())).encode()).hexdigest()[:8]
+    converted = home() / re.sub(r"[^\w.@-]", "_", f"{label}.{CONVERSION}")
     if not converted.exists():
         converted.parent.mkdir(parents=True, exist_ok=True)
         with locked(home() / f".{converted.name}.waiting", math.inf):  # others wait, then find it there
@@ -93,10 +93,10 @@ def load(
 ) -> Any:
     """See `HookedVideoLLM.from_pretrained`."""
     target, target_device = as_dtype(dtype), usable_device(device)
-    given = dict(overrides or {})
-    folder = find(str(name_or_path), revision, given)
+    ours = dict(overrides or {})
+    folder = find(str(name_or_path), revision, ours)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    cfg = override(cfg, {k: v for k, v in given.items() if not k.startswith(TOWER)}, ConfigError)
+    cfg = override(cfg, {k: v for k, v in ours.items() if not k.startswith(TOWER)}, ConfigError)
     cfg = _named(_cut(cfg, first_n_layers), str(name_or_path))
     model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), kernel=kernel)
     shards = open_shards(folder)
@@ -151,11 +151,11 @@ def _main_dtype(shards: Shards) -> torch.dtype:
 
 def _check(model: Model, shards: Shards, folder: Path, first_n_layers: int | None) -> None:
     """Raise ConversionError unless the files hold just this model's tensors."""
-    held = {k: v for k, v in shards.shapes.items() if not k.startswith(UNUSED)}
+    shapes = {k: v for k, v in shards.shapes.items() if not k.startswith(UNUSED)}
     if first_n_layers is not None:
-        held = {k: v for k, v in held.items() if not _is_beyond(k, first_n_layers)}
+        shapes = {k: v for k, v in shapes.items() if not _is_beyond(k, first_n_layers)}
     wanted = {k: tuple(p.shape) for k, p in model.named_parameters()}
-    match_names(held, wanted, str(folder))
+    match_names(shapes, wanted, str(folder))
 
 
 def _is_beyond(name: str, n_layers: int) -> bool:

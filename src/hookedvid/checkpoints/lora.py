@@ -122,15 +122,15 @@ def read(adapter: str | Path) -> Adapter:
     whole: dict[str, Tensor] = {}
     strange: list[str] = []
     for name, tensor in tensors.items():
-        found = _LORA.fullmatch(name)
-        if found and found["side"] not in sides.setdefault(found["module"], {}):
-            sides[found["module"]][found["side"]] = tensor
-        elif found or "lora_" in name or _WRAPPED.sub(".", name) in whole:
+        match = _LORA.fullmatch(name)
+        if match and match["side"] not in sides.setdefault(match["module"], {}):
+            sides[match["module"]][match["side"]] = tensor
+        elif match or "lora_" in name or _WRAPPED.sub(".", name) in whole:
             strange.append(name)
         else:
             whole[_WRAPPED.sub(".", name)] = tensor
     problems = [f"{n} is no part of a plain LoRA, or there twice" for n in grouped(strange)]
-    broken = [m for m, held in sides.items() if set(held) not in ({"A", "B"}, {"embedding_A", "embedding_B"})]
+    broken = [m for m, pair in sides.items() if set(pair) not in ({"A", "B"}, {"embedding_A", "embedding_B"})]
     problems += [f"{n} has not both lora_A and lora_B" for n in grouped(broken)]
     problems += [f"{n} is not finite" for n in grouped(n for n, t in tensors.items() if not t.isfinite().all())]
     problems += _missing_layers(config, sides)
@@ -153,8 +153,8 @@ def _folder(adapter: str | Path) -> Path:
             f"{where} has no {CONFIG}, so it is no adapter in peft's format; it has {', '.join(names) or 'no files'}"
         )
     pickles = [Path(f).with_suffix(".bin").name for f in (WEIGHTS, BESIDE) if f not in names]
-    if found := [n for n in pickles if n in names]:
-        raise ConversionError(pickle_message(where, found))
+    if present := [n for n in pickles if n in names]:
+        raise ConversionError(pickle_message(where, present))
     if WEIGHTS not in names:
         raise ConversionError(f"{where} has no {WEIGHTS}; it has {', '.join(names)}")
     return where
@@ -190,14 +190,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _missing_layers(config: Mapping[str, Any], pairs: Mapping[str, Any]) -> list[str]:
     listed = config.get("layers_to_transform")
     wanted = [] if listed is None else [listed] if isinstance(listed, int) else listed
-    held = {int(part) for module in pairs for part in module.split(".") if part.isdigit()}
-    return [f"layers_to_transform lists layer {i}, of which it has no tensor" for i in wanted if i not in held]
+    layers = {int(part) for module in pairs for part in module.split(".") if part.isdigit()}
+    return [f"layers_to_transform lists layer {i}, of which it has no tensor" for i in wanted if i not in layers]
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """By peft's rule: the first pattern that matches the end of a module's name, from a dot on."""
-    found = (v for k, v in (patterns or {}).items() if re.match(rf"(.*\.)?({k})$", module))
-    return next(found, default)
+    values = (v for k, v in (patterns or {}).items() if re.match(rf"(.*\.)?({k})$", module))
+    return next(values, default)
 
 
 def _whole_config(model: Model, folder: Path) -> VideoLLMConfig:
@@ -259,11 +259,9 @@ def _change(adapter: Adapter, name: str, line: Rule | Fused, shape: list[int]) -
     if len(shape) != 2:
         return Change(line, up), [f"{name!r} has a weight {shape}; LoRA on other than matrices is not supported"]
     wanted = [[rank, shape[0]], [shape[1], rank]] if embedding else [[rank, shape[1]], [shape[0], rank]]
-    given = [list(down.shape), list(up.shape)]
-    wrong = (
-        f"{name!r} has A {given[0]} and B {given[1]}; its weight {shape} at rank {rank} takes {wanted[0]}, {wanted[1]}"
-    )
-    return Change(line, up, down, adapter.scale(name), embedding), [] if given == wanted else [wrong]
+    a, b = sizes = [list(down.shape), list(up.shape)]
+    wrong = f"{name!r} has A {a} and B {b}; its weight {shape} at rank {rank} takes {wanted[0]}, {wanted[1]}"
+    return Change(line, up, down, adapter.scale(name), embedding), [] if sizes == wanted else [wrong]
 
 
 def _values(change: Change, model: Model) -> Iterator[tuple[str, Tensor]]:

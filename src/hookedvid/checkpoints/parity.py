@@ -157,40 +157,40 @@ def transformers_stages(hf: Any, inputs: VideoInputs, video_token: int | None = 
     Args:
         video_token: The id its prompts hold at every video position; its config's own unless given.
     """
-    found: dict[str, Tensor] = {}
-    with _watching(hf, found):
+    stages: dict[str, Tensor] = {}
+    with _watching(hf, stages):
         if inputs.tokens.shape[1] == 0:
             out = hf(inputs.pixel_values[0])
-            return {**found, "vision.hook_out": out.last_hidden_state}
-        given: dict[str, Any] = {"input_ids": inputs.tokens}
+            return {**stages, "vision.hook_out": out.last_hidden_state}
+        kwargs: dict[str, Any] = {"input_ids": inputs.tokens}
         if inputs.has_video:
             marker = video_token if video_token is not None else _video_token(hf.config)
-            given = {"input_ids": inputs.tokens.masked_fill(inputs.is_video, marker)}
-            given["pixel_values_videos"] = torch.stack([p for p in inputs.pixel_values if p is not None]).to(hf.dtype)
-        logits = hf(**given).logits
-    return {**found, "logits": logits}
+            kwargs = {"input_ids": inputs.tokens.masked_fill(inputs.is_video, marker)}
+            kwargs["pixel_values_videos"] = torch.stack([p for p in inputs.pixel_values if p is not None]).to(hf.dtype)
+        logits = hf(**kwargs).logits
+    return {**stages, "logits": logits}
 
 
 def _video_token(config: Any) -> int:
-    found = getattr(config, "video_token_index", None) or getattr(config, "video_token_id", None)
-    if found is None:
+    token = getattr(config, "video_token_index", None) or getattr(config, "video_token_id", None)
+    if token is None:
         raise ConversionError(f"a {type(config).__name__} names no video token; pass video_token")
-    return found
+    return token
 
 
 @contextmanager
-def _watching(hf: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+def _watching(hf: nn.Module, acts: dict[str, Tensor]) -> Iterator[None]:
     """Record blocks, the projector's first layer and the merged embeddings while the body runs."""
     handles = []
 
     def after(name: str):
         def keep(_module: nn.Module, _args: tuple, out: Any) -> None:
-            found[name] = out[0] if isinstance(out, tuple) else out
+            acts[name] = out[0] if isinstance(out, tuple) else out
 
         return keep
 
-    def before(_module: nn.Module, args: tuple, given: dict) -> None:
-        found["hook_embed"] = args[0] if args else given["hidden_states"]
+    def before(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        acts["hook_embed"] = args[0] if args else kwargs["hidden_states"]
 
     stages = _stages(hf)
     for name, module in hf.named_modules():

@@ -58,8 +58,8 @@ def place(
             memory on the main device.
     """
     model.to(dtype)  # shapes alone still: the dtype in which accelerate reads offloaded weights
-    found: Any = places(model, dtype, device_map, max_memory)  # Any: accelerate's annotations are too narrow
-    _fill(model, shards, dtype, found)
+    device_of: Any = places(model, dtype, device_map, max_memory)  # Any: accelerate's annotations are too narrow
+    _fill(model, shards, dtype, device_of)
     on_disk: Any = {
         e.name: {
             "safetensors_file": str(shards.folder / file),
@@ -68,12 +68,12 @@ def place(
         }
         for file, header in shards.headers.items()
         for e in header.entries
-        if found.get(_unit(e.name)) == "disk"
+        if device_of.get(_unit(e.name)) == "disk"
     }
     dispatch_model(
         model,
-        found,
-        main_device=found["embed"],
+        device_of,
+        main_device=device_of["embed"],
         offload_index=on_disk or None,
         preload_module_classes=BLOCK,
         force_hooks=True,
@@ -141,14 +141,14 @@ def _told(sizes: Mapping[str, int], device_map: Mapping[str, Any]) -> dict[str, 
     return places
 
 
-def _device(given: Any) -> Device:
+def _device(name: Any) -> Device:
     """A device as accelerate writes it: a GPU's number, "cpu" or "disk"."""
-    if given == "disk":
+    if name == "disk":
         return "disk"
     try:
-        device = torch.device(given)
+        device = torch.device(name)
     except (RuntimeError, TypeError) as e:
-        raise ConversionError(f"device_map names {given!r}, which is no device ({e})") from e
+        raise ConversionError(f"device_map names {name!r}, which is no device ({e})") from e
     if device.type == "cuda":
         return device.index or 0
     return device.type if device.index is None else str(device)
@@ -158,9 +158,9 @@ def _found(
     model: nn.Module, dtype: torch.dtype, sizes: Mapping[str, int], kind: str, max_memory: Mapping[Any, Any] | None
 ) -> dict[str, Device]:
     """What accelerate finds for the blocks, once the main device holds the rest."""
-    given = None if max_memory is None else dict(max_memory)
+    budget = None if max_memory is None else dict(max_memory)
     try:
-        limits: dict[Any, Any] = get_max_memory(given)
+        limits: dict[Any, Any] = get_max_memory(budget)
     except ValueError as e:
         raise ConversionError(f"max_memory {max_memory!r} cannot be read: {e}") from e
     main = next((d for d, n in limits.items() if d not in OFFLOADED and n > 0), "cpu")
@@ -168,7 +168,7 @@ def _found(
     needed = sum(sizes[unit] for unit in rest)
     memory: Any = dict(limits)
     if kind != "sequential":  # without limits of the user's, accelerate leaves some room for activations
-        memory = get_balanced_memory(model, None if given is None else memory, BLOCK, dtype)
+        memory = get_balanced_memory(model, None if budget is None else memory, BLOCK, dtype)
     memory[main] = max(memory.get(main, 0) - needed, 0)
     blocks: Any = infer_auto_device_map(model.get_submodule("blocks"), memory, BLOCK, dtype, clean_result=False)
     guests = [sizes[f"blocks.{i}"] for i, d in blocks.items() if d != main and d in OFFLOADED]

@@ -44,22 +44,22 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast | None":
         ConversionError: Where files are missing, damaged or contradict each other.
     """
     folder = Path(folder)
-    found = sorted({p.name for pattern in (*TOKENIZER_FILES, *_FOREIGN) for p in folder.glob(pattern)})
-    if not found:
+    names = sorted({p.name for pattern in (*TOKENIZER_FILES, *_FOREIGN) for p in folder.glob(pattern)})
+    if not names:
         return None
     settings = _settings(folder)
     _check_template_names(folder, settings.get("chat_template"))
     listed = _listed(folder, settings)
-    if "tokenizer.json" in found:
+    if "tokenizer.json" in names:
         core = _from_json(folder / "tokenizer.json")
-    elif {"vocab.json", "merges.txt"} <= set(found):
+    elif {"vocab.json", "merges.txt"} <= set(names):
         core = _qwen2(folder, listed)
         settings = {"add_bos_token": False, **settings}
-    elif "tokenizer.model" in found:
+    elif "tokenizer.model" in names:
         core, named = _sentencepiece(folder / "tokenizer.model", listed, settings.get("legacy") is False)
         settings = {"add_bos_token": True, "add_eos_token": False, **named, **settings}
     else:
-        raise ConversionError(f"{folder} has no vocabulary: found {', '.join(found)}; {_NEED}. Copy the missing file")
+        raise ConversionError(f"{folder} has no vocabulary: found {', '.join(names)}; {_NEED}. Copy the missing file")
     _add_listed(core, listed, folder)
     return _wrapped(core, settings)
 
@@ -181,10 +181,10 @@ def _sentencepiece(
     proto = _read_proto(path)
     spec, kinds = proto.trainer_spec, proto.SentencePiece
     # A listed token takes the place of the piece that has its id: InternLM2 names its [UNUSED_TOKEN_146] <|im_start|>.
-    kept = [(i, p) for i, p in enumerate(proto.pieces) if i not in listed]
-    vocab = {p.piece: i for i, p in kept} | {t.content: i for i, t in listed.items()}
+    pieces = [(i, p) for i, p in enumerate(proto.pieces) if i not in listed]
+    vocab = {p.piece: i for i, p in pieces} | {t.content: i for i, t in listed.items()}
     name = {i: t for t, i in vocab.items()}
-    ordinary = {p.piece: p.score for _, p in kept if p.type == kinds.NORMAL}
+    ordinary = {p.piece: p.score for _, p in pieces if p.type == kinds.NORMAL}
     core = Tokenizer(
         models.BPE(
             vocab=vocab,
@@ -199,7 +199,7 @@ def _sentencepiece(
     strip = [decoders.Strip(" ", 1, 0)] if scheme != "never" else []
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     # Matched after normalization, as sentencepiece does: such a piece may hold the space mark itself.
-    core.add_tokens([AddedToken(p.piece, normalized=True) for _, p in kept if p.type == kinds.USER_DEFINED])
+    core.add_tokens([AddedToken(p.piece, normalized=True) for _, p in pieces if p.type == kinds.USER_DEFINED])
     ids = {"unk_token": spec.unk_id, "bos_token": spec.bos_id, "eos_token": spec.eos_id, "pad_token": spec.pad_id}
     return core, {k: name[i] for k, i in ids.items() if i in name}
 

@@ -16,22 +16,22 @@ from hookedvid.errors import HookedVidError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
-    given = vars(_parser().parse_args(argv))
-    verb, run = given.pop("verb"), given.pop("run")
+    arguments = vars(_parser().parse_args(argv))
+    verb, run = arguments.pop("verb"), arguments.pop("run")
     from hookedvid.report.terminal import Output
     from hookedvid.values.texts import printable
 
     with redirect_stdout(Output(sys.stdout)):
         try:
-            return run(**given)
+            return run(**arguments)
         except HookedVidError as e:
-            said = str(e)
+            message = str(e)
         except OSError as e:  # the machine's: a full disk, a folder that may not be written to
-            said = f"{e.strerror}: {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else str(e)
+            message = f"{e.strerror}: {os.fsdecode(e.filename)}" if isinstance(e.filename, str | bytes) else str(e)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-    print(f"hookedvid {verb}: {printable(said)}", file=sys.stderr)
+    print(f"hookedvid {verb}: {printable(message)}", file=sys.stderr)
     return 2
 
 
@@ -54,8 +54,8 @@ class _Fields(argparse.Action):
 def _from(module: str, name: str) -> Callable[..., int]:
     """A verb's function, imported when it runs; its parameters are the parser's, by name."""
 
-    def run(**given: Any) -> int:
-        return getattr(importlib.import_module(f"hookedvid.{module}"), name)(**given)
+    def run(**arguments: Any) -> int:
+        return getattr(importlib.import_module(f"hookedvid.{module}"), name)(**arguments)
 
     return run
 

@@ -25,20 +25,20 @@ def conduct(
         records: Of the folder and shard that are written to.
     """
     audit, timing, fresh = Audit(), Timing(), 0
-    asked = f"{len(plan.items)} questions x {len(plan.conditions)} conditions"
-    with tqdm(total=len(plan.tasks), desc=asked, unit=" rows", disable=None) as bar:
+    size = f"{len(plan.items)} questions x {len(plan.conditions)} conditions"
+    with tqdm(total=len(plan.tasks), desc=size, unit=" rows", disable=None) as bar:
 
         def step(row: Mapping[str, Any], new: bool) -> None:
             nonlocal fresh
             fresh += new
             bar.update()
 
-        told: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
+        options: Any = {"audit": audit, "retry_failed": how.retry_failed, "timing": timing}
         if isinstance(model, Mapping):
-            rows = carry_out(plan, cluster.engine(plan, model, how, timing), records, step, **told)
+            rows = carry_out(plan, cluster.engine(plan, model, how, timing), records, step, **options)
         else:
             with how.decoders() as decoders:
-                rows = run(plan, model, records, step, decoders=decoders, **told)
+                rows = run(plan, model, records, step, decoders=decoders, **options)
     different = len({row["key"] for row in rows})
     lines = [f"{fresh} rows run, {different - fresh} found in {records.folder}"]
     lines += [records.damaged] * bool(records.damaged)

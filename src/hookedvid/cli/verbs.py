@@ -98,8 +98,8 @@ def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:
     """Keep what was asked beside its rows and show these, unless other shards have yet to run theirs."""
     out, shard = records.folder, records.shard
     if earlier := manifest.save(out, presenter.PRESENTED):
-        said = f"what {out} showed before, of another study, is in {earlier}"
-        console.say(said)
+        text = f"what {out} showed before, of another study, is in {earlier}"
+        console.say(text)
     if shard.count > 1 and (left := manifest.missing(records)):
         part = f"shard {shard.index}/{shard.count}"
         console.say(f"{part} is done; {left} rows of other shards are missing in {out}")
@@ -182,21 +182,21 @@ def rescore(out: Path, name: str) -> int:
     run, records = Manifest.load(out), Records(out)
     rows = run.rows(records)
     by = convention(name, run.items, run.dataset) if name in NAMES else extractor(name)
-    found = rescoring.rescore(run.items, rows, by)
+    rescored = rescoring.rescore(run.items, rows, by)
     console.say(run.about)
     if records.damaged:
         console.say(records.damaged)
     now = by if isinstance(by, Convention) else None
     full = by.full_name if isinstance(by, Convention) else by.name
-    for title, read, as_by in (("stored", rows, run.convention), (full, found.rows, now)):
+    for title, read, as_by in (("stored", rows, run.convention), (full, rescored.rows, now)):
         outcomes = Outcomes(run.items, run.conditions, read, Generate(as_by))
         summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
         console.say("", lead=title)
         console.print(presenter.condition_table([s for s in summaries if s.group == "all"]))
-    console.say(f"{found.changed} of {found.n} answers read otherwise")
+    console.say(f"{rescored.changed} of {rescored.n} answers read otherwise")
     folder = own_folder(out / "rescored")
     stem = full.replace("/", "-")
-    write_parquet(found.rows, folder / f"{stem}.parquet")
+    write_parquet(rescored.rows, folder / f"{stem}.parquet")
     write_csv(summaries, folder / f"{stem}.csv")
     console.say("; also .csv; the stored rows are as they were", lead=f"{folder / stem}.parquet")
     return 0
@@ -226,14 +226,14 @@ def ask(
     cuts = [parse_knockout(k) for k in knockouts]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     console.say(str(inputs.layout))
-    for given in ([], cuts) if cuts else ([],):
-        title = " + ".join(k.label() for k in given) or "intact"
+    for interventions in ([], cuts) if cuts else ([],):
+        title = " + ".join(k.label() for k in interventions) or "intact"
         if options:
-            answer = model.answer(inputs, given)
-            said = f"{answer.letter}. {answer.text}  (p = {answer.prob:.3f})"
+            answer = model.answer(inputs, interventions)
+            text = f"{answer.letter}. {answer.text}  (p = {answer.prob:.3f})"
         else:
-            said = model.generate(inputs, given)
-        console.say(f"{title}: {said}")
+            text = model.generate(inputs, interventions)
+        console.say(f"{title}: {text}")
     return 0
 
 
@@ -254,11 +254,11 @@ def convert(
 ) -> int:
     """`hookedvid convert`: a checkpoint into our layout."""
     console = Terminal()
-    made = converting.convert(source, folder, dtype=dtype, overrides=overrides, ignore=ignore, revision=revision)
-    origin = Provenance.load(made)
-    size = sum(p.stat().st_size for p in made.iterdir())
+    path = converting.convert(source, folder, dtype=dtype, overrides=overrides, ignore=ignore, revision=revision)
+    origin = Provenance.load(path)
+    size = sum(p.stat().st_size for p in path.iterdir())
     console.say(
-        f"{made}: {len(origin.tensors)} tensors, {size / 1e9:.2f} GB, from {origin.source} ({origin.architecture})",
+        f"{path}: {len(origin.tensors)} tensors, {size / 1e9:.2f} GB, from {origin.source} ({origin.architecture})",
     )
     return 0
 
@@ -266,8 +266,8 @@ def convert(
 def export(folder: Path, out: Path) -> int:
     """`hookedvid export`: a converted checkpoint back into its original layout."""
     console = Terminal()
-    made = converting.export(folder, out)
+    path = converting.export(folder, out)
     origin = Provenance.load(folder)
     same = "the files that were converted, byte for byte" if origin.dtype is None else f"weights as {origin.dtype}"
-    console.say(f"{made}: {len(origin.files)} file(s), {same}")
+    console.say(f"{path}: {len(origin.files)} file(s), {same}")
     return 0

@@ -76,20 +76,20 @@ def _rope(read: Fields, chosen: float | None, notes: list[str], kind: str) -> Ro
     if kind == "qwen2":
         old = Fields({}, "rope_scaling")
         new.only("rope_type", "default")
-    said = {_scaling(f) for f in (old, new) if f.values} or {("none", 1.0)}
-    if len(said) > 1:
+    scalings = {_scaling(f) for f in (old, new) if f.values} or {("none", 1.0)}
+    if len(scalings) > 1:
         read.problems.append(f"rope_scaling = {old.values!r} contradicts rope_parameters = {new.values!r}")
     read.problems += old.problems + new.problems
-    scaling, factor = said.pop()
+    scaling, factor = scalings.pop()
     return RopeConfig(theta=theta, scaling=scaling, factor=factor)
 
 
-def _scaling(given: Fields) -> tuple[Literal["none", "linear", "dynamic"], float]:
+def _scaling(fields: Fields) -> tuple[Literal["none", "linear", "dynamic"], float]:
     """The kind and factor of scaling; what else is said of it is recorded as not supported."""
-    kind, factor = str(given("rope_type") or given("type") or "default"), given.number("factor", 1.0)
-    given("rope_theta")
+    kind, factor = str(fields("rope_type") or fields("type") or "default"), fields.number("factor", 1.0)
+    fields("rope_theta")
     if kind == "default":  # as long as nothing is scaled, the length it would be scaled from says nothing
-        given("original_max_position_embeddings")
-    if kind not in ROPE or given.values.keys() - given.taken or factor <= 0:
-        given.problems.append(f"{given.what} = {given.values!r} is not supported (only linear, dynamic)")
+        fields("original_max_position_embeddings")
+    if kind not in ROPE or fields.values.keys() - fields.taken or factor <= 0:
+        fields.problems.append(f"{fields.what} = {fields.values!r} is not supported (only linear, dynamic)")
     return ROPE.get(kind, "none"), factor if factor > 0 else 1.0

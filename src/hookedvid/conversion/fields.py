@@ -91,15 +91,15 @@ class Fields:
 
     def only(self, name: str, *values: Any) -> None:
         """Record a problem unless a field is absent or has one of these values."""
-        found = self(name, values[0])
-        if found not in values:
-            self.problems.append(f"{name} = {found!r} is not supported (only {', '.join(map(repr, values))})")
+        value = self(name, values[0])
+        if value not in values:
+            self.problems.append(f"{name} = {value!r} is not supported (only {', '.join(map(repr, values))})")
 
     def act(self, name: str) -> Activation:
         """One of our activations; an unsupported one is recorded."""
         self.only(name, *ACT)
-        found = self(name)
-        return ACT.get(found, "gelu") if isinstance(found, str) else "gelu"
+        value = self(name)
+        return ACT.get(value, "gelu") if isinstance(value, str) else "gelu"
 
     def close(self, harmless: Collection[str], ignore: Collection[str] = ()) -> None:
         """Raise ConversionError for everything recorded and for fields set but never taken.

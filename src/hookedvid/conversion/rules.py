@@ -70,25 +70,25 @@ def stored(lines: Mapping[str, Line], aliases: Mapping[str, str]) -> dict[str, L
         ConversionError: For one tensor with two places.
     """
     lines = dict(lines)
-    for alias, held in aliases.items():
+    for alias, name in aliases.items():
         line = lines.pop(alias)
-        if isinstance(lines[held], Ignored):
-            lines[held] = line
+        if isinstance(lines[name], Ignored):
+            lines[name] = line
         elif not isinstance(line, Ignored):
             raise ConversionError(
-                f"the files hold {alias!r} and {held!r} as one tensor, which are two in this model; save the "
+                f"the files hold {alias!r} and {name!r} as one tensor, which are two in this model; save the "
                 "checkpoint with both"
             )
     return lines
 
 
-def match_names(held: Shapes, wanted: Shapes, what: str) -> None:
+def match_names(shapes: Shapes, wanted: Shapes, what: str) -> None:
     """Raise ConversionError unless both sides have the same names and shapes; `what` names where they are held."""
-    problems = [f"missing {n}" for n in grouped(wanted.keys() - held.keys())]
-    problems += [f"left over {n}" for n in grouped(held.keys() - wanted.keys())]
+    problems = [f"missing {n}" for n in grouped(wanted.keys() - shapes.keys())]
+    problems += [f"left over {n}" for n in grouped(shapes.keys() - wanted.keys())]
     problems += [
-        f"{n} is {list(held[f])}, not {list(wanted[f])}"
-        for n, f in grouped(n for n in wanted if n in held and tuple(held[n]) != tuple(wanted[n])).items()
+        f"{n} is {list(shapes[f])}, not {list(wanted[f])}"
+        for n, f in grouped(n for n in wanted if n in shapes and tuple(shapes[n]) != tuple(wanted[n])).items()
     ]
     if problems:
         raise ConversionError(f"{what} does not fit its config: {'; '.join(problems)}")
@@ -155,8 +155,8 @@ def grouped(names: Iterable[str]) -> dict[str, str]:
 
 
 def _first_number(name: str) -> int:
-    found = re.search(r"\d+", name)
-    return int(found[0]) if found else -1
+    match = re.search(r"\d+", name)
+    return int(match[0]) if match else -1
 
 
 def _like(name: str, missing: Sequence[str]) -> str:

@@ -241,9 +241,9 @@ def aliases_of(headers: Iterable[Header]) -> dict[str, str]:
     One step is followed: a name that stands for a name that is itself none is left out.
     """
     headers = list(headers)
-    held = {e.name for h in headers for e in h.entries}
+    names = {e.name for h in headers for e in h.entries}
     noted = {k: v for h in headers for k, v in h.metadata.items()}
-    return {alias: name for alias, name in noted.items() if alias not in held and name in held}
+    return {alias: name for alias, name in noted.items() if alias not in names and name in names}
 
 
 def shapes_of(headers: Iterable[Header]) -> dict[str, tuple[int, ...]]:
@@ -279,10 +279,10 @@ def _unindexed(folder: Path) -> list[str]:
     """The names of the model's files where no index tells them: model.safetensors, or a full set of shards."""
     if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]
-    found = [
+    matches = [
         m for p in folder.glob("*.safetensors") if (m := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.safetensors", p.name))
     ]
-    sets = {(m[1], m[2]) for m in found}
+    sets = {(m[1], m[2]) for m in matches}
     if len(sets) != 1:
         raise ConversionError(f"{folder} holds no model.safetensors and no one set of shards{_pickles(folder)}")
     name, count = sets.pop()
@@ -290,8 +290,8 @@ def _unindexed(folder: Path) -> list[str]:
 
 
 def _pickles(folder: Path) -> str:
-    found = sorted(p.name for end in ("*.bin", "*.pt", "*.pth") for p in folder.glob(end))
-    return f". {pickle_message(folder, found)}" if found else ""
+    names = sorted(p.name for end in ("*.bin", "*.pt", "*.pth") for p in folder.glob(end))
+    return f". {pickle_message(folder, names)}" if names else ""
 
 
 def _index(path: Path) -> dict[str, str]:
@@ -304,9 +304,9 @@ def _index(path: Path) -> dict[str, str]:
         raise ConversionError(f"{path} cannot be read: {e!r}; download it again") from e
 
 
-def _disagreements(index: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
+def _disagreements(index: Mapping[str, str], places: Mapping[str, str]) -> list[str]:
     problems = [
-        f"{n!r} is said to be in {f} but is in {held.get(n, 'none')}" for n, f in index.items() if held.get(n) != f
+        f"{n!r} is said to be in {f} but is in {places.get(n, 'none')}" for n, f in index.items() if places.get(n) != f
     ]
-    problems += [f"{n!r} of {f} is not in the index" for n, f in held.items() if n not in index]
+    problems += [f"{n!r} of {f} is not in the index" for n, f in places.items() if n not in index]
     return problems[:8] + ([f"… {len(problems) - 8} more"] if len(problems) > 8 else [])

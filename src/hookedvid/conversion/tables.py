@@ -147,8 +147,8 @@ def open_clip(cfg: VisionConfig, tower: str = "visual.") -> list[Line]:
 
 def mlp2x(first: str, second: str, newline: str, has_newline: bool) -> list[Line]:
     """The LLaVA projector; a newline parameter that this family's video path never reads is left out."""
-    kept: Line = Rule(newline, "projector.newline") if has_newline else Ignored(_literal(newline), "not used for video")
-    return [*_many(first, "projector.inp"), *_many(second, "projector.out"), kept]
+    last: Line = Rule(newline, "projector.newline") if has_newline else Ignored(_literal(newline), "not used for video")
+    return [*_many(first, "projector.inp"), *_many(second, "projector.out"), last]
 
 
 def intern_projector(ln: str = "mlp1.0", first: str = "mlp1.1", second: str = "mlp1.3") -> list[Line]:

@@ -28,18 +28,18 @@ class Problems:
     """What is wrong with a dataset's annotations."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.lines: list[str] = []
 
     def add(self, where: str, what: str) -> None:
         """Note a problem and where it is."""
-        self.found.append(f"{where}: {what}")
+        self.lines.append(f"{where}: {what}")
 
     def check(self, source: object) -> None:
         """Raises DataError listing the problems, if there are any."""
-        if self.found:
-            more = len(self.found) - SHOWN
-            lines = self.found[:SHOWN] + ([f"… and {more} more"] if more > 0 else [])
-            raise DataError(f"{source} has {len(self.found)} problem(s):\n  " + "\n  ".join(lines))
+        if self.lines:
+            more = len(self.lines) - SHOWN
+            shown = self.lines[:SHOWN] + ([f"… and {more} more"] if more > 0 else [])
+            raise DataError(f"{source} has {len(self.lines)} problem(s):\n  " + "\n  ".join(shown))
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Row:
 
     def letter(self, key: str, n: int) -> int:
         """The 0-based option that a single letter names, of the first `n`; blanks around it are no matter."""
-        said = self.text(key).strip()
-        if len(said) == 1 and said in LETTERS[:n]:
-            return LETTERS.index(said)
+        text = self.text(key).strip()
+        if len(text) == 1 and text in LETTERS[:n]:
+            return LETTERS.index(text)
         self.wrong(f"{key} should be one of {LETTERS[:n]}, got {_shown(self.values.get(key))}")
         return 0
 
@@ -106,7 +106,7 @@ class Row:
 
     def item(self, **fields: Any) -> Item | None:
         """The item with these fields; None where anything is wrong with the row."""
-        if any(p.startswith(f"{self.where}: ") for p in self.problems.found):
+        if any(p.startswith(f"{self.where}: ") for p in self.problems.lines):
             return None
         try:
             return Item(**fields)
@@ -121,15 +121,15 @@ def without_letters(row: Row, options: Sequence[str]) -> tuple[tuple[str, ...], 
     Nothing where `X. ` before each text gives the options back; otherwise the lines as they stood. Options of
     which none says its letter are left as they are.
     """
-    found = [re.match(r"\s*\(?([A-Z])\s*[.):]\s*", o) for o in options]
-    if not any(found) and options:
+    matches = [re.match(r"\s*\(?([A-Z])\s*[.):]\s*", o) for o in options]
+    if not any(matches) and options:
         return tuple(options), {"options": "\n".join(options)}
-    for letter, option, match in zip(LETTERS, options, found, strict=False):
+    for letter, option, match in zip(LETTERS, options, matches, strict=False):
         if match is None or match[1] != letter:
             row.wrong(f"option {letter} should begin with '{letter}. ', got {_shown(option)}")
             return (), {}
     exact = all(o.startswith(f"{letter}. ") for letter, o in zip(LETTERS, options, strict=False))
-    texts = tuple(o[3:] if exact else o[m.end() :] for o, m in zip(options, found, strict=True) if m)
+    texts = tuple(o[3:] if exact else o[m.end() :] for o, m in zip(options, matches, strict=True) if m)
     return texts, {} if exact else {"options": "\n".join(options)}
 
 
@@ -148,14 +148,14 @@ def read_table(path: Path, columns: Mapping[str, str], problems: Problems) -> It
     try:
         with open_regular(path) as f:
             start = f.read(24)
-            about = (found := pq.ParquetFile(f)).metadata
+            about = (parquet := pq.ParquetFile(f)).metadata
             size = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
             if size > LARGEST or about.num_rows > MOST_ROWS:
                 raise DataError(
                     f"{path} would be {about.num_rows:,} rows of {size:,} bytes, more than the {MOST_ROWS:,} and "
                     f"{LARGEST:,} that are read; split it"
                 )
-            table = found.read()
+            table = parquet.read()
     except (OSError, pa.ArrowException) as e:
         raise DataError(f"{path} is no Parquet file (it begins with {start!r}: {e}); download it again") from e
     wrong = [

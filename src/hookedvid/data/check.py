@@ -15,21 +15,21 @@ SHOWN = 3  # names given for each reason
 def table(dataset: Dataset) -> Table:
     """Questions there, missing and left out, by the groups that the field reports, and in all."""
     subtitles = any(e.item.subtitles for e in dataset.entries)
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    found.add_column("", no_wrap=True)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("", no_wrap=True)
     for column in ("published", "questions", "videos", "there", "missing", "left out", "subtitles")[
         : 7 if subtitles else 6
     ]:
-        found.add_column(column, justify="right", no_wrap=True)
+        grid.add_column(column, justify="right", no_wrap=True)
     total = 0
     for axis, groups in dataset.published.items():
         total = total or sum(groups.values())
         for group, n in groups.items() if axis else ():
-            found.add_row(group, *_counts([e for e in dataset.entries if _group(e.item, axis) == group], n, subtitles))
+            grid.add_row(group, *_counts([e for e in dataset.entries if _group(e.item, axis) == group], n, subtitles))
         if axis:
-            found.add_section()
-    found.add_row("all", *_counts(dataset.entries, total, subtitles))
-    return found
+            grid.add_section()
+    grid.add_row("all", *_counts(dataset.entries, total, subtitles))
+    return grid
 
 
 def reasons(dataset: Dataset) -> Iterator[str]:
@@ -52,8 +52,8 @@ def _counts(entries: Iterable[Entry], published: int, subtitles: bool) -> list[s
     entries = list(entries)
     by = Counter(e.status for e in entries)
     numbers = [len(entries), len({e.item.video for e in entries}), *(by[s] for s in ("there", "missing", "left out"))]
-    said = len({e.item.video for e in entries if e.item.subtitles})
-    return [str(published or ""), *map(str, numbers), *([str(said)] if subtitles else [])]
+    n_videos = len({e.item.video for e in entries if e.item.subtitles})
+    return [str(published or ""), *map(str, numbers), *([str(n_videos)] if subtitles else [])]
 
 
 def _more(found: dict) -> str:

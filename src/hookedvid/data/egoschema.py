@@ -32,8 +32,8 @@ def read(path: Path, options: tuple[str, ...]) -> Dataset:
     part = "full" if "full" in options else "subset"
     folder, problems = Folder(path), Problems()
     tables = ("Subset/test-*.parquet",) if part == "subset" else ("MC/test-*.parquet", "GENERATION/test-*.parquet")
-    if found := folder.files(*tables):
-        read_rows = [row for table in shards(found) for row in read_table(table, COLUMNS, problems)]
+    if files := folder.files(*tables):
+        read_rows = [row for table in shards(files) for row in read_table(table, COLUMNS, problems)]
         entries = [_from_hub(row, folder, part) for row in read_rows]
     elif questions := folder.files("questions.json"):
         entries = list(_from_authors(questions[0], folder, part, problems))
@@ -115,12 +115,12 @@ def lmms_eval(text: str, options: Options) -> int | None:
     text = f" {text} "
     letters = LETTERS[: len(options)]
     written = [(form.format(x), i) for form in ("({})", "{} ", "{}.") for i, x in enumerate(letters)]
-    if found := [(text.rfind(w), i) for w, i in written if w in text]:
-        return min(found)[1]
+    if places := [(text.rfind(w), i) for w, i in written if w in text]:
+        return min(places)[1]
     if len(text.split()) <= 5:
         return None
-    said = text.lower()
-    spoken = [(said.rfind(o.lower()), i) for i, o in enumerate(lettered(options)) if o.lower() in said]
+    words = text.lower()
+    spoken = [(words.rfind(o.lower()), i) for i, o in enumerate(lettered(options)) if o.lower() in words]
     return min(spoken)[1] if spoken else None
 
 

@@ -68,11 +68,11 @@ class Folder:
     def files(self, *patterns: str) -> list[Path]:
         """Files matching the first pattern that any file matches, sorted by name; links that lead out are refused."""
         for pattern in patterns:
-            if found := sorted(p for p in self.path.glob(pattern) if p.is_file() or p.is_symlink()):
-                for path in found:
+            if paths := sorted(p for p in self.path.glob(pattern) if p.is_file() or p.is_symlink()):
+                for path in paths:
                     self._stay_inside(path)
                 self.check()
-                return found
+                return paths
         return []
 
     def check(self) -> None:
@@ -97,39 +97,39 @@ class Folder:
     @cached_property
     def _members(self) -> Mapping[str, _Member]:
         """Files in archives, and the folders that files lie in, by the names they would have if extracted."""
-        found: dict[str, _Member] = {}
+        members: dict[str, _Member] = {}
         for archive in self.zips:
             self._stay_inside(archive)
             self.check()
             try:
-                held = index(archive)
+                inside = index(archive)
             except VideoError as e:
                 self.notes.append(str(e))
                 continue
             rel = archive.relative_to(self.path).as_posix()
-            if held.refused:
-                reasons = "; ".join(f"{name!r}: {why}" for name, why in list(held.refused.items())[:3])
-                self.notes.append(f"{rel}: {len(held.refused)} members are not read ({reasons})")
-            for name, info in held.files.items():
-                trouble = held.refused.get(name, "")
+            if inside.refused:
+                reasons = "; ".join(f"{name!r}: {why}" for name, why in list(inside.refused.items())[:3])
+                self.notes.append(f"{rel}: {len(inside.refused)} members are not read ({reasons})")
+            for name, info in inside.files.items():
+                trouble = inside.refused.get(name, "")
                 if trouble.startswith("its name"):
                     continue
                 one = _Member(f"{rel}{MARK}{name}", trouble, (info.CRC, info.file_size))
-                _add(found, archive, posixpath.dirname(rel), name, one)
-        return found
+                _add(members, archive, posixpath.dirname(rel), name, one)
+        return members
 
 
-def _add(found: dict[str, _Member], archive: Path, parent: str, name: str, one: _Member) -> None:
+def _add(members: dict[str, _Member], archive: Path, parent: str, name: str, one: _Member) -> None:
     """Under its name beside the archive, in a folder of the archive's name, and, for a flat copy, by its last part."""
     inner = posixpath.dirname(name)
     for top in (parent, posixpath.join(parent, archive.stem)):
         key = posixpath.join(top, name)
-        if (other := found.setdefault(key, one)).content != one.content:
-            found[key] = other._replace(trouble=f"{one.where} has the same name and another content")
+        if (other := members.setdefault(key, one)).content != one.content:
+            members[key] = other._replace(trouble=f"{one.where} has the same name and another content")
         if inner:
             where = one.where[: -len(name)] + inner
-            found.setdefault(posixpath.join(top, inner), _Member(where, "", (0, 0)))
-    found.setdefault(posixpath.join(parent, posixpath.basename(name)), one)
+            members.setdefault(posixpath.join(top, inner), _Member(where, "", (0, 0)))
+    members.setdefault(posixpath.join(parent, posixpath.basename(name)), one)
 
 
 def shards(paths: Iterable[Path]) -> list[Path]:

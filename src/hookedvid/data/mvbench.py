@@ -75,9 +75,9 @@ def read(path: Path, options: tuple[str, ...]) -> Dataset:
     wanted = [t for t in TASKS if t in options] or list(TASKS)
     folder = Folder(path, zips=("*.zip", *(f"{place}*.zip" for place in PLACES if place)))
     problems, notes, entries = Problems(), [], []
-    for task, roots, found in _annotations(folder, problems, notes):
+    for task, roots, task_rows in _annotations(folder, problems, notes):
         if task in wanted:
-            read_rows = [e for n, row in enumerate(found) if (e := _read(row, f"{task}-{n}", task, roots, folder))]
+            read_rows = [e for n, row in enumerate(task_rows) if (e := _read(row, f"{task}-{n}", task, roots, folder))]
             entries += _left_out(read_rows) if task == NOT_SHIPPED else read_rows
     problems.check(path)
     there = {e.item.family for e in entries}
@@ -132,9 +132,9 @@ def _read(row: Row, id: str, task: str, roots: list[str], folder: Folder) -> Ent
     of_main = whole or not video.endswith(".mp4")
     tops = [folders.main, folders.video] if of_main else [*roots, folders.video, folders.main]
     usual = f"{PLACES[0]}{tops[0]}/{video}"
-    found = folder.find(_candidates(tops, video))
-    name = found.name if found else usual
-    where, status, reason = placed(found, usual)
+    file = folder.find(_candidates(tops, video))
+    name = file.name if file else usual
+    where, status, reason = placed(file, usual)
     cut = folders.cut and not _below(name, folders.main)
     if folders.cut and not cut and not whole:
         row.wrong(f"{where} is a whole video, and the row does not say which part of it (start, end)")
@@ -190,10 +190,10 @@ def lmms_eval(text: str, options: Options) -> int | None:
 
 
 def _without_marks(text: str) -> str:
-    said = text
-    glued = re.search(r"\d,\d", said) is not None
+    words = text
+    glued = re.search(r"\d,\d", words) is not None
     for mark in _MARKS:
-        touches_blank = f"{mark} " in said or f" {mark}" in said
+        touches_blank = f"{mark} " in words or f" {mark}" in words
         text = text.replace(mark, "" if touches_blank or glued else " ")
     return re.sub(r"\.(?!\d)", "", text, count=_MOST_STOPS)
 

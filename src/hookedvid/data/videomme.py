@@ -57,16 +57,16 @@ def read(path: Path, options: tuple[str, ...]) -> Dataset:
     durations = [d for d in DURATIONS if d in options] or DURATIONS
     problems = Problems()
     rows = [row for table in shards(tables) for row in read_table(table, COLUMNS, problems)]
-    asked = [found for row in rows if (found := _read(row, folder, SUBTITLES in options))]
-    _unique([e.item for e in asked], problems)
+    entries = [entry for row in rows if (entry := _read(row, folder, SUBTITLES in options))]
+    _unique([e.item for e in entries], problems)
     problems.check(path)
-    asked = [e for e in asked if e.item.meta["duration"] in durations]
+    entries = [e for e in entries if e.item.meta["duration"] in durations]
     published = {"duration": dict.fromkeys(durations, 900)}
     if durations == DURATIONS:
         # How many questions a task has is not among what the authors tell.
-        published["task"] = dict.fromkeys([*TASKS, *(e.item.family for e in asked)], 0)
-    notes = _without_subtitles(asked) if SUBTITLES in options else []
-    return finished(NAME, options, folder, asked, published, notes)
+        published["task"] = dict.fromkeys([*TASKS, *(e.item.family for e in entries)], 0)
+    notes = _without_subtitles(entries) if SUBTITLES in options else []
+    return finished(NAME, options, folder, entries, published, notes)
 
 
 def _read(row: Row, folder: Folder, subtitles: bool) -> Entry | None:
@@ -125,10 +125,10 @@ def lmms_eval_2026_04(text: str, options: Options) -> int | None:
     for mark in ",.!?;:'\"":
         text = text.strip(mark)
     text = f" {text} "
-    found = _by_form(text) + _by_phrase(text) + _at_the_ends(text)
-    if not found:
-        found = [(0, text.rfind(x), x) for x in _FOUR if x in text]
-    best = max(found, key=lambda c: c[:2], default=(0, 0, ""))  # max keeps the first of equals
+    candidates = _by_form(text) + _by_phrase(text) + _at_the_ends(text)
+    if not candidates:
+        candidates = [(0, text.rfind(x), x) for x in _FOUR if x in text]
+    best = max(candidates, key=lambda c: c[:2], default=(0, 0, ""))  # max keeps the first of equals
     return index_of(best[2], len(options))
 
 
@@ -142,26 +142,26 @@ def _by_form(text: str) -> list[Candidate]:
 
 
 def _by_phrase(text: str) -> list[Candidate]:
-    found = []
+    candidates = []
     lower = text.lower()
     for phrase in _PHRASES:
         at = lower.find(phrase)
         if at >= 0:
             after = at + len(phrase)
-            found += [(7, text.find(x, after), x) for x in _FOUR if text.find(x, after) >= 0]
-    return found
+            candidates += [(7, text.find(x, after), x) for x in _FOUR if text.find(x, after) >= 0]
+    return candidates
 
 
 def _at_the_ends(text: str) -> list[Candidate]:
     bare = text.strip()
     if not bare:
         return []
-    found = []
+    candidates = []
     if bare[0] in _FOUR and not bare[1:2].isalpha():
-        found.append((10, 0, bare[0]))
+        candidates.append((10, 0, bare[0]))
     if bare[-1] in _FOUR and not bare[-2:-1].isalpha():
-        found.append((9, len(bare) - 1, bare[-1]))
-    return found
+        candidates.append((9, len(bare) - 1, bare[-1]))
+    return candidates
 
 
 _PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer")

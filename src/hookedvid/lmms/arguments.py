@@ -30,9 +30,9 @@ def interventions(knockout: Value, early_exit: Value | None) -> tuple[Interventi
     `+` could not separate them: it joins selectors.
     """
     text = str(knockout)
-    given: list[Intervention] = [parse_knockout(k) for k in text.split(";")] if text.strip() else []
+    cuts: list[Intervention] = [parse_knockout(k) for k in text.split(";")] if text.strip() else []
     exit_layer = whole("early_exit", early_exit)
-    return as_interventions(given if exit_layer is None else [*given, EarlyExit(exit_layer)])
+    return as_interventions(cuts if exit_layer is None else [*cuts, EarlyExit(exit_layer)])
 
 
 def whole(name: str, value: Value | None) -> int | None:
@@ -57,22 +57,22 @@ def overrides(text: str) -> dict[str, Any]:
     return read
 
 
-def generation(given: Mapping[str, Any]) -> Generation:
+def generation(kwargs: Mapping[str, Any]) -> Generation:
     """A task's `generation_kwargs`.
 
     Raises:
         InputError: On any that ask for what greedy generation does not do.
     """
     known = ("max_new_tokens", "until", *WITHOUT_EFFECT)
-    refused = {k: v for k, v in given.items() if k not in known and v not in GREEDY.get(k, ())}
+    refused = {k: v for k, v in kwargs.items() if k not in known and v not in GREEDY.get(k, ())}
     if refused:
         raise InputError(
             f"the task asks for {refused}, and hookedvid answers greedily; where that is meant, say so with "
             "--gen_kwargs temperature=0,do_sample=False,num_beams=1, or leave the rest out of the task's "
             "generation_kwargs"
         )
-    count = whole("max_new_tokens", given.get("max_new_tokens"))
-    until = given.get("until") or ()
+    count = whole("max_new_tokens", kwargs.get("max_new_tokens"))
+    until = kwargs.get("until") or ()
     texts = (until,) if isinstance(until, str) else tuple(until)
     return Generation(MAX_NEW_TOKENS if count is None else count, tuple(t for t in texts if t and t != DELIMITER))
 

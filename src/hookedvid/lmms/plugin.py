@@ -129,6 +129,6 @@ class HookedVid(lmms):
     def _loss(self, inputs: VideoInputs, tokens: Int[Tensor, "1 new"]) -> tuple[float, bool]:
         inputs, n_tokens = inputs.extend(tokens), self.model.cfg.n_tokens
         logits = self.model(inputs, interventions=self.interventions, logits_to_keep=tokens.shape[1] + 1)
-        said = answer_log_probs(logits[0], inputs, n_tokens)
+        log_probs = answer_log_probs(logits[0], inputs, n_tokens)
         likeliest = real_tokens(logits[0, :-1], n_tokens).argmax(-1)
-        return -said.mean().item(), bool((likeliest == tokens[0]).all())
+        return -log_probs.mean().item(), bool((likeliest == tokens[0]).all())

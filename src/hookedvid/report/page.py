@@ -58,9 +58,9 @@ def render(
     """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
     source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
-    told = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
+    texts = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
     scoring = next(iter(tables.values()))[0].scoring
-    return printable(template.render(**told, plots=[_png(f) for f in figures], tables=tables, scoring=scoring))
+    return printable(template.render(**texts, plots=[_png(f) for f in figures], tables=tables, scoring=scoring))
 
 
 def examples(
@@ -81,14 +81,14 @@ def examples(
         answers.setdefault(row["item"], {})[row["condition"]] = row
     chosen = _varied([i for i in items if i.id not in failed])[:N_EXAMPLES]
     with Decoders(limits=Limits(seconds=LONGEST), cache=FrameCache(home() / "frames", 0)) as decoders:
-        asked = [_request(item, annotations, answers[item.id][shown[0]]["settings"], sampling) for item in chosen]
-        clips = [decoders.submit(request) for request in asked]
+        requests = [_request(item, annotations, answers[item.id][shown[0]]["settings"], sampling) for item in chosen]
+        clips = [decoders.submit(request) for request in requests]
         return [_example(scoring, i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
 
 
 def _request(item: Item, annotations: Path, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> ClipRequest:
-    asked = (sampling["n_frames"], sampling["sampler"], item.bound, item.folder_fps)
-    return ClipRequest(str(video_path(item, annotations)), *asked, content=settings["video"])
+    how = (sampling["n_frames"], sampling["sampler"], item.bound, item.folder_fps)
+    return ClipRequest(str(video_path(item, annotations)), *how, content=settings["video"])
 
 
 def _example(
@@ -100,9 +100,9 @@ def _example(
     except HookedVidError as e:
         trouble = str(e)
     marked = [(label, *scoring.said(item, answers[label])) for label in shown]
-    said = [{"label": label, "mark": mark, "said": text} for label, mark, text in marked]
+    lines = [{"label": label, "mark": mark, "said": text} for label, mark, text in marked]
     options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
-    return Example(item.question, item.family, options, strip, said, trouble)
+    return Example(item.question, item.family, options, strip, lines, trouble)
 
 
 def _varied(items: Sequence[Item]) -> list[Item]:

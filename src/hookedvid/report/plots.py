@@ -215,11 +215,11 @@ def _drawn(text: str) -> str:
 
 
 def _grouped(summaries: Sequence[Summary], protocol: str) -> dict[str, list]:
-    found: dict[str, list] = {}
+    groups: dict[str, list] = {}
     for s in summaries:
         if s.condition.protocol == protocol:
-            found.setdefault(s.group, []).append(s)
-    return found
+            groups.setdefault(s.group, []).append(s)
+    return groups
 
 
 def _one(summaries: Sequence[Summary], group: str, protocol: str, knockout: str) -> Any:
@@ -233,9 +233,9 @@ def _baseline(summaries: Sequence[Summary], group: str) -> Any:
 
 
 def _error(intervals: Any) -> list[list[float]]:
-    given = list(intervals)
+    bars = list(intervals)
     # A bound on the wrong side of its value (possible at the edge of a percentile interval) draws no bar.
-    return [[max(0.0, i.value - i.low) for i in given], [max(0.0, i.high - i.value) for i in given]]
+    return [[max(0.0, i.value - i.low) for i in bars], [max(0.0, i.high - i.value) for i in bars]]
 
 
 # ---- a study's figures -----------------------------------------------------------------------------------------------

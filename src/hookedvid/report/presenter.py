@@ -64,15 +64,15 @@ def _conclude(
     out: Path, console: Terminal,
 ) -> None:  # fmt: skip
     """Findings, figures and the page."""
-    asked = (run.study.n_resamples, run.study.seed)
-    told = {g: findings(outcomes, g, run.n_layers, *asked, run.study.keep) for g in tables}
-    looked = [g for g in tables if any(f.law == CHEAPEST for f in told[g])]
-    searches = {g: efficiency.search(outcomes, g, run.study.keep, *asked) for g in looked}
+    sampling = (run.study.n_resamples, run.study.seed)
+    laws = {g: findings(outcomes, g, run.n_layers, *sampling, run.study.keep) for g in tables}
+    looked = [g for g in tables if any(f.law == CHEAPEST for f in laws[g])]
+    searches = {g: efficiency.search(outcomes, g, run.study.keep, *sampling) for g in looked}
     if run.scoring.note:
         console.say(run.scoring.note, style="dim")
     if len(searches) > 1:
         console.print(choice_table(searches))
-    for f in told[main]:
+    for f in laws[main]:
         console.say(f": {f.verdict}", lead=f.law)
     chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
     figures = plots.draw(plots.Results(run, tables, main, chosen))
@@ -82,7 +82,7 @@ def _conclude(
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
-    text = page.render("Knockout study", run.about, told, list(figures.values()), ordered, failures, examples)
+    text = page.render("Knockout study", run.about, laws, list(figures.values()), ordered, failures, examples)
     write_text(out / "report.html", text)
     console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures)}", lead=str(out / "report.html"))
 
@@ -131,8 +131,8 @@ def choice_table(searches: Mapping[str, efficiency.Search]) -> Table:
     """The cheapest exit and window of each group, and what it keeps on the videos it was not chosen on."""
     title = "cheapest by group; % of operations left, and of accuracy kept on other videos"
     table = _table(title, "group", "condition", "decoder", "attention", "kept", n_left=2)
-    for group, found in searches.items():
-        if (c := found.choice) is None:
+    for group, search in searches.items():
+        if (c := search.choice) is None:
             table.add_row(group, "none keeps enough")
             continue
         shares = (number(100 * share) for share in (c.decoder_share, c.attention_share))

@@ -168,12 +168,12 @@ class Rows:
         """States after a block (in `out`, if given), from all states above, in calls of some at a time."""
         block = self.model.blocks[layer]
         assert kv.k is not None and kv.v is not None
-        held = kv.k, kv.v
+        keys_values = kv.k, kv.v
         if out is None:
             out = texts.new_empty(1, len(steps) * self.n_text, texts.shape[2])
         for i in range(0, len(steps), self.together):
             some = steps[i : i + self.together]
-            ctx = self._context(0, len(some), Joined(self._states(some), held=held))
+            ctx = self._context(0, len(some), Joined(self._states(some), held=keys_values))
             rows = slice(i * self.n_text, (i + len(some)) * self.n_text)
             out[:, rows] = self._through(block, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
         return out
@@ -266,21 +266,21 @@ def _into(write: ItemWrite, rows: Tensor) -> Callable[..., Tensor]:
 
 
 class _Walk:
-    """One walk over a sweep's tree; `found` fills with what is read as paths end."""
+    """One walk over a sweep's tree; `readings` fills as paths end."""
 
     def __init__(self, rows: Rows, progress: Callable[[int], object] | None, read: Read):
         self.rows, self.progress, self.read = rows, progress, read
-        self.found: dict[Cell, Tensor] = {}
+        self.readings: dict[Cell, Tensor] = {}
 
-    def down(self, nodes: Sequence[Node], held: list[Tensor]) -> None:
-        """Evaluate a layer's nodes; `held` is the rows above them, given up for the last of them."""
+    def down(self, nodes: Sequence[Node], above: list[Tensor]) -> None:
+        """Evaluate a layer's nodes; `above` is the rows above them, given up for the last of them."""
         for node in nodes:
-            below = [self.rows.step(node, held.pop() if node is nodes[-1] else held[0])]
+            below = [self.rows.step(node, above.pop() if node is nodes[-1] else above[0])]
             if node.children:
                 self.down(node.children, below)
             else:
                 for t, logits in self.rows.logits(node.texts, below.pop()[:, self.rows.plan.n_stream :]):
-                    self.found.update(dict.fromkeys(t.cells, self.read(t.question, logits)))
+                    self.readings.update(dict.fromkeys(t.cells, self.read(t.question, logits)))
             if self.progress is not None:
                 self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
 
@@ -316,10 +316,10 @@ def sweep(
         check_sweepable(model)
         rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
         walk = _Walk(rows, progress, read)
-        held = [torch.cat([rows.stream, rows.texts], 1)]
+        top = [torch.cat([rows.stream, rows.texts], 1)]
         del rows.stream, rows.texts
-        walk.down(plan.tree, held)
-    return [[walk.found[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
+        walk.down(plan.tree, top)
+    return [[walk.readings[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
 
 
 def check_sweepable(model: Model) -> None:

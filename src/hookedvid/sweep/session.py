@@ -38,8 +38,8 @@ class Kept:
 
     def __str__(self) -> str:
         parts: list[str] = []
-        for what, held in (("keys and values", self.keys_values), ("residuals", self.residuals)):
-            on = [sum(p == place for p in held.values()) for place in ("device", "cpu")]
+        for what, places in (("keys and values", self.keys_values), ("residuals", self.residuals)):
+            on = [sum(p == place for p in places.values()) for place in ("device", "cpu")]
             parts.append(f"{what} of {on[0]} blocks on the device, of {on[1]} on the CPU")
         return f"{'; '.join(parts)}; {self.device_bytes / 2**20:.0f} + {self.cpu_bytes / 2**20:.0f} MiB"
 
@@ -130,12 +130,12 @@ class Session:
         used = dict.fromkeys(free, 0)
 
         def hold(layers: Iterable[int], size: int) -> dict[int, str]:
-            held: dict[int, str] = {}
+            places: dict[int, str] = {}
             for layer in layers:
                 if place := next((p for p in free if used[p] + size <= free[p]), None):
-                    held[layer] = place
+                    places[layer] = place
                     used[place] += size
-            return held
+            return places
 
         keys_values = hold(range(n), of_kv)
         room = sum((free[p] - used[p]) // of_resid for p in free)

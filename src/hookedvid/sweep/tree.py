@@ -46,9 +46,9 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
     Raises:
         InterventionError: For exits that no run can have.
     """
-    given = effects(as_interventions(interventions), n_layers)
-    kept_positions(layout, given.exit)
-    return not any(_refusal(w, layout) for w in given.writes)
+    joint = effects(as_interventions(interventions), n_layers)
+    kept_positions(layout, joint.exit)
+    return not any(_refusal(w, layout) for w in joint.writes)
 
 
 def _refusal(write: Write, layout: TokenLayout) -> str:

@@ -102,10 +102,10 @@ def locked(path: Path, seconds: float | int) -> Generator[None]:
     while True:
         descriptor = open_lock(path)
         try:
-            held = take_lock(descriptor)
+            free = take_lock(descriptor)
         except OSError:
-            held = True
-        if held:
+            free = True
+        if free:
             break
         os.close(descriptor)
         if time.monotonic() > end:

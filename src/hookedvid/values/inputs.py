@@ -80,8 +80,8 @@ class VideoInputs:
     @property
     def to_encode(self) -> tuple[Float[Tensor, "_frame 3 height width"], ...]:
         """Pixels of the items whose features are not given, in order."""
-        given = self.features or (None,) * self.batch_size
-        return tuple(p for p, f in zip(self.pixel_values, given, strict=True) if p is not None and f is None)
+        features = self.features or (None,) * self.batch_size
+        return tuple(p for p, f in zip(self.pixel_values, features, strict=True) if p is not None and f is None)
 
     def to(self, device: torch.device | str) -> "VideoInputs":
         """The same batch on another device."""

@@ -395,15 +395,15 @@ PATHWAYS: dict[str, Knockout] = {
 }
 
 
-def as_interventions(given: "Intervention | Iterable[Intervention] | None") -> tuple[Intervention, ...]:
+def as_interventions(interventions: "Intervention | Iterable[Intervention] | None") -> tuple[Intervention, ...]:
     """One intervention, several or none as a tuple.
 
     Raises:
         InterventionError: On anything else.
     """
-    if given is None:
+    if interventions is None:
         return ()
-    several = tuple(given) if isinstance(given, Iterable) else (given,)
+    several = tuple(interventions) if isinstance(interventions, Iterable) else (interventions,)
     for g in several:
         if not isinstance(g, Intervention):
             raise InterventionError(

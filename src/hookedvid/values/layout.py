@@ -258,17 +258,17 @@ class TokenLayout:
     def _numbers(self, term: Term) -> range:
         n, what = (self.n_options, "options") if term.name == "option" else (self.n_frames, "frames")
         if term.number is not None:
-            asked, bounds = str(term.number), [term.number]
+            text, bounds = str(term.number), [term.number]
             wanted = range(term.number % n, term.number % n + 1) if n else range(0)
         else:
             span = term.span or slice(None)
-            asked = f"{'' if span.start is None else span.start}:{'' if span.stop is None else span.stop}"
+            text = f"{'' if span.start is None else span.start}:{'' if span.stop is None else span.stop}"
             last = None if span.stop is None else span.stop - (span.stop > 0)
             bounds = [b for b in (span.start, last) if b is not None]
             wanted = range(n)[span]
         if any(not -n <= b < n for b in bounds) or not wanted:
             raise SelectorError(
-                f"{term.name}[{asked}] is out of range: this sequence has {n} {what}"
+                f"{term.name}[{text}] is out of range: this sequence has {n} {what}"
                 + (f", numbered 0 to {n - 1}" if n else "")
             )
         return wanted

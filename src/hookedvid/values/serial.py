@@ -95,10 +95,10 @@ def unnumbered(data: Any, number: int, what: object, error: type[HookedVidError]
     if not isinstance(data, dict):
         return data
     fields = cast(dict[str, Any], data)
-    found = fields.get("format", 1)
-    if found != number or isinstance(found, bool):
+    format = fields.get("format", 1)
+    if format != number or isinstance(format, bool):
         raise error(
-            f"{what} is of format {found!r}, and this version of hookedvid reads format {number}; make it anew with "
+            f"{what} is of format {format!r}, and this version of hookedvid reads format {number}; make it anew with "
             "this version, or read it with the one that wrote it"
         )
     return {name: value for name, value in fields.items() if name != "format"}
@@ -161,19 +161,19 @@ def _read_dataclass(cls: type, data: Any, where: str, problems: list[str]) -> An
     if not isinstance(data, dict):
         problems.append(f"{where} should be an object, got {data!r}")
         return None
-    given = cast(dict[str, Any], data)
+    values = cast(dict[str, Any], data)
     hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    found = len(problems)
-    for key in given.keys() - fields.keys():
+    n_before = len(problems)
+    for key in values.keys() - fields.keys():
         problems.append(f"{where} has no field {key!r} ({nearest(key, fields)})")
     required = {
         n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
-    for key in required - given.keys():
+    for key in required - values.keys():
         problems.append(f"{where} lacks the field {key!r}")
-    read = {k: _read(hints[k], v, f"{where}.{k}", problems) for k, v in given.items() if k in fields}
-    return cls(**read) if len(problems) == found else None
+    read = {k: _read(hints[k], v, f"{where}.{k}", problems) for k, v in values.items() if k in fields}
+    return cls(**read) if len(problems) == n_before else None
 
 
 def _check(hint: Any, data: Any, where: str, problems: list[str]) -> Any:

@@ -77,16 +77,16 @@ def index(archive: Path) -> Index:
         VideoError: Where it is no whole zip file.
     """
     try:
-        found = archive.stat()
-        return _index(archive, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        status = archive.stat()
+        return _index(archive, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except _BROKEN as e:
         raise _broken(archive, "the archive cannot be read", e) from e
 
 
 @lru_cache(maxsize=32)  # an archive of frames lists tens of thousands
 def _index(archive: Path, written: tuple[int, ...]) -> Index:
-    with _Bounded(archive) as file, zipfile.ZipFile(file) as found:
-        infos = [info for info in found.infolist() if not info.is_dir()]
+    with _Bounded(archive) as file, zipfile.ZipFile(file) as zip_file:
+        infos = [info for info in zip_file.infolist() if not info.is_dir()]
         size = file.size
     often = Counter(info.filename for info in infos)
     refused = {info.filename: why for info in infos if (why := _suspicious(info, often[info.filename], size))}

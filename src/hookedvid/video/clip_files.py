@@ -101,10 +101,10 @@ class FrameCache:
         """The file of a request; None where it does not say of what content."""
         if not request.content:
             return None
-        asked = asdict(request)
-        del asked["source"]
+        fields = asdict(request)
+        del fields["source"]
         decoders = {package: version(package) for package in ("hookedvid", "av", "pillow")}
-        named = json.dumps([FORMAT, asked, decoders], sort_keys=True)
+        named = json.dumps([FORMAT, fields, decoders], sort_keys=True)
         return self.folder / (hashlib.sha256(named.encode()).hexdigest()[:32] + SUFFIX)
 
     def load(self, request: ClipRequest) -> Clip | None:
@@ -127,10 +127,10 @@ class FrameCache:
         self._room -= size
         if self._room >= 0:
             return
-        found = sorted(self._files(), key=lambda one: one[0].st_mtime_ns)
-        total = sum(stat.st_size for stat, _ in found)
-        now = max((stat.st_mtime for stat, _ in found), default=0.0)
-        for stat, path in found:
+        files = sorted(self._files(), key=lambda one: one[0].st_mtime_ns)
+        total = sum(stat.st_size for stat, _ in files)
+        now = max((stat.st_mtime for stat, _ in files), default=0.0)
+        for stat, path in files:
             torn = path.name.startswith(PART)
             if (now - stat.st_mtime > STALE) if torn else (total > self.limit):
                 path.unlink(missing_ok=True)

@@ -159,8 +159,8 @@ def _missing(container: Any, stream: Any, path: Source, n_packets: int, end: flo
             # Edit lists hide packets that the header counts; only a shortfall without them is one.
             with _opened(path, {"ignore_editlist": "1"}) as (unedited, track):
                 n_packets = sum(packet.dts is not None for packet in unedited.demux(track))
-        found = f"its header announces {announced} frames, but the file holds {n_packets}"
-        return found if n_packets < announced else None
+        fault = f"its header announces {announced} frames, but the file holds {n_packets}"
+        return fault if n_packets < announced else None
     # AVI counts dropped frames, which are no packets; Matroska and others only say how long they are.
     seconds = announced * float(stream.time_base) if name == "avi" else (container.duration or 0) / 1e6
     if n_packets and end < seconds - 0.5:  # headers are rounded, and count the padding of audio
@@ -307,8 +307,8 @@ def _container(source: Source, data: _Bytes, options: dict[str, str]) -> Any:
             return av.open(data, container_options=options, metadata_errors="replace")
     except FFmpegError as e:
         why = "a kind that is not read" if e.errno == errno.EINVAL else _reason(e)  # the list's answer
-        found = f"it cannot be opened as a video that holds its frames itself: {why}, {_head(source)}"
-        raise refusal(source, found, _ALONE) from e
+        fault = f"it cannot be opened as a video that holds its frames itself: {why}, {_head(source)}"
+        raise refusal(source, fault, _ALONE) from e
 
 
 def _video_stream(container: Any, path: Source) -> Any:

@@ -157,9 +157,9 @@ class Decoders:
             return Decoded(clip, 0.0, True)
         for left in reversed(range(TRIES)):
             worker, scratch = self._take()
-            kept = self._cache.path(request) if self._cache is not None and self._keeps else None
+            cache_path = self._cache.path(request) if self._cache is not None and self._keeps else None
             try:
-                written = worker.decode(request, [p for p in (kept, scratch) if p is not None], self.limits)
+                written = worker.decode(request, [p for p in (cache_path, scratch) if p is not None], self.limits)
             except DecodingError as e:
                 if left and e.fault in ("killed", "crash"):
                     continue
@@ -171,18 +171,18 @@ class Decoders:
             finally:
                 self._give(worker)
             clip = load_clip(written.path, request.source)
-            self._stored(written, kept)
+            self._stored(written, cache_path)
             if clip is not None:
                 return Decoded(clip, written.seconds, False)
         raise RunError(f"the frames of {request.source}, written to disk, cannot be read back; check the disk")
 
-    def _stored(self, written: "_Written", kept: Path | None) -> None:
+    def _stored(self, written: "_Written", cache_path: Path | None) -> None:
         """A scratch file has served, one in the cache stays; a cache that took none is not tried again."""
-        if self._cache is not None and kept is not None and written.path == kept:
-            self._cache.added(kept.stat().st_size)
+        if self._cache is not None and cache_path is not None and written.path == cache_path:
+            self._cache.added(cache_path.stat().st_size)
             return
         written.path.unlink(missing_ok=True)
-        if kept is None:
+        if cache_path is None:
             return
         with self._lock:
             first, self._keeps = self._keeps, False
@@ -239,10 +239,10 @@ class _Worker:
 
     def decode(self, request: ClipRequest, places: Sequence[Path], limits: Limits) -> "_Written":
         """The clip, written to the first of these places that took it. Raises what the process says."""
-        asked = {"request": asdict(request), "places": [str(p) for p in places], "seconds": limits.seconds}
+        job = {"request": asdict(request), "places": [str(p) for p in places], "seconds": limits.seconds}
         try:
             self._await_start()
-            self._send(json.dumps(asked).encode() + b"\n")
+            self._send(json.dumps(job).encode() + b"\n")
             answer = json.loads(self._line(limits.seconds, limits.memory))
         except _Stopped as e:
             self.end()

@@ -130,11 +130,11 @@ def _from_folder(path: str, entries: Sequence[Source], choose: Chooser, fps: flo
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     others = [p.name for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if not images:
-        found = f"the folder holds no images, but {len(others)} other entries"
-        raise refusal(path, found, "give a folder of frames, or the path of one video file")
+        fault = f"the folder holds no images, but {len(others)} other entries"
+        raise refusal(path, fault, "give a folder of frames, or the path of one video file")
     if others:
-        found = f"{len(others)} entries of the folder are no images: {', '.join(others[:5])}"
-        raise refusal(path, found, f"move them out, or convert them to {', '.join(IMAGE_SUFFIXES)}")
+        fault = f"{len(others)} entries of the folder are no images: {', '.join(others[:5])}"
+        raise refusal(path, fault, f"move them out, or convert them to {', '.join(IMAGE_SUFFIXES)}")
     images = _in_order(path, images)
     indices = choose(n_total=len(images), fps=fps)
     frames = fill(((i, _read_image(images[i])) for i in sorted(set(indices))), indices, path)
@@ -146,8 +146,8 @@ def _in_order(folder: str, images: Sequence[Source]) -> list[Source]:
     ordered, counted = (sorted(images, key=partial(_numbers, number)) for number in (DECIMAL, WHOLE))
     # 1.10 is the tenth after 1.9 or a tenth of a second after 1; of the two a decimal rarely ends in 0.
     if ordered != counted and (unclear := [image.name for image in images if ENDS_IN_0.search(image.name)]):
-        found = f"the numbers in names like {unclear[0]} may be decimals or count after the dot, which are two orders"
-        raise refusal(folder, found, "write all with as many digits after the dot")
+        fault = f"the numbers in names like {unclear[0]} may be decimals or count after the dot, which are two orders"
+        raise refusal(folder, fault, "write all with as many digits after the dot")
     return ordered
 
 
@@ -190,14 +190,14 @@ def _from_array(video: np.ndarray | Tensor, choose: Chooser, fps: float | None) 
 def _from_images(images: Sequence[Any], choose: Chooser, fps: float | None) -> Clip:
     from PIL import Image
 
-    asked = f"a list of {len(images)}"
+    what = f"a list of {len(images)}"
     if not images:
-        raise refusal(asked, "it is empty", "give at least one PIL image")
+        raise refusal(what, "it is empty", "give at least one PIL image")
     if kinds := sorted({type(i).__name__ for i in images if not isinstance(i, Image.Image)}):
         todo = "give PIL images only, or one stacked uint8 array"
-        raise refusal(asked, f"it holds {', '.join(kinds)} besides images", todo)
+        raise refusal(what, f"it holds {', '.join(kinds)} besides images", todo)
     indices = choose(n_total=len(images), fps=fps)
-    frames = fill(((i, upright_rgb(images[i], f"image {i} of {asked}")) for i in sorted(set(indices))), indices, asked)
+    frames = fill(((i, upright_rgb(images[i], f"image {i} of {what}")) for i in sorted(set(indices))), indices, what)
     return _even_clip(frames, indices, len(images), fps, "images")
 
 

@@ -9,8 +9,8 @@ def lacks_bytes(file: BufferedReader) -> bool | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(4)
-    said = _riff(file, size) if start == b"RIFF" else _matroska(file) if start == b"\x1a\x45\xdf\xa3" else None
-    return None if said is None else size < said
+    length = _riff(file, size) if start == b"RIFF" else _matroska(file) if start == b"\x1a\x45\xdf\xa3" else None
+    return None if length is None else size < length
 
 
 def _riff(file: BufferedReader, size: int) -> int:

@@ -86,8 +86,8 @@ def _graph(kind: _Kind) -> Any:
     try:
         graph.link_nodes(*(graph.add(name, args) for name, args in filters)).configure()
     except FFmpegError as e:
-        found = f"FFmpeg has no way from its frames ({kind.format}, matrix {kind.matrix}, range {kind.range}) to RGB"
-        raise NotConvertible(found) from e
+        fault = f"FFmpeg has no way from its frames ({kind.format}, matrix {kind.matrix}, range {kind.range}) to RGB"
+        raise NotConvertible(fault) from e
     return graph
 
 

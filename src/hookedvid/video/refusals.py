@@ -8,20 +8,20 @@ from hookedvid.errors import DecodingError, VideoError
 NO_NAME = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def refusal(source: object, found: str, todo: str) -> VideoError:
+def refusal(source: object, fault: str, todo: str) -> VideoError:
     """The error for a source that cannot be sampled exactly: what was found, and what to do."""
-    return VideoError(f"cannot sample frames of {source}: {found}; {todo}")
+    return VideoError(f"cannot sample frames of {source}: {fault}; {todo}")
 
 
 def unreadable(source: object, e: OSError | ValueError) -> VideoError:
     """The error for a source that was not read: DecodingError by a fault of the machine, else there is no such file."""
     if isinstance(e, ValueError) or e.errno in NO_NAME:
         return refusal(source, "there is no such file", "check the path")
-    found = f"it cannot be read ({e.strerror or e})"
-    return DecodingError(str(refusal(source, found, "mend that, and run it again")), "machine")
+    fault = f"it cannot be read ({e.strerror or e})"
+    return DecodingError(str(refusal(source, fault, "mend that, and run it again")), "machine")
 
 
 def changed(source: object) -> DecodingError:
     """The error for a source whose bytes are not those that the study was planned on."""
-    found = "its bytes are not those that were hashed when the study was planned, or changed while they were read"
-    return DecodingError(str(refusal(source, found, "run it again when nothing writes to it")), "changed")
+    fault = "its bytes are not those that were hashed when the study was planned, or changed while they were read"
+    return DecodingError(str(refusal(source, fault, "run it again when nothing writes to it")), "changed")

@@ -52,10 +52,10 @@ def clear() -> None:
     """Remove the user's folders of processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            found = folder.lstat()
-            if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.getuid():
+            status = folder.lstat()
+            if not folder.is_dir() or folder.is_symlink() or status.st_uid != os.getuid():
                 continue
-            if not (folder / LOCK).exists() and time.time() - found.st_mtime > UNLOCKED:
+            if not (folder / LOCK).exists() and time.time() - status.st_mtime > UNLOCKED:
                 folder.rmdir()  # what has anything in it was not left by us
                 continue
             lock = open_lock(folder / LOCK, flags=0)
@@ -77,11 +77,11 @@ def _claimed(folder: Path) -> Path | None:
     """The folder that was claimed, if it is still the very one and the user's; what else has its name is left alone."""
     try:
         path, inode = json.loads((folder / CLAIMED).read_text(encoding="utf-8"))
-        found = Path(path).lstat()
+        status = Path(path).lstat()
     except (OSError, ValueError, TypeError):
         return None
-    is_it = Path(path).is_absolute() and stat.S_ISDIR(found.st_mode) and found.st_ino == inode
-    return Path(path) if is_it and found.st_uid == os.getuid() else None
+    is_it = Path(path).is_absolute() and stat.S_ISDIR(status.st_mode) and status.st_ino == inode
+    return Path(path) if is_it and status.st_uid == os.getuid() else None
 
 
 def _end(folder: Path) -> None:

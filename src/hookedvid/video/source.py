@@ -36,15 +36,15 @@ def open_bytes(source: Source) -> BufferedReader:
     try:
         file = open_regular(source, _NotRegular)
     except _NotRegular:
-        found = "it is no regular file but a pipe, a device or a folder"
-        raise refusal(source, found, "give a video file, or a folder of frames") from None
+        fault = "it is no regular file but a pipe, a device or a folder"
+        raise refusal(source, fault, "give a video file, or a folder of frames") from None
     except (OSError, ValueError) as e:
         raise unreadable(source, e) from e
     size = os.fstat(file.fileno()).st_size
     if size > archive.LARGEST:
         file.close()
-        found = f"it has {size:,} bytes, and more than {archive.LARGEST:,} are not read"
-        raise refusal(source, found, "cut it into parts, or encode it smaller")
+        fault = f"it has {size:,} bytes, and more than {archive.LARGEST:,} are not read"
+        raise refusal(source, fault, "cut it into parts, or encode it smaller")
     return file
 
 
@@ -67,8 +67,8 @@ def opened(source: str | os.PathLike[str]) -> Iterator[Source | list[Source]]:
     """
     if (parts := split(source)) is not None:
         with Archive(parts[0]) as members:
-            held = members.get(parts[1])
-            yield held if isinstance(held, Member) else [*held]
+            member = members.get(parts[1])
+            yield member if isinstance(member, Member) else [*member]
         return
     path = Path(source)
     if not os.path.isdir(path):

@@ -97,7 +97,7 @@ def expected_subtitles(subtitles: str | os.PathLike[str], n_frames: int) -> str:
 def _shown(cues: Iterable[Line], n_total: int, fps: float, n_frames: int) -> str:
     chosen = sample_indices("linspace", n_total, n_frames)
     bodies = sampled_lines((cue for cue in cues if cue.text.strip()), chosen, fps)
-    return "\n".join(said for body in bodies if (said := _marked(body)))
+    return "\n".join(line for body in bodies if (line := _marked(body)))
 
 
 def _marked(body: str) -> str:

@@ -36,10 +36,10 @@ def main() -> None:
     os.dup2(2, 1)
     os.write(answers, b"{}\n")  # ready
     while True:
-        asked = json.loads(lines.get())
-        faulthandler.dump_traceback_later(asked["seconds"] + GRACE, exit=True)
-        places = [Path(place) for place in asked["places"]]
-        answer = json.dumps(_answer(_request(asked["request"]), places)).encode() + b"\n"
+        job = json.loads(lines.get())
+        faulthandler.dump_traceback_later(job["seconds"] + GRACE, exit=True)
+        places = [Path(place) for place in job["places"]]
+        answer = json.dumps(_answer(_request(job["request"]), places)).encode() + b"\n"
         faulthandler.cancel_dump_traceback_later()
         os.write(answers, answer)
 

@@ -138,14 +138,14 @@ def _clip(split: Split, seed: int, index: int) -> str:
 
 def _choose(rng: np.random.Generator, scene: Scenes, n: int, tally: Counter[Any]) -> Iterator[Question]:
     """Up to `n` different questions on a clip: each time the family, kind and answer used least so far."""
-    left = [*questions(things(scene, 0)), *FACTS]
+    choices = [*questions(things(scene, 0)), *FACTS]
     # Asking "how many" of whichever scene offers it would favour scenes that offer little else: keep even.
     fewest = min(tally["count", word] for word in ("one", "two", "three", "four"))
-    left = [q for q in left if q.kind != "count" or tally["count", q.answer] == fewest]
-    left = [left[i] for i in rng.permutation(len(left))]
-    for _ in range(min(n, len(left))):
-        question = min(left, key=lambda q: (tally[FAMILY[q.kind]], tally[q.kind], tally[q.kind, q.answer]))
-        left.remove(question)
+    choices = [q for q in choices if q.kind != "count" or tally["count", q.answer] == fewest]
+    choices = [choices[i] for i in rng.permutation(len(choices))]
+    for _ in range(min(n, len(choices))):
+        question = min(choices, key=lambda q: (tally[FAMILY[q.kind]], tally[q.kind], tally[q.kind, q.answer]))
+        choices.remove(question)
         tally.update([FAMILY[question.kind], question.kind, (question.kind, question.answer)])
         yield question
 

@@ -21,8 +21,8 @@ def mp4_bytes(frames: UInt8[np.ndarray, "frame height width 3"], *, fps: int, cr
     if "libx264" not in av.codecs_available:
         raise VideoError("this PyAV has no libx264 encoder; install the wheel from PyPI: pip install av")
     _, height, width, _ = frames.shape
-    made = io.BytesIO()
-    with av.open(made, "w", format="mp4") as file:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
         # x264 (core 165) reads memory that it never wrote when macroblock-tree rate control meets B frames:
         # with it 8 of 8 such clips differed from run to run, without it none.
         options = {"crf": str(crf), "x264-params": "mbtree=0"}
@@ -32,4 +32,4 @@ def mp4_bytes(frames: UInt8[np.ndarray, "frame height width 3"], *, fps: int, cr
         for picture in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode(None))
-    return made.getvalue()
+    return buffer.getvalue()

@@ -94,8 +94,8 @@ def questions(things: Sequence[Thing]) -> list[Question]:
     shapes = frozenset(t.shape for t in things)
     # Only what is seen tells a hard distractor from an easy one; a place or a number is as good as another.
     pools = {COLORS: colors, SHAPES: shapes}
-    asked = [*_about_all(things), *(q for thing in things for q in _about(thing))]
-    return [Question(kind, text, answer, pool, pools.get(pool, frozenset())) for kind, text, answer, pool in asked]
+    candidates = [*_about_all(things), *(q for thing in things for q in _about(thing))]
+    return [Question(kind, text, answer, pool, pools.get(pool, frozenset())) for kind, text, answer, pool in candidates]
 
 
 _Asked = tuple[str, str, str, tuple[str, ...]]

@@ -29,7 +29,7 @@ def answered(items: Sequence[Item]) -> list[Item]:
 
 def located(clip: str, video: str, scene: Scenes) -> list[Item]:
     """When each object is there, and when it has which colour, unless that is the whole clip; spans in seconds."""
-    asked = sorted(_moments(scene), key=lambda m: m[1])
+    moments = sorted(_moments(scene), key=lambda m: m[1])
     return [
         Item(
             id=f"{clip}-when-{number}",
@@ -39,7 +39,7 @@ def located(clip: str, video: str, scene: Scenes) -> list[Item]:
             family=family,
             meta=_meta(scene),
         )
-        for number, (family, what, start, stop) in enumerate(asked)
+        for number, (family, what, start, stop) in enumerate(moments)
     ]
 
 
