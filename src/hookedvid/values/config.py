@@ -21,7 +21,7 @@ Pool = Literal["none", "average", "max", "bilinear"]
 Newline = Literal["none", "once", "frame", "row"]
 Norm = Literal["layer", "rms"]
 Resize = Literal["squash", "crop", "fit", "squash_twice"]
-Resample = Literal["pil_bicubic", "pil_lanczos", "bicubic", "bilinear", "lanczos"]
+Resample = Literal["pil_bicubic", "pil_bilinear", "pil_lanczos", "bicubic", "bilinear", "lanczos"]
 # Of fields that came after models were first written: one at its default is left out of a config's text, so that the
 # text, and with it a model's hash, of an older model stays what it was.
 LATER = {"later": True}

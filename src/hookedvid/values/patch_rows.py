@@ -28,13 +28,18 @@ class PatchRows(NamedTuple):
     grid: tuple[int, int, int]
 
 
+def patch_grid(n_frames: int, height: int, width: int, vision: VisionConfig) -> tuple[int, int, int]:
+    """Groups of frames, rows and columns in patches, of preprocessed frames."""
+    return -(-n_frames // vision.patch_frames), height // vision.patch_size, width // vision.patch_size
+
+
 def to_rows(frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig) -> PatchRows:
     """The rows of preprocessed frames; the last frame is repeated where it does not fill its group."""
     size, length, merge = vision.patch_size, vision.patch_frames, vision.multiple // vision.patch_size
-    if missing := -len(frames) % length:
-        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
     n, _, height, width = frames.shape
-    grid = (n // length, height // size, width // size)
+    grid = patch_grid(n, height, width, vision)
+    if missing := -n % length:
+        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
     squares = frames.reshape(
         grid[0], length, 3, grid[1] // merge, merge, size, grid[2] // merge, merge, size
     )  # group, frame, channel, then square, patch and pixel of rows and of columns
