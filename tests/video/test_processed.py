@@ -14,10 +14,13 @@ from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoPro
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 from transformers.models.video_llava.video_processing_video_llava import VideoLlavaVideoProcessor
 
+from hookedvid import HookedVideoLLM, small_config
 from hookedvid.errors import InputError
+from hookedvid.families import registry
 from hookedvid.values import parts
 from hookedvid.values.processor import Processor
 from hookedvid.video.processed import process
+from hookedvid.video.transforms import preprocess
 
 QWEN = Processor(extras=("video_grid_thw",))
 QWEN2_5 = Processor(extras=("video_grid_thw", "second_per_grid_ts"))
@@ -143,3 +146,20 @@ def test_what_are_no_frames_is_refused(frames):
 def test_rates_are_numbers_above_0(fps):
     with pytest.raises(InputError, match=r"fps is .*; give how many of the frames were taken per second"):
         inspect.unwrap(process)(video(2, 60, 60), parts.QWEN2_VIT, QWEN, fps)
+
+
+@pytest.mark.parametrize("family", ["llava-video", "no family's"])
+def test_a_family_that_states_no_processor_says_so(family):
+    model = HookedVideoLLM.from_config(replace(small_config("llava-video"), family=family))
+    with pytest.raises(InputError, match="this model states no official processor; `prepare` takes a video"):
+        model.process(video(2, 60, 60))
+
+
+def test_a_model_processes_as_its_family_does(monkeypatch):
+    llava_video = registry.family("llava-video")
+    monkeypatch.setitem(registry.FAMILIES, "llava-video", replace(llava_video, processor=VIDEO_LLAVA))
+    model = HookedVideoLLM.from_config(small_config("llava-video"))
+    made = model.process(video(2, 60, 60), settings={"image_mean": 0.0})
+    assert torch.equal(
+        made["pixel_values_videos"], preprocess(video(2, 60, 60), replace(model.cfg.vision, mean=(0.0, 0.0, 0.0)))[None]
+    )

@@ -7,6 +7,7 @@ from typing import Any
 from hookedvid.conversion.lines import Line, Shapes
 from hookedvid.families.prompts import Template, TimeInstruction
 from hookedvid.values.config import RopeConfig, VideoLLMConfig, VisionConfig
+from hookedvid.values.processor import Processor
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Family:
         time_instructions: Texts that tell when frames were taken, by name.
         placeholder: The special token that stands for video in its prompts; None where the ids say it.
         wrappers: What evaluators do otherwise, by the evaluator's name.
+        processor: The tensors of its official processor; None where nobody asks for them.
         small: Fields of `small_config` that differ, by dotted path.
     """
 
@@ -136,4 +138,5 @@ class Family:
     time_instructions: Mapping[str, TimeInstruction] = field(default_factory=dict)
     placeholder: str | None = None
     wrappers: Mapping[str, Wrapper] = field(default_factory=dict)
+    processor: Processor | None = None
     small: Mapping[str, Any] = field(default_factory=dict)

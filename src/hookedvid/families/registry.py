@@ -16,6 +16,7 @@ from hookedvid.families.alone import ALONE
 from hookedvid.families.family import Family, Layout, Published, Wrapper
 from hookedvid.families.prompts import NO_INSTRUCTION, Template, TimeInstruction
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.processor import Processor
 from hookedvid.values.serial import override
 
 T = TypeVar("T")
@@ -79,6 +80,12 @@ def wrapper(name: str, evaluator: str) -> Wrapper:
     """What an evaluator does otherwise for a family; nothing where the name is no family's."""
     known = FAMILIES.get(name)
     return known.wrappers.get(evaluator, Wrapper()) if known else Wrapper()
+
+
+def processor(name: str) -> Processor | None:
+    """What a family's official processor gives; None where it states none, or the name is no family's."""
+    known = FAMILIES.get(name)
+    return None if known is None else known.processor
 
 
 def of_repo(repo: str) -> tuple[Family, Published] | None:

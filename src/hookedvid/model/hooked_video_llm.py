@@ -194,6 +194,21 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """
         return from_tokens(self.cfg, tokens, pixel_values).to(self.device)
 
+    def process(
+        self, frames: Any, fps: float | int | None = None, settings: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """The tensors that the family's official processor makes of sampled frames, by its names and bit for bit.
+
+        Args:
+            frames: uint8 RGB [frame, height, width, 3], an array or a tensor.
+            fps: How many of them were taken a second, where the processor tells (`second_per_grid_ts`).
+            settings: Fields of the processor's config, where they are not those of the model's.
+        """
+        from hookedvid.families.registry import processor
+        from hookedvid.video.processed import process
+
+        return process(frames, self.cfg.vision, processor(self.cfg.family), fps, settings)
+
     def bind(self, inputs: VideoInputs) -> BoundModel:
         """This model on this input, for TransformerLens's tools, which pass tokens alone."""
         return BoundModel(self, inputs.to(self.device))

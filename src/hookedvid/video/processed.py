@@ -30,8 +30,8 @@ class Made(NamedTuple):
 
 def process(
     frames: Frames,
-    vision: VisionConfig,
-    processor: Processor,
+    vision: VisionConfig | None,
+    processor: Processor | None,
     fps: float | int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
@@ -39,14 +39,16 @@ def process(
 
     Args:
         frames: As they were sampled, RGB.
-        vision: The tower that takes them.
-        processor: What its tensors are called.
+        vision: The tower that takes them; None of a model without one.
+        processor: What its tensors are called; None where no official processor is stated.
         fps: Frames taken per second, for `second_per_grid_ts`.
         settings: Fields of the processor's config, in place of the tower's own.
 
     Raises:
-        InputError: For what are no frames, and for settings that the processor does not have or take.
+        InputError: For what are no frames, for settings that the processor does not have or take, and without one.
     """
+    if vision is None or processor is None:
+        raise InputError("this model states no official processor; `prepare` takes a video to its own inputs")
     pictures = _checked(frames)
     if fps is not None and not (is_number(fps) and 0 < fps < math.inf):
         raise InputError(f"fps is {fps!r}; give how many of the frames were taken per second, or None")
