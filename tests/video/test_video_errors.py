@@ -4,6 +4,7 @@ import os
 import random
 import re
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,6 +128,26 @@ def test_damage_in_the_middle(folder, codec):
     start, n_bytes = len(data) // 2, len(data) // 20
     data[start : start + n_bytes] = random.Random(0).randbytes(n_bytes)
     refused(written(folder / "damaged.mp4", data), "the file is damaged", n_frames=60)
+
+
+def test_a_decoder_that_logs_damage_is_waited_for(folder, good):
+    # Another library, or the user, may have switched PyAV's log on. In a process of its own: what failed here hung.
+    data = bytearray(good.read_bytes())
+    data[-1500:-500] = bytes(1000)
+    program = f"""
+import av.logging
+from hookedvid.errors import VideoError
+from hookedvid.video.frames import read_frames
+
+av.logging.set_level(av.logging.ERROR)
+for _ in range(20):
+    try:
+        read_frames({str(written(folder / "logged.mp4", data))!r}, 60)
+        raise SystemExit("no error")
+    except VideoError:
+        pass
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["concealed.mkv", "concealed.avi"])

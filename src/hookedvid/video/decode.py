@@ -261,7 +261,13 @@ def _opened(source: Source, options: dict[str, str] | None = None) -> Iterator[t
         data = _Bytes(file)
         try:
             with _container(source, data, ALONE | (options or {})) as container:
-                yield container, _video_stream(container, source)
+                stream = _video_stream(container, source)
+                try:
+                    yield container, stream
+                finally:
+                    # Waits for the decoder's threads. Freeing it would wait as well, but with Python's lock held, which
+                    # they need to log a fault once anything has switched PyAV's log on (torchvision 0.21 does).
+                    stream.codec_context.flush_buffers()
         finally:
             if data.fault is not None:
                 raise unreadable(source, data.fault)
