@@ -223,14 +223,14 @@ def _segments(
     assert cfg.projector is not None and cfg.vision is not None
     whole = video_segments(cfg.projector, cfg.vision.grid, n_frames)
     n_video = whole[-1].stop
-    found = [len(v) for v in videos]
-    if found in ([1], [n_video]):
+    lengths = [len(v) for v in videos]
+    if lengths in ([1], [n_video]):
         per_run = [whole]
-    elif len(found) == n_frames and sum(found) == n_video and len(set(found)) == 1:
+    elif len(lengths) == n_frames and sum(lengths) == n_video and len(set(lengths)) == 1:
         per_run = [[s for s in whole if s.frame == f] for f in range(n_frames)]
     else:
         raise InputError(
-            f"the tokens hold video placeholders in runs of {found or 'no'} ids; {n_frames} frames of this model "
+            f"the tokens hold video placeholders in runs of {lengths or 'no'} ids; {n_frames} frames of this model "
             f"are {n_video} tokens: mark them by one -200, by {n_video} ids in a row, or by {n_frames} runs of "
             f"{n_video // n_frames}"
         )

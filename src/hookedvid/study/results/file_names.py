@@ -18,7 +18,7 @@ EARLIER = "earlier"
 LARGEST = 1 << 30  # bytes of a manifest; one of a million rows has some 40 MB
 
 
-def asked(folder: Path) -> dict[str, Any]:
+def manifest_fields(folder: Path) -> dict[str, Any]:
     """What the folder's manifest says.
 
     Raises:
@@ -53,7 +53,7 @@ def set_aside(folder: Path, name: str, presented: Collection[str]) -> Path | Non
     """
     manifest = folder / MANIFEST
     try:
-        there = str(asked(folder)["name"])
+        there = str(manifest_fields(folder)["name"])
     except DataError:
         there = ""
     if not re.fullmatch("[0-9a-f]{16}", there):  # nothing else may become a path

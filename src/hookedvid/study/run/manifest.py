@@ -102,7 +102,7 @@ class Manifest:
             DataError: Where there is none, or one of another format, or one that no study wrote.
         """
         path = folder / results.MANIFEST
-        data = unnumbered(results.asked(folder), FORMAT, path, DataError)
+        data = unnumbered(results.manifest_fields(folder), FORMAT, path, DataError)
         try:
             stored = from_dict(_Stored, data, DataError)
             conditions = [replace(c.condition, interventions=from_json(c.interventions)) for c in stored.conditions]
