@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hookedvid.families.registry import FAMILIES, small_config, template
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
+from hookedvid.values.grid import VideoShape
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.parts import QWEN2, SIGLIP_SO400M
@@ -83,15 +84,19 @@ def random_inputs(
     def ids(n: int) -> list[int]:
         return torch.randint(0, model.cfg.d_vocab, (n,), generator=generator).tolist()
 
-    vision = model.cfg.vision
+    cfg, vision = model.cfg, model.cfg.vision
     if vision is None:
         return model.inputs_from_tensors(torch.tensor(ids(n_prefix + n_text)))
+    # A frame that keeps its shape is no square.
+    size = (2 * vision.multiple, 3 * vision.multiple) if vision.resize == "fit" else (vision.image_size,) * 2
+    pixels = torch.randn(n_frames, 3, *size, generator=generator)
     video = [VIDEO]
-    if template(model.cfg.prompt).frame_before:
-        video = [i for f in range(n_frames) for i in [*ids(2 * (f > 0)), *[VIDEO] * model.cfg.tokens_per_frame]]
+    if template(cfg.prompt).frame_before:
+        segments = video_segments(cfg, VideoShape(n_frames, *size))
+        steps = [[s for s in segments if s.frame == f] for f in range(0, n_frames, cfg.patch_frames)]
+        video = [i for f, step in enumerate(steps) for i in [*ids(2 * (f > 0)), *[VIDEO] * sum(map(len, step))]]
     tokens = torch.tensor([*ids(n_prefix), *video, *ids(n_text)])
-    pixels = torch.randn(n_frames, 3, vision.image_size, vision.image_size, generator=generator)
-    return model.inputs_from_tensors(tokens, pixels)
+    return model.inputs_from_tensors(tokens, pixels, second_per_grid_ts=1.25)
 
 
 def rich_inputs(
@@ -106,7 +111,14 @@ def rich_inputs(
         Segment("options", 0, 2, index=1),
         Segment("template", 0, 2),
     ]
-    return replace(inputs, layouts=(TokenLayout.of([*before, *roles], markers_are_language),))
+    return replace(inputs, layouts=(TokenLayout.of([*before, *roles], markers_are_language, inputs.layout.grid),))
+
+
+def square_video(projector: ProjectorConfig, side: int, n_frames: int) -> list[Segment]:
+    """Segments of a video whose frames are squares of so many patches."""
+    tower = VisionConfig(n_layers=1, d_model=1, n_heads=1, d_mlp=1, image_size=side, patch_size=1)
+    cfg = VideoLLMConfig(family="any", vision=tower, projector=projector)
+    return video_segments(cfg, VideoShape(n_frames, side, side))
 
 
 @st.composite
@@ -114,7 +126,7 @@ def layouts(draw: st.DrawFn, n_frames: int | None = None) -> TokenLayout:
     """Any layout a family could give, of at most some 40 tokens."""
     n_frames = n_frames or draw(st.integers(1, 4))
     newline = draw(st.sampled_from(["none", "once", "frame", "row"]))
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), draw(st.integers(1, 2)), n_frames)
+    video = square_video(ProjectorConfig(d_in=1, d_out=1, newline=newline), draw(st.integers(1, 2)), n_frames)
     if newline != "once" and draw(st.booleans()):
         frames = [[s for s in video if s.frame == f] for f in range(n_frames)]
         video = [s for f, frame in enumerate(frames) for s in [Segment("marker", 0, 1, frame=f), *frame]]
@@ -134,7 +146,7 @@ def layouts(draw: st.DrawFn, n_frames: int | None = None) -> TokenLayout:
 def blended_layout(n_frames: int = 4) -> TokenLayout:
     """A video whose tokens mix four frames each, as after InternVideo2.5's merging."""
     merge = MergeConfig(frames_per_clip=4, tokens_per_clip=8)
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, merge=merge), 4, n_frames)
+    video = square_video(ProjectorConfig(d_in=1, d_out=1, merge=merge), 4, n_frames)
     return TokenLayout.of([Segment("system", 0, 2), *video, Segment("question", 0, 2)])
 
 

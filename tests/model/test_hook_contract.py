@@ -1,6 +1,7 @@
 """What every hook point promises: to fire once, with its stated shape, and to change only what is edited there."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hookedvid.errors import HookError
+from hookedvid.model.flops import patch_grid
 from hookedvid.values.inputs import VideoInputs
 from models import MODELS, ROUNDING, apart, random_inputs, random_model
 
@@ -42,23 +44,36 @@ def advertised(model, name: str, inputs: VideoInputs) -> tuple[int, ...]:
     stated = re.search(rf"\b{hook}(?: = HookPoint\(\)|: HookPoint)  # \[([^]]+)\]", source)
     assert stated, f"{name} states no shape"
     cfg = model.cfg
+    if name.startswith(("vision.", "projector.")):
+        p, v, units = cfg.projector, cfg.vision, len(inputs.layout.steps)
+        grid = patch_grid(cfg, inputs.layout)
+        n_patches = math.prod(grid)
     if name.startswith("vision."):
-        v, n = cfg.vision, cfg.vision.n_patches + cfg.vision.cls_token
-        sizes = {"frame": 4, "batch": 4, "pos": n, "query": n, "key": n, "patch": v.n_patches, "d_model": v.d_model}
-        sizes |= {"head": v.n_heads, "kv_head": v.n_heads, "d_head": v.d_head, "d_mlp": v.d_mlp}
+        n = n_patches + v.cls_token
+        sizes = {"unit": units, "batch": units, "pos": n, "query": n, "key": n, "patch": n_patches}
+        sizes |= {"head": v.n_heads, "kv_head": v.n_heads, "d_head": v.d_head, "d_mlp": v.d_mlp, "d_model": v.d_model}
     elif name.startswith("projector."):
-        p, v = cfg.projector, cfg.vision
-        out = p.merge.tokens_per_frame if p.merge else p.side(v.grid) ** 2
+        n_patches += v.cls_kept
+        out = p.merge.tokens_per_frame if p.merge else math.prod(p.cells(*grid)) + v.cls_kept
         pooled_late = p.pool != "none" and not p.pool_before and hook != "hook_out"
-        token = v.n_patches if pooled_late else out
-        sizes = {"frame": 4, "batch": 4, "patch": v.n_patches, "token": token, "pos": token}
-        sizes |= {"d_vision": v.d_model, "d_in": p.d_in, "d_model": p.d_in, "d_out": p.d_out}
+        token = n_patches if pooled_late else out
+        pos, d_model = (n_patches, v.d_model) if ".ln_patch." in name else (token, p.d_in)
+        sizes = {"unit": units, "batch": units, "patch": n_patches, "token": token, "pos": pos, "d_model": d_model}
+        sizes |= {"d_vision": v.d_model, "d_in": p.d_in, "d_out": p.d_out, "d_hidden": p.d_hidden or p.d_out}
     else:
         n = inputs.layout.n_tokens
         sizes = {"batch": 1, "pos": n, "query": n, "key": n, "head": cfg.n_heads, "kv_head": cfg.n_key_value_heads}
         sizes |= {"d_model": cfg.d_model, "d_head": cfg.d_head, "d_mlp": cfg.d_mlp}
     sizes |= {"1": 1, "head or 1": 1}
-    return tuple(sizes[word] for word in stated[1].split(", "))
+    shape = tuple(sizes[word] for word in stated[1].split(", "))
+    if (which := re.search(r"\.([qk])_norm\.", name)) is None:
+        return shape
+    attn = model.mod_dict[parent.rpartition(".")[0]]
+    n_heads = attn.n_heads if which[1] == "q" else attn.n_kv_heads
+    width = 1 if hook == "hook_scale" else attn.d_head
+    if attn.qk_norm == "head":
+        return (*shape[:2], n_heads, width)
+    return (*shape[:2], width if hook == "hook_scale" else n_heads * width)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from hookedvid.errors import ConfigError, InputError
 from hookedvid.nn.projector import Projector, merge_tokens, pool_patches, shuffle_patches
 from hookedvid.values.config import MergeConfig, ProjectorConfig
-from hookedvid.values.layout import video_segments
+from models import square_video
 
 
 def features(n_frames: int, side: int, d: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_packing_matches_the_layout(newline, pool):
     p = projector(newline=newline, pool=pool)
     tokens = p(features(3, 5, 6))
     packed = p.pack(tokens)
-    segments = video_segments(p.cfg, 5, 3)
+    segments = square_video(p.cfg, 5, 3)
     assert segments[-1].stop == len(packed)
     assert sum(len(s) for s in segments if s.frame == 1) == p.cfg.tokens_per_frame(5)
     patches, newlines = [], []

@@ -17,10 +17,10 @@ from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import ProjectorConfig
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
-from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, video_segments
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
 from hookedvid.values.masks import allowed
 from memory_use import measure
-from models import LAW, apart, blended_layout, layouts
+from models import LAW, apart, blended_layout, layouts, square_video
 
 SELECTORS = st.sampled_from(
     ["video", "patches", "text", "last", "all", "question+last", "video[0]", "video[-1]", "system+question"]
@@ -72,7 +72,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, may: Tensor | None, causal: bool = Fal
 
 def video_layout(n_frames: int, per_frame: int, newline: str) -> TokenLayout:
     """Three tokens, a video, twenty tokens."""
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), math.isqrt(per_frame), n_frames)
+    video = square_video(ProjectorConfig(d_in=1, d_out=1, newline=newline), math.isqrt(per_frame), n_frames)
     return TokenLayout.of([Segment("system", 0, 3), *video, Segment("question", 0, 18), Segment("template", 0, 2)])
 
 

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from hookedvid.errors import ConfigError, InputError, SelectorError
 from hookedvid.families.registry import FAMILIES, small_config
 from hookedvid.values.config import MergeConfig, ProjectorConfig, VideoLLMConfig
-from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector, video_segments
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector
 from hookedvid.values.serial import from_dict, to_dict
-from models import LAW, MODELS, blended_layout, each_position, layouts, random_inputs, random_model, rich_inputs
+from models import (
+    LAW,
+    MODELS,
+    blended_layout,
+    each_position,
+    layouts,
+    random_inputs,
+    random_model,
+    rich_inputs,
+    square_video,
+)
 
 # What each name means, read from the role and frame of one position.
 MEANING = {
@@ -37,7 +47,7 @@ MEANING = {
 TOY = TokenLayout.of(
     [
         Segment("system", 0, 2),
-        *video_segments(ProjectorConfig(d_in=1, d_out=1, newline="row"), 2, 3),
+        *square_video(ProjectorConfig(d_in=1, d_out=1, newline="row"), 2, 3),
         Segment("question", 0, 3),
         Segment("options", 0, 1, index=0),
         Segment("options", 0, 2, index=1),
@@ -180,7 +190,7 @@ def test_generated_tokens_join_one_segment_and_the_prompt_stays(layout, a, b):
 
 
 def test_the_trailing_newline_is_video_of_no_frame():
-    layout = TokenLayout.of(video_segments(ProjectorConfig(d_in=1, d_out=1, newline="once"), 1, 3))
+    layout = TokenLayout.of(square_video(ProjectorConfig(d_in=1, d_out=1, newline="once"), 1, 3))
     assert layout.segments[-1] == Segment("newline", 3, 4, frame=None)
     assert layout.frames.tolist() == [0, 1, 2, 3] and layout.n_frames == 3
     assert selects(layout, "video") == [0, 1, 2, 3] and selects(layout, "patches") == [0, 1, 2]
@@ -199,7 +209,7 @@ def test_a_newline_belongs_to_the_frame_whose_row_it_ends():
 def test_tokens_of_full_size_families_are_the_papers(name, per_frame, at_the_end):
     family = FAMILIES[name]
     projector = ProjectorConfig(d_in=1, d_out=1, **family.projector)
-    layout = TokenLayout.of(video_segments(projector, family.tower.grid, 32))
+    layout = TokenLayout.of(square_video(projector, family.tower.grid, 32))
     assert torch.bincount(layout.frames).tolist() == [per_frame] * 32 + [1] * at_the_end
     assert projector.tokens_per_frame(family.tower.grid) == per_frame
 

@@ -1,11 +1,20 @@
 """The sampling rules: golden indices of the code they come from, and laws over all sizes."""
 
 import inspect
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from hookedvid.errors import InputError, VideoError
 from hookedvid.video.samplers import SAMPLERS, check, sample_indices
@@ -24,6 +33,7 @@ GOLDEN = [
     ("inner", 10, [1, 2, 3, 4, 5, 6, 7, 8]),
 ]
 
+EXACT = ("linspace", "mid_segment", "inner")
 samplers = st.sampled_from(sorted(SAMPLERS))
 totals = st.integers(1, 20_000)
 counts = st.integers(1, 128)
@@ -47,7 +57,10 @@ def test_indices_ascend_and_lie_in_the_video(sampler, n_total, n_frames, fps):
     indices = sample_indices(sampler, n_total, n_frames, fps=fps)
     assert indices == sorted(indices) and indices[0] >= 0 and indices[-1] < n_total
     assert all(type(i) is int for i in indices)
-    assert len(indices) == n_frames or (sampler == "one_fps" and 0 < len(indices) < n_frames)
+    if sampler in EXACT:
+        assert len(indices) == n_frames
+    else:
+        assert 0 < len(indices) <= n_frames and len(set(indices)) == len(indices)
 
 
 @law
@@ -91,7 +104,8 @@ def test_mid_segment_rounds_half_to_even():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "expected"), [("linspace", 0), ("one_fps", 0), ("mid_segment", 149), ("inner", 150)]
+    ("sampler", "expected"),
+    [("linspace", 0), ("one_fps", 0), ("mid_segment", 149), ("inner", 150), ("internvl_hf", 150)],
 )
 def test_one_frame(sampler, expected):
     assert sample_indices(sampler, 300, 1, fps=1) == [expected]
@@ -100,6 +114,62 @@ def test_one_frame(sampler, expected):
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_video_of_one_frame(sampler):
     assert set(sample_indices(sampler, 1, 8, fps=30)) == {0}
+
+
+PROCESSORS = json.loads((Path(__file__).parents[1] / "golden" / "processors.json").read_text())["samples"]
+OFFICIAL = dict(zip(PROCESSORS, ("qwen2_hf", "qwen3_hf", "internvl_hf", "smolvlm", "videollama3_hf"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_total", "fps", "arguments", "expected"),
+    [(name, *row) for name, rows in PROCESSORS.items() for row in rows],
+)
+def test_frames_are_those_of_the_official_processors(name, n_total, fps, arguments, expected):
+    if name == "internvl":  # which has no rate of its own
+        most = arguments.get("num_frames", int(n_total / fps * 1))
+    else:
+        most = arguments.get("num_frames", 180 if name == "videollama3" else 768)
+    if name.startswith("qwen") and arguments.get("fps") == 1:
+        fps *= 2  # asked for 1 a second of a video twice as fast, for the 2 that the sampler takes
+    assert sample_indices(OFFICIAL[name], n_total, most, fps=fps) == expected
+
+
+@law
+@given(st.integers(4, 20_000), rates, st.integers(4, 800))
+def test_frames_are_those_of_transformers(n_total, fps, most):
+    about = VideoMetadata(total_num_frames=n_total, fps=fps, duration=n_total / fps)
+    made = {name: sample_indices(name, n_total, most, fps=fps) for name in SAMPLERS}
+    processor = Qwen2VLVideoProcessor(max_frames=most)
+    assert made["qwen2_hf"] == inside(processor.sample_frames(about, fps=2), n_total)
+    assert made["qwen3_hf"] == Qwen3VLVideoProcessor(max_frames=most).sample_frames(about).tolist()
+    processor = VideoLlama3VideoProcessor(max_frames=most)
+    assert made["videollama3_hf"] == inside(processor.sample_frames(about, fps=1), n_total)
+    assert made["smolvlm"] == SmolVLMVideoProcessor().sample_frames(about, num_frames=most, fps=1).tolist()
+    if most <= n_total:
+        official = InternVLVideoProcessor().sample_frames(about, num_frames=most)
+        assert made["internvl_hf"] == official.tolist()
+
+
+def inside(indices, n_total):
+    """The frames there are: a step too many leads past the end, where reading them fails."""
+    return [i for i in indices.tolist() if i < n_total]
+
+
+def test_qwen_spreads_an_even_number_with_both_ends():
+    # smart_nframes of qwen-vl-utils: 10 s are 20 frames; 0.7 s are the least, 4; of 3 frames there are 2.
+    assert sample_indices("qwen", 300, 768, fps=30) == torch.linspace(0, 299, 20).round().long().tolist()
+    assert sample_indices("qwen", 21, 768, fps=30) == [0, 7, 13, 20]
+    assert sample_indices("qwen", 3, 768, fps=30) == [0, 2]
+    assert len(sample_indices("qwen", 30_000, 768, fps=30)) == 768
+    assert len(sample_indices("qwen", 300, 9, fps=30)) == 8
+    assert sample_indices("qwen", 300, 1, fps=30) == [0]
+
+
+def test_videollama3_takes_the_middle_of_every_second():
+    assert sample_indices("videollama3", 100, 180, fps=29.97) == [14, 43, 72]
+    assert sample_indices("videollama3", 10, 180, fps=24) == [5]
+    assert sample_indices("videollama3", 5400, 180, fps=30) == np.linspace(0, 5399, 180, dtype=int).tolist()
+    assert sample_indices("videollama3", 100, 180, fps=0.5) == list(range(100))
 
 
 def test_short_videos_repeat_frames_as_linspace_does_upstream():

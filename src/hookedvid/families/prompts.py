@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from string import ascii_uppercase as LETTERS
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookedvid.errors import InputError
 
@@ -61,7 +61,11 @@ class Template:
 
     Attributes:
         before: System prompt and user header.
-        frame_before, frame_after: Around every frame ({n} counts from 1); without them the video is one run.
+        video_before, video_after: Around the whole video; {n} counts its frames, {spelled} in words, {length} is how
+            long it is, H:MM:SS.
+        frame_before, frame_after: Around every step of the video, a frame or the frames that share their tokens; {n}
+            counts from 1, {time} is its seconds, {clock} those as MM:SS. Without them the video is one run.
+        frame_join: Between steps.
         between: After the video.
         form: Of the question, unless another is asked for.
         after: The assistant's header.
@@ -72,13 +76,21 @@ class Template:
 
     before: str
     between: str = "\n"
+    video_before: str = ""
+    video_after: str = ""
     frame_before: str = ""
     frame_after: str = ""
+    frame_join: str = ""
     form: QuestionForm = QuestionForm()
     after: str = ""
     answer: str = "{answer}"
     stops: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+
+    @property
+    def tells_times(self) -> bool:
+        """Whether the texts around the video say when its frames were taken."""
+        return any(k in self.video_before + self.frame_before for k in ("{time", "{clock}", "{length}"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,12 @@ class Timing(NamedTuple):
     instruction: TimeInstruction
     duration: float
     times: tuple[float, ...]
+
+    def step(self, n_frames: int, frames: range) -> dict[str, Any]:
+        """What a template may say of a step of the last `n_frames` frames: the mean of its first and last time."""
+        times = self.times[-n_frames:]
+        time = (times[frames.start] + times[frames.stop - 1]) / 2
+        return {"time": time, "clock": f"{int(time) // 60:02d}:{int(time) % 60:02d}"}
 
     def said(self, n_frames: int) -> str:
         """The text about the last `n_frames` frames, whose times are the longest to write."""
@@ -138,7 +156,7 @@ def special_strings(form: Template) -> tuple[str, ...]:
     A tokenizer that splits any of them is not the model's.
     """
     texts = (getattr(form, f.name) for f in fields(form) if f.name != "form")
-    found = (m for t in texts for m in re.findall(r"<\|\w+\|>|</?\w+>", t if isinstance(t, str) else "".join(t)))
+    found = (m for t in texts for m in re.findall(r"<\|\w+\|>|</?[\w-]+>", t if isinstance(t, str) else "".join(t)))
     return tuple(dict.fromkeys(found))
 
 
@@ -150,8 +168,11 @@ def pieces(
     timing: Timing | None = None,
     form: QuestionForm | None = None,
     answer: str = "",
+    patch_frames: int = 1,
 ) -> list[Piece]:
     """The prompt in order, and an answer to it; without frames the video and what surrounds it are left out.
+
+    `patch_frames` is how many frames share their tokens.
 
     Raises:
         InputError: For a form that wants subtitles and has none, or that begins the answer where one is given.
@@ -166,7 +187,7 @@ def pieces(
         )
     parts = [Piece("system", around.before), Piece("system", form.system)]
     if n_frames:
-        parts += _video_pieces(around, n_frames, timing)
+        parts += _video_pieces(around, n_frames, timing, patch_frames)
     parts.append(Piece("template", form.before.format(subtitles=form.subtitles or NO_SUBTITLES)))
     asked = " {question}" if question in around.commands else form.question
     parts.append(Piece("question", asked.format(question=question)))
@@ -181,19 +202,36 @@ def pieces(
     return [p for p in parts if p.text or p.role == "video"]
 
 
-def _video_pieces(form: Template, n_frames: int, timing: Timing | None) -> list[Piece]:
+def _video_pieces(form: Template, n_frames: int, timing: Timing | None, patch_frames: int) -> list[Piece]:
     instruction = timing.instruction if timing else NO_INSTRUCTION
-    time = timing.said(n_frames) if timing else ""
+    time = timing.said(n_frames) if timing and instruction.text else ""
     parts = [Piece("system", time)] if instruction.before_video else []
-    if form.frame_before:
-        for f in range(n_frames):
-            parts.append(Piece("marker", form.frame_before.format(n=f + 1), frame=f))
-            parts.append(Piece("video", frame=f))
-            parts.append(Piece("marker", form.frame_after, frame=f))
-    else:
+    parts.append(Piece("marker", form.video_before and form.video_before.format(**_of_video(n_frames, timing))))
+    steps = [range(f, min(f + patch_frames, n_frames)) for f in range(0, n_frames, patch_frames)]
+    if not form.frame_before:
+        steps = []
         parts.append(Piece("video"))
+    for i, frames in enumerate(steps):
+        said = {"n": i + 1, **(timing.step(n_frames, frames) if timing else {})}
+        last = frames is steps[-1]
+        parts.append(Piece("marker", form.frame_before.format(**said), frame=frames.start))
+        parts.append(Piece("video", frame=frames.start))
+        parts.append(Piece("marker", form.frame_after + ("" if last else form.frame_join), frame=frames.start))
+    parts.append(Piece("marker", form.video_after))
     if instruction.keeps_between:
         parts.append(Piece("template", form.between))
     if not instruction.before_video:
         parts.append(Piece("template", time))
     return parts
+
+
+def _of_video(n_frames: int, timing: Timing | None) -> dict[str, Any]:
+    seconds = int(timing.duration) if timing else 0
+    length = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return {"n": n_frames, "spelled": _spelled(n_frames), "length": length}
+
+
+def _spelled(n: int) -> str:
+    from num2words import num2words  # pyright: ignore[reportMissingTypeStubs]
+
+    return num2words(n)

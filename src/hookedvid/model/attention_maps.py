@@ -29,7 +29,7 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import Cut, check_removals, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention, as_interventions
-from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout
+from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout, step_name
 from hookedvid.values.masks import allowed
 from hookedvid.values.tensors import ints
 
@@ -92,7 +92,7 @@ class AttentionMap:
         Raises:
             InputError: Unless read by frames, with averaged queries of every frame.
         """
-        n = self.layout.n_frames
+        n = len(self.layout.steps)
         if self.reduce != "frames" or self.rows[:n] != self.labels[:n]:
             how = 'queries="video", reduce="frames", mean_queries=True'
             raise InputError(f"frame by frame needs the averaged queries of every frame: read with {how}")
@@ -204,7 +204,7 @@ class _Request(NamedTuple):
         if reduce in ("frames", "patches"):
             if not layout.n_frames:
                 raise InputError(f'reduce={reduce!r} needs a video; this sequence has none: use "segments"')
-            if layout.blend > 1:
+            if any(s.blend > s.frames for s in layout.segments):
                 text = f"each video token mixes {layout.blend} frames: mass on a frame is mass on its neighbours too"
                 warnings.warn(text, FrameBlendWarning, stacklevel=4)
         if reduce == "patches":
@@ -378,7 +378,7 @@ def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[
     if reduce == "patches":
         return (), (~layout.mask("patches")).long()
     if reduce == "frames":
-        labels = (*(f"video[{f}]" for f in range(layout.n_frames)), REST)
+        labels = (*layout.step_names, REST)
         names = [_frame_name(s) for s in layout.segments]
     else:
         names = [_kind(s) for s in layout.segments]
@@ -388,7 +388,9 @@ def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[
 
 
 def _frame_name(s: Segment) -> str:
-    return f"video[{s.frame}]" if s.role in ROLES_OF["video"] and s.frame is not None else REST
+    if s.frame is None or s.role not in ROLES_OF["video"]:
+        return REST
+    return step_name(range(s.frame, s.frame + s.frames))
 
 
 def _kind(s: Segment) -> str:
@@ -402,8 +404,11 @@ def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
     assert cfg.projector is not None and cfg.vision is not None
     if cfg.projector.merge is not None:
         raise InputError('this model merges tokens, so its patches keep no grid; read with reduce="frames"')
-    side = cfg.projector.side(cfg.vision.grid)
-    return layout.n_frames, side, side
+    if layout.grid is None or layout.grid.dropped:
+        raise InputError(
+            'tokens of this video are dropped, so its frames have no whole grid; read with reduce="frames"'
+        )
+    return len(layout.steps), layout.grid.rows, layout.grid.columns
 
 
 def _layers(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, ...]:

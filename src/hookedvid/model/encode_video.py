@@ -12,16 +12,18 @@ from torch import Tensor
 from hookedvid.errors import HookError, InputError
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model
+from hookedvid.values.grid import Grid
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
 
 SAMPLE = 16  # values of each weight that are looked at in every call
 
 
-def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos d_model"]:
+def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos columns"]:
     """Video tokens of all items in order, newlines in place; frames of the batch go through the tower at once.
 
-    Items whose features are given are not encoded again.
+    The first d_model columns are the stream's, the next ones what is added after each block of DeepStack. Items whose
+    features are given are not encoded again.
 
     Raises:
         InputError: Where another model made these.
@@ -32,13 +34,30 @@ def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos 
     with model.turn():
         new: Iterator[Tensor] = iter(())
         if videos := inputs.to_encode:
-            pixels = torch.cat(videos).to(model.vision.pos_embed.dtype)
-            features = model.vision.patches(model.vision(pixels, model.kernel))
-            tokens = model.projector(features.to(model.projector.inp.weight.dtype))
-            new = iter([model.projector.pack(t) for t in torch.split(tokens, [len(v) for v in videos])])
+            new = iter(_through_tower(model, [v.to(model.vision.patch_embed.weight.dtype) for v in videos]))
     known = inputs.features or (None,) * inputs.batch_size
     features_of = [f for p, f in zip(inputs.pixel_values, known, strict=True) if p is not None]
-    return torch.cat([next(new) if f is None else f for f in features_of])
+    grids = [x.grid for x, p in zip(inputs.layouts, inputs.pixel_values, strict=True) if p is not None]
+    return torch.cat([_kept(next(new), grid) if f is None else f for f, grid in zip(features_of, grids, strict=True)])
+
+
+def _through_tower(model: Model, videos: list[Tensor]) -> list[Float[Tensor, "video_pos columns"]]:
+    """Each video's cells in the order the decoder reads them."""
+    tower, projector, sizes, levels = model.vision, model.projector, model.vision.sizes(videos), list[Tensor]()
+    features = tower.patches(tower(videos, model.kernel, levels), sizes)
+    dtype = projector.inp.weight.dtype
+    made = [projector(features.to(dtype), sizes)]
+    made += [merger(level.to(dtype), sizes) for merger, level in zip(projector.deepstack, levels, strict=True)]
+    by_video = zip(*(projector.videos(tokens, sizes) for tokens in made), strict=True)
+    return [torch.cat([projector.pack(part) for part in parts], -1) for parts in by_video]
+
+
+def _kept(tokens: Float[Tensor, "cell columns"], grid: Grid | None) -> Float[Tensor, "video_pos columns"]:
+    if grid is None or not grid.dropped:
+        return tokens
+    stays = torch.ones(len(tokens), dtype=torch.bool)
+    stays[list(grid.dropped)] = False
+    return tokens[stays.to(tokens.device)]
 
 
 def _check_given(model: Model, inputs: VideoInputs) -> None:

@@ -7,6 +7,7 @@ the sizes of published models. Pairs are those that interventions allow, as the 
 dense mask computes more, one for each structure (`nn.structured`) nearly these.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hookedvid.nn.grids import windows
 from hookedvid.nn.structured import structure
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 from hookedvid.values.effects import Cut, Intervention, effects
@@ -93,7 +95,7 @@ class Costs:
         blocks = _blocks(self.layout, interventions, lm.n_layers, self._pairs)[start_at_layer:]
         linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * n_logits
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
-        return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout.n_frames))
+        return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout))
 
     def shares(self, interventions: Sequence[Intervention]) -> Shares:
         """What interventions leave of the intact forward."""
@@ -175,26 +177,42 @@ def unembedding(lm: DecoderConfig) -> int:
     return 2 * lm.d_model * lm.d_vocab
 
 
-def video(cfg: VideoLLMConfig, n_frames: int) -> Flops:
-    """Tower and projector on so many frames."""
-    if not n_frames or cfg.vision is None or cfg.projector is None:
+def video(cfg: VideoLLMConfig, layout: TokenLayout) -> Flops:
+    """Tower and projector on a layout's video."""
+    n = len(layout.steps)
+    if not n or cfg.vision is None or cfg.projector is None:
         return Flops()
+    grid = patch_grid(cfg, layout)
+    each = (*cfg.vision.deepstack, None)
     return Flops(
-        tower=n_frames * _tower_frame(cfg.vision), projector=n_frames * _projector_frame(cfg.projector, cfg.vision.grid)
+        tower=n * _tower_unit(cfg.vision, *grid), projector=len(each) * n * _projector_unit(cfg.projector, *grid)
     )
 
 
-def _tower_frame(v: VisionConfig) -> int:
-    rows = v.n_patches + v.cls_token
-    patches = 2 * v.n_patches * 3 * v.patch_size**2 * v.d_model
-    block = rows * 2 * v.d_model * (4 * v.d_model + 2 * v.d_mlp) + 2 * 2 * rows**2 * v.d_model
-    return patches + v.n_layers * block
+def patch_grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int]:
+    """Rows and columns of patches of each frame of a layout's video."""
+    assert cfg.vision is not None and cfg.projector is not None
+    if cfg.vision.resize != "fit" or layout.grid is None:
+        return cfg.vision.grid, cfg.vision.grid
+    side = cfg.projector.shuffle if cfg.projector.pool == "none" else cfg.projector.pool_stride
+    return layout.grid.rows * side, layout.grid.columns * side
 
 
-def _projector_frame(p: ProjectorConfig, grid: int) -> int:
-    """The two-layer MLP, on the tokens that shuffling, merging and pooling before it leave."""
+def _tower_unit(v: VisionConfig, height: int, width: int) -> int:
+    n_patches = height * width
+    rows = n_patches + v.cls_token
+    patches = 2 * n_patches * v.patch_frames * 3 * v.patch_size**2 * v.d_model
+    linear = v.n_layers * rows * 2 * v.d_model * (4 * v.d_model + (3 if v.gated else 2) * v.d_mlp)
+    full = len(v.full_blocks) if v.window else v.n_layers
+    pairs = full * rows**2 + (windows([(1, height, width)], v.window).edges * (v.n_layers - full) if v.window else 0)
+    return patches + linear + 2 * 2 * pairs * v.d_model
+
+
+def _projector_unit(p: ProjectorConfig, height: int, width: int) -> int:
+    """The MLP, on the tokens that joining, merging and pooling before it leave."""
     if p.merge is not None:
         rows = p.merge.tokens_per_frame
     else:
-        rows = (p.side(grid) if p.shuffle > 1 or p.pool_before else grid) ** 2
-    return rows * 2 * p.d_out * (p.d_in + p.d_out)
+        rows = math.prod(p.cells(height, width) if p.shuffle > 1 or p.pool_before else (height, width))
+    hidden = p.d_hidden or p.d_out
+    return rows * 2 * (p.d_in * p.d_out if p.linear else hidden * (p.d_in + p.d_out))

@@ -6,7 +6,7 @@
 * A part that is absent from the config is absent here: a plain decoder has no tower, a bare tower no decoder.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError, check_keywords
-from hookedvid.families.prompts import QuestionForm
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.model.attention_maps import Probes, read_attention
 from hookedvid.model.bound import BoundModel
@@ -25,6 +24,7 @@ from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.patching import patch_hooks
+from hookedvid.model.prepare import prepare
 from hookedvid.model.run_plan import RunPlan, blocks_run
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
@@ -39,6 +39,7 @@ from hookedvid.values.effects import effects
 from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
+from hookedvid.values.processed import unprocessed
 from hookedvid.values.serial import counted
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -144,55 +145,20 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     # ---- inputs ------------------------------------------------------------------------------------------
 
-    def prepare(
-        self,
-        video: Any,
-        question: str,
-        options: Sequence[str] = (),
-        *,
-        answer: str = "",
-        n_frames: int | None = None,
-        sampler: str | None = None,
-        bound: tuple[float | int, float | int] | None = None,
-        folder_fps: float | int | None = None,
-        time_instruction: str | None = None,
-        markers_are_language: bool = False,
-        form: QuestionForm | None = None,
-    ) -> VideoInputs:
-        """A video and a question as this model reads them.
+    prepare = prepare  # (video, question, options, …) -> inputs
 
-        Args:
-            video: A file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL images;
-                or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a video.
-            folder_fps: The frame rate of what is no file.
-            options: Answers to choose from, lettered A, B, … by the template.
-            answer: A text to go on with as if it had been generated, the template's end of an answer after it (role
-                `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
-            n_frames, sampler, bound: How the video is sampled; the config's unless given. bound is (start, end) seconds
-                of the part to sample from.
-            time_instruction: A text that tells when the frames were taken, by its name in
-                `hookedvid.families.registry`; the config's unless given, `none` for none.
-            markers_are_language: Count the text between frames as language (it then belongs to the selector `text`).
-            form: How question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless
-                given.
-
-        Raises:
-            InputError: Where the prompt is longer than the config's max_length, saying how many frames fit.
-        """
-        from hookedvid.model.prepare import prepare
-
-        return prepare(
-            self, video, question, options, answer=answer, n_frames=n_frames, sampler=sampler, bound=bound,
-            folder_fps=folder_fps, time_instruction=time_instruction, markers_are_language=markers_are_language,
-            form=form,
-        )  # fmt: skip
-
-    def inputs_from_tensors(self, tokens: Tokens, pixel_values: Pixels = None) -> VideoInputs:
+    def inputs_from_tensors(self, tokens: Tokens, pixel_values: Pixels = None, **processed: Any) -> VideoInputs:
         """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row; lists of them too.
 
         -200, or the family's placeholder id, marks the video: once, or once per visual token.
+
+        Args:
+            tokens: Ids.
+            pixel_values: Frames; or rows of patches, as Qwen's processors make them.
+            processed: What else an official processor gives, by its names: `video_grid_thw`, `second_per_grid_ts`,
+                `pixel_attention_mask`, `video_merge_sizes`, `video_compression_mask`.
         """
-        return from_tokens(self.cfg, tokens, pixel_values).to(self.device)
+        return from_tokens(self.cfg, tokens, *unprocessed(self.cfg, pixel_values, processed)).to(self.device)
 
     def process(
         self, frames: Any, fps: float | int | None = None, settings: Mapping[str, Any] | None = None
@@ -264,11 +230,12 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, pos)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             if start_at_layer is None:
-                resid = self.embed_inputs(batch, plan.n_new)
+                resid, deepstack = self.enter(batch, plan.n_new)
             else:
                 assert isinstance(input, Tensor)
                 resid = input.clone()  # a hook may edit it in place; the caller's stays
-            resid = self._run_blocks(resid, plan, kv_cache, start, stop, probes)
+                deepstack = self.enter(batch, plan.n_new, later=True)[1] if start < self.cfg.n_deepstack else []
+            resid = self._run_blocks(resid, deepstack, plan, kv_cache, start, stop, probes)
             if stop_at_layer is not None:
                 return resid
             if keep is not None:
@@ -278,34 +245,52 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     def embed_inputs(self, inputs: VideoInputs, n_new: int | None = None) -> Float[Tensor, "batch pos d_model"]:
         """The merged stream block 0 reads, of the last `n_new` columns (default: all); padding embeds to zero."""
+        return self.enter(inputs, n_new)[0]
+
+    def enter(
+        self, inputs: VideoInputs, n_new: int | None = None, later: bool = False
+    ) -> tuple[Float[Tensor, "batch pos d_model"], list[Float[Tensor, "batch pos d_model"]]]:
+        """The stream as `embed_inputs` gives it, and what is added after each of the first blocks (DeepStack).
+
+        Args:
+            inputs: The batch.
+            n_new: Its last columns.
+            later: Another stream takes this one's place, so that `hook_embed` does not fire.
+        """
         n_new = inputs.tokens.shape[1] if n_new is None else n_new
         tokens = inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
         resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
         is_video = inputs.is_video[:, -n_new:]
+        added = [torch.zeros_like(resid) for _ in range(self.cfg.n_deepstack)]
         # A device is asked only about a part of the columns; the whole is known to hold the videos there are.
         if inputs.has_video and (n_new == inputs.tokens.shape[1] or bool(is_video.any())):
-            resid = resid.masked_scatter(is_video[..., None], self.encode_video(inputs).to(resid.dtype))
-        return self.hook_embed(resid)
+            features, where = self.encode_video(inputs).to(resid.dtype), is_video[..., None]
+            parts = torch.split(features, self.cfg.d_model, -1)
+            resid, *added = (x.masked_scatter(where, p) for x, p in zip([resid, *added], parts, strict=True))
+        return (resid if later else self.hook_embed(resid)), added
 
     encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order
     encoded = encoded  # (inputs) -> inputs whose videos need no tower again
 
     def _run_blocks(
-        self, resid: Tensor, plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int, probes: Probes
-    ) -> Tensor:
+        self, resid: Tensor, deepstack: list[Tensor], plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int,
+        probes: Probes,
+    ) -> Tensor:  # fmt: skip
         pos, angles = plan.pos, self._angles(plan.pos, plan, resid)
         for i in range(start, stop):
             if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
                 resid, pos = plan.drop(resid, i), plan.rows[i]
+                deepstack = [plan.drop(d, i) for d in deepstack]
                 angles = self._angles(pos, plan, resid)
             allowed, causal = plan.mask(i, pos, plan.keys[i])
             ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
-            resid = self.blocks[i](resid, ctx, None if kv_cache is None else kv_cache.layers[i])
+            kv = None if kv_cache is None else kv_cache.layers[i]
+            resid = self.blocks[i](resid, ctx, kv, deepstack[i] if i < len(deepstack) else None)
         return resid
 
     def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
         lm = self.cfg.lm
-        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, pos, plan.n_rope, resid.dtype)
+        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, plan.position_ids(pos), plan.n_rope, resid.dtype)
         return cos.to(resid.device), sin.to(resid.device)  # positions, and what follows from them, are on the CPU
 
     def _returned(
@@ -398,7 +383,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 return start <= int(name.split(".")[1]) < stop
             if name.startswith("ln_final"):
                 return stop_at_layer is None and return_type is not None
-            return start_at_layer is None and (name == "hook_embed" or encodes)
+            if name == "hook_embed":
+                return start_at_layer is None
+            return encodes and (start_at_layer is None or start < self.cfg.n_deepstack)
 
         return can
 
@@ -415,7 +402,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input
         if not isinstance(pixels, Tensor) or pixels.ndim != 4:
             raise InputError("a bare tower reads preprocessed pixels [frame, 3, height, width]")
-        return pixels.to(self.vision.pos_embed)
+        return pixels.to(self.vision.patch_embed.weight)
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]  # read, never set

@@ -259,7 +259,7 @@ def patch_sweep(
             its own layer, on the residual stream of the unpatched run, so half the blocks are skipped; the numbers are
             those of full runs, bitwise, in float64 for a float64 model and else in float32.
     """
-    frames = [f"video[{k}]" for k in range(inputs.layout.n_frames)]
+    frames = inputs.layout.step_names
     selectors = frames if at is None else [at] if isinstance(at, str) else list(at)
     blocks = _blocks(layers, model.cfg.n_layers)
     if not selectors or not blocks:

@@ -12,13 +12,19 @@ from typing import Any
 import torch
 
 from hookedvid.errors import InputError
-from hookedvid.families.prompts import QuestionForm, TimeInstruction, Timing, pieces
+from hookedvid.families.prompts import QuestionForm, Template, TimeInstruction, Timing, pieces
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.model.prompt_tokens import Run, check_texts, end_token, letter_tokens, tokenized, warn_of_unknown_words
 from hookedvid.nn.model import Model
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.frame_size import frame_size
+from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
-from hookedvid.values.layout import TokenLayout
+from hookedvid.values.layout import ROLES_OF, TokenLayout
+from hookedvid.values.patch_rows import dropped
 from hookedvid.values.tensors import ints
+
+USUAL = 480, 854  # height and width of a frame where nobody opens the video
 
 
 def prepare(
@@ -36,31 +42,56 @@ def prepare(
     markers_are_language: bool = False,
     form: QuestionForm | None = None,
 ) -> VideoInputs:
-    """See `HookedVideoLLM.prepare`."""
+    """A video and a question as this model reads them.
+
+    Args:
+        model: The model.
+        video: A file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL images;
+            or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a video.
+        folder_fps: The frame rate of what is no file.
+        options: Answers to choose from, lettered A, B, … by the template.
+        answer: A text to go on with as if it had been generated, the template's end of an answer after it (role
+            `generated`; `hookedvid.model.answers.answer_log_probs` scores it).
+        n_frames, sampler, bound: How the video is sampled; the config's unless given. bound is (start, end) seconds
+            of the part to sample from.
+        time_instruction: A text that tells when the frames were taken, by its name in
+            `hookedvid.families.registry`; the config's unless given, `none` for none.
+        markers_are_language: Count the text between frames as language (it then belongs to the selector `text`).
+        form: How question and options are put (`hookedvid.families.prompts.QuestionForm`); the template's unless
+            given.
+
+    Raises:
+        InputError: Where the prompt is longer than the config's max_length, saying how many frames fit.
+    """
     _check_question(model, video, question, options, answer)
     form = _checked_form(model, question, options, answer, form)
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
-    clip, timing, count = None, None, 0
+    clip, timing, shape, pixels = None, None, None, None
     if video is not None:
         from hookedvid.video.frames import Clip, read_clip
+        from hookedvid.video.transforms import preprocess
 
         rule: str = sampler or cfg.sampler
         n: int = cfg.n_frames if n_frames is None else n_frames
         known = isinstance(video, Clip)
         clip = video if known else read_clip(video, n, rule, bound=bound, folder_fps=folder_fps)
-        count, timing = len(clip.frames), _timing(instruction, clip, rule, bound)
+        timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
+        assert cfg.vision is not None
+        pixels = preprocess(clip.frames, cfg.vision)
+        n, height, width, _ = clip.frames.shape
+        size = frame_size(cfg.vision, n, height, width)
+        shape = VideoShape(n, *size, dropped(pixels, cfg.vision), _seconds(cfg, clip, bound))
 
-    def laid_out(n_frames: int) -> list[Run]:
-        return _laid_out(model, question, options, n_frames, timing, form, answer)
+    def laid_out(shape: VideoShape | None) -> list[Run]:
+        return _laid_out(model, question, options, shape, timing, form, answer)
 
-    tokens, layout = _checked(model, count, markers_are_language, laid_out)
+    tokens, layout = _checked(model, shape, markers_are_language, laid_out)
     texts = (question, *options, answer, form.subtitles or "")
     warn_of_unknown_words(model.tokenizer, texts, ints(tokens[0]))
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     check_vocabulary(cfg, letters)
-    inputs = VideoInputs(tokens, (layout,), (_pixels(clip, cfg),), (tuple(options),), (letters,))
-    return inputs.to(model.device)
+    return VideoInputs(tokens, (layout,), (pixels,), (tuple(options),), (letters,)).to(model.device)
 
 
 def expected(
@@ -77,27 +108,35 @@ def expected(
     """Tokens and layout that `prepare` gives for a video of that many frames, which nobody opens: its pixels are empty.
 
     A short clip may have fewer frames under some samplers. A time instruction is written as for a minute of video.
+    Where frames keep their shape, theirs is that of `USUAL`.
     """
     _check_question(model, "expected", question, options, answer)
     form = _checked_form(model, question, options, answer, form)
-    instruction = named_instruction(time_instruction)
+    cfg, instruction = model.cfg, named_instruction(time_instruction)
     times = tuple(60.0 * i / n_frames for i in range(n_frames))
-    timing = Timing(instruction, 60.0, times) if instruction.text else None
+    timed = instruction.text or template(cfg.prompt).tells_times
+    timing = Timing(instruction, 60.0, times) if timed else None
+    assert cfg.vision is not None
+    shape = VideoShape(n_frames, *frame_size(cfg.vision, n_frames, *USUAL), (), 60.0 * cfg.patch_frames / n_frames)
 
-    def laid_out(n: int) -> list[Run]:
-        return _laid_out(model, question, options, n, timing, form, answer)
+    def laid_out(shape: VideoShape | None) -> list[Run]:
+        return _laid_out(model, question, options, shape, timing, form, answer)
 
-    tokens, layout = _checked(model, n_frames, markers_are_language, laid_out)
+    tokens, layout = _checked(model, shape, markers_are_language, laid_out)
     return VideoInputs(tokens, (layout,), (torch.empty(n_frames, 3, 0, 0),), (tuple(options),))
 
 
 def _checked(
-    model: Model, n_frames: int, markers_are_language: bool, laid_out: Callable[[int], list[Run]]
+    model: Model,
+    shape: VideoShape | None,
+    markers_are_language: bool,
+    laid_out: Callable[[VideoShape | None], list[Run]],
 ) -> tuple[torch.Tensor, TokenLayout]:
     """Ids [1, pos] and their layout; raises InputError for a prompt that is too long, or for ids without a row."""
-    runs = laid_out(n_frames)
-    _check_length(model, runs, n_frames, laid_out)
-    layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language)
+    runs = laid_out(shape)
+    _check_length(model, runs, shape, laid_out)
+    grid = None if shape is None else Grid.of(model.cfg, shape)
+    layout = TokenLayout.of((segment for segment, _ in runs), markers_are_language, grid)
     check_vocabulary(model.cfg, [token for _, ids in runs for token in ids])
     return torch.tensor([[token for _, ids in runs for token in ids]]), layout
 
@@ -134,16 +173,23 @@ def _checked_form(
 
 
 def _timing(
-    instruction: TimeInstruction, clip: Any, sampler: str, bound: tuple[float | int, float | int] | None
+    instruction: TimeInstruction,
+    clip: Any,
+    sampler: str,
+    bound: tuple[float | int, float | int] | None,
+    around: Template,
 ) -> Timing | None:
     """When the sampled frames were taken, as LLaVA-Video's code reckons it: frame numbers over the average rate."""
-    if not instruction.text:
+    if not (instruction.text or around.tells_times):
         return None
     if not clip.fps:
+        what = "a time instruction needs" if instruction.text else "this model's prompt tells times and needs"
         raise InputError(
-            f"a time instruction needs the frame rate, and this source ({clip.source}) tells none; pass folder_fps=... "
-            "with a folder, an array or a list of images, or time_instruction='none'"
+            f"{what} the frame rate, and this source ({clip.source}) tells none; pass folder_fps=... "
+            "with a folder, an array or a list of images" + (", or time_instruction='none'" if instruction.text else "")
         )
+    if not instruction.text:
+        return Timing(instruction, clip.n_total / clip.fps, tuple(i / clip.fps for i in clip.indices))
     if bound is not None:
         raise InputError(
             f"a time instruction tells the whole video's length, and bound={bound} takes a part of it, for which the "
@@ -158,23 +204,36 @@ def _timing(
     return Timing(instruction, clip.n_total / clip.fps, tuple(i / rate for i in clip.indices))
 
 
-def _pixels(clip: Any, cfg: Any) -> torch.Tensor | None:
-    if clip is None:
+def _seconds(cfg: VideoLLMConfig, clip: Any, bound: tuple[float | int, float | int] | None) -> float | None:
+    """Seconds between steps where positions count them: frames of a step over the rate at which they were sampled."""
+    if cfg.lm.rope.per_second is None:
         return None
-    from hookedvid.video.transforms import preprocess
+    if not clip.fps:
+        raise InputError(
+            f"this model's positions count seconds, and this source ({clip.source}) tells no frame rate; pass "
+            "folder_fps=... with a folder, an array or a list of images"
+        )
+    from hookedvid.video.samplers import within
 
-    return preprocess(clip.frames, cfg.vision)
+    first, last = (0, clip.n_total - 1) if bound is None else within(bound, clip.n_total, clip.fps)
+    sampled = len(clip.frames) / (last - first + 1) * clip.fps
+    return cfg.patch_frames / sampled
 
 
 def _laid_out(
-    model: Model, question: str, options: Sequence[str], n_frames: int, timing: Timing | None, form: QuestionForm,
-    answer: str,
+    model: Model, question: str, options: Sequence[str], shape: VideoShape | None, timing: Timing | None,
+    form: QuestionForm, answer: str,
 ) -> list[Run]:  # fmt: skip
-    around = template(model.cfg.prompt)
-    prompt = tokenized(model, pieces(around, question, options, n_frames, timing, form), n_frames)
+    around, n_frames, each = template(model.cfg.prompt), 0 if shape is None else shape.n_frames, model.cfg.patch_frames
+
+    def runs(answer: str) -> list[Run]:
+        parts = pieces(around, question, options, n_frames, timing, form, answer, each)
+        return tokenized(model, parts, shape)
+
+    prompt = runs("")
     if not answer:
         return prompt
-    whole = tokenized(model, pieces(around, question, options, n_frames, timing, form, answer), n_frames)
+    whole = runs(answer)
     *before, (segment, ids) = whole
     if before != prompt:
         raise InputError(
@@ -187,21 +246,28 @@ def _laid_out(
     return [*prompt, (replace(segment, stop=len(ids)), ids)]
 
 
-def _check_length(model: Model, runs: Sequence[Run], n_frames: int, laid_out: Callable[[int], list[Run]]) -> None:
+def _check_length(
+    model: Model,
+    runs: Sequence[Run],
+    shape: VideoShape | None,
+    laid_out: Callable[[VideoShape | None], list[Run]],
+) -> None:
     """Raises InputError where the original code would have cut the prompt's end off."""
     longest = model.cfg.max_length
     length = _length(runs)
     if longest is None or length <= longest:
         return
-    n_video = _length([r for r in runs if r[0].role in ("video", "newline")])
+    n_video = _length([r for r in runs if r[0].role in ROLES_OF["video"]])
     merge = None if model.cfg.projector is None else model.cfg.projector.merge
     step = 1 if merge is None else merge.frames_per_clip
+
+    def fits_not(n: int) -> bool:
+        assert shape is not None
+        return _length(laid_out(replace(shape, n_frames=n, dropped=()))) > longest
+
     # Frame numbers and times grow with the frames, so only tokenizing tells what fits.
-    fitting = step * bisect.bisect_left(
-        range(step, n_frames, step),
-        True,
-        key=lambda n: _length(laid_out(n)) > longest,
-    )
+    n_frames = 0 if shape is None else shape.n_frames
+    fitting = step * bisect.bisect_left(range(step, n_frames, step), True, key=fits_not)
     todo = f"take at most {fitting} frames (n_frames={fitting})" if fitting else "shorten the question"
     raise InputError(
         f"this prompt has {length} positions, {n_video} of them video, and max_length is {longest}; the original "

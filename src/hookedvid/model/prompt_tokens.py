@@ -6,6 +6,7 @@ question's `<|im_end|>` without a word; here such a text is refused.
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
@@ -13,6 +14,7 @@ from hookedvid.errors import InputError
 from hookedvid.families.prompts import Piece, Template, special_strings
 from hookedvid.model.answers import check_option_tokens
 from hookedvid.nn.model import Model
+from hookedvid.values.grid import VideoShape
 from hookedvid.values.inputs import VIDEO
 from hookedvid.values.layout import Segment, video_segments
 from hookedvid.values.serial import is_text
@@ -92,19 +94,18 @@ def letter_tokens(tokenizer: Any, n: int, prefill: str) -> tuple[int, ...]:
     return tuple(letters)
 
 
-def tokenized(model: Model, parts: Sequence[Piece], n_frames: int) -> list[Run]:
+def tokenized(model: Model, parts: Sequence[Piece], shape: VideoShape | None) -> list[Run]:
     """Segments with their ids. Text between videos is tokenized as one, as the original code does."""
-    whole: list[Segment] = []
-    if n_frames:
-        assert model.cfg.projector is not None and model.cfg.vision is not None
-        whole = video_segments(model.cfg.projector, model.cfg.vision.grid, n_frames)
+    whole = [] if shape is None else video_segments(model.cfg, shape)
+    spans = {s.frame: s.frames for s in whole}
     out: list[Run] = []
     chunk: list[Piece] = []
     for p in [*parts, None]:
         if p is not None and p.role != "video":
             chunk.append(p)
             continue
-        out += _tokenized_text(model.tokenizer, chunk, first=not out)
+        text = _tokenized_text(model.tokenizer, chunk, first=not out)
+        out += [(replace(s, frames=spans.get(s.frame, 1) if s.role == "marker" else 1), ids) for s, ids in text]
         chunk = []
         if p is not None:
             out += [(s, [VIDEO] * len(s)) for s in whole if p.frame is None or s.frame == p.frame]

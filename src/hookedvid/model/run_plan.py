@@ -68,6 +68,12 @@ class RunPlan:
                     "give the exit from the first step on"
                 )
 
+    def position_ids(self, pos: Int[Tensor, "batch column"]) -> Int[Tensor, "axis batch column"]:
+        """The numbers by which positions of the layouts are turned, on each axis; -1 where padded."""
+        ids = [layout.position_ids[:, p.clamp(min=0)] for layout, p in zip(self.layouts, pos, strict=True)]
+        axes = max(len(i) for i in ids)  # a text among videos has one number for all
+        return torch.stack([i.expand(axes, -1) for i in ids], 1).masked_fill(pos == PAD, PAD)
+
     def drop(self, resid: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch kept d_model"]:
         """The stream without what exits, in the columns that the block `layer` holds."""
         pads = torch.tensor([self.pos.shape[1] - layout.n_tokens for layout in self.layouts])

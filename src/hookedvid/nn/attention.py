@@ -146,8 +146,9 @@ class _Overhear(TorchDispatchMode):
 class Attention(nn.Module):
     """Multi-head attention with grouped keys and values.
 
-    Weights are plain Linears (bitwise parity with transformers); `W_Q`, `W_K`, `W_V` [head, d_model, d_head]
-    and `W_O` [head, d_head, d_model] are views of them.
+    `qk_norm` puts an RMSNorm of `eps` behind `hook_q` and `hook_k`, before rotary positions: over the d_head of each
+    `head`, or over `all` heads' channels at once. Weights are plain Linears (bitwise parity with transformers); `W_Q`,
+    `W_K`, `W_V` [head, d_model, d_head] and `W_O` [head, d_head, d_model] are views of them.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class Attention(nn.Module):
         qkv_bias: bool,
         o_bias: bool,
         rotary: bool,
+        qk_norm: Literal["none", "head", "all"] = "none",
+        eps: float = 1e-6,
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
@@ -166,6 +169,10 @@ class Attention(nn.Module):
         self.k = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
         self.v = nn.Linear(d_model, n_kv_heads * d_head, bias=qkv_bias)
         self.o = nn.Linear(n_heads * d_head, d_model, bias=o_bias)
+        self.qk_norm = qk_norm
+        if qk_norm != "none":
+            each, all_of_them = (d_head, d_head), (n_heads * d_head, n_kv_heads * d_head)
+            self.q_norm, self.k_norm = (RMSNorm(n, eps) for n in (each if qk_norm == "head" else all_of_them))
         self.hook_q_input = HookPoint()  # [batch, pos, head, d_model], the residual before the norm
         self.hook_k_input = HookPoint()  # [batch, pos, kv_head, d_model]
         self.hook_v_input = HookPoint()  # [batch, pos, kv_head, d_model]
@@ -198,6 +205,7 @@ class Attention(nn.Module):
         k = self.hook_k(self._project(self.k, self.n_kv_heads, normalized, attn_in, norm, self.hook_k_input))
         v = self.hook_v(self._project(self.v, self.n_kv_heads, normalized, attn_in, norm, self.hook_v_input))
         del normalized  # attention needs the room
+        q, k = self._normed("q", q), self._normed("k", k)
         if ctx.cos is not None and ctx.sin is not None:
             q, k = self.hook_rot_q(rotate(q, ctx.cos, ctx.sin)), self.hook_rot_k(rotate(k, ctx.cos, ctx.sin))
         if kv is not None:
@@ -243,7 +251,13 @@ class Attention(nn.Module):
         k = self._project(self.k, self.n_kv_heads, normalized, attn_in, norm, self.hook_k_input)
         v = self._project(self.v, self.n_kv_heads, normalized, attn_in, norm, self.hook_v_input)
         assert ctx.cos is not None and ctx.sin is not None
-        return rotate(k, ctx.cos, ctx.sin), v
+        return rotate(self._normed("k", k), ctx.cos, ctx.sin), v
+
+    def _normed(self, which: str, x: Tensor) -> Tensor:
+        if self.qk_norm == "none":
+            return x
+        norm = self.q_norm if which == "q" else self.k_norm
+        return norm(x) if self.qk_norm == "head" else norm(x.flatten(2)).view_as(x)
 
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
         mask = ctx.allowed

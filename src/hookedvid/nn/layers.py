@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hookedvid.nn.hooks import HookPoint, heard, listening, untouched
-from hookedvid.values.config import Activation, RopeConfig
+from hookedvid.values.config import Activation, Norm, RopeConfig
 
 
 def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -26,7 +26,10 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight; the statistics in float32 for half types, float64 kept."""
+    """x / sqrt(mean(x^2) + eps) * weight; the statistics in float32 for half types, float64 kept.
+
+    As the norm of each head's queries or keys its hook points have the heads as an axis before the last.
+    """
 
     def __init__(self, d_model: int, eps: float):
         super().__init__()
@@ -80,15 +83,20 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
 
-class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)), as in Qwen2, Llama and InternLM2 (whose w1, w3, w2 these are)."""
+def norm(kind: Norm, d_model: int, eps: float) -> RMSNorm | LayerNorm:
+    """The norm of a kind."""
+    return (LayerNorm if kind == "layer" else RMSNorm)(d_model, eps)
 
-    def __init__(self, d_model: int, d_mlp: int, act: Activation):
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)), as in Qwen2, Llama and InternLM2 (whose w1, w3, w2 these are); biased in towers."""
+
+    def __init__(self, d_model: int, d_mlp: int, act: Activation, bias: bool = False):
         super().__init__()
         self.act = ACTIVATIONS[act]
-        self.gate = nn.Linear(d_model, d_mlp, bias=False)
-        self.up = nn.Linear(d_model, d_mlp, bias=False)
-        self.down = nn.Linear(d_mlp, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_mlp, bias=bias)
+        self.up = nn.Linear(d_model, d_mlp, bias=bias)
+        self.down = nn.Linear(d_mlp, d_model, bias=bias)
         self.hook_pre = HookPoint()  # [batch, pos, d_mlp], the gate before its activation
         self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp], what the gate multiplies
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
@@ -112,10 +120,10 @@ class MLP(nn.Module):
         self.act = ACTIVATIONS[act]
         self.inp = nn.Linear(d_model, d_mlp)
         self.out = nn.Linear(d_mlp, d_model)
-        self.hook_pre = HookPoint()  # [frame, pos, d_mlp]
-        self.hook_post = HookPoint()  # [frame, pos, d_mlp]
+        self.hook_pre = HookPoint()  # [unit, pos, d_mlp]
+        self.hook_post = HookPoint()  # [unit, pos, d_mlp]
 
-    def forward(self, x: Float[Tensor, "frame pos d_model"]) -> Float[Tensor, "frame pos d_model"]:
+    def forward(self, x: Float[Tensor, "unit pos d_model"]) -> Float[Tensor, "unit pos d_model"]:
         """What the layer adds to the residual stream."""
         return self.out(self.hook_post(self.act(self.hook_pre(self.inp(x)))))
 
@@ -124,31 +132,38 @@ class MLP(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """X [batch, pos, head, d_head] turned by its position's angles [batch or 1, pos, d_head], half-split layout."""
+    """X [batch, pos, head, d_head] turned by its position's angles [batch or 1, pos, d_head], half-split layout.
+
+    In the wider of both dtypes, as towers turn in float32; what is returned has that of x.
+    """
     half = x.shape[-1] // 2
     cos, sin = cos[:, :, None], sin[:, :, None]
     # The same products and sums, bit for bit, as x * cos + (-x2, x1) * sin, without making (-x2, x1).
     turned = x * cos
     turned[..., :half] -= x[..., half:] * sin[..., :half]
     turned[..., half:] += x[..., :half] * sin[..., half:]
-    return turned
+    return turned.to(x.dtype)
 
 
 def rope_angles(
     rope: RopeConfig,
     d_head: int,
     n_ctx: int,
-    pos: Int[Tensor, "batch pos"],
+    ids: Int[Tensor, "axis batch pos"],
     n_rope: Sequence[int],
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "batch pos d_head"], Float[Tensor, "batch pos d_head"]]:
     """Cosines and sines of each position's angles.
 
+    `ids` are positions on each axis (`RopeConfig.axes` says which frequency turns by which), below 0 where padded; one
+    axis stands for all, as in text.
     `n_rope` is each item's sequence length, which dynamic NTK reacts to. Angles are float32 whatever `dtype`
     is, as in transformers: float64 angles would move float32 logits by 5e-5 at 650 tokens.
     """
-    inverse = torch.stack([_inverse_frequencies(rope, d_head, n_ctx, n, pos.device) for n in n_rope])
-    angles = pos.clamp(min=0)[..., None].to(torch.float32) * inverse[:, None]
+    inverse = torch.stack([_inverse_frequencies(rope, d_head, n_ctx, n, ids.device) for n in n_rope])
+    ids = ids.clamp(min=0).expand(rope.n_axes, -1, -1)
+    by_frequency = ids[list(rope.axes(d_head))].movedim(0, -1) if rope.sections else ids[0][..., None]
+    angles = by_frequency.to(torch.float32) * inverse[:, None]
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

@@ -29,7 +29,7 @@ def parts(cfg: VideoLLMConfig) -> dict[str, nn.Module]:
         found |= {
             "embed": embed,
             "hook_embed": HookPoint(),
-            "blocks": nn.ModuleList(Block(lm) for _ in range(lm.n_layers)),
+            "blocks": nn.ModuleList(Block(lm, i < cfg.n_deepstack) for i in range(lm.n_layers)),
             "ln_final": RMSNorm(lm.d_model, lm.eps),
             "unembed": unembed,
         }

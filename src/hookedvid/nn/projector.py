@@ -1,6 +1,8 @@
-"""From patch features to decoder tokens: pooling or merging, a two-layer MLP, newline tokens."""
+"""From patch features to decoder tokens: joining, pooling or merging, a two-layer MLP, newline tokens."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -8,45 +10,71 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError
+from hookedvid.nn.grids import Size, join, split
 from hookedvid.nn.hooks import HookPoint
-from hookedvid.nn.layers import LayerNorm
+from hookedvid.nn.layers import LayerNorm, norm
 from hookedvid.values.config import MergeConfig, ProjectorConfig
 
 
 class Projector(nn.Module):
     """Every projector of the families; which steps exist is the config's choice, their order is fixed.
 
-    shuffle → merge → pool (if `pool_before`) → [LayerNorm] Linear GELU Linear → pool (otherwise).
+    [norm] → shuffle → merge → pool (if `pool_before`) → [LayerNorm] Linear GELU Linear → pool (otherwise). Features of
+    earlier blocks of the tower (`n_deepstack`) have projectors of their own, `deepstack`.
     """
 
     def __init__(self, cfg: ProjectorConfig):
         super().__init__()
         self.cfg = cfg
-        self.ln = LayerNorm(cfg.d_in, eps=1e-5) if cfg.input_norm else None  # eps of nn.LayerNorm upstream
-        self.inp = nn.Linear(cfg.d_in, cfg.d_out)
-        self.out = nn.Linear(cfg.d_out, cfg.d_out)
+        d_patch, d_hidden = cfg.d_in // cfg.shuffle**2, cfg.d_hidden or cfg.d_out
+        self.ln_patch = None if cfg.patch_norm == "none" else norm(cfg.patch_norm, d_patch, cfg.norm_eps)
+        self.ln = LayerNorm(cfg.d_in, cfg.norm_eps) if cfg.input_norm else None
+        self.inp = nn.Linear(cfg.d_in, cfg.d_out if cfg.linear else d_hidden, bias=not cfg.linear)
+        self.out = None if cfg.linear else nn.Linear(d_hidden, cfg.d_out)
         self.newline = nn.Parameter(torch.zeros(cfg.d_out)) if cfg.newline != "none" else None
-        self.hook_in = HookPoint()  # [frame, patch, d_vision]
-        self.hook_mlp_in = HookPoint()  # [frame, token, d_in], after shuffling, merging and pooling before the MLP
-        self.hook_pre = HookPoint()  # [frame, token, d_out]
-        self.hook_post = HookPoint()  # [frame, token, d_out]
-        self.hook_out = HookPoint()  # [frame, token, d_out], newlines not yet placed
+        own = replace(cfg, n_deepstack=0, patch_norm="none", input_norm=True)
+        self.deepstack = nn.ModuleList(Projector(own) for _ in range(cfg.n_deepstack))
+        self.hook_in = HookPoint()  # [unit, patch, d_vision]
+        self.hook_mlp_in = HookPoint()  # [unit, token, d_in], after shuffling, merging and pooling before the MLP
+        if not cfg.linear:
+            self.hook_pre = HookPoint()  # [unit, token, d_hidden]
+            self.hook_post = HookPoint()  # [unit, token, d_hidden]
+        self.hook_out = HookPoint()  # [unit, token, d_out], newlines not yet placed
 
-    def forward(self, features: Float[Tensor, "frame patch d_vision"]) -> Float[Tensor, "frame token d_out"]:
-        """Tokens of each frame in raster order, newlines not yet placed."""
+    def forward(
+        self, features: Float[Tensor, "unit patch d_vision"], sizes: Sequence[Size] = ()
+    ) -> Float[Tensor, "unit token d_out"]:
+        """Tokens of each unit in raster order, newlines not yet placed.
+
+        Args:
+            features: Patches in raster order.
+            sizes: Of the videos, whose frames are squares of patches unless told.
+        """
         cfg = self.cfg
+        side = math.isqrt(features.shape[1])
+        sizes = sizes or [(features.shape[0], side, side)]
         x = self.hook_in(features)
+        if self.ln_patch is not None:
+            x = self.ln_patch(x)
         if cfg.shuffle > 1:
-            x = shuffle_patches(x, cfg.shuffle)
+            x = join(
+                [shuffle_patches(v, cfg.shuffle, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes
+            )
         if cfg.merge is not None:
             x = merge_tokens(x, cfg.merge)
         if cfg.pool != "none" and cfg.pool_before:
-            x = pool_patches(x, cfg)
+            x = join([pool_patches(v, cfg, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes)
         x = self.hook_mlp_in(x)
-        x = self.out(self.hook_post(F.gelu(self.hook_pre(self.inp(x if self.ln is None else self.ln(x))))))
+        x = self.inp(x if self.ln is None else self.ln(x))
+        if self.out is not None:
+            x = self.out(self.hook_post(F.gelu(self.hook_pre(x))))
         if cfg.pool != "none" and not cfg.pool_before:
-            x = pool_patches(x, cfg)
+            x = join([pool_patches(v, cfg, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes)
         return self.hook_out(x)
+
+    def videos(self, tokens: Float[Tensor, "unit token d_out"], sizes: Sequence[Size]) -> list[Tensor]:
+        """Each video's part [unit, token, d_out] of what `forward` gave."""
+        return split(tokens, [(t, *self.cfg.cells(h, w)) for t, h, w in sizes])
 
     def pack(self, tokens: Float[Tensor, "frame token d_out"]) -> Float[Tensor, "video_pos d_out"]:
         """One video's tokens in the order the decoder reads them, newlines in place."""
@@ -60,23 +88,33 @@ class Projector(nn.Module):
         return torch.cat([rows, self.newline.expand(len(rows), 1, d)], dim=1).flatten(0, 1)
 
 
-def pool_patches(x: Float[Tensor, "frame patch d"], cfg: ProjectorConfig) -> Float[Tensor, "frame token d"]:
-    """Average and max pooling floor the side (27 → 13), bilinear resizing ceils it (27 → 14)."""
-    side = math.isqrt(x.shape[1])
-    grid = x.transpose(1, 2).unflatten(2, (side, side))
+def pool_patches(
+    x: Float[Tensor, "unit patch d"], cfg: ProjectorConfig, grid: tuple[int, ...] = ()
+) -> Float[Tensor, "unit token d"]:
+    """Average and max pooling floor the side (27 → 13), bilinear resizing ceils it (27 → 14).
+
+    `grid` is rows and columns, a square unless told.
+    """
+    rows, columns = grid or (math.isqrt(x.shape[1]),) * 2
+    cells = x.transpose(1, 2).unflatten(2, (rows, columns))
     if cfg.pool == "bilinear":
-        grid = F.interpolate(grid, size=[cfg.side(side)] * 2, mode="bilinear")
+        cells = F.interpolate(cells, size=list(cfg.cells(rows, columns)), mode="bilinear")
     else:
-        grid = (F.avg_pool2d if cfg.pool == "average" else F.max_pool2d)(grid, cfg.pool_stride)
+        cells = (F.avg_pool2d if cfg.pool == "average" else F.max_pool2d)(cells, cfg.pool_stride)
     # In memory as transformers leaves it: a Linear in bfloat16 rounds a strided input differently.
-    return grid.flatten(2).transpose(1, 2).contiguous()
+    return cells.flatten(2).transpose(1, 2).contiguous()
 
 
-def shuffle_patches(x: Float[Tensor, "frame patch d"], k: int) -> Float[Tensor, "frame token d_joined"]:
-    """Squares of k x k patches become one token, channels ordered (dy, dx, channel): `ps_version` v2 upstream."""
-    side = math.isqrt(x.shape[1])
-    grid = x.unflatten(1, (side // k, k, side // k, k))
-    return grid.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+def shuffle_patches(
+    x: Float[Tensor, "unit patch d"], k: int, grid: tuple[int, ...] = ()
+) -> Float[Tensor, "unit token d_joined"]:
+    """Squares of k x k patches become one token, channels ordered (dy, dx, channel): `ps_version` v2 upstream.
+
+    `grid` is rows and columns, a square unless told.
+    """
+    rows, columns = grid or (math.isqrt(x.shape[1]),) * 2
+    cells = x.unflatten(1, (rows // k, k, columns // k, k))
+    return cells.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
 def merge_tokens(x: Float[Tensor, "frame patch d"], cfg: MergeConfig) -> Float[Tensor, "frame token d"]:

@@ -61,13 +61,14 @@ class Rows:
     def __init__(self, model: Model, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
         self.model, self.plan, self.inputs, self.sources = model, plan, inputs, sources
         n, lm = plan.n_stream, model.cfg.lm
-        whole = model.embed_inputs(inputs[0])
+        whole, deepstack = model.enter(inputs[0])
         self.dtype, self.device = whole.dtype, whole.device
         prompts = [layout.n_prompt for layout in plan.layouts]
         if lm.rope.scaling == "dynamic" and len({max(x, lm.n_ctx) for x in prompts}) > 1:
             raise InputError(f"{prompts} tokens turn keys by different angles beyond {lm.n_ctx}: sweep them alone")
         longest = max(layout.n_tokens for layout in plan.layouts)
-        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, torch.arange(longest)[None], (prompts[0],), self.dtype)
+        ids = max(plan.layouts, key=lambda layout: layout.n_tokens).position_ids[:, None]
+        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, ids, (prompts[0],), self.dtype)
         self.n_text = longest - n
         self.beside, self.together = states_a_call(n, self.n_text)
         at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
@@ -75,6 +76,7 @@ class Rows:
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
         self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts], 1)
         self.stream = whole[:, :n].clone()
+        self._deepstack = [d[:, :n].clone() for d in deepstack]
         self._forget()
 
     def _forget(self) -> None:
@@ -127,16 +129,34 @@ class Rows:
         elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
             rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
         hooks = [*self._hooks(0, changes), *self._text_hooks(beside, n)]
-        return self._through(block, rows, self._context(n, len(beside), allowed, causal=mask is None), kv, hooks)
+        ctx = self._context(n, len(beside), allowed, causal=mask is None)
+        return self._through(layer, rows, ctx, kv, hooks, self._deepstack[layer:][:1])
 
-    def _through(self, block: Any, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list[Hook]) -> Tensor:
-        """Rows after a block; its MLP, which needs the most memory, takes them in pieces unless a hook wants all."""
+    def _through(
+        self, layer: int, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list[Hook],
+        deepstack: Sequence[Tensor] = (),
+    ) -> Tensor:  # fmt: skip
+        """Rows after a block; its MLP, which needs the most memory, takes them in pieces unless a hook wants all.
+
+        Args:
+            layer: The block.
+            rows: Those of the stream first, if any.
+            ctx: Of attention.
+            kv: Takes keys and values.
+            hooks: What acts meanwhile.
+            deepstack: What is added to the stream's rows after this block, if anything.
+        """
+        block = self.model.blocks[layer]
+        added = [torch.zeros_like(rows)] if layer < len(self._deepstack) else []
+        for x, part in zip(added, deepstack, strict=False):
+            x[:, : part.shape[1]] = part
         with self.model.hooks(hooks):
             rows = block.after_attn(rows, ctx, kv)
             if hooks:
-                return block.after_mlp(rows)
-        for some in rows.tensor_split(mlp_pieces(rows.shape[1], self.plan.n_stream), dim=1):
-            some[:] = block.after_mlp(some)
+                return block.after_mlp(rows, *added)
+        n = mlp_pieces(rows.shape[1], self.plan.n_stream)
+        for some, *more in zip(*(x.tensor_split(n, dim=1) for x in (rows, *added)), strict=True):
+            some[:] = block.after_mlp(some, *more)
         return rows
 
     def _is_last(self, layer: int, changes: Changes) -> bool:
@@ -166,7 +186,6 @@ class Rows:
         self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV, out: Tensor | None = None
     ) -> Tensor:
         """States after a block (in `out`, if given), from all states above, in calls of some at a time."""
-        block = self.model.blocks[layer]
         assert kv.k is not None and kv.v is not None
         keys_values = kv.k, kv.v
         if out is None:
@@ -175,7 +194,7 @@ class Rows:
             some = steps[i : i + self.together]
             ctx = self._context(0, len(some), Joined(self._states(some), held=keys_values))
             rows = slice(i * self.n_text, (i + len(some)) * self.n_text)
-            out[:, rows] = self._through(block, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
+            out[:, rows] = self._through(layer, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
         return out
 
     def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:

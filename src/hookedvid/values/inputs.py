@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 
 Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
@@ -27,9 +28,10 @@ class VideoInputs:
         layouts: One per item, positions counted without the padding.
         pixel_values: One per item, float32 [frame, 3, height, width], None without a video.
         options: The option texts of each item; `option_tokens` the ids whose logits are compared.
-        features: One per item, [video_pos, d_model] in place of encoding its pixels, None to encode them; empty: all
-            are encoded. Made by `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once;
-            `encoder` says by which weights (`hookedvid.model.encode_video.encoder_of`).
+        features: One per item, [video_pos, columns] in place of encoding its pixels, None to encode them; empty: all
+            are encoded. Columns are the stream's d_model, then as many for each block of DeepStack. Made by
+            `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says by
+            which weights (`hookedvid.model.encode_video.encoder_of`).
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -66,6 +68,15 @@ class VideoInputs:
         """The layout position of every column, -1 where padded; on the CPU, so that no device is waited for."""
         columns = torch.arange(self.tokens.shape[1])
         return (columns[None] - torch.tensor(self.pads)[:, None]).clamp(min=PAD)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "axis pos"]:
+        """The numbers that rotary positions of a single item turn by, on each axis; int64, on the CPU.
+
+        Raises:
+            InputError: On a batch, whose items each have their own.
+        """
+        return self.layout.position_ids
 
     @property
     def is_video(self) -> Bool[Tensor, "batch pos"]:
@@ -131,12 +142,21 @@ class VideoInputs:
 _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")
 
 
-def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> VideoInputs:
+def from_tokens(
+    cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels, shapes: Sequence[VideoShape | None] | None = None
+) -> VideoInputs:
     """Inputs of ids in which -200, or the family's own placeholder id, marks the video.
 
     Both may be lists: ids of one item or of several, which may differ in length, and one video an item, None where it
     has none. The placeholder stands once per video, or once per visual token (newlines included), in one run or in one
-    run per frame. Text before the video becomes `system`, between frames `marker`, after it `question`.
+    run per step; or once per cell, those that are dropped among them. Text before the video becomes `system`, between
+    steps `marker`, after it `question`.
+
+    Args:
+        cfg: The model's.
+        tokens: Ids.
+        pixel_values: Of each video.
+        shapes: Of each video, where pixels do not tell all of it.
 
     Raises:
         InputError: When ids and pixels do not fit each other or the model.
@@ -149,15 +169,27 @@ def from_tokens(cfg: VideoLLMConfig, tokens: Tokens, pixel_values: Pixels) -> Vi
             raise InputError(f"{len(items)} rows of tokens came with {len(batched)} videos; give one for each")
         pixels = [None if p is None else _checked_pixels(cfg, p) for p in batched]
     rows: list[VideoInputs] = []
-    for ids, frames in zip(items, pixels, strict=True):
+    for ids, frames, shape in zip(items, pixels, shapes or (None,) * len(items), strict=True):
         runs = _runs(ids, {VIDEO, cfg.placeholder_id} - {None})
-        segments = _segments(cfg, runs, None if frames is None else len(frames))
-        layout = TokenLayout.of(s for s, _ in segments)
+        shape = None if frames is None else shape or VideoShape(len(frames), frames.shape[2], frames.shape[3])
+        if shape is not None:
+            _check_seconds(cfg, shape)
+        segments = _segments(cfg, runs, shape)
+        layout = TokenLayout.of((s for s, _ in segments), grid=None if shape is None else Grid.of(cfg, shape))
         text = [t for _, chunk in segments for t in chunk]
         check_vocabulary(cfg, text)
         row = torch.tensor([text], dtype=torch.long, device=device)
         rows.append(VideoInputs(row, (layout,), (frames,), ((),), ((),)))
     return VideoInputs.stack(rows)
+
+
+def _check_seconds(cfg: VideoLLMConfig, shape: VideoShape) -> None:
+    """Raise InputError where positions count seconds and nobody said how many lie between steps."""
+    if cfg.decoder is not None and cfg.decoder.rope.per_second is not None and shape.seconds is None:
+        raise InputError(
+            "this model's positions count seconds, and nothing says how many lie between the video's steps: pass "
+            "second_per_grid_ts (of each video), which its processor gives, or fps to prepare's source (folder_fps)"
+        )
 
 
 def _ids(tokens: Tensor | Sequence[Any]) -> list[list[int]]:
@@ -177,11 +209,14 @@ def _ids(tokens: Tensor | Sequence[Any]) -> list[list[int]]:
 def _checked_pixels(cfg: VideoLLMConfig, pixels: Tensor) -> Tensor:
     if cfg.vision is None:
         raise InputError("this model takes no video; leave pixel_values out")
-    size = cfg.vision.image_size
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-        raise InputError(
-            f"pixel_values are {tuple(pixels.shape)}; this tower reads preprocessed [frame, 3, {size}, {size}]"
-        )
+    size, multiple = cfg.vision.image_size, cfg.vision.multiple
+    fits = tuple(pixels.shape[2:]) == (size, size)
+    if cfg.vision.resize == "fit":
+        fits = pixels.ndim == 4 and not any(n % multiple for n in pixels.shape[2:]) and 0 not in pixels.shape[2:]
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not fits:
+        sides = f"height, width] with sides that are multiples of {multiple}"
+        wanted = sides if cfg.vision.resize == "fit" else f"{size}, {size}]"
+        raise InputError(f"pixel_values are {tuple(pixels.shape)}; this tower reads preprocessed [frame, 3, {wanted}")
     if not pixels.is_floating_point():
         raise InputError(f"pixel_values are {pixels.dtype}; preprocess them to floating point first")
     if len(pixels) == 0:
@@ -212,28 +247,15 @@ def _runs(ids: Sequence[int], placeholders: set[int | None]) -> list[tuple[bool,
 
 
 def _segments(
-    cfg: VideoLLMConfig, runs: list[tuple[bool, list[int]]], n_frames: int | None
+    cfg: VideoLLMConfig, runs: list[tuple[bool, list[int]]], shape: VideoShape | None
 ) -> list[tuple[Segment, list[int]]]:
     """Every segment with its ids."""
     videos = [chunk for video, chunk in runs if video]
-    if n_frames is None:
+    if shape is None:
         if videos:
             raise InputError(f"the tokens mark a video ({len(videos)} place(s)), but no pixel_values were given")
         return [(Segment("question", 0, len(chunk)), chunk) for _, chunk in runs]
-    assert cfg.projector is not None and cfg.vision is not None
-    whole = video_segments(cfg.projector, cfg.vision.grid, n_frames)
-    n_video = whole[-1].stop
-    lengths = [len(v) for v in videos]
-    if lengths in ([1], [n_video]):
-        per_run = [whole]
-    elif len(lengths) == n_frames and sum(lengths) == n_video and len(set(lengths)) == 1:
-        per_run = [[s for s in whole if s.frame == f] for f in range(n_frames)]
-    else:
-        raise InputError(
-            f"the tokens hold video placeholders in runs of {lengths or 'no'} ids; {n_frames} frames of this model "
-            f"are {n_video} tokens: mark them by one -200, by {n_video} ids in a row, or by {n_frames} runs of "
-            f"{n_video // n_frames}"
-        )
+    per_run = _per_run(cfg, shape, [len(v) for v in videos])
     out: list[tuple[Segment, list[int]]] = []
     seen = 0
     for video, chunk in runs:
@@ -242,6 +264,27 @@ def _segments(
             seen += 1
         else:
             role = "system" if seen == 0 else "marker" if seen < len(per_run) else "question"
-            frame = seen if role == "marker" else None  # it announces the frame that follows
-            out.append((Segment(role, 0, len(chunk), frame=frame), chunk))
+            first = per_run[seen][0] if role == "marker" else None  # it announces the step that follows
+            own = Segment(role, 0, len(chunk))
+            out.append((own if first is None else replace(own, frame=first.frame, frames=first.frames), chunk))
     return out
+
+
+def _per_run(cfg: VideoLLMConfig, shape: VideoShape, lengths: list[int]) -> list[list[Segment]]:
+    """The segments of each run of placeholders: of the whole video, or of one step each."""
+    whole = video_segments(cfg, shape)
+    n_video = whole[-1].stop
+    steps = sorted({s.frame for s in whole if s.frame is not None})
+    by_step = [[s for s in whole if s.frame == f] for f in steps]
+    cells = video_segments(cfg, replace(shape, dropped=()))
+    all_cells = [sum(len(s) for s in cells if s.frame == f) for f in steps]
+    if lengths in ([1], [n_video], [sum(all_cells)]):
+        return [whole]
+    of_steps = [sum(map(len, segments)) for segments in by_step]
+    if sum(of_steps) == n_video and lengths in (of_steps, all_cells):
+        return by_step
+    raise InputError(
+        f"the tokens hold video placeholders in runs of {lengths or 'no'} ids; {shape.n_frames} frames of this model "
+        f"are {n_video} tokens: mark them by one -200, by {n_video} ids in a row, or by {len(steps)} runs of "
+        f"{', '.join(map(str, dict.fromkeys(of_steps)))}"
+    )

@@ -8,6 +8,8 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -15,15 +17,18 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, SelectorError, nearest
-from hookedvid.values.config import ProjectorConfig
+from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.grid import Grid, VideoShape
 
-Role = Literal["system", "video", "newline", "marker", "question", "options", "template", "generated"]
+Role = Literal["system", "video", "cls", "newline", "marker", "question", "options", "template", "generated"]
 
 # What each selector name covers. `text` is the language after the video: what LV-K cuts off. The prefix
 # before the video and the markers between frames are neither language nor video (facts of the study).
 ROLES_OF: dict[str, tuple[Role, ...]] = {
-    "video": ("video", "newline"),
+    "video": ("video", "cls", "newline"),
+    "steps": ("video", "cls", "newline"),
     "patches": ("video",),
+    "cls": ("cls",),
     "newlines": ("newline",),
     "system": ("system",),
     "markers": ("marker",),
@@ -36,13 +41,16 @@ ROLES_OF: dict[str, tuple[Role, ...]] = {
     "all": get_args(Role),
 }
 NAMES = (*ROLES_OF, "last")
-BY_FRAME = ("video", "patches", "newlines", "markers")
+BY_FRAME = ("video", "steps", "patches", "cls", "newlines", "markers")
 
 _TERM = re.compile(r"(?P<name>[a-z_]+)(\[(?:(?P<index>-?\d+)|(?P<start>-?\d*):(?P<stop>-?\d*))\])?")
 
 
 class FrameBlendWarning(UserWarning):
-    """Tokens called one frame's hold content of several (InternVideo2.5 merges clips of four)."""
+    """Tokens called one frame's hold content of several.
+
+    InternVideo2.5 merges clips of four; a token of Qwen's models is made of two frames.
+    """
 
 
 class Term(NamedTuple):
@@ -109,7 +117,8 @@ class Segment:
     """A half-open run of positions [start, stop) with one role.
 
     `frame` is the sampled frame (0-based) of video, newline and marker positions; None for the one newline
-    that ends a whole video. `index` is the option's number. `blend` is how many frames each token mixes.
+    that ends a whole video. `frames` counts the frames, from that one on, that have these positions together: two
+    where a patch takes in two. `index` is the option's number. `blend` is how many frames each token mixes.
     """
 
     role: Role
@@ -118,6 +127,7 @@ class Segment:
     frame: int | None = None
     index: int | None = None
     blend: int = 1
+    frames: int = 1
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -128,11 +138,13 @@ class TokenLayout:
     """Segments that tile [0, n_tokens) of one unpadded sequence.
 
     `markers_are_language` counts the text between frames (InternVideo2.5's `Frame1: `) as language, so
-    that `text`, and with it LV-K, covers it; by default it is neither language nor video.
+    that `text`, and with it LV-K, covers it; by default it is neither language nor video. `grid` says which cell of
+    its frame each video position is, and by what rule positions are numbered; None without a video.
     """
 
     segments: tuple[Segment, ...]
     markers_are_language: bool = False
+    grid: Grid | None = None
 
     def __post_init__(self):
         at = 0
@@ -142,14 +154,14 @@ class TokenLayout:
             at = s.stop
 
     @classmethod
-    def of(cls, runs: Iterable[Segment], markers_are_language: bool = False) -> "TokenLayout":
+    def of(cls, runs: Iterable[Segment], markers_are_language: bool = False, grid: Grid | None = None) -> "TokenLayout":
         """A layout from segments in order, their start moved to where the one before ends; empty ones go."""
         at, placed = 0, list[Segment]()
         for s in runs:
             if len(s):
                 placed.append(replace(s, start=at, stop=at + len(s)))
                 at += len(s)
-        return cls(tuple(placed), markers_are_language)
+        return cls(tuple(placed), markers_are_language, grid)
 
     @property
     def n_tokens(self) -> int:
@@ -159,7 +171,18 @@ class TokenLayout:
     @property
     def n_frames(self) -> int:
         """Sampled frames."""
-        return 1 + max((s.frame for s in self.segments if s.role == "video" and s.frame is not None), default=-1)
+        return max((s.frame + s.frames for s in self.segments if s.role == "video" and s.frame is not None), default=0)
+
+    @property
+    def steps(self) -> tuple[range, ...]:
+        """The sampled frames of each step of the video: one each, or the two that a patch takes in."""
+        spans = {s.frame: s.frames for s in self.segments if s.role == "video" and s.frame is not None}
+        return tuple(range(first, first + n) for first, n in sorted(spans.items()))
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """The selector of each step: `video[3]`, or `video[2:4]` where two frames share it."""
+        return tuple(step_name(step) for step in self.steps)
 
     @property
     def n_options(self) -> int:
@@ -185,8 +208,9 @@ class TokenLayout:
         """Positions a selector names.
 
         `video[2:5]` is frames 2, 3, 4 (sampled frames, 0-based, negative from the end), the newlines inside them
-        included; `video` also has the one newline that ends the video. `last` is the final prompt position and every
-        generated token: each was last when it was read. `generated` may be empty.
+        included; `video` also has the one newline that ends the video. Where frames share their tokens, a frame is
+        all of the step it is in, and `steps[1]` is that step by its own number. `last` is the final prompt position
+        and every generated token: each was last when it was read. `generated` may be empty.
 
         Raises:
             SelectorError: Listing what is present, when anything else selects nothing.
@@ -211,7 +235,7 @@ class TokenLayout:
 
     @property
     def frames(self) -> Int[Tensor, " pos"]:
-        """The frame of every position; -1 outside frames.
+        """The frame of every position, the first of those that share it; -1 outside frames.
 
         The newline that ends a whole video gets a number of its own, `n_frames`: it shares a frame with
         nothing, and every frame is another one to it.
@@ -223,6 +247,32 @@ class TokenLayout:
             elif s.role == "newline":
                 ids[s.start : s.stop] = self.n_frames
         return ids
+
+    @cached_property
+    def position_ids(self) -> Int[Tensor, "axis pos"]:
+        """The number of every position on each axis that rotary positions turn by: time, height, width, or one.
+
+        Text has the same on all axes. A run of video that begins at s has s + (step x its rate, cut to a whole
+        number), s + row, s + column; what follows goes on by the grid's rule. Generated tokens go on behind the
+        largest number of the prompt.
+        """
+        grid = self.grid
+        if grid is None or grid.n_axes == 1:
+            return torch.arange(self.n_tokens)[None]
+        parts, at = list[Tensor](), 0
+        for video, run in groupby(self.segments, key=lambda s: s.role in ROLES_OF["video"]):
+            segments = list(run)
+            if not video:
+                n = sum(len(s) for s in segments if s.role != "generated")
+                parts.append(torch.arange(at, at + n).expand(grid.n_axes, -1))
+                at += n
+                continue
+            places = torch.cat([grid.places(i, self.steps.index(_span(s))) for i, s in enumerate(segments)], 1)
+            parts.append(at + places)
+            at += int(places.max()) + 1 if grid.text_after == "largest" else max(grid.rows, grid.columns)
+        prompt = torch.cat(parts, 1)
+        after = int(prompt.max()) + 1 + torch.arange(self.n_tokens - self.n_prompt)
+        return torch.cat([prompt, after.expand(grid.n_axes, -1)], 1)
 
     def extend(self, n: int) -> "TokenLayout":
         """The layout after `n` more tokens were generated."""
@@ -246,17 +296,21 @@ class TokenLayout:
         wanted = self._numbers(term)
         if term.name == "option":
             return [s for s in segments if s.index in wanted]
-        if self.blend > 1:
+        if term.name == "steps":
+            wanted = [f for step in wanted for f in self.steps[step]]
+        chosen = [s for s in segments if s.frame is not None and any(f in wanted for f in _span(s))]
+        if any(s.blend > s.frames or not all(f in wanted for f in _span(s)) for s in chosen if s.role == "video"):
             warnings.warn(
                 f"each token of {term.name!r} mixes {self.blend} frames, so one frame's tokens also hold its "
                 "neighbours' content",
                 FrameBlendWarning,
                 stacklevel=4,
             )
-        return [s for s in segments if s.frame in wanted]
+        return chosen
 
     def _numbers(self, term: Term) -> range:
-        n, what = (self.n_options, "options") if term.name == "option" else (self.n_frames, "frames")
+        counts = {"option": (self.n_options, "options"), "steps": (len(self.steps), "steps")}
+        n, what = counts.get(term.name, (self.n_frames, "frames"))
         if term.number is not None:
             text, bounds = str(term.number), [term.number]
             wanted = range(term.number % n, term.number % n + 1) if n else range(0)
@@ -275,11 +329,14 @@ class TokenLayout:
 
     def __str__(self) -> str:
         rows = _rows(self.segments)
-        if self.n_frames > 6:
-            first = next(i for i, r in enumerate(rows) if r[1].startswith("video[") and r[3] == 2)
-            last = next(i for i, r in enumerate(rows) if r[1].startswith("video[") and r[3] == self.n_frames - 1)
+        if len(self.steps) > 6:
+            first, last = (
+                next(i for i, r in enumerate(rows) if r[1].startswith("video[") and r[3] == step.start)
+                for step in (self.steps[2], self.steps[-1])
+            )
             rows[first:last] = [("…", "…", "", None)]
-        head = f"TokenLayout: {self.n_tokens:,} tokens, {self.n_frames} frames"
+        in_steps = f" in {len(self.steps)} steps" if len(self.steps) < self.n_frames else ""
+        head = f"TokenLayout: {self.n_tokens:,} tokens, {self.n_frames} frames{in_steps}"
         width = max((len(r[0]) for r in rows), default=0)
         return "\n".join([head, *(f"  {span:>{width}}  {name:<12}{note}".rstrip() for span, name, note, _ in rows)])
 
@@ -288,8 +345,8 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
     """(span, name, note, frame) of each printed row: the rows and newlines of a frame are joined."""
     groups: list[list[Segment]] = []
     for s in segments:
-        same = groups and s.role in ("video", "newline") and s.frame is not None
-        if same and groups[-1][0].role in ("video", "newline") and groups[-1][0].frame == s.frame:
+        same = groups and s.role in ROLES_OF["video"] and s.frame is not None
+        if same and groups[-1][0].role in ROLES_OF["video"] and groups[-1][0].frame == s.frame:
             groups[-1].append(s)
         else:
             groups.append([s])
@@ -297,39 +354,61 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
     for g in groups:
         start, stop, s = g[0].start, g[-1].stop, g[0]
         note = "1 token" if stop - start == 1 else f"{stop - start} tokens"
-        if s.role == "video":
-            newlines = sum(len(x) for x in g if x.role == "newline")
-            note = f"{stop - start - newlines} patches" + (f" + {newlines} newlines" if newlines else "")
-            note += f", each mixing {s.blend} frames" if s.blend > 1 else ""
-        number = s.frame if s.role in ("video", "marker") else s.index
-        name = {"options": "option"}.get(s.role, s.role) if number is not None else s.role
-        name += f"[{number}]" if number is not None else ""
+        is_video = any(x.role == "video" for x in g)
+        if is_video:
+            others = {r: sum(len(x) for x in g if x.role == r) for r in ("newline", "cls")}
+            note = f"{stop - start - sum(others.values())} patches"
+            note += f" + {others['newline']} newlines" if others["newline"] else ""
+            note += " + 1 class token" if others["cls"] else ""
+            note += f", each mixing {g[-1].blend} frames" if g[-1].blend > 1 else ""
+        number = s.frame if is_video or s.role == "marker" else s.index
+        name = "video" if is_video else {"options": "option"}.get(s.role, s.role) if number is not None else s.role
+        if number is not None:
+            name += f"[{number}]" if s.frames == 1 else f"[{number}:{number + s.frames}]"
         span = f"{start}" if stop - start == 1 else f"{start}–{stop - 1}"
-        rows.append((span, name, note, s.frame if s.role == "video" else None))
+        rows.append((span, name, note, s.frame if is_video else None))
     return rows
 
 
-def video_segments(projector: ProjectorConfig, grid: int, n_frames: int) -> list[Segment]:
+def step_name(frames: range) -> str:
+    """The selector of a step of the video, by its frames."""
+    return f"video[{frames.start}]" if len(frames) == 1 else f"video[{frames.start}:{frames.stop}]"
+
+
+def _span(s: Segment) -> range:
+    assert s.frame is not None
+    return range(s.frame, s.frame + s.frames)
+
+
+def video_segments(cfg: VideoLLMConfig, shape: VideoShape) -> list[Segment]:
     """Segments of one uninterrupted video, counted from 0: raster order, frames in time order.
 
     Raises:
         InputError: For frames that do not fill the clips a projector merges.
     """
+    projector, grid, n_frames = cfg.projector, Grid.of(cfg, shape), shape.n_frames
+    assert projector is not None and cfg.vision is not None
     if projector.merge is not None and n_frames % projector.merge.frames_per_clip:
         raise InputError(
             f"this model merges clips of {projector.merge.frames_per_clip} frames, and {n_frames} frames were given; "
             f"use a multiple of {projector.merge.frames_per_clip}"
         )
-    side = projector.side(grid)
     runs: list[Segment] = []
-    for f in range(n_frames):
+    for step, f in enumerate(range(0, n_frames, cfg.patch_frames)):
         if projector.merge is not None:
             m = projector.merge
             runs.append(Segment("video", 0, m.tokens_per_frame, frame=f, blend=m.frames_per_clip))
             continue
-        rows = [(side, 1)] * side if projector.newline == "row" else [(side * side, projector.newline == "frame")]
+        if cfg.vision.cls_kept:
+            runs.append(Segment("cls", 0, 1, frame=f))
+        span = min(cfg.patch_frames, n_frames - f)  # an odd last frame is alone, taken twice
+        rows = [(grid.columns, 1)] * grid.rows
+        rows = rows if projector.newline == "row" else [(grid.n_kept(step), projector.newline == "frame")]
         for patches, newlines in rows:
-            runs += [Segment("video", 0, patches, frame=f), Segment("newline", 0, int(newlines), frame=f)]
+            runs += [
+                Segment("video", 0, patches, frame=f, blend=span, frames=span),
+                Segment("newline", 0, int(newlines), frame=f),
+            ]
     if projector.newline == "once":
         runs.append(Segment("newline", 0, 1))
     return list(TokenLayout.of(runs).segments)

@@ -11,13 +11,26 @@ All frame numbers are 0-based positions in the file, in display order. A rule wo
   InternVL, InternVideo2.5, MVBench.
 - `inner`: first + int(i n / (N + 1)), i = 1 .. N, where n counts the frames of the range: neither end.
   VLMEvalKit.
+- `qwen`: 2 frames a second, at least 4 and an even number, spread over the range with both ends, rounded.
+  qwen-vl-utils, by which Qwen's authors evaluate.
+- `qwen2_hf`: as many, from `first` in equal steps, truncated. Transformers' processor of Qwen2-VL and Qwen2.5-VL.
+- `qwen3_hf`: 2 a second, at least 4, odd numbers too, spread as `qwen` does. Transformers' processor of Qwen3-VL.
+- `videollama3`: every floor(fps)-th frame from the middle of the first second; `linspace` once N seconds are reached,
+  or it would be more than N. The authors' code.
+- `videollama3_hf`: 1 a second, at least 4, as `qwen2_hf` does. Transformers' processor.
+- `smolvlm`: 1 a second, at least one, spread with both ends, truncated, each frame once; a second at both ends is left
+  out of videos that are more than 2 seconds longer than N. SmolVLM2.
+- `internvl_hf`: (i + 1/2) n / N, truncated. Transformers' processor of InternVL.
 
-A video with fewer frames than N repeats frames under all rules but `one_fps`, as upstream does.
+N, `n_frames`, is how many frames `linspace`, `mid_segment` and `inner` take, repeating some of a video that has fewer,
+as upstream does. Of the others it is the most, and shorter videos give fewer: each frame once. Frames in pairs (`qwen`,
+`qwen2_hf`) are an even number, but for a single one, which upstream refuses.
 Rounding is half to even everywhere (NumPy's and Python's `round`), again as upstream.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -36,12 +49,12 @@ def sample_indices(
     fps: float | int | None = None,
     bound: tuple[float | int, float | int] | None = None,
 ) -> list[int]:
-    """Frame numbers to read, 0-based and never decreasing: `n_frames` of them, or fewer under `one_fps`.
+    """Frame numbers to read, 0-based and never decreasing: `n_frames` of them, or fewer where that is the most.
 
-    `fps` is the average frame rate; only `one_fps` and `bound` need it. `bound` is (start, end) in seconds
-    and keeps frames max(0, round(start * fps)) to min(round(end * fps), n_total - 1), both included: the rule
-    of MVBench for `mid_segment`, applied alike to the other samplers. It counts frames at the average rate,
-    so with a variable frame rate it is not a cut by time.
+    `fps` is the average frame rate; `bound` needs it, and the samplers that take so many frames a second (`RATED`).
+    `bound` is (start, end) in seconds and keeps frames max(0, round(start * fps)) to min(round(end * fps),
+    n_total - 1), both included: the rule of MVBench for `mid_segment`, applied alike to the other samplers. It counts
+    frames at the average rate, so with a variable frame rate it is not a cut by time.
 
     Raises:
         InputError: As `check` does, and for a bound that is no two numbers; VideoError where this video cannot serve:
@@ -52,11 +65,11 @@ def sample_indices(
         _check_bound(bound)
     if n_total < 1:
         raise VideoError(f"cannot sample {n_frames} frames of a video that has {n_total}; check the video")
-    if (sampler == "one_fps" or bound is not None) and not (fps and 0 < fps < math.inf):
-        what = f"bound {bound}" if bound is not None else f"sampler {sampler!r}"
+    if (sampler in RATED or bound is not None) and not (fps and 0 < fps < math.inf):
+        asked = f"bound {bound}" if bound is not None else f"sampler {sampler!r}"
         todo = "give the rate, or take another sampler and no bound"
-        raise VideoError(f"{what} needs the frame rate, but fps is {fps}; {todo}")
-    first, last = (0, n_total - 1) if bound is None else _within(bound, n_total, float(fps or 0))
+        raise VideoError(f"{asked} needs the frame rate, but fps is {fps}; {todo}")
+    first, last = (0, n_total - 1) if bound is None else within(bound, n_total, float(fps or 0))
     return SAMPLERS[sampler](first, last, n_frames, float(fps or 0))
 
 
@@ -81,7 +94,8 @@ def _check_bound(bound: object) -> None:
         raise InputError(f"bound is {bound!r}; give (start, end), two numbers of seconds")
 
 
-def _within(bound: tuple[float | int, float | int], n_total: int, fps: float) -> tuple[int, int]:
+def within(bound: tuple[float | int, float | int], n_total: int, fps: float) -> tuple[int, int]:
+    """First and last frame inside a bound. Raises VideoError where it holds none."""
     start, end = bound
     if not -math.inf < start < end < math.inf:
         raise VideoError(f"bound ({start}, {end}) is not a time span; give (start, end) in seconds, start < end")
@@ -117,9 +131,77 @@ def _inner(first: int, last: int, n_frames: int, fps: float) -> list[int]:
     return [first + int(i * step) for i in range(1, n_frames + 1)]
 
 
+def _count(n_total: int, n_frames: int, fps: float, per_second: int, group: int) -> int:
+    """Frames at `per_second`, at least 4 and whole groups, of a video of as many; at least one."""
+    most = n_frames // group * group
+    wanted = min(max(n_total / fps * per_second, 4), most, n_total)
+    return max(1, math.floor(wanted / group) * group)
+
+
+def _qwen(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    import torch
+
+    n = _count(last - first + 1, n_frames, fps, 2, 2)
+    # torch's float32 steps, which upstream rounds: NumPy's would give other frames of long videos.
+    return [first + int(i) for i in torch.linspace(0, last - first, n).round()]
+
+
+def _qwen3_hf(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    n = _count(last - first + 1, n_frames, fps, 2, 1)
+    return [first + i for i in np.linspace(0, last - first, n).round().astype(int).tolist()]
+
+
+def _by_rate_hf(first: int, last: int, n_frames: int, fps: float, per_second: int, group: int) -> list[int]:
+    n_total = last - first + 1
+    return _steps(first, n_total, _count(n_total, n_frames, fps, per_second, group), 0.0)
+
+
+def _internvl_hf(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    n_total = last - first + 1
+    n = min(n_frames, n_total)
+    return _steps(first, n_total, n, n_total / n / 2)
+
+
+def _steps(first: int, n_total: int, n: int, start: float) -> list[int]:
+    import torch
+
+    # Rounding may add a step, to the frame after the last one: there upstream ends with an error.
+    return [first + int(i) for i in torch.arange(start, n_total, n_total / n)[:n]]
+
+
+def _videollama3(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    n_total = last - first + 1
+    if n_total / fps < n_frames:
+        step = max(1, min(int(fps), n_total))  # below 1 fps upstream's is 0
+        indices = list(range(first + step // 2, last + 1, step))
+        if len(indices) <= n_frames:  # upstream gives a few more, as its step is less than a second
+            return indices
+    return _linspace(first, last, min(n_frames, n_total), fps)
+
+
+def _smolvlm(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    n_total = last - first + 1
+    start, end = 0, n_total - 1
+    if n_total / fps - 2 > n_frames:
+        start, end = int(fps), min(int(n_total - fps), end)
+    if start >= end:
+        start, end = 0, n_total - 1
+    n = max(1, min(round(n_total / fps), n_frames))
+    return [first + i for i in np.unique(np.linspace(start, end, n, dtype=int)).tolist()]
+
+
 SAMPLERS: dict[str, Callable[[int, int, int, float], list[int]]] = {
     "linspace": _linspace,
     "one_fps": _one_fps,
     "mid_segment": _mid_segment,
     "inner": _inner,
+    "qwen": _qwen,
+    "qwen2_hf": partial(_by_rate_hf, per_second=2, group=2),
+    "qwen3_hf": _qwen3_hf,
+    "videollama3": _videollama3,
+    "videollama3_hf": partial(_by_rate_hf, per_second=1, group=1),
+    "smolvlm": _smolvlm,
+    "internvl_hf": _internvl_hf,
 }
+# Those that take so many frames a second.
+RATED = frozenset({"one_fps", "qwen", "qwen2_hf", "qwen3_hf", "videollama3", "videollama3_hf", "smolvlm"})

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from hookedvid.data.item import Item
-from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, unembedding, video
+from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, patch_grid, unembedding, video
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
@@ -173,7 +173,7 @@ def _placed(costs: Costs, interventions: Interventions) -> None:
 def _works(plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: float, size: int) -> tuple[Work, ...]:
     everything = [one for questions in videos for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
-    tower = _tower_memory(cfg, plan.settings["n_frames"], size)
+    tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
     naive = sum(Costs(cfg, x.layout).of(c).total for x, conditions in everything for c in conditions)
     works = [Work("none", naive * share, max(tower, whole))]
@@ -242,7 +242,7 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
             read = 1 + layout.n_tokens - layout.n_prompt
             linear += n_text * block_linear(lm) + (node.layer == last) * read * unembedding(lm)
             attention += pairs(t.question, t.changes, torch.arange(n, layout.n_tokens))
-    return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0].n_frames)
+    return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0])
 
 
 def sweep_memory(lm: DecoderConfig, plan: Sweep, size: int) -> int:
@@ -283,12 +283,14 @@ def _forward_memory(lm: DecoderConfig, n: int, size: int) -> int:
     return size * n * (3 * lm.d_model + 2 * lm.d_mlp + 2 * lm.n_kv_heads * lm.d_head)
 
 
-def _tower_memory(cfg: VideoLLMConfig, n_frames: int, size: int) -> int:
+def _tower_memory(cfg: VideoLLMConfig, layout: TokenLayout, size: int) -> int:
     v = cfg.vision
-    if v is None:
+    if v is None or not layout.steps:
         return 0
-    inside = (v.n_patches + v.cls_token) * (3 * v.d_model + 2 * v.d_mlp)
-    return size * n_frames * (inside + 2 * 3 * v.image_size**2)
+    height, width = patch_grid(cfg, layout)
+    inside = (height * width + v.cls_token) * (3 * v.d_model + 2 * v.d_mlp)
+    pixels = v.patch_frames * height * width * v.patch_size**2 if v.resize == "fit" else v.image_size**2
+    return size * len(layout.steps) * (inside + 2 * 3 * pixels)
 
 
 def _mean(several: Sequence[Flops]) -> Flops:

@@ -1,0 +1,82 @@
+"""Where a video's tokens are in their frames: rows and columns of each step, what is dropped, how positions count."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hookedvid.values.config import VideoLLMConfig
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """What preprocessing made of a video.
+
+    Attributes:
+        n_frames: Sampled frames.
+        height, width: Of each, in the tower's pixels.
+        dropped: Cells that are no tokens, numbered through all steps in raster order, ascending.
+        seconds: From one step to the next; None where nobody asks.
+    """
+
+    n_frames: int
+    height: int
+    width: int
+    dropped: tuple[int, ...] = ()
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of each step's tokens, in raster order.
+
+    Attributes:
+        rows, columns: Of a step.
+        dropped: Cells that are no tokens, numbered through all steps, ascending.
+        n_axes: Numbers that a position has.
+        rate: By how much a step moves on the time axis.
+        text_after: Where text goes on behind video, see `RopeConfig`.
+    """
+
+    rows: int
+    columns: int
+    dropped: tuple[int, ...] = ()
+    n_axes: int = 1
+    rate: float = 1.0
+    text_after: Literal["largest", "sides"] = "largest"
+
+    @classmethod
+    def of(cls, cfg: VideoLLMConfig, shape: VideoShape) -> "Grid":
+        """The cells that a model makes of a video of some shape."""
+        assert cfg.projector is not None and cfg.vision is not None
+        patch = cfg.vision.patch_size
+        rows, columns = cfg.projector.cells(shape.height // patch, shape.width // patch)
+        if cfg.decoder is None:
+            return cls(rows, columns, shape.dropped)
+        rope = cfg.decoder.rope
+        rate = 1.0 if rope.per_second is None or shape.seconds is None else shape.seconds * rope.per_second
+        return cls(rows, columns, shape.dropped, rope.n_axes, rate, rope.text_after)
+
+    def kept(self, step: int) -> Int[Tensor, " cell"]:
+        """The cells of a step that are tokens, 0-based in raster order."""
+        n = self.rows * self.columns
+        gone = {c - step * n for c in self.dropped}
+        return torch.tensor([c for c in range(n) if c not in gone], dtype=torch.long)
+
+    def n_kept(self, step: int) -> int:
+        """How many cells of a step are tokens."""
+        n = self.rows * self.columns
+        return n - sum(step * n <= c < (step + 1) * n for c in self.dropped)
+
+    def places(self, since: int, step: int) -> Int[Tensor, "3 cell"]:
+        """Time, row and column of a step's tokens, counted from where their run of video begins.
+
+        Args:
+            since: Steps since then.
+            step: Its number.
+        """
+        cells = self.kept(step)
+        time = torch.full_like(cells, int(since * self.rate))
+        return torch.stack([time, cells // self.columns, cells % self.columns])

@@ -1,0 +1,102 @@
+"""What an official processor gives for a video, as the pixels that our models read."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hookedvid.errors import InputError
+from hookedvid.values.config import VideoLLMConfig, VisionConfig
+from hookedvid.values.grid import VideoShape
+from hookedvid.values.inputs import Pixels
+from hookedvid.values.patch_rows import to_frames
+from hookedvid.values.tensors import ints
+
+NAMES = (
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "pixel_attention_mask",
+    "video_merge_sizes",
+    "video_compression_mask",
+)
+
+
+def unprocessed(
+    cfg: VideoLLMConfig, pixel_values: Pixels, processed: Mapping[str, Any]
+) -> tuple[Pixels, list[VideoShape | None] | None]:
+    """Pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`.
+
+    Args:
+        cfg: The model's.
+        pixel_values: Frames, or the rows of patches that Qwen's processors make.
+        processed: What else the processor gives, by its names (`NAMES`); None stands for absent.
+
+    Raises:
+        InputError: For an unknown name, and for what does not fit the pixels or the model.
+    """
+    given = {name: torch.as_tensor(value) for name, value in processed.items() if value is not None}
+    if unknown := sorted(given.keys() - set(NAMES)):
+        raise InputError(f"inputs_from_tensors knows nothing of {unknown}; besides ids and pixels it takes {NAMES}")
+    if pixel_values is None or not given or cfg.vision is None:
+        return pixel_values, None
+    if isinstance(pixel_values, Tensor) and pixel_values.ndim == 2:
+        videos = _from_rows(cfg.vision, pixel_values, given)
+    elif "video_grid_thw" in given:
+        raise InputError("video_grid_thw goes with rows of patches [patch, values], and these pixels are frames")
+    else:
+        one = isinstance(pixel_values, Tensor) and pixel_values.ndim != 5
+        videos: list[Tensor | None] = [cast(Tensor, pixel_values)] if one else list(pixel_values)
+    if "pixel_attention_mask" in given:
+        videos = [_without_padding(v, m) for v, m in zip(videos, given["pixel_attention_mask"], strict=True)]
+    return cast(Pixels, videos), _shapes(cfg, videos, given)
+
+
+def _from_rows(vision: VisionConfig, rows: Tensor, given: Mapping[str, Tensor]) -> list[Tensor | None]:
+    if "video_grid_thw" not in given:
+        raise InputError(f"pixel_values are rows {tuple(rows.shape)}: pass their video_grid_thw too")
+    numbers = iter(ints(given["video_grid_thw"].flatten()))
+    grids = list(zip(numbers, numbers, numbers, strict=True))
+    sizes = [t * h * w for t, h, w in grids]
+    if sum(sizes) != len(rows):
+        raise InputError(
+            f"pixel_values are {len(rows)} rows, and the grids {grids} of video_grid_thw hold {sum(sizes)}"
+        )
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [to_frames(rows[i : i + n], grid, vision) for i, n, grid in zip(starts, sizes, grids, strict=True)]
+
+
+def _without_padding(frames: Tensor | None, mask: Tensor) -> Tensor | None:
+    """Frames that hold anything: those of zeros alone pad a batch. A pixel mask inside a frame is refused."""
+    if frames is None:
+        return None
+    stays = (frames != 0).flatten(1).any(1)
+    if not bool(mask[stays].all()):
+        raise InputError("pixel_attention_mask hides parts of frames, and videos have whole frames alone here")
+    return frames[stays]
+
+
+def _shapes(cfg: VideoLLMConfig, videos: list[Tensor | None], given: Mapping[str, Tensor]) -> list[VideoShape | None]:
+    n = len(videos)
+    assert cfg.vision is not None and cfg.projector is not None
+    if "video_merge_sizes" in given and set(ints(given["video_merge_sizes"])) != {cfg.projector.pool_stride}:
+        raise InputError(f"video_merge_sizes must be {cfg.projector.pool_stride} for the videos of this model")
+    seconds = given.get("second_per_grid_ts")
+    each = [None] * n if seconds is None else [float(s) for s in seconds.double().reshape(-1).expand(n)]
+    shapes: list[VideoShape | None] = []
+    first = 0
+    for video, second in zip(videos, each, strict=True):
+        if video is None or video.ndim != 4:
+            shapes.append(None)
+            continue
+        shape = VideoShape(len(video), video.shape[2], video.shape[3], (), second)
+        if (mask := given.get("video_compression_mask")) is not None:
+            rows, columns = cfg.projector.cells(*(side // cfg.vision.patch_size for side in video.shape[2:]))
+            cells = -(-len(video) // cfg.vision.patch_frames) * rows * columns
+            own, first = mask.reshape(-1)[first : first + cells], first + cells
+            if len(own) != cells:
+                raise InputError(f"video_compression_mask has {mask.numel()} entries, and a video has {cells} cells")
+            gone = tuple(ints((~own.bool()).nonzero().flatten()))
+            shape = VideoShape(shape.n_frames, shape.height, shape.width, gone, second)
+        shapes.append(shape)
+    return shapes
