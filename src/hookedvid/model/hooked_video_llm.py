@@ -229,12 +229,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         pos = {i: plan.keys[i] for i in range(start, stop)} if kv_cache is not None else {}
         step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, pos)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
-            if start_at_layer is None:
-                resid, deepstack = self.enter(batch, plan.n_new)
-            else:
-                assert isinstance(input, Tensor)
-                resid = input.clone()  # a hook may edit it in place; the caller's stays
-                deepstack = self.enter(batch, plan.n_new, later=True)[1] if start < self.cfg.n_deepstack else []
+            resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, start)
             resid = self._run_blocks(resid, deepstack, plan, kv_cache, start, stop, probes)
             if stop_at_layer is not None:
                 return resid
@@ -268,6 +263,13 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             parts = torch.split(features, self.cfg.d_model, -1)
             resid, *added = (x.masked_scatter(where, p) for x, p in zip([resid, *added], parts, strict=True))
         return (resid if later else self.hook_embed(resid)), added
+
+    def _start(self, batch: VideoInputs, n_new: int, given: Any, start: int) -> tuple[Tensor, list[Tensor]]:
+        """The stream, `given` if any, and what DeepStack adds from block `start` on."""
+        if given is None:
+            return self.enter(batch, n_new)
+        added = self.enter(batch, n_new, later=True)[1] if start < self.cfg.n_deepstack else []
+        return given.clone(), added  # a hook may edit it in place; the caller's stays
 
     encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order
     encoded = encoded  # (inputs) -> inputs whose videos need no tower again

@@ -24,6 +24,7 @@ from hookedvid.values.layout import ROLES_OF, TokenLayout
 from hookedvid.values.patch_rows import dropped
 from hookedvid.values.tensors import ints
 
+Bound = tuple[float | int, float | int] | None
 USUAL = 480, 854  # height and width of a frame where nobody opens the video
 
 
@@ -36,7 +37,7 @@ def prepare(
     answer: str = "",
     n_frames: int | None = None,
     sampler: str | None = None,
-    bound: tuple[float | int, float | int] | None = None,
+    bound: Bound = None,
     folder_fps: float | int | None = None,
     time_instruction: str | None = None,
     markers_are_language: bool = False,
@@ -67,21 +68,9 @@ def prepare(
     form = _checked_form(model, question, options, answer, form)
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
-    clip, timing, shape, pixels = None, None, None, None
+    timing, shape, pixels = None, None, None
     if video is not None:
-        from hookedvid.video.frames import Clip, read_clip
-        from hookedvid.video.transforms import preprocess
-
-        rule: str = sampler or cfg.sampler
-        n: int = cfg.n_frames if n_frames is None else n_frames
-        known = isinstance(video, Clip)
-        clip = video if known else read_clip(video, n, rule, bound=bound, folder_fps=folder_fps)
-        timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
-        assert cfg.vision is not None
-        pixels = preprocess(clip.frames, cfg.vision)
-        n, height, width, _ = clip.frames.shape
-        size = frame_size(cfg.vision, n, height, width)
-        shape = VideoShape(n, *size, dropped(pixels, cfg.vision), _seconds(cfg, clip, bound))
+        timing, shape, pixels = _seen(cfg, video, n_frames, sampler, bound, folder_fps, instruction)
 
     def laid_out(shape: VideoShape | None) -> list[Run]:
         return _laid_out(model, question, options, shape, timing, form, answer)
@@ -92,6 +81,25 @@ def prepare(
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     check_vocabulary(cfg, letters)
     return VideoInputs(tokens, (layout,), (pixels,), (tuple(options),), (letters,)).to(model.device)
+
+
+def _seen(
+    cfg: VideoLLMConfig, video: Any, n_frames: int | None, sampler: str | None, bound: Bound, folder_fps: Any,
+    instruction: TimeInstruction,
+) -> tuple[Timing | None, VideoShape, torch.Tensor]:  # fmt: skip
+    """When frames were taken, what became of them, and their pixels."""
+    from hookedvid.video.frames import Clip, read_clip
+    from hookedvid.video.transforms import preprocess
+
+    assert cfg.vision is not None
+    rule, asked = sampler or cfg.sampler, cfg.n_frames if n_frames is None else n_frames
+    known = isinstance(video, Clip)
+    clip = video if known else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
+    timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
+    pixels = preprocess(clip.frames, cfg.vision)
+    n, height, width, _ = clip.frames.shape
+    size = frame_size(cfg.vision, n, height, width)
+    return timing, VideoShape(n, *size, dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)), pixels
 
 
 def expected(
@@ -176,7 +184,7 @@ def _timing(
     instruction: TimeInstruction,
     clip: Any,
     sampler: str,
-    bound: tuple[float | int, float | int] | None,
+    bound: Bound,
     around: Template,
 ) -> Timing | None:
     """When the sampled frames were taken, as LLaVA-Video's code reckons it: frame numbers over the average rate."""
@@ -204,7 +212,7 @@ def _timing(
     return Timing(instruction, clip.n_total / clip.fps, tuple(i / rate for i in clip.indices))
 
 
-def _seconds(cfg: VideoLLMConfig, clip: Any, bound: tuple[float | int, float | int] | None) -> float | None:
+def _seconds(cfg: VideoLLMConfig, clip: Any, bound: Bound) -> float | None:
     """Seconds between steps where positions count them: frames of a step over the rate at which they were sampled."""
     if cfg.lm.rope.per_second is None:
         return None
