@@ -15,6 +15,8 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -25,6 +27,7 @@ D_VOCAB = 128
 VIDEO_ID, IMAGE_ID = 120, 121
 DECODERS: dict[str, tuple[Any, Any]] = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "llama": (LlamaForCausalLM, LlamaConfig),
 }
 TOWERS: dict[str, tuple[Any, Any]] = {
@@ -45,11 +48,13 @@ def perturbed(model: nn.Module, scale: float = 0.1) -> Any:
 
 def decoder_config(kind: str = "qwen2", **given: Any) -> Any:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    if kind == "qwen3":
+        sizes["head_dim"] = 16  # wider than hidden_size / heads, as in some of its sizes
     return DECODERS[kind][1](**{"vocab_size": D_VOCAB, **sizes, "num_key_value_heads": 2, **given})
 
 
 def decoder(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa", **given: Any) -> Any:
-    """A Qwen2ForCausalLM or LlamaForCausalLM; `dtype` is set as it is made, since a cast would round inv_freq."""
+    """A decoder with its head; `dtype` is set as it is made, since a cast would round inv_freq."""
     torch.manual_seed(0)
     cls, config = DECODERS[kind][0], decoder_config(kind, **given)
     return perturbed(cls._from_config(config, dtype=dtype, attn_implementation=kernel))

@@ -28,6 +28,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "next_video": next_video,
     "qwen2": lambda: decoder("qwen2"),
     "qwen2-tied": lambda: decoder("qwen2", tie_word_embeddings=True),
+    "qwen3": lambda: decoder("qwen3"),
     "llama": lambda: decoder("llama", attention_bias=True),
     "clip": lambda: tower("clip"),
     "siglip": lambda: tower("siglip"),

@@ -67,6 +67,7 @@ CASES = {
     "llama-biased": llama(qkv_bias=True, o_bias=True),
     "qwen2": llama(qkv_bias=True),
     "qwen2-tied": llama(qkv_bias=True, tied=True),
+    "qwen3": llama(qk_norm=True),
     "internlm2": Case(tables.internlm2(DECODER), decoder=DECODER),
     "clip": Case(tables.clip_like(CLIP, "tower."), vision=CLIP),
     "siglip": Case(tables.clip_like(SIGLIP, ""), vision=SIGLIP),
@@ -126,6 +127,7 @@ def test_whatever_is_ignored_has_a_reason(case):
 
 HF_MODELS = {
     "qwen2": lambda: decoder("qwen2"),
+    "qwen3": lambda: decoder("qwen3"),
     "llama": lambda: decoder("llama", attention_bias=True),
     "tied": lambda: decoder("qwen2", tie_word_embeddings=True),
     "clip": lambda: tower("clip"),
@@ -272,13 +274,13 @@ def test_several_unsupported_fields_are_listed_together():
 
 
 def test_a_class_without_a_reader_is_refused_with_those_that_have_one():
-    class Qwen3ForCausalLM(nn.Module):
+    class Qwen9ForCausalLM(nn.Module):
         pass
 
     with pytest.raises(
-        ConversionError, match=r"cannot load a Qwen3ForCausalLM; nearest: 'Qwen2ForCausalLM'.*Supported"
+        ConversionError, match=r"cannot load a Qwen9ForCausalLM; nearest: 'Qwen3ForCausalLM'.*Supported"
     ):
-        HookedVideoLLM.from_transformers(Qwen3ForCausalLM())
+        HookedVideoLLM.from_transformers(Qwen9ForCausalLM())
 
 
 def test_loading_copies_so_that_later_edits_stay_apart():

@@ -1,4 +1,4 @@
-"""Our decoder against transformers' Qwen2 and Llama on the same weights: the same bits, not nearly the same."""
+"""Our decoder against transformers' Qwen2, Qwen3 and Llama on the same weights: the same bits, not nearly the same."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def both(hf, ids=IDS, **kwargs):
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_logits_are_bitwise_those_of_transformers(kind, kv_heads, dtype, kernel):
     theirs, ours = both(decoder(kind, num_key_value_heads=kv_heads, dtype=dtype, kernel=kernel), kernel=kernel)
     assert ours.dtype == dtype
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_every_block_output_is_bitwise_that_of_transformers(kind):
     hf = decoder(kind)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_dynamic_ntk_rope_of_any_growth(n):
     assert (ours - theirs).abs().max() <= GROWTH_IN_FLOAT32 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_a_checkpoint_loaded_with_dtype_keeps_parity(kind, tmp_path):
     decoder(kind).save_pretrained(tmp_path)
     hf = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)

@@ -20,6 +20,7 @@ HARMLESS = {
     "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache", "use_image_newline_parameter",
     "video_seq_length", "vision_aspect_ratio", "vision_use_head",
 }  # fmt: skip
+DECODERS = ("qwen2", "qwen3", "llama")
 
 
 class ConfigFields(Fields):
@@ -36,15 +37,15 @@ class ConfigFields(Fields):
 
 
 def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
-    """Qwen2Config or LlamaConfig.
+    """Qwen2Config, Qwen3Config or LlamaConfig.
 
     Args:
         ignore: Fields that the caller knows to change nothing.
     """
     read = ConfigFields(config)
-    is_qwen = config.model_type == "qwen2"
-    if config.model_type not in ("qwen2", "llama"):
-        raise ConversionError(f"decoder model_type {config.model_type!r} is not supported (only 'qwen2', 'llama')")
+    kind = config.model_type
+    if kind not in DECODERS:
+        raise ConversionError(f"decoder model_type {kind!r} is not supported (only {', '.join(map(repr, DECODERS))})")
     read.only("use_sliding_window", False)
     if sliding := set(read("layer_types", None) or ()) - {"full_attention"}:
         read.problems.append(f"layer_types holds {sorted(sliding)}: only full attention is supported")
@@ -63,10 +64,11 @@ def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
         n_ctx=read("max_position_embeddings"),
         act=act,
         eps=float(read("rms_norm_eps")),
-        qkv_bias=is_qwen or bias,
-        o_bias=bias and not is_qwen,
+        qkv_bias=kind == "qwen2" or bias,
+        o_bias=bias and kind != "qwen2",
         tied=bool(config.tie_word_embeddings),
         rope=_read_rope(read),
+        qk_norm=kind == "qwen3",
     )
     read.close(HARMLESS, ignore)
     return cfg

@@ -14,7 +14,7 @@ def _many(theirs: str, ours: str, leaves: tuple[str, ...] = AFFINE) -> list[Line
 
 
 def llama(cfg: DecoderConfig, model: str = "model.", head: str = "lm_head.weight") -> list[Line]:
-    """Llama and Qwen2, under the prefix `model`."""
+    """Llama, Qwen2 and Qwen3, under the prefix `model`."""
     block, qkv = f"{model}layers.{{i}}.", AFFINE if cfg.qkv_bias else NORM
     lines: list[Line] = [
         Rule(f"{model}embed_tokens.weight", "embed.weight"),
@@ -26,6 +26,8 @@ def llama(cfg: DecoderConfig, model: str = "model.", head: str = "lm_head.weight
         *(x for p in ("gate", "up", "down") for x in _many(f"{block}mlp.{p}_proj", f"blocks.{{i}}.mlp.{p}", NORM)),
         Ignored(r".*rotary_emb\.inv_freq", "computed from the config"),
     ]
+    if cfg.qk_norm:
+        lines += [x for p in "qk" for x in _many(f"{block}self_attn.{p}_norm", f"blocks.{{i}}.attn.{p}_norm", NORM)]
     return [*lines, _head(cfg, head)]
 
 

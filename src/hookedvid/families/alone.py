@@ -26,13 +26,13 @@ def prefix(names: Sequence[str], end: str, default: str) -> str:
 
 
 def decoder_table(cfg: VideoLLMConfig, names: Sequence[str], model: str = "model.") -> list[Line]:
-    """Qwen2 or Llama, under whatever prefixes the names have; `model` where they tell none."""
+    """Qwen2, Qwen3 or Llama, under whatever prefixes the names have; `model` where they tell none."""
     head = f"{prefix(names, 'lm_head.weight', '')}lm_head.weight"
     return tables.llama(cfg.lm, prefix(names, "embed_tokens.weight", model), head)
 
 
 def decoder_lines(cfg: DecoderConfig) -> list[Line]:
-    """Qwen2 or Llama under every prefix it may have; a tied head has its name, so that it can be refused."""
+    """Qwen2, Qwen3 or Llama under every prefix it may have; a tied head has its name, so that it can be refused."""
     untied = replace(cfg, tied=False)
     return [line for model, head in DECODERS for line in tables.llama(untied, model, head)]
 
@@ -75,6 +75,7 @@ ALONE = tuple(
     Layout(architecture=architecture, read=read, table=table, transformers=True)
     for architecture, read, table in (
         ("Qwen2ForCausalLM", _read_decoder, decoder_table),
+        ("Qwen3ForCausalLM", _read_decoder, decoder_table),
         ("LlamaForCausalLM", _read_decoder, decoder_table),
         ("CLIPVisionModel", _read_tower, _clip_table),
         ("SiglipVisionModel", _read_tower, _clip_table),

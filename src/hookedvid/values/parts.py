@@ -72,5 +72,6 @@ SMOLVLM_SIGLIP_384 = replace(SIGLIP_SO400M, n_layers=27, final_norm=True, resize
 
 # Fields of a DecoderConfig.
 QWEN2 = {"qkv_bias": True, "eps": 1e-6}
+QWEN3 = {"qk_norm": True, "eps": 1e-6}
 LLAMA = {"eps": 1e-5}
 INTERNLM2 = {"eps": 1e-5}
