@@ -16,6 +16,7 @@ from hookedvid.errors import ConfigError, InputError
 from hookedvid.values import parts
 from hookedvid.values.frame_size import frame_size, sizes_in_turn
 from hookedvid.values.pixel_budget import PixelBudget
+from versions import processors_of_today
 
 PROCESSORS = json.loads((Path(__file__).parents[1] / "golden" / "processors.json").read_text())
 TOWERS = {"qwen2.5-vl": parts.QWEN2_5_VIT, "qwen3-vl": parts.QWEN3_VIT_300M, "videollama3": parts.VIDEOLLAMA3_VIT}
@@ -55,6 +56,7 @@ def test_a_budget_of_each_frame_is_that_of_qwen2(n_frames, height, width, least,
     assert frame_size(shared, n_frames, height, width) == qwen2.smart_resize(height, width, 28, least, most // n_frames)
 
 
+@processors_of_today
 @law
 @given(frames, sides, sides, st.integers(1, 10**6), st.integers(1, 10**8))
 def test_a_budget_of_the_clip_is_that_of_qwen3(n_frames, height, width, least, most):

@@ -12,6 +12,7 @@ from transformers.models.video_llama_3.video_processing_video_llama_3 import Vid
 from hookedvid.errors import InputError
 from hookedvid.values.parts import QWEN2_VIT, VIDEOLLAMA3_VIT
 from hookedvid.values.patch_rows import dropped, kept, to_frames, to_rows
+from versions import processors_of_today
 
 law = settings(deadline=None)  # a loaded machine is no failure
 counts = st.integers(1, 5)
@@ -23,6 +24,7 @@ def tower(patch, merge, length, **other):
     )
 
 
+@processors_of_today
 @law
 @given(counts, counts, counts, counts, counts, counts)
 def test_rows_are_those_of_qwen_and_lead_back(n, high, wide, patch, merge, length):

@@ -21,6 +21,7 @@ from hookedvid.values import parts
 from hookedvid.values.processor import Processor
 from hookedvid.video.processed import process
 from hookedvid.video.transforms import preprocess
+from versions import processors_of_today
 
 QWEN = Processor(extras=("video_grid_thw",))
 QWEN2_5 = Processor(extras=("video_grid_thw", "second_per_grid_ts"))
@@ -73,6 +74,7 @@ def video(n_frames, height, width):
     return frames
 
 
+@processors_of_today
 @pytest.mark.parametrize("n_frames", [2, 5])
 @pytest.mark.parametrize(("height", "width"), [(70, 100), (84, 58), (30, 200)])
 @pytest.mark.parametrize(("vision", "processor", "official", "asked", "defaults"), CASES)
@@ -122,6 +124,7 @@ def test_seconds_of_a_group_follow_the_rate():
         (parts.QWEN2_VIT, {"image_mean": "0.5"}, r"image_mean = '0.5'; give a number, or one for each of three"),
         (parts.QWEN2_VIT, {"image_std": [0.5, 0.5, 0.0]}, r"do not go together: mean .* std above 0"),
         (parts.QWEN2_VIT, {"patch_size": 14.5}, r"patch_size is 14.5; ask for at least one"),
+        (parts.QWEN3_VIT_300M, {"max_pixels": 9}, r"change nothing in Qwen3-VL's processor; give both sides"),
         (parts.VIDEOLLAMA3_VIT, {"cap_pixels_per_frame": True}, r"frames of this model have a share of all pixels"),
     ],
 )

@@ -15,6 +15,7 @@ from hookedvid.values.config import VisionConfig
 from hookedvid.values.parts import QWEN2_VIT
 from hookedvid.video import transforms
 from hookedvid.video.transforms import preprocess
+from versions import processors_of_today
 
 CLIP = dict(
     resize="crop",
@@ -105,6 +106,7 @@ def from_torchvision(processor, frames):
     return pixels
 
 
+@processors_of_today
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize(("resample", "name"), [(3, "bicubic"), (2, "bilinear"), (1, "lanczos")])
 def test_squash_equals_internvl(height, width, resample, name):
@@ -124,6 +126,7 @@ def test_crop_equals_video_llava(height, width, first, size):
     assert torch.equal(made, from_torchvision(processor, frames))
 
 
+@processors_of_today
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize(("first", "size"), [(56, 56), (90, 56), (40, 57)])
 def test_squash_twice_equals_smolvlm(height, width, first, size):
