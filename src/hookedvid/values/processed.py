@@ -1,7 +1,7 @@
 """What an official processor gives for a video, as the pixels that our models read."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -11,15 +11,10 @@ from hookedvid.values.config import VideoLLMConfig, VisionConfig
 from hookedvid.values.grid import VideoShape
 from hookedvid.values.inputs import Pixels
 from hookedvid.values.patch_rows import to_frames
+from hookedvid.values.processor import Extra
 from hookedvid.values.tensors import ints
 
-NAMES = (
-    "video_grid_thw",
-    "second_per_grid_ts",
-    "pixel_attention_mask",
-    "video_merge_sizes",
-    "video_compression_mask",
-)
+NAMES: tuple[str, ...] = get_args(Extra)
 
 
 def unprocessed(
