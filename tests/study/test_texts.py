@@ -24,7 +24,7 @@ from hookedvid.report import plots, presenter
 from hookedvid.report.terminal import Terminal
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study
-from hookedvid.study.results.file_names import MANIFEST, asked
+from hookedvid.study.results.file_names import MANIFEST, manifest_fields
 from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.rows import json_bytes, sealed
 from hookedvid.study.run.manifest import Manifest
@@ -280,8 +280,8 @@ JUNK = st.sampled_from([None, True, -1, 0, 1.5, "x", [], {}, [1], {"x": 1}, [[]]
 @given(st.data())
 def test_a_strangers_manifest_is_read_or_refused_in_words(study, tmp_path_factory, data):
     """Anybody can write a checksum; what it seals is checked all the same."""
-    told = asked(study)
-    inside, keys = told, [data.draw(st.sampled_from(sorted(told)))]
+    fields = manifest_fields(study)
+    inside, keys = fields, [data.draw(st.sampled_from(sorted(fields)))]
     while isinstance(inside[keys[-1]], dict | list) and inside[keys[-1]] and data.draw(st.booleans()):
         inside = inside[keys[-1]]
         keys.append(data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside)))))
@@ -290,7 +290,7 @@ def test_a_strangers_manifest_is_read_or_refused_in_words(study, tmp_path_factor
     else:
         inside[keys[-1]] = data.draw(JUNK)
     folder = tmp_path_factory.mktemp("stranger")
-    (folder / MANIFEST).write_bytes(sealed(json_bytes(told)))
+    (folder / MANIFEST).write_bytes(sealed(json_bytes(fields)))
     try:
         Manifest.load(folder)
     except DataError as e:
@@ -299,7 +299,7 @@ def test_a_strangers_manifest_is_read_or_refused_in_words(study, tmp_path_factor
 
 @pytest.mark.parametrize("name", ["study", "settings", "items", "conditions", "keys", "n_layers", "annotations"])
 def test_a_strangers_folder_is_one_line(study, tmp_path, capsys, name):
-    told = asked(study)
+    fields = manifest_fields(study)
     for junk in (None, 1, [], {}, "x"):
-        (tmp_path / MANIFEST).write_bytes(sealed(json_bytes({**told, name: junk})))
+        (tmp_path / MANIFEST).write_bytes(sealed(json_bytes({**fields, name: junk})))
         assert said(capsys, "plot", str(tmp_path)).startswith("hookedvid plot: ")
