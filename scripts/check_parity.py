@@ -19,16 +19,8 @@ from rich.table import Table
 
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.convert import convert, export
-from hookedvid.checkpoints.parity import (
-    EXPECTED,
-    Recorded,
-    Stage,
-    compare,
-    first_beyond,
-    our_stages,
-    random_inputs,
-    transformers_stages,
-)
+from hookedvid.checkpoints.parity import Stage, compare, first_beyond, our_stages, random_inputs, transformers_stages
+from hookedvid.checkpoints.recorded import EXPECTED, Recorded
 from hookedvid.errors import HookedVidError
 
 # The same sums in another order move float32 by some 1e-6; recorded outputs are float32 whatever we run in. Half
@@ -70,8 +62,8 @@ def against_recording(folder: Path, args: argparse.Namespace) -> list[Stage]:
             theirs = export(converted, Path(work) / "theirs", progress=False)
             converted = convert(theirs, Path(work) / "again", overrides=case.overrides, progress=False)
         model = HookedVideoLLM.from_pretrained(converted, device=args.device, dtype=args.dtype)
-        inputs = model.inputs_from_tensors(case.tokens, case.pixels)
-        return compare(our_stages(model, inputs), case.theirs)
+        inputs = model.inputs_from_tensors(case.tokens, case.pixels, **case.processed)
+        return compare(our_stages(model, inputs, case.extension), case.theirs)
 
 
 def against_transformers(args: argparse.Namespace) -> list[Stage]:

@@ -15,24 +15,31 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from hookedvid import HookedVideoLLM
+from hookedvid import HookedVideoLLM, VideoInputs
 from hookedvid.checkpoints.convert import convert
-from hookedvid.checkpoints.parity import Recorded
+from hookedvid.checkpoints.recorded import Recorded, variants
 
 RECORDED = Path(__file__).with_name("golden")
 # Of whole cases, with weights and pixels in their files, where somebody has more of them.
 OTHERS = os.environ.get("HOOKEDVID_GOLDEN")
 CASES = sorted(p.parent.name for p in Path(OTHERS or RECORDED).glob("*/case.json"))
+DRAWN = [name for name in CASES if (RECORDED / name / "drawn.json").is_file() and not OTHERS]
+AS_ON_THE_HUB = [name for name in CASES if (Path(OTHERS or RECORDED) / name / "config.hub.json").is_file()]
+VARIANTS = [(name, v) for name in CASES for v in variants(Path(OTHERS or RECORDED) / name)]
 WORK = TemporaryDirectory(prefix="hookedvid-golden-")
 
 
 class Golden(NamedTuple):
-    """A case: our model with its weights, the token ids, the pixels, the original outputs by our stages' names."""
+    """A case: our model with its weights, and what the original code was given and made of it."""
 
     model: HookedVideoLLM
-    ids: torch.Tensor
-    pixels: torch.Tensor
-    expected: dict[str, torch.Tensor]
+    case: Recorded
+
+    @property
+    def inputs(self) -> VideoInputs:
+        case = self.case
+        pixels = case.pixels.to(self.model.embed.weight.dtype)
+        return self.model.inputs_from_tensors(case.tokens, pixels, **case.processed)
 
 
 class Drawn(NamedTuple):
@@ -60,8 +67,8 @@ class Drawn(NamedTuple):
 @cache
 def original(name: str) -> Path:
     """The folder of a case: its checkpoint in the original layout, inputs and outputs."""
-    if OTHERS:
-        return Path(OTHERS) / name
+    if OTHERS or not (RECORDED / name / "drawn.json").is_file():
+        return Path(OTHERS or RECORDED) / name
     folder = Path(WORK.name) / "original" / name
     shutil.copytree(RECORDED / name, folder)
     drawn = Drawn.of(name)
@@ -75,13 +82,27 @@ def original(name: str) -> Path:
 
 
 @cache
-def converted(name: str) -> Path:
+def spelled_as_on_the_hub(name: str) -> Path:
+    """The folder of a case with its config.json as repositories on the hub have it."""
+    folder = Path(WORK.name) / "hub" / name
+    shutil.copytree(original(name), folder, copy_function=os.symlink)
+    (folder / "config.json").unlink()
+    (folder / "config.hub.json").rename(folder / "config.json")
+    return folder
+
+
+def converted(name: str, variant: str = "") -> Path:
     """The folder of a case's converted checkpoint."""
-    case = Recorded.load(original(name))
-    return convert(original(name), Path(WORK.name) / name, overrides=case.overrides, progress=False)
+    return _converted(name, variant)
 
 
-def load(name: str, dtype: torch.dtype = torch.float32) -> Golden:
-    case = Recorded.load(original(name))
-    model = HookedVideoLLM.from_pretrained(converted(name), dtype=dtype)
-    return Golden(model, case.tokens, case.pixels.to(dtype), dict(case.theirs))
+@cache
+def _converted(name: str, variant: str) -> Path:
+    case = Recorded.load(original(name), variant)
+    into = Path(WORK.name) / "ours" / name / (variant or "plain")
+    return convert(original(name), into, overrides=case.overrides, progress=False)
+
+
+def load(name: str, variant: str = "", dtype: torch.dtype = torch.float32) -> Golden:
+    model = HookedVideoLLM.from_pretrained(converted(name, variant), dtype=dtype)
+    return Golden(model, Recorded.load(original(name), variant))

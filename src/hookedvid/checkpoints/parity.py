@@ -1,34 +1,26 @@
 """Stage by stage against another implementation of the same model: recorded outputs, or a transformers model."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from hookedvid.checkpoints import layouts
-from hookedvid.checkpoints.convert import read_config
 from hookedvid.conversion.lines import Rule
-from hookedvid.conversion.shards import open_shards
 from hookedvid.errors import ConversionError
-from hookedvid.families.family import Source
-from hookedvid.families.registry import named_in
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
-CASE, EXPECTED = "case.json", "expected.safetensors"
-# What the vision_config of a case is called in ours.
-_TOWER = {
-    "num_attention_heads": "n_heads",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "layer_norm_eps": "eps",
-}
+# Hook points that are stages, and those that stages are made of.
+STAGES = re.compile(
+    r"vision\.hook_(patch_embed|embed|out)|projector\.hook_(pre|mlp_in|out)|hook_embed"
+    r"|(vision\.)?blocks\.\d+\.hook_resid_(pre|post)|blocks\.\d+\.hook_deepstack"
+)
 
 
 @dataclass(frozen=True)
@@ -64,90 +56,40 @@ def first_beyond(stages: Sequence[Stage], tolerance: float) -> Stage | None:
     return next((s for s in stages if not s.relative <= tolerance), None)
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """Inputs and outputs of the original code, one prompt with one video.
-
-    Attributes:
-        overrides: What the case says of the model that its config.json does not, for `hookedvid.convert`.
-        tokens: Ids, -200 or the placeholder where the video stands.
-        theirs: Stages by our names.
-    """
-
-    tokens: Tensor
-    pixels: Tensor
-    theirs: Mapping[str, Tensor]
-    overrides: Mapping[str, Any]
-
-    @classmethod
-    def load(cls, folder: Path) -> "Recorded":
-        """A folder with `case.json` and `expected.safetensors` beside a checkpoint."""
-        from safetensors.torch import load_file
-
-        for name in (CASE, EXPECTED):
-            if not (folder / name).is_file():
-                raise ConversionError(f"{folder} has no {name}, so there is nothing recorded to compare with")
-        case = json.loads((folder / CASE).read_text(encoding="utf-8"))
-        recorded = load_file(folder / EXPECTED)
-        ids = case.get("input_ids") or [*case["prefix_ids"], VIDEO, *case["suffix_ids"]]
-        overrides: dict[str, Any] = {
-            f"vision.{_TOWER[k]}": v for k, v in case.get("vision_config", {}).items() if k in _TOWER
-        }
-        if "img_context_token_id" in case:
-            overrides["placeholder_id"] = case["img_context_token_id"]
-        if family := case.get("family") or named_in(str(folder)) or _any_family(folder):
-            overrides["family"] = family
-        pixels = recorded.pop("pixel_values")
-        return cls(torch.tensor(ids), pixels.float(), _renamed(recorded), overrides)
-
-
-def _any_family(folder: Path) -> str | None:
-    """A family for a case whose config fits several, or none of those that have its architecture; else None.
-
-    Of the parts that are recorded none differs between those families, so any will do.
-    """
-    config = read_config(folder)
-    name = layouts.architecture(config)
-    fits = layouts.fitting(name, Source(config, open_shards(folder).shapes))
-    fits = fits or [family.name for family, _ in layouts.having(name)]
-    return fits[0] if len(fits) > 1 else None
-
-
-def _renamed(recorded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Recorded stages by the names of our hook points."""
-    blocks = [int(k.split(".")[1]) for k in recorded if k.startswith("hidden.")]
-    names = {
-        "vision_tower": "vision patches",
-        "vision_model": "vision.hook_out",
-        "projected": "projector.hook_out",
-        "input_embeds": "hook_embed",
-        "logits": "logits",
-        **{f"hidden.{i}": f"blocks.{i}.hook_resid_pre" for i in blocks},
-    }
-    if blocks:
-        names[f"hidden.{max(blocks)}"] = "ln_final"
-    if unknown := sorted(recorded.keys() - names.keys()):
-        raise ConversionError(f"{EXPECTED} holds {unknown}, which is no stage here; known are {sorted(names)}")
-    return {names[k]: v for k, v in recorded.items()}
-
-
 @torch.no_grad()
-def our_stages(model: Model, inputs: VideoInputs) -> dict[str, Tensor]:
-    """Every stage of a run of ours, in the order they happen."""
-    wanted = re.compile(
-        r"(vision\.)?blocks\.\d+\.hook_resid_(pre|post)|vision\.hook_out|projector\.hook_(pre|out)|hook_embed"
-    )
+def our_stages(model: Model, inputs: VideoInputs, extension: Int[Tensor, "1 new"] | None = None) -> dict[str, Tensor]:
+    """Every stage of a run of ours on one prompt, in the order they happen.
+
+    `vision patches` are the features that the projector reads, `vision before its norm` the tower's last block's
+    output. `blocks.k.mlp` is the stream before features of the tower are added (DeepStack), `blocks.k.deepstack` what
+    is added at video positions.
+
+    Args:
+        extension: Ids that follow the prompt in a second run, whose logits at these are `logits.extended`.
+    """
     if model.cfg.decoder is None:
-        features, cache = model.run_with_cache(inputs.pixel_values[0], names_filter=lambda n: bool(wanted.fullmatch(n)))
+        features, cache = model.run_with_cache(inputs.pixel_values[0], names_filter=lambda n: bool(STAGES.fullmatch(n)))
         return {**cache, "vision.hook_out": features}
-    logits, cache = model.run_with_cache(inputs, names_filter=lambda n: bool(wanted.fullmatch(n)))
-    stages: dict[str, Tensor] = {}
+    parts = {f"blocks.{k}.hook_{x}" for k in range(model.cfg.n_deepstack) for x in ("resid_mid", "mlp_out")}
+    logits, cache = model.run_with_cache(inputs, names_filter=lambda n: n in parts or bool(STAGES.fullmatch(n)))
+    stages: dict[str, Tensor] = {"position_ids": inputs.position_ids}
     for name, value in cache.items():
-        stages[name] = value
+        block, _, point = name.rpartition(".")
         if name == "vision.hook_out":
-            stages["vision patches"] = model.vision.patches(value)
+            stages |= {name: value, "vision patches": model.vision.patches(value, model.vision.sizes(inputs.to_encode))}
+        elif point == "hook_deepstack":
+            stages[f"{block}.deepstack"] = value[inputs.is_video]
+        elif name not in parts:
+            stages[name] = value
+        elif point == "hook_mlp_out":
+            stages[f"{block}.mlp"] = cache[f"{block}.hook_resid_mid"] + value
+    if model.cfg.vision is not None and inputs.to_encode:
+        stages["vision before its norm"] = stages[f"vision.blocks.{model.cfg.vision.n_layers - 1}.hook_resid_post"]
     last = stages[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
-    return {**stages, "ln_final": model.ln_final(last), "logits": logits}
+    stages |= {"ln_final": model.ln_final(last), "logits": logits}
+    if extension is not None:
+        stages["logits.extended"] = model(inputs.extend(extension))[:, -extension.shape[1] :]
+    return stages
 
 
 @torch.no_grad()
