@@ -162,5 +162,5 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def laid_out(n_frames: int, side: int, newline: str, n_before: int = 14, n_after: int = 90) -> TokenLayout:
-    video = video_segments(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, n_frames)
+    video = square_video(ProjectorConfig(d_in=1, d_out=1, newline=newline), side, n_frames)
     return TokenLayout.of([Segment("system", 0, n_before), *video, Segment("question", 0, n_after)])
