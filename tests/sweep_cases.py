@@ -39,7 +39,9 @@ def asked(family: str, dtype: torch.dtype = torch.float64, markers: bool = False
     m = model(family, dtype)
     assert m.cfg.vision is not None
     frames = noise(m.cfg.vision.image_size)
-    return tuple(m.prepare(frames, q, o, n_frames=8, markers_are_language=markers) for q, o in QUESTIONS)
+    return tuple(
+        m.prepare(frames, q, o, n_frames=8, folder_fps=2.0, markers_are_language=markers) for q, o in QUESTIONS
+    )
 
 
 def full_study(n: int, width: int) -> list[tuple[Intervention, ...]]:

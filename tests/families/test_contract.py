@@ -24,7 +24,7 @@ from hookedvid.conversion.lines import Ignored
 from hookedvid.conversion.rules import expanded, names_of, to_ours, to_theirs
 from hookedvid.errors import ConfigError
 from hookedvid.families.family import Layout
-from hookedvid.families.prompts import pieces, special_strings
+from hookedvid.families.prompts import NO_INSTRUCTION, Timing, pieces, special_strings
 from hookedvid.families.registry import (
     ARCHITECTURES,
     FAMILIES,
@@ -44,6 +44,7 @@ from hookedvid.video.samplers import SAMPLERS
 
 SOURCE = Path(hookedvid.families.__file__).parents[1]
 QUESTION, OPTIONS, N_FRAMES = "What moves?", ("a car", "a dog"), 4
+RATE = 2.0  # frames a second of a video without a file
 each = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -59,7 +60,8 @@ def model(name: str) -> HookedVideoLLM:
 
 def asked(name: str) -> VideoInputs:
     side = model(name).cfg.vision.image_size
-    return model(name).prepare(np.zeros((N_FRAMES, side, side, 3), np.uint8), QUESTION, OPTIONS, n_frames=N_FRAMES)
+    video = np.zeros((N_FRAMES, side, side, 3), np.uint8)
+    return model(name).prepare(video, QUESTION, OPTIONS, n_frames=N_FRAMES, folder_fps=RATE)
 
 
 # ---- its parts ---------------------------------------------------------------------------------------------
@@ -101,12 +103,14 @@ def test_its_prompt_holds_its_special_tokens_as_one_each(name):
     special = special_strings(form)
     assert special and not check_tokens(tokenizer, special)
     inputs = asked(name)
-    text = "".join(p.text for p in pieces(form, QUESTION, OPTIONS, N_FRAMES))
+    timing = Timing(NO_INSTRUCTION, N_FRAMES / RATE, tuple(i / RATE for i in range(N_FRAMES)))
+    parts = pieces(form, QUESTION, OPTIONS, N_FRAMES, timing, patch_frames=model(name).cfg.patch_frames)
+    text = "".join(p.text for p in parts)
     ids = inputs.tokens[0].tolist()
     for token in special:
         assert ids.count(tokenizer.convert_tokens_to_ids(token)) == text.count(token), token
     assert tokenizer.decode([i for i in ids if i >= 0]) == text
-    assert len(inputs.layout.positions("patches")) % N_FRAMES == 0
+    assert len(inputs.layout.positions("patches")) % len(inputs.layout.steps) == 0
 
 
 @each

@@ -70,13 +70,14 @@ def whole(model: HookedVideoLLM, inputs: VideoInputs, cuts=(), **kwargs) -> tupl
 
 def sets(layout: TokenLayout, reduce: str) -> dict[str, Tensor]:
     """The positions of every column, by another way than the library's: position by position."""
-    found: dict[str, list[int]] = {f"video[{f}]": [] for f in range(layout.n_frames)} if reduce == "frames" else {}
+    steps = {step.start: name for step, name in zip(layout.steps, layout.step_names, strict=True)}
+    found: dict[str, list[int]] = {name: [] for name in steps.values()} if reduce == "frames" else {}
     names = {"video": "patches", "newline": "newlines", "marker": "markers"}
     for i, s in enumerate(each_position(layout)):
         if reduce == "segments":
             name = names.get(s.role, s.role) if s.index is None else f"option[{s.index}]"
         else:
-            name = f"video[{s.frame}]" if s.role in ("video", "newline") and s.frame is not None else "rest"
+            name = steps[s.frame] if s.role in ("video", "newline", "cls") and s.frame is not None else "rest"
         found.setdefault(name, []).append(i)
     return {k: torch.tensor(v) for k, v in found.items()}
 
@@ -87,8 +88,7 @@ def expected(pattern: Tensor, layout: TokenLayout, queries: str, reduce: str) ->
         return rows
     if reduce == "patches":
         patches = rows[:, :, layout.positions("patches")].sum(1)
-        side = round((patches.shape[1] // layout.n_frames) ** 0.5)
-        return patches.view(len(pattern), layout.n_frames, side, side)
+        return patches.view(len(pattern), len(layout.steps), layout.grid.rows, layout.grid.columns)
     return torch.stack([rows[:, :, p].sum(-1) for p in sets(layout, reduce).values()], -1)
 
 
@@ -247,7 +247,7 @@ def test_columns_tile_the_sequence_so_rows_sum_to_one(name):
             found = torch.stack([inputs.layout.mask(label) for label in read.labels])
             assert torch.equal(found.sum(0), torch.ones(inputs.layout.n_tokens, dtype=torch.long)), "labels select"
         if reduce == "frames":
-            assert read.labels == (*(f"video[{f}]" for f in range(4)), "rest")
+            assert read.labels == (*inputs.layout.step_names, "rest")
             assert all(inputs.layout.mask(label).any() for label in read.labels[:-1])
 
 

@@ -203,11 +203,11 @@ def test_hooks_put_before_others_keep_the_order_of_their_list(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("at", ["system", "question", "last", "video[0]"])
+@pytest.mark.parametrize("at", ["system", "question", "last", "steps[0]"])
 @pytest.mark.parametrize("family", UNLIKE)
 def test_a_batch_under_an_exit_is_written_to_as_its_items_are(family, at):
     model = random_model(family)
-    items, given = [item(model, 0), item(model, 1)], [EarlyExit(1, "video[1]"), edit(rolled, at)]
+    items, given = [item(model, 0), item(model, 1)], [EarlyExit(1, "steps[1]"), edit(rolled, at)]
     both = last(model, VideoInputs.stack(items), *given)
     assert all(apart(got, last(model, x, *given)[0]) < ROUNDING for got, x in zip(both, items, strict=True))
     with pytest.raises(InterventionError, match="these positions left the sequence by an early exit before it"):
@@ -217,22 +217,22 @@ def test_a_batch_under_an_exit_is_written_to_as_its_items_are(family, at):
 @torch.no_grad()
 @pytest.mark.parametrize("family", UNLIKE)
 def test_a_batchs_cache_is_read_item_by_item(family):
-    model, exit = random_model(family), EarlyExit(1, "video[1]")
+    model, exit = random_model(family), EarlyExit(1, "steps[1]")
     items, kept = [item(model, 0), item(model, 1)], {"names_filter": ["resid_post", "pattern"], "interventions": exit}
     _, cache = model.run_with_cache(VideoInputs.stack(items), **kept)
     for i, x in enumerate(items):
         _, alone = model.run_with_cache(x, **kept)
-        for selector in ("system", "question", "video[0]", "last"):
+        for selector in ("system", "question", "steps[0]", "last"):
             for layer in range(N):
                 assert (
                     apart(cache.at("resid_post", layer, selector, i), alone.at("resid_post", layer, selector))
                     < ROUNDING
                 )
-        assert torch.equal(alone.rows[2], (~x.layout.mask("video[1]")).nonzero()[:, 0])
+        assert torch.equal(alone.rows[2], (~x.layout.mask("steps[1]")).nonzero()[:, 0])
         patched = last(model, VideoInputs.stack(items), Patch("resid_post", 1, "question", cache))
         assert apart(patched[i], last(model, x, Patch("resid_post", 1, "question", alone))[0]) < ROUNDING
         with pytest.raises(InputError, match="an early exit dropped them"):
-            cache.at("resid_post", 1, "video[1]", i)
+            cache.at("resid_post", 1, "steps[1]", i)
     with pytest.raises(InputError, match="this cache holds 2 items, each with its own layout"):
         cache.at("resid_post", 1, "question")
 

@@ -58,7 +58,9 @@ def asked(
     assert model.cfg.vision is not None
     size = model.cfg.vision.image_size
     frames = np.random.default_rng(seed).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
-    return model, model.prepare(frames, "what is it ?", answer=answer, n_frames=4, markers_are_language=markers)
+    return model, model.prepare(
+        frames, "what is it ?", answer=answer, n_frames=4, folder_fps=2.0, markers_are_language=markers
+    )
 
 
 def forced(model: HookedVideoLLM, prompt: VideoInputs, answer: torch.Tensor, given) -> torch.Tensor:

@@ -124,7 +124,11 @@ def test_seconds_of_a_group_follow_the_rate():
         (parts.QWEN2_VIT, {"image_mean": "0.5"}, r"image_mean = '0.5'; give a number, or one for each of three"),
         (parts.QWEN2_VIT, {"image_std": [0.5, 0.5, 0.0]}, r"do not go together: mean .* std above 0"),
         (parts.QWEN2_VIT, {"patch_size": 14.5}, r"patch_size is 14.5; ask for at least one"),
-        (parts.QWEN3_VIT_300M, {"max_pixels": 9}, r"change nothing in Qwen3-VL's processor; give both sides"),
+        (
+            parts.QWEN3_VIT_300M,
+            {"max_pixels": 9},
+            r"change nothing where the budget is a whole clip's; give both sides",
+        ),
         (parts.VIDEOLLAMA3_VIT, {"cap_pixels_per_frame": True}, r"frames of this model have a share of all pixels"),
     ],
 )

@@ -1,6 +1,6 @@
 """Models from a config, from transformers in memory, from open_clip."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,15 @@ def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kw
     return model
 
 
-def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, *, ignore: Collection[str] = (), **kwargs: Any) -> Any:
+def from_transformers(
+    cls: type,
+    hf: nn.Module,
+    tokenizer: Any,
+    *,
+    ignore: Collection[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
     """See `HookedVideoLLM.from_transformers`."""
     name = type(hf).__name__
     known = layouts.TRANSFORMERS
@@ -71,7 +79,7 @@ def from_transformers(cls: type, hf: nn.Module, tokenizer: Any, *, ignore: Colle
     refuse_packed(tensors)
     for weight, parameter in hf.named_parameters():
         refuse_type(weight, str(parameter.dtype).removeprefix("torch."))
-    reading = layouts.read_transformers(hf.config, name, tensors, ignore)
+    reading = layouts.read_transformers(hf.config, name, tensors, ignore, overrides)
     return fill(empty_model(cls, reading.cfg, tokenizer, **kwargs), tensors, reading.table, name)
 
 

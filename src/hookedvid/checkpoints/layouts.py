@@ -74,16 +74,19 @@ def read(
         raise ConversionError(f"{e}{hint(name, shapes)}") from e
 
 
-def read_transformers(config: Any, name: str, tensors: Mapping[str, Tensor], ignore: Collection[str] = ()) -> Reading:
-    """A transformers model by its config object, its class's name and its tensors.
-
-    Args:
-        ignore: As `read`.
-    """
+def read_transformers(
+    config: Any,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    ignore: Collection[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Reading:
+    """A transformers model by its config object, its class's name and its tensors; the other arguments as `read`."""
     pair = head_and_embedding(tensors)
     same = pair is not None and _same_bits(tensors[pair[0]], tensors[pair[1]])
-    layout, source = _chosen(name, Source(config, {k: t.shape for k, t in tensors.items()}, ignore=ignore), None)
-    cfg = _headed(layout.read(source), tensors, same, {})
+    shapes, changes = {k: t.shape for k, t in tensors.items()}, overrides or {}
+    layout, source = _chosen(name, Source(config, shapes, changes, ignore), None)
+    cfg = _headed(override(layout.read(source), changes, ConversionError), tensors, same, changes)
     return Reading(cfg, layout.table(cfg, list(tensors)))
 
 

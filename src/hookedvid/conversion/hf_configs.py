@@ -36,14 +36,15 @@ class ConfigFields(Fields):
         return getattr(self.config, name, default)
 
 
-def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
-    """Qwen2Config, Qwen3Config or LlamaConfig.
+def read_decoder(config: Any, ignore: Collection[str] = (), kind: str | None = None) -> DecoderConfig:
+    """Qwen2Config, Qwen3Config or LlamaConfig, or a config of one of these under another name.
 
     Args:
         ignore: Fields that the caller knows to change nothing.
+        kind: The model type that it is like; its own unless given.
     """
     read = ConfigFields(config)
-    kind = config.model_type
+    kind = kind or config.model_type
     if kind not in DECODERS:
         raise ConversionError(f"decoder model_type {kind!r} is not supported (only {', '.join(map(repr, DECODERS))})")
     read.only("use_sliding_window", False)
@@ -66,7 +67,7 @@ def read_decoder(config: Any, ignore: Collection[str] = ()) -> DecoderConfig:
         eps=float(read("rms_norm_eps")),
         qkv_bias=kind == "qwen2" or bias,
         o_bias=bias and kind != "qwen2",
-        tied=bool(config.tie_word_embeddings),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
         rope=_read_rope(read),
         qk_norm=kind == "qwen3",
     )
@@ -80,10 +81,14 @@ def _read_rope(read: ConfigFields) -> RopeConfig:
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     theta, factor = rope.pop("rope_theta", 10000.0), rope.pop("factor", 1.0)
     rope.pop("original_max_position_embeddings", None)
+    sections, interleaved = rope.pop("mrope_section", ()), bool(rope.pop("mrope_interleaved", False))
     scaling = ROPE.get(kind)
     if scaling is None or rope:
         read.problems.append(f"rope {kind!r} with {rope} is not supported (only default, linear, dynamic)")
-    return RopeConfig(theta=float(theta), scaling=scaling or "none", factor=float(factor))
+    return RopeConfig(
+        theta=float(theta), scaling=scaling or "none", factor=float(factor), sections=tuple(sections),
+        interleaved=interleaved,
+    )  # fmt: skip
 
 
 def read_tower(

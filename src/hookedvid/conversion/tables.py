@@ -147,6 +147,54 @@ def open_clip(cfg: VisionConfig, tower: str = "visual.") -> list[Line]:
     ]
 
 
+def qwen_vit(
+    cfg: VisionConfig,
+    n_deepstack: int,
+    tower: str = "visual.",
+    mlp: tuple[str, str] = ("fc1", "fc2"),
+    merger: tuple[str, str, str] = ("ln_q", "mlp.0", "mlp.2"),
+) -> list[Line]:
+    """Qwen-VL's towers with their mergers, and RICE: fused [Q; K; V].
+
+    Args:
+        cfg: The tower's config.
+        n_deepstack: Mergers of earlier blocks.
+        tower: The prefix.
+        mlp: What the two Linears of a block's MLP are called, where it is not gated.
+        merger: What norm and Linears of the merger are called.
+    """
+    block, norm = f"{tower}blocks.{{i}}.", AFFINE if cfg.norm == "layer" else NORM
+    gated = tuple((f"{p}_proj", p) for p in ("gate", "up", "down"))
+    named = gated if cfg.gated else ((mlp[0], "inp"), (mlp[1], "out"))
+    ln, first, second = merger
+    lines: list[Line] = [
+        *_many(f"{tower}patch_embed.proj", "vision.patch_embed", AFFINE if cfg.patch_bias else NORM),
+        *_many(f"{block}norm1", "vision.blocks.{i}.ln1", norm),
+        *_many(f"{block}norm2", "vision.blocks.{i}.ln2", norm),
+        *(
+            Fused(f"{block}attn.qkv.{leaf}", tuple(f"vision.blocks.{{i}}.attn.{p}.{leaf}" for p in "qkv"), (1, 1, 1))
+            for leaf in AFFINE
+        ),
+        *_many(f"{block}attn.proj", "vision.blocks.{i}.attn.o"),
+        *(x for theirs, ours in named for x in _many(f"{block}mlp.{theirs}", f"vision.blocks.{{i}}.mlp.{ours}")),
+        *_many(f"{tower}merger.{ln}", "projector.ln_patch", norm),
+        *_many(f"{tower}merger.{first}", "projector.inp"),
+        *_many(f"{tower}merger.{second}", "projector.out"),
+    ]
+    if cfg.positions == "interpolated":
+        lines.append(Rule(f"{tower}pos_embed.weight", "vision.pos_embed"))
+    if cfg.cls_token:
+        lines.append(Rule(f"{tower}class_embedding", "vision.cls_token"))
+        lines.append(Rule(f"{tower}class_pos_emb", "vision.cls_angles", "1 n"))
+    if cfg.pre_norm:
+        lines += _many(f"{tower}pre_layernorm", "vision.ln_pre")
+    for k in range(n_deepstack):
+        theirs, ours = f"{tower}deepstack_merger_list.{k}.", f"projector.deepstack.{k}."
+        lines += [*_many(f"{theirs}{ln}", f"{ours}ln"), *_many(f"{theirs}{first}", f"{ours}inp")]
+        lines += _many(f"{theirs}{second}", f"{ours}out")
+    return lines
+
+
 def mlp2x(first: str, second: str, newline: str, has_newline: bool) -> list[Line]:
     """The LLaVA projector; a newline parameter that this family's video path never reads is left out."""
     last: Line = Rule(newline, "projector.newline") if has_newline else Ignored(_literal(newline), "not used for video")

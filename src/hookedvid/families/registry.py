@@ -105,14 +105,21 @@ def small_config(name: str, *, n_layers: int = 3, d_vocab: int = 300) -> VideoLL
     """A model of a family's exact structure at toy size (about 0.1 M parameters), for trials and tests."""
     f = family(name)
     # 5 patches a side: odd, so that pooling's flooring and ceiling differ.
-    tower = replace(f.tower, n_layers=2, d_model=32, n_heads=4, d_mlp=48, image_size=5 * f.tower.patch_size)
+    tower = replace(
+        f.tower, n_layers=2, d_model=32, n_heads=4, d_mlp=48, image_size=5 * f.tower.patch_size,
+        window=min(f.tower.window, 4), full_blocks=f.tower.full_blocks and (1,),
+        deepstack=tuple(range(min(2, n_layers - 1, len(f.tower.deepstack)))),
+    )  # fmt: skip
+    d_in = 32 * f.projector.get("shuffle", 1) ** 2
+    projector = {**f.projector, "n_deepstack": len(tower.deepstack)}
+    projector |= {"d_hidden": d_in} if "d_hidden" in projector else {}
     cfg = VideoLLMConfig(
         family=name,
         vision=tower,
-        projector=ProjectorConfig(d_in=32 * f.projector.get("shuffle", 1) ** 2, d_out=64, **f.projector),
+        projector=ProjectorConfig(d_in=d_in, d_out=64, **projector),
         decoder=DecoderConfig(
-            n_layers=n_layers, d_model=64, n_heads=8, n_kv_heads=2, d_head=8, d_mlp=96, d_vocab=d_vocab, rope=f.rope,
-            **f.decoder,
+            n_layers=n_layers, d_model=64, n_heads=8, n_kv_heads=2, d_head=8, d_mlp=96, d_vocab=d_vocab,
+            rope=replace(f.rope, sections=f.rope.sections and (2, 1, 1)), **f.decoder,
         ),
         prompt=f.prompt,
         n_frames=8,

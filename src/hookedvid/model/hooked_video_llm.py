@@ -36,7 +36,7 @@ from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import effects
-from hookedvid.values.inputs import PAD, Pixels, Tokens, VideoInputs, from_tokens
+from hookedvid.values.inputs import PAD, PatchRows, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
 from hookedvid.values.processed import unprocessed
@@ -93,6 +93,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         Args:
             ignore: Config fields that change nothing.
+            overrides: Config fields of ours by dotted path, {"decoder.rope.text_after": "sides"}.
 
         Raises:
             ConversionError: For what has no place here.
@@ -147,7 +148,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     prepare = prepare  # (video, question, options, …) -> inputs
 
-    def inputs_from_tensors(self, tokens: Tokens, pixel_values: Pixels = None, **processed: Any) -> VideoInputs:
+    def inputs_from_tensors(
+        self, tokens: Tokens, pixel_values: Pixels | PatchRows = None, **processed: Any
+    ) -> VideoInputs:
         """Inputs of ids and preprocessed pixels [frame, channel, height, width], one video a row; lists of them too.
 
         -200, or the family's placeholder id, marks the video: once, or once per visual token.
@@ -243,32 +246,29 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return self.enter(inputs, n_new)[0]
 
     def enter(
-        self, inputs: VideoInputs, n_new: int | None = None, later: bool = False
+        self, inputs: VideoInputs, n_new: int | None = None
     ) -> tuple[Float[Tensor, "batch pos d_model"], list[Float[Tensor, "batch pos d_model"]]]:
-        """The stream as `embed_inputs` gives it, and what is added after each of the first blocks (DeepStack).
-
-        Args:
-            inputs: The batch.
-            n_new: Its last columns.
-            later: Another stream takes this one's place, so that `hook_embed` does not fire.
-        """
-        n_new = inputs.tokens.shape[1] if n_new is None else n_new
-        tokens = inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
+        """The stream as `embed_inputs` gives it, and what is added after each of the first blocks (DeepStack)."""
+        tokens = inputs.tokens if n_new is None else inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
         resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
-        is_video = inputs.is_video[:, -n_new:]
-        added = [torch.zeros_like(resid) for _ in range(self.cfg.n_deepstack)]
+        resid, *added = self._with_video(inputs, resid)
+        return self.hook_embed(resid), added
+
+    def _with_video(self, inputs: VideoInputs, resid: Tensor) -> list[Tensor]:
+        """The stream with the video in its last columns, and what DeepStack adds to it, zero at text."""
+        n_new = resid.shape[1]
+        streams, where = [resid, *(torch.zeros_like(resid) for _ in range(self.cfg.n_deepstack))], inputs.is_video
         # A device is asked only about a part of the columns; the whole is known to hold the videos there are.
-        if inputs.has_video and (n_new == inputs.tokens.shape[1] or bool(is_video.any())):
-            features, where = self.encode_video(inputs).to(resid.dtype), is_video[..., None]
-            parts = torch.split(features, self.cfg.d_model, -1)
-            resid, *added = (x.masked_scatter(where, p) for x, p in zip([resid, *added], parts, strict=True))
-        return (resid if later else self.hook_embed(resid)), added
+        if not inputs.has_video or not (n_new == inputs.tokens.shape[1] or bool(where[:, -n_new:].any())):
+            return streams
+        parts = torch.split(self.encode_video(inputs).to(resid.dtype), self.cfg.d_model, -1)
+        return [s.masked_scatter(where[:, -n_new:, None], p) for s, p in zip(streams, parts, strict=True)]
 
     def _start(self, batch: VideoInputs, n_new: int, given: Any, start: int) -> tuple[Tensor, list[Tensor]]:
         """The stream, `given` if any, and what DeepStack adds from block `start` on."""
         if given is None:
             return self.enter(batch, n_new)
-        added = self.enter(batch, n_new, later=True)[1] if start < self.cfg.n_deepstack else []
+        added = self._with_video(batch, given)[1:] if start < self.cfg.n_deepstack else []
         return given.clone(), added  # a hook may edit it in place; the caller's stays
 
     encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order

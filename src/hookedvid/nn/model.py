@@ -15,7 +15,7 @@ from hookedvid.nn.layers import RMSNorm
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
 from hookedvid.values.config import VideoLLMConfig
-from hookedvid.values.inputs import Pixels, Tokens, VideoInputs
+from hookedvid.values.inputs import PatchRows, Pixels, Tokens, VideoInputs
 
 
 @runtime_checkable
@@ -49,7 +49,9 @@ class Model(Protocol):
         # Inputs.
         @property
         def prepare(self) -> Callable[..., VideoInputs]: ...
-        def inputs_from_tensors(self, tokens: Tokens, pixel_values: Pixels = None, **processed: Any) -> VideoInputs: ...
+        def inputs_from_tensors(
+            self, tokens: Tokens, pixel_values: Pixels | PatchRows = None, **processed: Any
+        ) -> VideoInputs: ...
         def to_tokens(self, text: str) -> Tensor: ...
         def inputs_of(self, input: Any, **how: Any) -> VideoInputs: ...
         def embed_inputs(self, inputs: VideoInputs, n_new: int | None = None) -> Float[Tensor, "batch pos d_model"]: ...

@@ -14,7 +14,8 @@ from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 
 Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
-Pixels = Float[Tensor, "*batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 height width"] | None] | None
+Pixels = Float[Tensor, "*batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 _height _width"] | None] | None
+PatchRows = Float[Tensor, "patch values"]  # as Qwen's processors make them of all videos together
 VIDEO = -200  # the id that stands for video in the original LLaVA code (IMAGE_TOKEN_INDEX)
 PAD = -1
 
@@ -36,7 +37,7 @@ class VideoInputs:
 
     tokens: Int[Tensor, "batch pos"]
     layouts: tuple[TokenLayout, ...]
-    pixel_values: tuple[Float[Tensor, "_frame 3 height width"] | None, ...]  # _: items differ in frames
+    pixel_values: tuple[Float[Tensor, "_frame 3 _height _width"] | None, ...]  # _: items differ
     options: tuple[tuple[str, ...], ...] = ()
     option_tokens: tuple[tuple[int, ...], ...] = ()
     features: tuple[Float[Tensor, "_video_pos _d_model"] | None, ...] = ()
@@ -89,7 +90,7 @@ class VideoInputs:
         return any(p is not None for p in self.pixel_values)
 
     @property
-    def to_encode(self) -> tuple[Float[Tensor, "_frame 3 height width"], ...]:
+    def to_encode(self) -> tuple[Float[Tensor, "_frame 3 _height _width"], ...]:
         """Pixels of the items whose features are not given, in order."""
         features = self.features or (None,) * self.batch_size
         return tuple(p for p, f in zip(self.pixel_values, features, strict=True) if p is not None and f is None)

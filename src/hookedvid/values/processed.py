@@ -9,7 +9,7 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.values.config import VideoLLMConfig, VisionConfig
 from hookedvid.values.grid import VideoShape
-from hookedvid.values.inputs import Pixels
+from hookedvid.values.inputs import PatchRows, Pixels
 from hookedvid.values.patch_rows import to_frames
 from hookedvid.values.processor import Extra
 from hookedvid.values.tensors import ints
@@ -18,7 +18,7 @@ NAMES: tuple[str, ...] = get_args(Extra)
 
 
 def unprocessed(
-    cfg: VideoLLMConfig, pixel_values: Pixels, processed: Mapping[str, Any]
+    cfg: VideoLLMConfig, pixel_values: Pixels | PatchRows, processed: Mapping[str, Any]
 ) -> tuple[Pixels, list[VideoShape | None] | None]:
     """Pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`.
 

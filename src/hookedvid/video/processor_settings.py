@@ -97,7 +97,9 @@ def _patches(vision: VisionConfig, given: Mapping[str, Any]) -> Fields:
 def _budget(vision: VisionConfig, given: Mapping[str, Any]) -> Fields:
     assert vision.budget is not None
     if vision.budget.per == "clip" and not {"min_pixels", "max_pixels"}.isdisjoint(given):
-        raise InputError("min_pixels and max_pixels change nothing in Qwen3-VL's processor; give both sides of `size`")
+        raise InputError(
+            "min_pixels and max_pixels change nothing where the budget is a whole clip's; give both sides of `size`"
+        )
     least, most = vision.budget.least, vision.budget.most
     if "size" in given:
         least, most = _sides(given, "size", "shortest_edge", "longest_edge")

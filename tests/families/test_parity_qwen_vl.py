@@ -1,0 +1,224 @@
+"""Qwen-VL against transformers' own classes on tiny random weights away from init: processing, logits, tokens, cuts."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from hookedvid import HookedVideoLLM
+from hookedvid.values.interventions import LV_K, VS_K, VT_K
+from models import apart, perturb
+
+VIDEO_PAD, START, END = 301, 302, 303
+TEXT = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+IDS = {
+    "image_token_id": 300, "video_token_id": VIDEO_PAD, "vision_start_token_id": START, "vision_end_token_id": END,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+INTERLEAVED = {**ROPE, "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+TOWER = {"depth": 3, "num_heads": 4}
+VISION = {
+    "Qwen2VL": {**TOWER, "embed_dim": 32, "hidden_size": 64},
+    "Qwen2_5_VL": {
+        **TOWER, "hidden_size": 32, "intermediate_size": 44, "out_hidden_size": 64, "window_size": 56,
+        "fullatt_block_indexes": [1], "tokens_per_second": 2,
+    },
+    "Qwen3VL": {
+        **TOWER, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "num_position_embeddings": 49,
+        "deepstack_visual_indexes": [0, 2],
+    },
+}  # fmt: skip
+CLASSES = tuple(VISION)
+# Frames, height and width after resizing in tokens of the class, and how many were taken a second.
+SHAPES = {"pairs": (4, 2, 3, 2.0), "odd": (5, 3, 2, 1.0), "one": (1, 2, 2, 2.0), "windows": (6, 3, 5, 1.5)}
+# Sums in another order: rows are in raster order here and in windows or squares there.
+OTHER_ORDER = 3e-6
+
+
+@cache
+def theirs(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32):
+    """A model of transformers' with nothing at its initial value; a width of heads that is not d_model / heads."""
+    import transformers
+
+    text = {**TEXT, "rope_parameters": dict(ROPE)}
+    if name == "Qwen3VL":
+        text |= {"rope_parameters": dict(INTERLEAVED), "head_dim": 16, "hidden_size": 48}
+    vision = dict(VISION[name])
+    if name == "Qwen3VL":
+        vision["out_hidden_size"] = 48
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision, **IDS)
+    config._attn_implementation = kernel
+    model = getattr(transformers, f"{name}ForConditionalGeneration")._from_config(config, attn_implementation=kernel)
+    perturb(model)
+    return model.eval().to(dtype)
+
+
+@cache
+def ours(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32) -> HookedVideoLLM:
+    """The same weights here."""
+    return HookedVideoLLM.from_transformers(theirs(name, kernel, dtype), kernel=kernel)
+
+
+def video(model: HookedVideoLLM, shape: str, seed: int = 0):
+    """Processed noise and its ids: a run between markers, or one a step where the class has times between them."""
+    n, rows, columns, fps = SHAPES[shape]
+    side = model.cfg.vision.multiple
+    frames = np.random.default_rng(seed).integers(0, 256, (n, rows * side, columns * side, 3), dtype=np.uint8)
+    processed = model.process(frames, fps=fps)
+    steps, *_ = processed["video_grid_thw"][0].tolist()
+    each, (prefix, question) = (
+        rows * columns,
+        torch.randint(0, 290, (2, 6), generator=torch.Generator().manual_seed(seed)),
+    )
+    if model.cfg.n_deepstack:
+        runs = [i for step in range(steps) for i in (40 + step, START, *[VIDEO_PAD] * each, END)]
+    else:
+        runs = [START, *[VIDEO_PAD] * each * steps, END]
+    return torch.tensor([[*prefix.tolist(), *runs, *question.tolist()]]), processed
+
+
+def positioned(name: str, shape: str, **how):
+    """Our inputs, and what their class's forward takes for the same."""
+    model = ours(name, **how)
+    ids, processed = video(model, shape)
+    inputs = model.inputs_from_tensors(ids, **pixels(processed))
+    given = {"input_ids": ids, **processed, "position_ids": inputs.position_ids[:, None]}
+    given["pixel_values_videos"] = given["pixel_values_videos"].to(model.vision.patch_embed.weight.dtype)
+    return model, inputs, {k: v for k, v in given.items() if k != "second_per_grid_ts"}
+
+
+def pixels(processed):
+    return {("pixel_values" if k == "pixel_values_videos" else k): v for k, v in processed.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_logits_are_theirs(name, shape, kernel):
+    model, inputs, given = positioned(name, shape, kernel=kernel)
+    logits = theirs(name, kernel)(**given).logits
+    assert apart(model(inputs), logits) < OTHER_ORDER
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_decoder_is_theirs_bit_for_bit(name):
+    """Given the same video features, so that only its own sums count."""
+    model, inputs, given = positioned(name, "windows")
+    reference = theirs(name)
+    logits, cache = model.run_with_cache(inputs, names_filter=lambda n: n in ("hook_embed",))
+    embeds = cache["hook_embed"]
+    extra = {}
+    if n := model.cfg.n_deepstack:
+        features = model.encode_video(inputs).split(model.cfg.d_model, -1)[1:]
+        extra = {"visual_pos_masks": inputs.is_video, "deepstack_visual_embeds": list(features)}
+        assert len(features) == n
+    mask = torch.ones_like(given["input_ids"])
+    hidden = reference.model.language_model(
+        inputs_embeds=embeds, position_ids=given["position_ids"], attention_mask=mask, **extra
+    ).last_hidden_state
+    assert torch.equal(model(inputs), reference.lm_head(hidden)) and torch.equal(logits, model(inputs))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASSES)
+def test_half_precision_is_no_farther_off_than_theirs(name):
+    *_, given = positioned(name, "windows")
+    exact = theirs(name)(**given).logits
+    half, inputs, given = positioned(name, "windows", dtype=torch.bfloat16)
+    own = half(inputs).float()
+    off = apart(theirs(name, dtype=torch.bfloat16)(**given).logits.float(), exact)
+    assert apart(own, exact) < 1.5 * off
+
+
+def sides(name: str, kernel: str = "sdpa") -> HookedVideoLLM:
+    """The same weights, text going on where transformers lets it behind a long video."""
+    overrides = {"decoder.rope.text_after": "sides"}
+    return HookedVideoLLM.from_transformers(theirs(name, kernel), kernel=kernel, overrides=overrides)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASSES)
+def test_greedy_tokens_are_theirs_with_and_without_a_cache(name):
+    model = sides(name)
+    ids, processed = video(model, "odd")
+    types = (ids == VIDEO_PAD) * 2  # what their processors call the type of a token
+    want = theirs(name).generate(
+        input_ids=ids, mm_token_type_ids=types, max_new_tokens=6, do_sample=False, eos_token_id=None, **processed
+    )[:, ids.shape[1] :]
+    inputs = model.inputs_from_tensors(ids, **pixels(processed))
+    how = {"max_new_tokens": 6, "return_type": "tokens", "stop_at_eos": False}
+    assert torch.equal(model.generate(inputs, **how), want)
+    assert torch.equal(model.generate(inputs, use_past_kv_cache=False, **how), want)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_batch_of_unlike_videos_is_its_items(name):
+    """float64: the batch's rows stand in other sums."""
+    model = ours(name, dtype=torch.float64)
+    items = [model.inputs_from_tensors(ids, **pixels(p)) for ids, p in (video(model, s) for s in ("odd", "windows"))]
+    stacked = type(items[0]).stack(items)
+    logits = model(stacked)
+    for i, item in enumerate(items):
+        assert apart(logits[i, stacked.pads[i] :], model(item)[0]) < 1e-12
+
+
+def cut(layout_ids: torch.Tensor, shape: str, kind: str) -> torch.Tensor:
+    """Who may not see whom, True there, by the ids alone: [pos, pos]."""
+    _, rows, columns, _ = SHAPES[shape]
+    is_video = layout_ids == VIDEO_PAD
+    step = torch.where(is_video, (is_video.cumsum(0) - 1) // (rows * columns), -1)
+    last = int(is_video.nonzero().max())
+    text = torch.arange(len(layout_ids)) > last
+    if kind == "LV-K":
+        return text[:, None] & is_video[None]
+    same = step[:, None] == step[None]
+    pairs = is_video[:, None] & is_video[None]
+    others = ~torch.eye(len(layout_ids), dtype=torch.bool)
+    return pairs & (~same if kind == "VT-K" else same & others)
+
+
+@pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+@torch.no_grad()
+@pytest.mark.parametrize("layers", ["0:", "1:3"])
+@pytest.mark.parametrize("knockout", [LV_K, VT_K, VS_K], ids=lambda k: k.name)
+@pytest.mark.parametrize("name", ["Qwen2_5_VL", "Qwen3VL"])
+def test_knockouts_are_explicit_masks_on_their_eager_model(name, knockout, layers):
+    """Prompt and generated tokens, in the layers asked for alone; the mask is made of the ids here."""
+    model, shape = sides(name, "eager"), "windows"
+    ids, processed = video(model, shape)
+    inputs = model.inputs_from_tensors(ids, **pixels(processed))
+    condition = knockout.at(layers)
+    new = model.generate(inputs, condition, max_new_tokens=3, return_type="tokens", stop_at_eos=False)
+    whole = inputs.extend(new)
+    blocked = cut(torch.cat([ids[0], new[0]]), shape, knockout.name)
+    n = len(blocked)
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    least = torch.finfo(torch.float32).min
+    plain, masked = (torch.zeros(n, n).masked_fill(~may, least)[None, None] for may in (causal, causal & ~blocked))
+    reference, chosen = theirs(name, "eager"), condition.layers.layers(model.cfg.n_layers)
+
+    def mask(i):
+        def hook(module, args, kwargs):
+            return args, {**kwargs, "attention_mask": masked if i in chosen else plain}
+
+        return hook
+
+    blocks = reference.model.language_model.layers
+    handles = [b.self_attn.register_forward_pre_hook(mask(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    try:
+        given = {k: v for k, v in processed.items() if k != "second_per_grid_ts"}
+        logits = reference(input_ids=torch.cat([ids, new], 1), position_ids=whole.position_ids[:, None], **given).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert apart(model(whole, interventions=condition), logits) < OTHER_ORDER
+    assert torch.equal(logits[0, ids.shape[1] - 1 : -1].argmax(-1), new[0])
