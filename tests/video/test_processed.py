@@ -18,6 +18,9 @@ from hookedvid import HookedVideoLLM, small_config
 from hookedvid.errors import InputError
 from hookedvid.families import registry
 from hookedvid.values import parts
+from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
+from hookedvid.values.patch_rows import dropped
+from hookedvid.values.processed import unprocessed
 from hookedvid.values.processor import Processor
 from hookedvid.video.processed import process
 from hookedvid.video.transforms import preprocess
@@ -96,6 +99,35 @@ def test_tensors_are_those_of_the_official_processor(
     same = {**asked, "do_rescale": True, "fps": 2, "num_frames": None}  # what asks for no more
     again = process(torch.from_numpy(frames), vision, processor, 1.5, same)
     assert all(torch.equal(again[name], made[name]) for name in made)
+
+
+JOINED = ProjectorConfig(d_in=4 * 8, d_out=8, shuffle=2)
+AVERAGED = ProjectorConfig(d_in=8, d_out=8, pool="average")
+DECODER = DecoderConfig(n_layers=1, d_model=8, n_heads=1, n_kv_heads=1, d_head=8, d_mlp=8, d_vocab=9)
+
+
+@pytest.mark.parametrize(
+    ("vision", "processor", "projector"),
+    [
+        (parts.QWEN2_5_VIT, QWEN2_5, JOINED), (parts.QWEN3_VIT_300M, QWEN3, JOINED),
+        (VIDEOLLAMA3_VIT, VIDEOLLAMA3, AVERAGED), (INTERNVIT, INTERNVL, JOINED),
+        (parts.CLIP_L_224, VIDEO_LLAVA, JOINED),
+        (replace(parts.SMOLVLM_SIGLIP_512, resample="bicubic"), SMOLVLM, JOINED),
+    ],
+)  # fmt: skip
+def test_what_a_processor_gives_becomes_our_frames(vision, processor, projector):
+    small = replace(vision, n_layers=1, d_model=8, n_heads=1, d_mlp=8, full_blocks=(), deepstack=())
+    cfg = VideoLLMConfig(family="any", vision=small, projector=projector, decoder=DECODER)
+    frames = video(5, 70, 100)
+    made = process(frames, small, processor, 2.5)
+    videos, shapes = unprocessed(cfg, made.pop(processor.pixels), made)
+    pixels = preprocess(frames, small)
+    (given,) = videos if isinstance(videos, list) else [videos.reshape(-1, *videos.shape[-3:])]
+    assert torch.equal(given[:5], pixels) and len(given) == (6 if vision.patch_frames == 2 else 5)
+    if processor is VIDEOLLAMA3:
+        assert shapes[0].dropped == dropped(pixels, small) != ()
+    if processor is QWEN2_5:
+        assert shapes[0].seconds == pytest.approx(0.8)
 
 
 def test_seconds_of_a_group_follow_the_rate():
