@@ -16,6 +16,7 @@ from hookedvid.values.interventions import (
     PATHWAYS,
     VS_K,
     VT_K,
+    Ablate,
     EarlyExit,
     Edit,
     Knockout,
@@ -49,6 +50,7 @@ knockouts = st.builds(
 patches = st.builds(
     Patch, st.sampled_from(["resid_post", "z"]), st.integers(0, 9), selectors, st.sampled_from(["clean", "other"])
 )
+ablations = st.builds(Ablate, st.sampled_from(["resid_post", "deepstack"]), ranges, selectors)
 exits = st.builds(EarlyExit, st.integers(0, 9), st.sampled_from(["video", "patches"]))
 
 
@@ -232,7 +234,7 @@ def test_selectors_are_read_when_the_value_is_made(make):
 
 
 @LAW
-@given(st.lists(knockouts | patches | exits, max_size=3))
+@given(st.lists(knockouts | patches | ablations | exits, max_size=3))
 def test_interventions_survive_json_with_their_labels(values):
     written = json.loads(json.dumps(to_json(values)))
     again = from_json(written)

@@ -9,116 +9,16 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, SupportsIndex, TypeVar
+from typing import Any, ClassVar, SupportsIndex
 
 from hookedvid.errors import InterventionError
 from hookedvid.values.effects import Cut, Effects, Exit, Intervention, Relation, Write
+from hookedvid.values.layer_range import EVERYWHERE, set_fields, spelled
+from hookedvid.values.layer_range import LayerRange as LayerRange
+from hookedvid.values.layer_range import as_number as as_number
+from hookedvid.values.layer_range import as_range as as_range
 from hookedvid.values.layout import as_selector
-from hookedvid.values.serial import as_whole, from_dict
-
-_T = TypeVar("_T")
-
-
-def _spelled(cls: type[_T]) -> type[_T]:
-    """A value that reads the spellings of its fields itself, wider than their types, and refuses others in words."""
-    vars(cls)["__init__"].__no_type_check__ = True  # no checker at run time speaks before it does
-    return cls
-
-
-@_spelled
-@dataclass(frozen=True)
-class LayerRange:
-    """Blocks [start, stop), 0-based; `stop=None` runs to the last block; `outside` takes all the others.
-
-    `label()` counts from 1, as the paper does: LayerRange(4, 8) prints as 5–8.
-    """
-
-    start: int = 0
-    stop: int | None = None
-    outside: bool = False
-
-    def __post_init__(self):
-        stop = None if self.stop is None else as_number(self.stop, "where a LayerRange ends")
-        _set(self, start=as_number(self.start, "where a LayerRange begins"), stop=stop)
-        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
-            raise InterventionError(
-                f"LayerRange({self.start}, {self.stop}) holds no layer; layers are 0-based, start < stop"
-            )
-
-    @classmethod
-    def window(cls, centre: int, width: int, n_layers: int) -> "LayerRange":
-        """`width` blocks around block `centre` (0-based), clipped to the model, as Map the Flow takes them."""
-        return cls(max(0, centre - width // 2), min(n_layers, centre - width // 2 + width))
-
-    @classmethod
-    def ending(cls, x: int, width: int) -> "LayerRange":
-        """The paper's window {x-width+1, …, x}, `x` counted from 1; raises if it starts before layer 1."""
-        if x < width:
-            raise InterventionError(f"a window of {width} layers cannot end at layer {x}; the first ends at {width}")
-        return cls(x - width, x)
-
-    @classmethod
-    def parse(cls, text: str) -> "LayerRange":
-        """`12:16`, `12:`, `:4`, `7` or `~12:16` (outside), 0-based and half-open as in Python."""
-        body = text.strip()
-        outside, body = body.startswith("~"), body.removeprefix("~")
-        start, colon, stop = body.partition(":")
-        try:
-            first = int(start) if start or not colon else 0
-            end = (int(stop) if stop else None) if colon else first + 1
-        except ValueError as e:
-            raise InterventionError(f"cannot read layers {text!r}; write 12:16, 12:, :4, 7 or ~12:16") from e
-        return cls(first, end, outside)
-
-    def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The blocks of an `n_layers` model this names, ascending. Raises if it names one beyond the last."""
-        stop = n_layers if self.stop is None else self.stop
-        if stop > n_layers or self.start > n_layers:
-            raise InterventionError(
-                f"layers {self} reach beyond this model's {n_layers} blocks, numbered 0 to {n_layers - 1}"
-            )
-        inside = range(self.start, stop)
-        return tuple(i for i in range(n_layers) if (i in inside) != self.outside)
-
-    def label(self) -> str:
-        """The range as the paper prints it, counted from 1, both ends included."""
-        if self.start == 0 and self.stop is None:
-            return "no layer" if self.outside else "all layers"
-        body = f"{self.start + 1}–" if self.stop is None else f"{self.start + 1}–{self.stop}"
-        body = str(self.start + 1) if self.stop == self.start + 1 else body
-        return f"not {body}" if self.outside else body
-
-    def __invert__(self) -> "LayerRange":
-        return replace(self, outside=not self.outside)
-
-    def __str__(self) -> str:
-        return ("~" if self.outside else "") + f"{self.start}:{'' if self.stop is None else self.stop}"
-
-
-def as_range(layers: object) -> LayerRange:
-    """A LayerRange from one of its spellings: itself, one block's number, a `range`, or `parse`'s text."""
-    if isinstance(layers, LayerRange):
-        return layers
-    if isinstance(layers, str):
-        return LayerRange.parse(layers)
-    if isinstance(layers, range) and layers.step == 1:
-        return LayerRange(layers.start, layers.stop)
-    if (block := as_whole(layers)) is not None:
-        return LayerRange(block, block + 1)
-    raise InterventionError(
-        f'{layers!r} is no range of layers; write 7, "12:16", "12:", "~12:16" or LayerRange(12, 16)'
-    )
-
-
-def as_number(value: object, what: str) -> int:
-    """A whole number, of numpy or torch as well.
-
-    Raises:
-        InterventionError: Saying `what` it should have been.
-    """
-    if (number := as_whole(value)) is None:
-        raise InterventionError(f"{value!r} is not {what}; give a whole number")
-    return number
+from hookedvid.values.serial import from_dict
 
 
 def as_source(value: Any, what: str) -> Any:
@@ -150,13 +50,7 @@ def _as_hook(hook: object) -> str:
     return hook
 
 
-def _set(value: Any, **fields: Any) -> None:
-    """Set fields of a frozen value while it is made."""
-    for name, new in fields.items():
-        object.__setattr__(value, name, new)
-
-
-@_spelled
+@spelled
 @dataclass(frozen=True)
 class Knockout(Intervention):
     """No attention from queries `dst` to keys `src` in `layers`: the entries of M become -inf before softmax.
@@ -170,13 +64,13 @@ class Knockout(Intervention):
     kind: ClassVar[str] = "knockout"
     src: str
     dst: str
-    layers: LayerRange = LayerRange()
+    layers: LayerRange = EVERYWHERE
     relation: Relation = "any"
     keep_self: bool = True
     name: str = field(default="", compare=False)
 
     def __post_init__(self):
-        _set(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
+        set_fields(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
         if self.relation not in ("any", "same_frame", "other_frame"):
             raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
         if not isinstance(self.keep_self, bool):
@@ -201,7 +95,7 @@ class Knockout(Intervention):
         return f"{self.name or f'{self.src}→{self.dst}{frames}'} {self.layers.label()}"
 
 
-@_spelled
+@spelled
 @dataclass(frozen=True)
 class RandomEdges(Intervention):
     """As many attention edges cut as `like` cuts, drawn from all causal ones but a token's own.
@@ -217,7 +111,7 @@ class RandomEdges(Intervention):
     def __post_init__(self):
         if not isinstance(self.like, Knockout):
             raise InterventionError(f"RandomEdges are drawn like a Knockout, and like is {self.like!r}")
-        _set(self, seed=as_number(self.seed, "a seed"))
+        set_fields(self, seed=as_number(self.seed, "a seed"))
         if not 0 <= self.seed < 2**64:
             raise InterventionError(f"the seed of RandomEdges is {self.seed}; give one from 0 up, below 2**64")
 
@@ -258,7 +152,7 @@ def _in_layers(k: Knockout | RandomEdges, n_layers: int) -> Effects:
     return Effects(tuple((k.cut,) if i in layers else () for i in range(n_layers)))
 
 
-@_spelled
+@spelled
 @dataclass(frozen=True)
 class Patch(Intervention):
     """The activation at `hook` of block `layer` is replaced at positions `at` by the one in `source`.
@@ -277,7 +171,7 @@ class Patch(Intervention):
     source: Any = "source"
 
     def __post_init__(self):
-        _set(self, layer=_as_block(self.layer, "Patch"), at=as_selector(self.at), hook=_as_hook(self.hook))
+        set_fields(self, layer=_as_block(self.layer, "Patch"), at=as_selector(self.at), hook=_as_hook(self.hook))
         if not isinstance(self.source, str):
             as_source(self.source, self.label())
 
@@ -295,7 +189,7 @@ class Patch(Intervention):
         return f"patch {self.hook} layer {self.layer + 1} at {self.at}"
 
 
-@_spelled
+@spelled
 @dataclass(frozen=True)
 class Edit(Intervention):
     """The activation at `hook` of block `layer` is replaced at positions `at` by `fn` of itself.
@@ -314,7 +208,7 @@ class Edit(Intervention):
     name: str = field(default="edit", compare=False)
 
     def __post_init__(self):
-        _set(self, layer=_as_block(self.layer, "Edit"), at=as_selector(self.at), hook=_as_hook(self.hook))
+        set_fields(self, layer=_as_block(self.layer, "Edit"), at=as_selector(self.at), hook=_as_hook(self.hook))
         if not callable(self.fn):
             raise InterventionError(f"Edit of {self.hook!r}: fn is {self.fn!r}; give a function of the activation")
 
@@ -338,7 +232,40 @@ class Edit(Intervention):
         return f"{self.name} {self.hook} layer {self.layer + 1} at {self.at}"
 
 
-@_spelled
+@spelled
+@dataclass(frozen=True)
+class Ablate(Intervention):
+    """The activation at `hook` of every block in `layers` becomes zero at positions `at`.
+
+    At `deepstack` it cuts what a tower's earlier features add to a frame behind the first blocks, which no knockout of
+    attention reaches: a frame is gone where its embedding and all of these are. The model refuses blocks without the
+    hook point.
+    """
+
+    kind: ClassVar[str] = "ablate"
+    hook: str
+    layers: LayerRange = EVERYWHERE
+    at: str = "all"
+
+    def __post_init__(self):
+        set_fields(self, layers=as_range(self.layers), at=as_selector(self.at), hook=_as_hook(self.hook))
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its write in each of its layers."""
+        layers = self.layers.layers(n_layers)
+        writes = tuple(Write(self.hook, i, self.at, self.label(), fn=_zero) for i in layers)
+        return Effects(((),) * n_layers, writes=writes)
+
+    def label(self) -> str:
+        """For tables and plots; layers counted from 1."""
+        return f"ablate {self.hook} {self.layers.label()} at {self.at}"
+
+
+def _zero(act: Any) -> Any:
+    return act.new_zeros(act.shape)
+
+
+@spelled
 @dataclass(frozen=True)
 class EarlyExit(Intervention):
     """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
@@ -353,7 +280,7 @@ class EarlyExit(Intervention):
 
     def __post_init__(self):
         what = "how many blocks an EarlyExit could keep the video for"
-        _set(self, layer=as_number(self.layer, what), drop=as_selector(self.drop))
+        set_fields(self, layer=as_number(self.layer, what), drop=as_selector(self.drop))
         if self.layer < 0:
             raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
 
@@ -407,7 +334,7 @@ def as_interventions(interventions: "Intervention | Iterable[Intervention] | Non
     for g in several:
         if not isinstance(g, Intervention):
             raise InterventionError(
-                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit or EarlyExit values"
+                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate or EarlyExit values"
             )
     if sum(isinstance(g, EarlyExit) for g in several) > 1:
         raise InterventionError("one run can exit once; give a single EarlyExit")
