@@ -45,7 +45,7 @@ def test_sweeps_and_sessions_cut_it_as_forwards_do():
     model = random_model(NAME)
     inputs = rich_inputs(model)
     conditions = [(Ablate("deepstack", i, at),) for i in (0, 1) for at in ("video", "steps[0]")]
-    found, session = sweep(model, inputs, conditions)[0], Session(model, inputs)
+    found, session = sweep(model, (inputs,), conditions)[0], Session(model, inputs)
     for condition, logits in zip(conditions, found, strict=True):
         want = model(inputs, interventions=condition)[0, -1]
         assert apart(logits, want) < ROUNDING and apart(session.logits(condition), want) < ROUNDING
