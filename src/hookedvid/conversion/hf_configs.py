@@ -1,13 +1,14 @@
 """Parts of transformers configs to ours; a field that is set, and neither read nor known to be harmless, is refused."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from hookedvid.conversion.decoder_fields import ROPE
 from hookedvid.conversion.fields import Fields
 from hookedvid.errors import ConversionError
 from hookedvid.values.config import DecoderConfig, RopeConfig, VisionConfig
-from hookedvid.values.parts import CLIP_L_336, IMAGENET_MEAN, IMAGENET_STD, SIGLIP_SO400M
+from hookedvid.values.parts import CLIP_L_336, INTERNVIT_300M, SIGLIP_SO400M, SMOLVLM_SIGLIP_512
 
 # Fields that change no forward pass of ours. quantization_config is one where the weights are plain numbers again;
 # packed ones are refused by their tensors.
@@ -18,8 +19,15 @@ HARMLESS = {
     "max_window_layers", "model_type", "output_attentions", "output_hidden_states", "pretraining_tp",
     "problem_type", "projection_dim", "projection_dropout", "quantization_config", "return_dict", "sliding_window",
     "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache", "use_image_newline_parameter",
-    "video_seq_length", "vision_aspect_ratio", "vision_use_head",
+    "video_seq_length", "vision_aspect_ratio", "vision_use_head", "vocab_size",
 }  # fmt: skip
+# What a tower is beside the sizes that its config states, by transformers' model type.
+TOWERS = {
+    "clip_vision_model": CLIP_L_336,
+    "siglip_vision_model": SIGLIP_SO400M,
+    "internvl_vision": INTERNVIT_300M,
+    "smolvlm_vision": SMOLVLM_SIGLIP_512,
+}
 DECODERS = ("qwen2", "qwen3", "llama")
 
 
@@ -94,15 +102,11 @@ def _read_rope(read: ConfigFields) -> RopeConfig:
 def read_tower(
     config: Any, n_layers: int | None = None, final_norm: bool = False, ignore: Collection[str] = ()
 ) -> VisionConfig:
-    """CLIPVisionConfig, SiglipVisionConfig or InternVLVisionConfig; `n_layers` blocks of it run (default all)."""
+    """The config of a tower of `TOWERS`; `n_layers` blocks of it run (default all)."""
     kind = config.model_type
-    if kind not in ("clip_vision_model", "siglip_vision_model", "internvl_vision"):
-        raise ConversionError(
-            f"vision model_type {kind!r} is not supported (only 'clip_vision_model', 'siglip_vision_model', "
-            "'internvl_vision')"
-        )
+    if kind not in TOWERS:
+        raise ConversionError(f"vision model_type {kind!r} is not supported (only {', '.join(map(repr, TOWERS))})")
     read = ConfigFields(config)
-    like = CLIP_L_336 if kind == "clip_vision_model" else SIGLIP_SO400M
     intern = kind == "internvl_vision"
     read.only("num_channels", 3)
     if intern:
@@ -112,7 +116,8 @@ def read_tower(
         read.only("use_absolute_position_embeddings", True)
     total = read("num_hidden_layers")
     act = read.act("hidden_act")
-    cfg = VisionConfig(
+    cfg = replace(
+        TOWERS[kind],
         n_layers=total if n_layers is None else n_layers,
         d_model=read("hidden_size"),
         n_heads=read("num_attention_heads"),
@@ -121,15 +126,8 @@ def read_tower(
         patch_size=_square(read, "patch_size"),
         act=act,
         eps=float(read("layer_norm_eps")),
-        patch_bias=kind != "clip_vision_model",
         qkv_bias=bool(read("attention_bias", True)) if intern else True,
-        cls_token=kind != "siglip_vision_model",
-        pre_norm=kind == "clip_vision_model",
-        layer_scale=intern,
         final_norm=final_norm or (intern and not read("use_mean_pooling", True)),
-        resize=like.resize,
-        mean=IMAGENET_MEAN if intern else like.mean,
-        std=IMAGENET_STD if intern else like.std,
     )
     read.close(HARMLESS, ignore)
     return cfg

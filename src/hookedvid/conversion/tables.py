@@ -61,7 +61,6 @@ def clip_like(cfg: VisionConfig, tower: str) -> list[Line]:
     past = "|".join(str(i) for i in range(cfg.n_layers, 100))
     lines: list[Line] = [
         *_many(f"{tower}embeddings.patch_embedding", "vision.patch_embed", AFFINE if cfg.patch_bias else NORM),
-        Rule(f"{tower}embeddings.position_embedding.weight", "vision.pos_embed"),
         *_many(f"{block}layer_norm1", "vision.blocks.{i}.ln1"),
         *_many(f"{block}layer_norm2", "vision.blocks.{i}.ln2"),
         *(x for p in "qkv" for x in _many(f"{block}self_attn.{p}_proj", f"vision.blocks.{{i}}.attn.{p}")),
@@ -72,6 +71,8 @@ def clip_like(cfg: VisionConfig, tower: str) -> list[Line]:
         Ignored(rf"{_literal(tower)}embeddings\.position_ids", "an index, not a weight"),
         Ignored(rf"{_literal(tower)}head\..*", "pools one image; features are taken before it"),
     ]
+    if cfg.positions == "learned":
+        lines.append(Rule(f"{tower}embeddings.position_embedding.weight", "vision.pos_embed"))
     if cfg.cls_token:
         lines.append(Rule(f"{tower}embeddings.class_embedding", "vision.cls_token"))
     if cfg.pre_norm:
@@ -195,10 +196,13 @@ def qwen_vit(
     return lines
 
 
-def mlp2x(first: str, second: str, newline: str, has_newline: bool) -> list[Line]:
+def mlp2x(first: str, second: str, newline: str | None = None, has_newline: bool = False) -> list[Line]:
     """The LLaVA projector; a newline parameter that this family's video path never reads is left out."""
-    last: Line = Rule(newline, "projector.newline") if has_newline else Ignored(_literal(newline), "not used for video")
-    return [*_many(first, "projector.inp"), *_many(second, "projector.out"), last]
+    lines = [*_many(first, "projector.inp"), *_many(second, "projector.out")]
+    if newline is not None:
+        unused = Ignored(_literal(newline), "not used for video")
+        lines.append(Rule(newline, "projector.newline") if has_newline else unused)
+    return lines
 
 
 def intern_projector(ln: str = "mlp1.0", first: str = "mlp1.1", second: str = "mlp1.3") -> list[Line]:

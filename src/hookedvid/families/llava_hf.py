@@ -15,8 +15,13 @@ from hookedvid.values.config import ProjectorConfig, VideoLLMConfig
 PROMPTS = {"qwen2": "qwen_1_5", "llama": "vicuna_v1"}  # by the decoder's model type
 
 
-def _read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) -> VideoLLMConfig:
-    """LlavaOnevisionConfig or LlavaNextVideoConfig."""
+def read(source: Source, projector: Callable[[ConfigFields], dict[str, Any]]) -> VideoLLMConfig:
+    """Our config of transformers' of a LLaVA.
+
+    Args:
+        source: What is read.
+        projector: The fields of our ProjectorConfig that are the family's, of the class's config.
+    """
     config, ignore, family = source.config, source.ignore, source.family
     assert family is not None
     fields = ConfigFields(config)
@@ -55,24 +60,25 @@ def layout(architecture: str, projector: Callable[[ConfigFields], dict[str, Any]
     """
     return Layout(
         architecture=architecture,
-        read=partial(_read, projector=projector),
-        table=_table,
+        read=partial(read, projector=projector),
+        table=table,
         transformers=True,
         looks=_looks,
     )
 
 
-def _table(cfg: VideoLLMConfig, names: Sequence[str]) -> list[Line]:
+def table(cfg: VideoLLMConfig, names: Sequence[str], tower: str = "model.vision_tower.") -> list[Line]:
     """The names of a model in memory, of a file it saved, or of the files published before transformers 5.
 
-    They differ in prefixes (`model.`, `vision_model.`), which are found by what they end in.
+    They differ in prefixes (`model.`, `vision_model.`), which are found by what they end in; `tower` is the tower's
+    where the names tell none.
     """
     assert cfg.vision and cfg.projector
     mlp = prefix(names, "linear_1.weight", "model.multi_modal_projector.")
     newline = f"{prefix(names, 'image_newline', 'model.')}image_newline"
     return [
         *decoder_table(cfg, names, "model.language_model."),
-        *tables.clip_like(cfg.vision, prefix(names, "embeddings.patch_embedding.weight", "model.vision_tower.")),
+        *tables.clip_like(cfg.vision, prefix(names, "embeddings.patch_embedding.weight", tower)),
         *tables.mlp2x(f"{mlp}linear_1", f"{mlp}linear_2", newline, cfg.projector.newline != "none"),
     ]
 
