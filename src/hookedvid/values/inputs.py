@@ -12,9 +12,12 @@ from hookedvid.errors import InputError
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
+from hookedvid.values.patch_rows import shape_of
 
 Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
-Pixels = Float[Tensor, "*batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 _height _width"] | None] | None
+Pixels = (  # one video's where ids are one row's, or [1, …] as processors give them
+    Float[Tensor, "*_batch frame 3 height width"] | Sequence[Float[Tensor, "_frame 3 _height _width"] | None] | None
+)
 PatchRows = Float[Tensor, "patch values"]  # as Qwen's processors make them of all videos together
 VIDEO = -200  # the id that stands for video in the original LLaVA code (IMAGE_TOKEN_INDEX)
 PAD = -1
@@ -157,7 +160,7 @@ def from_tokens(
         cfg: The model's.
         tokens: Ids.
         pixel_values: Of each video.
-        shapes: Of each video, where pixels do not tell all of it.
+        shapes: Of each video, where pixels do not tell all of it. They tell which tokens are dropped.
 
     Raises:
         InputError: When ids and pixels do not fit each other or the model.
@@ -172,7 +175,7 @@ def from_tokens(
     rows: list[VideoInputs] = []
     for ids, frames, shape in zip(items, pixels, shapes or (None,) * len(items), strict=True):
         runs = _runs(ids, {VIDEO, cfg.placeholder_id} - {None})
-        shape = None if frames is None else shape or VideoShape(len(frames), frames.shape[2], frames.shape[3])
+        shape = None if frames is None or cfg.vision is None else shape or shape_of(frames, cfg.vision)
         if shape is not None:
             _check_seconds(cfg, shape)
         segments = _segments(cfg, runs, shape)

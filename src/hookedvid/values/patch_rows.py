@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.values.config import VisionConfig
+from hookedvid.values.grid import VideoShape
 from hookedvid.values.tensors import ints
 
 
@@ -88,3 +89,10 @@ def dropped(frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig)
     if vision.drop_below is None:
         return ()
     return tuple(ints((~kept(frames, vision)).nonzero().flatten()))
+
+
+def shape_of(
+    frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig, seconds: float | None = None
+) -> VideoShape:
+    """What a tower makes of preprocessed frames, `seconds` from one step to the next."""
+    return VideoShape(len(frames), frames.shape[2], frames.shape[3], dropped(frames, vision), seconds)

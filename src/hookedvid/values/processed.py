@@ -20,7 +20,7 @@ NAMES: tuple[str, ...] = get_args(Extra)
 def unprocessed(
     cfg: VideoLLMConfig, pixel_values: Pixels | PatchRows, processed: Mapping[str, Any]
 ) -> tuple[Pixels, list[VideoShape | None] | None]:
-    """Pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`.
+    """Pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`; None where pixels tell those.
 
     Args:
         cfg: The model's.
@@ -79,13 +79,13 @@ def _shapes(cfg: VideoLLMConfig, videos: list[Tensor | None], given: Mapping[str
     seconds = given.get("second_per_grid_ts")
     each = [None] * n if seconds is None else [float(s) for s in seconds.double().reshape(-1).expand(n)]
     shapes: list[VideoShape | None] = []
-    first = 0
+    first, mask = 0, given.get("video_compression_mask")
     for video, second in zip(videos, each, strict=True):
-        if video is None or video.ndim != 4:
+        if video is None or video.ndim != 4 or (mask is None and second is None):
             shapes.append(None)
             continue
         shape = VideoShape(len(video), video.shape[2], video.shape[3], (), second)
-        if (mask := given.get("video_compression_mask")) is not None:
+        if mask is not None:
             rows, columns = cfg.projector.cells(*(side // cfg.vision.patch_size for side in video.shape[2:]))
             cells = -(-len(video) // cfg.vision.patch_frames) * rows * columns
             own, first = mask.reshape(-1)[first : first + cells], first + cells

@@ -119,6 +119,14 @@ def _cap(vision: VisionConfig, given: Mapping[str, Any]) -> Fields:
     return {"budget": replace(vision.budget, cap=pixels if per == "clip" else int(pixels * USED) * vision.patch_frames)}
 
 
+def _video_size(vision: VisionConfig, given: Mapping[str, Any]) -> Fields:
+    """Of the settings of a sampling, the size that frames are brought to first, unless `size` states another."""
+    said = given["video_sampling"]
+    if not isinstance(said, Mapping):
+        raise InputError(f"video_sampling = {said!r}; give its fields, of which video_size is read")
+    return {"first_size": _sides(said, "video_size", "longest_edge")[0]} if "video_size" in said else {}
+
+
 def _last_size(vision: VisionConfig, size: int) -> Fields:
     """Another size at the end, whatever frames are brought to first."""
     return {"image_size": size, "first_size": vision.first_size or vision.image_size}
@@ -141,6 +149,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "crop_size": lambda vision, given: _last_size(vision, _square(given, "crop_size")),
     },
     "squash_twice": {
+        "video_sampling": _video_size,
         "size": lambda vision, given: {"first_size": _sides(given, "size", "longest_edge")[0]},
         "max_image_size": lambda vision, given: _last_size(vision, _sides(given, "max_image_size", "longest_edge")[0]),
     },
