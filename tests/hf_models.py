@@ -19,11 +19,18 @@ from transformers import (
     Qwen3ForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 D_VOCAB = 128
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 VIDEO_ID, IMAGE_ID = 120, 121
 DECODERS: dict[str, tuple[Any, Any]] = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
@@ -47,7 +54,7 @@ def perturbed(model: nn.Module, scale: float = 0.1) -> Any:
 
 
 def decoder_config(kind: str = "qwen2", **given: Any) -> Any:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes = dict(SIZES)
     if kind == "qwen3":
         sizes["head_dim"] = 16  # wider than hidden_size / heads, as in some of its sizes
     return DECODERS[kind][1](**{"vocab_size": D_VOCAB, **sizes, "num_key_value_heads": 2, **given})
@@ -61,10 +68,9 @@ def decoder(kind: str = "qwen2", *, dtype: torch.dtype = torch.float32, kernel: 
 
 
 def tower_config(kind: str = "clip", size: int = 70, **given: Any) -> Any:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
     square = [size, size] if kind == "internvl" else size
     patch = [14, 14] if kind == "internvl" else 14
-    return TOWERS[kind][1](**{**sizes, "image_size": square, "patch_size": patch, **given})
+    return TOWERS[kind][1](**{**SIZES, "image_size": square, "patch_size": patch, **given})
 
 
 def tower(kind: str = "clip", size: int = 70, *, kernel: str = "sdpa", **given: Any) -> Any:
@@ -106,3 +112,46 @@ def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def random_pixels(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def smolvlm(
+    *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa", text: dict | None = None, side: int = 4, **given: Any
+) -> Any:
+    """SmolVLM: SigLIP with its last norm, squares of `side` patches joined by one Linear, Llama."""
+    torch.manual_seed(0)
+    config = SmolVLMConfig(
+        vision_config=SIZES | {"image_size": 16 * side, "patch_size": 8},
+        text_config=decoder_config("llama", **(text or {})).to_dict(),
+        **{"image_token_id": VIDEO_ID, **given},
+        scale_factor=side,
+        pad_token_id=0,
+    )
+    made = SmolVLMForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=kernel)
+    return perturbed(made)
+
+
+def videollama3(
+    *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa", text: dict | None = None, **given: Any
+) -> Any:
+    """VideoLLaMA3: a tower turned by row and column, means of 2 x 2 patches, Qwen2."""
+    torch.manual_seed(0)
+    config = VideoLlama3Config(
+        vision_config=SIZES | {"patch_size": 14},
+        text_config=decoder_config("qwen2", **(text or {})).to_dict(),
+        **{"video_token_id": VIDEO_ID, "image_token_id": IMAGE_ID, **given},
+    )
+    made = VideoLlama3ForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=kernel)
+    return perturbed(made)
+
+
+def video_llava(
+    *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa", text: dict | None = None, **given: Any
+) -> Any:
+    """Video-LLaVA: two CLIPs, of which one reads videos and keeps class tokens, Llama."""
+    torch.manual_seed(0)
+    config = VideoLlavaConfig(
+        vision_config=tower_config("clip").to_dict(),
+        text_config=decoder_config("llama", **(text or {})).to_dict(),
+        **{"video_token_index": VIDEO_ID, "image_token_index": IMAGE_ID, **given},
+    )
+    return perturbed(VideoLlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=kernel))
