@@ -40,7 +40,8 @@ def asked(family: str, dtype: torch.dtype = torch.float64, markers: bool = False
     assert m.cfg.vision is not None
     frames = noise(m.cfg.vision.image_size)
     return tuple(
-        m.prepare(frames, q, o, n_frames=8, folder_fps=2.0, markers_are_language=markers) for q, o in QUESTIONS
+        m.prepare(frames, q, o, n_frames=8, sampler="linspace", folder_fps=2.0, markers_are_language=markers)
+        for q, o in QUESTIONS
     )
 
 

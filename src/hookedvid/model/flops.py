@@ -183,9 +183,10 @@ def video(cfg: VideoLLMConfig, layout: TokenLayout) -> Flops:
     if not n or cfg.vision is None or cfg.projector is None:
         return Flops()
     grid = patch_grid(cfg, layout)
-    each = (*cfg.vision.deepstack, None)
+    rows = _projected_rows(cfg.projector, *grid) + cfg.vision.cls_kept
+    projectors = 1 + len(cfg.vision.deepstack)
     return Flops(
-        tower=n * _tower_unit(cfg.vision, *grid), projector=len(each) * n * _projector_unit(cfg.projector, *grid)
+        tower=n * _tower_unit(cfg.vision, *grid), projector=projectors * n * rows * _projector_row(cfg.projector)
     )
 
 
@@ -208,11 +209,13 @@ def _tower_unit(v: VisionConfig, height: int, width: int) -> int:
     return patches + linear + 2 * 2 * pairs * v.d_model
 
 
-def _projector_unit(p: ProjectorConfig, height: int, width: int) -> int:
-    """The MLP, on the tokens that joining, merging and pooling before it leave."""
+def _projected_rows(p: ProjectorConfig, height: int, width: int) -> int:
+    """What joining, merging and pooling before the MLP leave of the patches."""
     if p.merge is not None:
-        rows = p.merge.tokens_per_frame
-    else:
-        rows = math.prod(p.cells(height, width) if p.shuffle > 1 or p.pool_before else (height, width))
+        return p.merge.tokens_per_frame
+    return math.prod(p.cells(height, width) if p.shuffle > 1 or p.pool_before else (height, width))
+
+
+def _projector_row(p: ProjectorConfig) -> int:
     hidden = p.d_hidden or p.d_out
-    return rows * 2 * (p.d_in * p.d_out if p.linear else hidden * (p.d_in + p.d_out))
+    return 2 * (p.d_in * p.d_out if p.linear else hidden * (p.d_in + p.d_out))
