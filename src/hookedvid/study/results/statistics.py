@@ -9,11 +9,11 @@ errs.
 # pyright: reportMissingTypeStubs=false
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # quantiles of t and normal; scipy.stats imports for a second
 
 LEVEL = 0.05  # of tests; intervals are of 1 - LEVEL
 ENDS = (100 * LEVEL / 2, 100 * (1 - LEVEL / 2))  # percentiles
@@ -165,8 +165,7 @@ class Resamples:
         n = (sizes > 0).sum(1)
         wider = np.full(len(centre), np.nan)
         some = n > 1
-        ends: Any = stats  # half of its types are missing
-        wider[some] = ends.t.ppf(1 - LEVEL / 2, n[some] - 1) / ends.norm.ppf(1 - LEVEL / 2)
+        wider[some] = stdtrit(n[some] - 1, 1 - LEVEL / 2) / ndtri(1 - LEVEL / 2)
         wider[some] *= np.sqrt(n[some] / (n[some] - 1))
         return centre + wider * (low - centre), centre + wider * (high - centre)
 
