@@ -71,22 +71,23 @@ class House:
     def counts(self) -> list[Count]:
         """All lines of the table."""
         trees = {name: ast.parse(text) for name, text in self.texts.items()}
+        nodes = {name: list(ast.walk(tree)) for name, tree in trees.items()}
         root = [m or "__init__" for m in trees if "." not in m and not self._is_package(m)]
         named = {"family": (FAMILIES, FAMILY_HOMES), "scoring": (SCORINGS, SCORING_HOMES)}
         counted = {
-            f"comparisons with a {what}'s name": _outside(trees, homes, lambda node, n=names: _compares(node, n))
+            f"comparisons with a {what}'s name": _outside(nodes, homes, lambda node, n=names: _compares(node, n))
             for what, (names, homes) in named.items()
         }
         lists = {
             "modules at the root": root,
             "circles of imports": circles(trees),
-            "isinstance over kinds of intervention": _outside(trees, KIND_HOMES, _asks_kind),
+            "isinstance over kinds of intervention": _outside(nodes, KIND_HOMES, _asks_kind),
             **counted,
-            "model: Any": _outside(trees, (), _takes_any_model),
+            "model: Any": _outside(nodes, (), _takes_any_model),
             "public names defined twice": _twice(trees),
         }
         files = sorted((len(text.splitlines()), m or "__init__") for m, text in self.texts.items())
-        functions = sorted(f for m, tree in trees.items() for f in _functions(m, tree))
+        functions = sorted(f for m, some in nodes.items() for f in _functions(m, some))
         return [
             *(Count(what, len(where), sorted(where)) for what, where in lists.items()),
             Count("lines of the longest file", files[-1][0], [files[-1][1]]),
@@ -112,7 +113,7 @@ def imported(node: ast.AST, modules: Mapping[str, object]) -> set[str]:
     elif isinstance(node, ast.ImportFrom):
         module = _inside(node.module or "")
         names.update(full if (full := f"{module}.{a.name}".strip(".")) in modules else module for a in node.names)
-    return names & set(modules)
+    return {n for n in names if n in modules}
 
 
 def _inside(name: str) -> str:
@@ -137,13 +138,13 @@ def circles(trees: Mapping[str, ast.Module]) -> list[str]:
             return sorted({", ".join(sorted(g)) for g in joined.values() if len(g) > 1})
 
 
-def _outside(trees: Mapping[str, ast.Module], homes: tuple[str, ...], asks: Callable[[ast.AST], bool]) -> list[str]:
+def _outside(nodes: Mapping[str, list[ast.AST]], homes: tuple[str, ...], asks: Callable[[ast.AST], bool]) -> list[str]:
     """Places outside of some modules (and of packages by those names) where `asks(node)` holds."""
     return [
         f"{module}:{node.lineno}"
-        for module, tree in trees.items()
+        for module, some in nodes.items()
         if not any(module == home or module.startswith(f"{home}.") for home in homes)
-        for node in ast.walk(tree)
+        for node in some
         if asks(node) and isinstance(node, ast.expr | ast.arg | ast.pattern)
     ]
 
@@ -194,8 +195,8 @@ def _defined(node: ast.stmt) -> Iterator[str]:
             yield name
 
 
-def _functions(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def _functions(module: str, nodes: list[ast.AST]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield (node.end_lineno or 0) - node.lineno + 1, f"{module}.{node.name}"
 
