@@ -102,9 +102,8 @@ def test_logits_come_back_bitwise(tmp_path, family):
     back = HookedVideoLLM.from_pretrained(str(tmp_path))
     assert model.cfg.vision is not None
     size = model.cfg.vision.image_size
-    inputs = back.prepare(
-        torch.zeros(4, size, size, 3, dtype=torch.uint8), "What moves?", ["a car", "a dog"], n_frames=4
-    )
+    video = torch.zeros(4, size, size, 3, dtype=torch.uint8)
+    inputs = back.prepare(video, "What moves?", ["a car", "a dog"], n_frames=4, folder_fps=1)
     with torch.no_grad():
         assert torch.equal(back(inputs), model(inputs))
 

@@ -331,22 +331,29 @@ def test_unknown_templates_are_refused_with_those_that_exist():
         named_instruction("llava")
 
 
-@pytest.mark.parametrize(
-    ("prompt", "strings"),
-    [
-        ("qwen_1_5", ("<|im_start|>", "<|im_end|>")),
-        ("onevision_hf", ("<|im_start|>", "<|im_end|>")),
-        ("vicuna_v1", ("</s>",)),
-        ("next_video_hf", ("</s>",)),
-        ("internvl2_5", ("<|im_start|>", "<|im_end|>", "<img>", "</img>")),
-        ("internlm2-chat", ("<|im_start|>", "<|im_end|>", "<img>", "</img>")),
-        ("plain", ()),
-        ("tiny", ("<bos>", "<eos>")),
-    ],
-)
-def test_special_strings_are_those_a_tokenizer_must_know(prompt, strings):
-    assert sorted(special_strings(template(prompt))) == sorted(strings)
-    assert prompt in TEMPLATES and len(TEMPLATES) == 8, "every template is listed here"
+IM = ("<|im_start|>", "<|im_end|>")
+SPECIAL = {
+    "qwen_1_5": IM,
+    "onevision_hf": IM,
+    "qwen2_vl": (*IM, "<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl": (*IM, "<|vision_start|>", "<|vision_end|>"),
+    "qwen3_vl_outer": (*IM, "<|vision_start|>", "<|vision_end|>"),
+    "vicuna_v1": ("</s>",),
+    "next_video_hf": ("</s>",),
+    "video_llava_hf": ("</s>",),
+    "internvl2_5": (*IM, "<img>", "</img>"),
+    "internlm2-chat": (*IM, "<img>", "</img>"),
+    "smolvlm2": ("<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>"),
+    "videollama3": IM,
+    "videollama3_eval": IM,
+    "plain": (),
+    "tiny": ("<bos>", "<eos>"),
+}
+
+
+@pytest.mark.parametrize("prompt", TEMPLATES)
+def test_special_strings_are_those_a_tokenizer_must_know(prompt):
+    assert sorted(special_strings(template(prompt))) == sorted(SPECIAL[prompt])
 
 
 # Nine frames at two per second, of which 0, 4 and 8 are taken. Facts: the text of LLaVA-NeXT's train.py.

@@ -21,7 +21,7 @@ from hookedvid.values.frame_size import frame_size
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
 from hookedvid.values.layout import ROLES_OF, TokenLayout
-from hookedvid.values.patch_rows import shape_of
+from hookedvid.values.patch_rows import dropped
 from hookedvid.values.tensors import ints
 
 Bound = tuple[float | int, float | int] | None
@@ -97,7 +97,9 @@ def _seen(
     clip = video if known else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
     timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
     pixels = preprocess(clip.frames, cfg.vision)
-    return timing, shape_of(pixels, cfg.vision, _seconds(cfg, clip, bound)), pixels
+    n, height, width, _ = clip.frames.shape
+    size = frame_size(cfg.vision, n, height, width)
+    return timing, VideoShape(n, *size, dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)), pixels
 
 
 def expected(

@@ -91,8 +91,6 @@ def dropped(frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig)
     return tuple(ints((~kept(frames, vision)).nonzero().flatten()))
 
 
-def shape_of(
-    frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig, seconds: float | None = None
-) -> VideoShape:
-    """What a tower makes of preprocessed frames, `seconds` from one step to the next."""
-    return VideoShape(len(frames), frames.shape[2], frames.shape[3], dropped(frames, vision), seconds)
+def shape_of(frames: Float[Tensor, "frame 3 height width"], vision: VisionConfig) -> VideoShape:
+    """What a tower makes of preprocessed frames."""
+    return VideoShape(len(frames), frames.shape[2], frames.shape[3], dropped(frames, vision))
