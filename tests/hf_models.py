@@ -26,8 +26,8 @@ from transformers import (
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
-from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
-from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+from transformers.models.internvl.configuration_internvl import InternVLConfig, InternVLVisionConfig
+from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration, InternVLVisionModel
 
 D_VOCAB = 128
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -37,6 +37,7 @@ DECODERS: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "llama": (LlamaForCausalLM, LlamaConfig),
 }
+SIX_BILLION = {"norm_type": "rms_norm", "use_qk_norm": True}  # InternViT-6B's
 TOWERS: dict[str, tuple[Any, Any]] = {
     "clip": (CLIPVisionModel, CLIPVisionConfig),
     "siglip": (SiglipVisionModel, SiglipVisionConfig),
@@ -103,6 +104,21 @@ def next_video(*, dtype: torch.dtype = torch.float32, vision: dict | None = None
         **given,
     )
     return perturbed(LlavaNextVideoForConditionalGeneration._from_config(config, dtype=dtype))
+
+
+def internvl(
+    kind: str = "qwen3", *, dtype: torch.dtype = torch.float32, kernel: str = "sdpa",
+    text: dict | None = None, vision: dict | None = None, **given: Any,
+) -> Any:  # fmt: skip
+    """InternVL with a decoder of some kind: a tower of 4 x 4 patches, which become 2 x 2 tokens."""
+    torch.manual_seed(0)
+    config = InternVLConfig(
+        vision_config=tower_config("internvl", 56, **(vision or {})).to_dict(),
+        text_config=decoder_config(kind, **(text or {})).to_dict(),
+        **{"image_token_id": VIDEO_ID, "tie_word_embeddings": False, **given},
+    )
+    cls = InternVLForConditionalGeneration
+    return perturbed(cls._from_config(config, dtype=dtype, attn_implementation=kernel))
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:

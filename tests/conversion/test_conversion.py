@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_models import decoder, decoder_config, next_video, onevision, perturbed, tower, tower_config
+from hf_models import SIX_BILLION, decoder, decoder_config, next_video, onevision, perturbed, tower, tower_config
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints import layouts
 from hookedvid.conversion import hf_configs, tables
@@ -74,7 +74,9 @@ CASES = {
     "siglip-normed": Case(tables.clip_like(n := replace(SIGLIP, final_norm=True), ""), vision=n),
     "internvit": Case(tables.internvit(INTERN), vision=INTERN),
     "internvit-unbiased": Case(tables.internvit(b := replace(INTERN, qkv_bias=False)), vision=b),
+    "internvit-6b": Case(tables.internvit(six := replace(b, norm="rms", qk_norm=True)), vision=six),
     "internvl": Case(tables.internvl_vision(INTERN), vision=INTERN),
+    "internvl-6b": Case(tables.internvl_vision(six), vision=six),
     "internvl-normed": Case(tables.internvl_vision(m := replace(b, final_norm=True)), vision=m),
     "open_clip": Case(tables.open_clip(CLIP), vision=CLIP),
     "mlp2x": mlp2x(False),
@@ -133,6 +135,7 @@ HF_MODELS = {
     "clip": lambda: tower("clip"),
     "siglip": lambda: tower("siglip"),
     "internvl": lambda: tower("internvl", attention_bias=True),
+    "internvl-6b": lambda: tower("internvl", **SIX_BILLION),
     "internvl-normed": lambda: tower("internvl", use_mean_pooling=False),
     "onevision": onevision,
     "next_video": next_video,
@@ -225,8 +228,13 @@ REFUSED = [
         decoder_config("llama", rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}),
         "rope 'yarn'",
     ),
-    (hf_configs.read_tower, tower_config("internvl", use_qk_norm=True), "use_qk_norm = True"),
-    (hf_configs.read_tower, tower_config("internvl", norm_type="rms_norm"), "norm_type = 'rms_norm'"),
+    (hf_configs.read_tower, tower_config("internvl", use_qk_norm=True, layer_norm_eps=1e-5), "layer_norm_eps = 1e-05"),
+    (hf_configs.read_tower, tower_config("internvl", norm_type="batch_norm"), "norm_type = 'batch_norm'"),
+    (
+        hf_configs.read_tower,
+        tower_config("internvl", norm_type="rms_norm", use_mean_pooling=False),
+        "use_mean_pooling = False",
+    ),
     (hf_configs.read_tower, tower_config("clip", num_channels=1), "num_channels = 1"),
     (hf_configs.read_tower, tower_config("siglip", hidden_act="relu"), "hidden_act = 'relu'"),
     (hf_configs.read_tower, tower_config("internvl", image_size=[70, 84]), r"image_size = .70, 84. is not square"),

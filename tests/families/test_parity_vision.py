@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from hf_models import random_pixels, tower
+from hf_models import SIX_BILLION, random_pixels, tower
 from hookedvid import HookedVideoLLM
 
 INTERNVL = [{"attention_bias": bias, "use_mean_pooling": mean} for bias in (False, True) for mean in (False, True)]
+INTERNVL.append(SIX_BILLION)
 CASES = [("clip", {}), ("siglip", {}), ("siglip", {"vision_use_head": False}), *(("internvl", g) for g in INTERNVL)]
 # Pixels beyond the last whole patch are read by nobody: 75 = 5 * 14 + 5, 83 = 5 * 14 + 13.
 SIZES = [70, 75, 83]

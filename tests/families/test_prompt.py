@@ -342,6 +342,7 @@ SPECIAL = {
     "next_video_hf": ("</s>",),
     "video_llava_hf": ("</s>",),
     "internvl2_5": (*IM, "<img>", "</img>"),
+    "internvl_hf": (*IM, "<img>", "</img>"),
     "internlm2-chat": (*IM, "<img>", "</img>"),
     "smolvlm2": ("<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>"),
     "videollama3": IM,

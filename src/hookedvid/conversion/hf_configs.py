@@ -109,11 +109,15 @@ def read_tower(
     read = ConfigFields(config)
     intern = kind == "internvl_vision"
     read.only("num_channels", 3)
+    rms, qk_norm = intern and read("norm_type") == "rms_norm", intern and bool(read("use_qk_norm"))
     if intern:
-        read.only("use_qk_norm", False)
-        read.only("norm_type", "layer_norm")
+        read.only("norm_type", "layer_norm", "rms_norm")
         read.only("use_mask_token", False)
         read.only("use_absolute_position_embeddings", True)
+    if rms:  # whose last norm, if there is one, is a LayerNorm all the same
+        read.only("use_mean_pooling", True)
+    if qk_norm:  # the class's norms of q and k have this eps, whatever the others have
+        read.only("layer_norm_eps", 1e-6)
     total = read("num_hidden_layers")
     act = read.act("hidden_act")
     cfg = replace(
@@ -128,6 +132,8 @@ def read_tower(
         eps=float(read("layer_norm_eps")),
         qkv_bias=bool(read("attention_bias", True)) if intern else True,
         final_norm=final_norm or (intern and not read("use_mean_pooling", True)),
+        norm="rms" if rms else "layer",
+        qk_norm=qk_norm,
     )
     read.close(HARMLESS, ignore)
     return cfg

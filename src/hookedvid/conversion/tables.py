@@ -26,9 +26,7 @@ def llama(cfg: DecoderConfig, model: str = "model.", head: str = "lm_head.weight
         *(x for p in ("gate", "up", "down") for x in _many(f"{block}mlp.{p}_proj", f"blocks.{{i}}.mlp.{p}", NORM)),
         Ignored(r".*rotary_emb\.inv_freq", "computed from the config"),
     ]
-    if cfg.qk_norm:
-        lines += [x for p in "qk" for x in _many(f"{block}self_attn.{p}_norm", f"blocks.{{i}}.attn.{p}_norm", NORM)]
-    return [*lines, _head(cfg, head)]
+    return [*lines, *_qk_norm(cfg, f"{block}self_attn.", "blocks.{i}.attn."), _head(cfg, head)]
 
 
 def internlm2(
@@ -82,7 +80,7 @@ def clip_like(cfg: VisionConfig, tower: str) -> list[Line]:
 
 def internvit(cfg: VisionConfig, tower: str = "vision_model.") -> list[Line]:
     """InternViT in its original names: fused [Q; K; V], layer scales ls1 and ls2."""
-    block = f"{tower}encoder.layers.{{i}}."
+    block, norms = f"{tower}encoder.layers.{{i}}.", _norms(cfg)
     fused = [
         Fused(f"{block}attn.qkv.{leaf}", tuple(f"vision.blocks.{{i}}.attn.{p}.{leaf}" for p in "qkv"), (1, 1, 1))
         for leaf in (AFFINE if cfg.qkv_bias else NORM)
@@ -93,8 +91,9 @@ def internvit(cfg: VisionConfig, tower: str = "vision_model.") -> list[Line]:
         *_many(f"{tower}embeddings.patch_embedding", "vision.patch_embed"),
         *fused,
         *_many(f"{block}attn.proj", "vision.blocks.{i}.attn.o"),
-        *_many(f"{block}norm1", "vision.blocks.{i}.ln1"),
-        *_many(f"{block}norm2", "vision.blocks.{i}.ln2"),
+        *_many(f"{block}norm1", "vision.blocks.{i}.ln1", norms),
+        *_many(f"{block}norm2", "vision.blocks.{i}.ln2", norms),
+        *_qk_norm(cfg, f"{block}attn.", "vision.blocks.{i}.attn."),
         *_many(f"{block}mlp.fc1", "vision.blocks.{i}.mlp.inp"),
         *_many(f"{block}mlp.fc2", "vision.blocks.{i}.mlp.out"),
         Rule(f"{block}ls1", "vision.blocks.{i}.scale1"),
@@ -104,7 +103,7 @@ def internvit(cfg: VisionConfig, tower: str = "vision_model.") -> list[Line]:
 
 def internvl_vision(cfg: VisionConfig, tower: str = "") -> list[Line]:
     """InternViT as transformers' InternVLVisionModel names it."""
-    block = f"{tower}encoder.layer.{{i}}."
+    block, norms = f"{tower}encoder.layer.{{i}}.", _norms(cfg)
     qkv = AFFINE if cfg.qkv_bias else NORM
     return [
         Rule(f"{tower}embeddings.cls_token", "vision.cls_token", "1 1 d"),
@@ -112,8 +111,9 @@ def internvl_vision(cfg: VisionConfig, tower: str = "") -> list[Line]:
         *_many(f"{tower}embeddings.patch_embeddings.projection", "vision.patch_embed"),
         *(x for p in "qkv" for x in _many(f"{block}attention.{p}_proj", f"vision.blocks.{{i}}.attn.{p}", qkv)),
         *_many(f"{block}attention.projection_layer", "vision.blocks.{i}.attn.o"),
-        *_many(f"{block}layernorm_before", "vision.blocks.{i}.ln1"),
-        *_many(f"{block}layernorm_after", "vision.blocks.{i}.ln2"),
+        *_many(f"{block}layernorm_before", "vision.blocks.{i}.ln1", norms),
+        *_many(f"{block}layernorm_after", "vision.blocks.{i}.ln2", norms),
+        *_qk_norm(cfg, f"{block}attention.", "vision.blocks.{i}.attn."),
         *_many(f"{block}mlp.fc1", "vision.blocks.{i}.mlp.inp"),
         *_many(f"{block}mlp.fc2", "vision.blocks.{i}.mlp.out"),
         Rule(f"{block}lambda_1", "vision.blocks.{i}.scale1"),
@@ -208,6 +208,14 @@ def mlp2x(first: str, second: str, newline: str | None = None, has_newline: bool
 def intern_projector(ln: str = "mlp1.0", first: str = "mlp1.1", second: str = "mlp1.3") -> list[Line]:
     """InternVL's: LayerNorm, Linear, GELU, Linear."""
     return [*_many(ln, "projector.ln"), *_many(first, "projector.inp"), *_many(second, "projector.out")]
+
+
+def _norms(cfg: VisionConfig) -> tuple[str, ...]:
+    return NORM if cfg.norm == "rms" else AFFINE
+
+
+def _qk_norm(cfg: DecoderConfig | VisionConfig, theirs: str, ours: str) -> list[Line]:
+    return [x for p in "qk" for x in _many(f"{theirs}{p}_norm", f"{ours}{p}_norm", NORM)] if cfg.qk_norm else []
 
 
 def _head(cfg: DecoderConfig, theirs: str) -> Line:

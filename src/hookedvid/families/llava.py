@@ -91,12 +91,12 @@ def read(source: Source, *, kind: str, keeps_stride: bool = False) -> VideoLLMCo
     fields = Fields(config, "config.json")
     like = _named_tower(fields.need("mm_vision_tower"), shapes, notes)
     fields.only("mm_projector_type", "mlp2x_gelu")
-    for off in ("mm_use_im_start_end", "mm_use_im_patch_token", "add_faster_video", "use_sliding_window"):
+    for off in ("mm_use_im_start_end", "mm_use_im_patch_token", "add_faster_video"):
         fields.only(off, False, None)
     fields.only("mm_resampler_type", None)
     fields.only("mm_vision_select_feature", "patch")
     rows = rows_of(shapes, "model.embed_tokens.weight")
-    decoder = read_decoder(fields, rows, overrides, notes, kind=kind)
+    decoder = read_decoder(fields, rows, overrides, notes, kind=kind, scaled=kind != "qwen2")
     vision = _tower(like, TOWER, shapes, overrides, fields)
     projector = _projector(fields, vision, decoder, notes, overrides)
     projector = replace(projector, pool_stride=_stride(fields, projector, notes, keeps_stride))

@@ -1,0 +1,108 @@
+"""InternVL against transformers' class on tiny random weights away from init: logits, tokens, prompts."""
+
+from dataclasses import replace
+from itertools import groupby
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+from transformers.models.internvl.processing_internvl import InternVLProcessor
+
+from hf_models import SIX_BILLION, VIDEO_ID, internvl, random_ids, random_pixels
+from hookedvid import HookedVideoLLM, small_config
+from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
+from hookedvid.families.prompts import special_strings
+from hookedvid.families.registry import template
+
+PER_FRAME = 4
+DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}}
+# Decoder and fields of its config, fields of the tower's.
+MODELS = {
+    "3": ("qwen2", DYNAMIC, {"attention_bias": True}),
+    "3.5": ("qwen3", {}, {"attention_bias": True}),
+    "3.5-38b": ("qwen3", {}, SIX_BILLION),
+}
+
+
+def prompt(n_frames: int) -> torch.Tensor:
+    """Two ids before every frame, one behind it, and ten at the end."""
+    text = random_ids(3 * n_frames + 10)
+    frames = [
+        torch.cat([own[:2], torch.full((PER_FRAME,), VIDEO_ID), own[2:]]) for own in text[: 3 * n_frames].split(3)
+    ]
+    return torch.cat([*frames, text[3 * n_frames :]])
+
+
+@torch.no_grad()
+def both(n_frames: int = 3, name: str = "3.5", dtype: torch.dtype = torch.float32, kernel: str = "sdpa", **text):
+    """Logits of transformers and of ours, loaded from it."""
+    kind, own, vision = MODELS[name]
+    hf = internvl(kind, dtype=dtype, kernel=kernel, text={**own, **text}, vision=vision)
+    ids, pixels = prompt(n_frames), random_pixels(n_frames, 3, 56, 56).to(dtype)
+    model = HookedVideoLLM.from_transformers(hf, kernel=kernel)
+    return hf(input_ids=ids[None], pixel_values=pixels).logits, model(model.inputs_from_tensors(ids, pixels))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_frames", [1, 2, 5])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_bitwise_those_of_transformers(name, n_frames, dtype, kernel):
+    theirs, ours = both(n_frames, name, dtype, kernel)
+    assert ours.dtype == dtype
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("n_ctx", [17, 30])
+def test_dynamic_rope_beyond_the_length(n_ctx):
+    """transformers grows theta in float32, we in Python floats: the last bit of frequencies may differ."""
+    theirs, ours = both(name="3", max_position_embeddings=n_ctx)
+    within = both(name="3")[1]
+    assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max() < (ours - within).abs().max()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_are_those_of_transformers(name, cached):
+    kind, own, vision = MODELS[name]
+    hf = internvl(kind, text=own, vision=vision)
+    ids, pixels = prompt(3), random_pixels(3, 3, 56, 56)
+    how = GenerationConfig(max_new_tokens=12, do_sample=False)
+    theirs = hf.generate(
+        input_ids=ids[None], pixel_values=pixels, attention_mask=torch.ones_like(ids[None]), generation_config=how
+    )
+    model = HookedVideoLLM.from_transformers(hf)
+    inputs = model.inputs_from_tensors(ids, pixels)
+    ours = model.generate(inputs, max_new_tokens=12, stop_at_eos=False, use_past_kv_cache=cached)
+    assert ours.tolist() == theirs[:, len(ids) :].tolist()
+
+
+@torch.no_grad()
+def test_videos_of_unlike_lengths_in_a_batch_are_those_alone():
+    model = HookedVideoLLM.from_transformers(internvl())
+    videos = [random_pixels(n, 3, 56, 56, seed=n) for n in (1, 4)]
+    alone = [model(model.inputs_from_tensors(prompt(len(v)), v)) for v in videos]
+    inputs = model.inputs_from_tensors([prompt(len(v)).tolist() for v in videos], videos)
+    for logits, single, pad in zip(model(inputs), alone, inputs.pads, strict=True):
+        assert (logits[pad:] - single[0]).abs().max() <= 1e-6 * single.abs().max()
+
+
+def test_the_prompt_without_a_system_text_is_that_of_transformers_processor():
+    """Whose chat template for the -hf repositories puts <video> and a line feed before the question."""
+    tokenizer = byte_tokenizer(320)
+    tokenizer.add_tokens(list(special_strings(template("internvl_hf"))), special_tokens=True)
+    cfg = replace(small_config("internvl", d_vocab=320), prompt="internvl_hf")
+    model = HookedVideoLLM.from_config(cfg, tokenizer=tokenizer)
+    inputs = model.prepare(np.zeros((3, 56, 56, 3), np.uint8), "What moves?", n_frames=3)
+    parts = list[str]()
+    for video, run in groupby(inputs.tokens[0].tolist(), key=lambda i: i < 0):
+        chunk = list(run)
+        parts += ["<IMG_CONTEXT>"] * len(chunk) if video else [tokenizer.decode(chunk)]
+    tokens = SimpleNamespace(
+        start_image_token="<img>", end_image_token="</img>", image_token="<IMG_CONTEXT>", image_seq_length=PER_FRAME
+    )
+    frames = InternVLProcessor.replace_video_token(tokens, {"pixel_values_videos": [torch.zeros(3, 1)]}, 0)
+    chat = f"<|im_start|>user\n{frames}\nWhat moves?<|im_end|>\n<|im_start|>assistant\n"
+    assert "".join(parts) == chat
