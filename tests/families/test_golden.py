@@ -19,6 +19,7 @@ from golden_cases import (
 from hookedvid.checkpoints.convert import convert, export
 from hookedvid.checkpoints.parity import compare, first_beyond, our_stages
 from hookedvid.checkpoints.recorded import Recorded
+from versions import processors_of_today
 
 # Originals are float32; the same sums in another order move the last residual stream by some 1e-6 of its size.
 # bfloat16 is compared where it was recorded: each of its sums rounds at 4e-3.
@@ -49,6 +50,7 @@ def test_every_stage_equals_the_original(case, variant, dtype):
     assert first_beyond(stages, TOLERANCE[dtype]) is None, stages
 
 
+@processors_of_today
 @pytest.mark.parametrize("case", CASES)
 def test_frames_are_processed_as_they_were(case):
     g = load(case)
