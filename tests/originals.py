@@ -1,6 +1,5 @@
 """Tiny checkpoints of every family in the layout of the original packages, with shards, index and tokenizer."""
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +7,8 @@ from typing import Any
 
 from hookedvid.values.parts import CLIP_L_336, INTERNVIT_300M, SIGLIP_SO400M
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "synthesize_checkpoint.py"
-spec = importlib.util.spec_from_file_location("synthesize_checkpoint", SCRIPT)
-assert spec and spec.loader
-script = importlib.util.module_from_spec(spec)
-sys.modules["synthesize_checkpoint"] = script
-spec.loader.exec_module(script)
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import synthesize_checkpoint as script
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 8}
 TOWER = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_mlp": 48}

@@ -82,7 +82,7 @@ FAMILY = Family(
     published={
         name: Published(f"Qwen/Qwen3-VL-{size}-Instruct", 768, "405 a pair of 480x854", gigabytes)
         for name, size, gigabytes in (
-            ("qwen3-vl-2b", "2B", 4.3), ("qwen3-vl-4b", "4B", 8.9),
+            ("qwen3-vl-2b", "2B", 4.26), ("qwen3-vl-4b", "4B", 8.9),
             ("qwen3-vl-8b", "8B", 17.5), ("qwen3-vl-32b", "32B", 66.7),
         )
     },
