@@ -26,6 +26,9 @@ SIZES = {
     "max_position_embeddings": "n_ctx",
     "image_size": "image_size",
     "patch_size": "patch_size",
+    "depth": "n_layers",
+    "embed_dim": "d_model",
+    "num_heads": "n_heads",
     "mm_spatial_pool_stride": "pool_stride",
 }
 
