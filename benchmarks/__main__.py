@@ -15,7 +15,9 @@ from benchmarks.measuring import threads
 from benchmarks.printing import machine
 
 # In the order of the file. What needs a GPU is left out where there is none.
-TABLES = ("sweep", "memory", "precision", "scaling", "exit", "hooks", "reading", "structured", "records", "cuda")
+TABLES = (
+    "sweep", "memory", "precision", "scaling", "exit", "hooks", "qwen_vl", "reading", "structured", "records", "cuda",
+)  # fmt: skip
 OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
 
