@@ -5,20 +5,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers.video_utils import VideoMetadata
 
 from hookedvid import HookedVideoLLM
 from hookedvid.values.interventions import LV_K, VS_K, VT_K
 from models import apart, perturb
+from versions import processors_of_today
 
 VIDEO_PAD, START, END = 301, 302, 303
 TEXT = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
 }  # fmt: skip
-IDS = {
-    "image_token_id": 300, "video_token_id": VIDEO_PAD, "vision_start_token_id": START, "vision_end_token_id": END,
-    "tie_word_embeddings": False,
-}  # fmt: skip
+IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
 INTERLEAVED = {**ROPE, "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
 TOWER = {"depth": 3, "num_heads": 4}
@@ -41,10 +42,8 @@ OTHER_ORDER = 3e-6
 
 
 @cache
-def theirs(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32):
+def theirs(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32, first_id: int = 300):
     """A model of transformers' with nothing at its initial value; a width of heads that is not d_model / heads."""
-    import transformers
-
     text = {**TEXT, "rope_parameters": dict(ROPE)}
     if name == "Qwen3VL":
         text |= {"rope_parameters": dict(INTERLEAVED), "head_dim": 16, "hidden_size": 48}
@@ -52,7 +51,10 @@ def theirs(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32):
     if name == "Qwen3VL":
         vision["out_hidden_size"] = 48
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision, **IDS)
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text, vision_config=vision, tie_word_embeddings=False,
+        **{name: first_id + i for i, name in enumerate(IDS)},
+    )  # fmt: skip
     config._attn_implementation = kernel
     model = getattr(transformers, f"{name}ForConditionalGeneration")._from_config(config, attn_implementation=kernel)
     perturb(model)
@@ -222,3 +224,75 @@ def test_knockouts_are_explicit_masks_on_their_eager_model(name, knockout, layer
             handle.remove()
     assert apart(model(whole, interventions=condition), logits) < OTHER_ORDER
     assert torch.equal(logits[0, ids.shape[1] - 1 : -1].argmax(-1), new[0])
+
+
+# ---- prompts -----------------------------------------------------------------------------------------------
+
+SPECIAL = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"]
+QUESTION = "What is it?"
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+ASKED = f"<|im_start|>user\n{VIDEO}{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def words() -> transformers.PreTrainedTokenizerFast:
+    """Bytes, and Qwen's special tokens behind them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.add_special_tokens(SPECIAL)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token=SPECIAL[-1])
+
+
+def official(name: str):
+    """The class's processor with the sizes of the published file."""
+    tokenizer = words()
+    if name == "Qwen3VL":
+        sizes = {"size": {"shortest_edge": 4096, "longest_edge": 25_165_824}, "cap_pixels_per_frame": False}
+        return transformers.Qwen3VLProcessor(
+            transformers.Qwen2VLImageProcessor(), tokenizer, transformers.Qwen3VLVideoProcessor(**sizes)
+        )
+    sizes = {"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}, "cap_pixels_per_frame": False}
+    kind = transformers.Qwen2VLProcessor if name == "Qwen2VL" else transformers.Qwen2_5_VLProcessor
+    return kind(transformers.Qwen2VLImageProcessor(), tokenizer, transformers.Qwen2VLVideoProcessor(**sizes))
+
+
+@torch.no_grad()
+@processors_of_today
+@pytest.mark.parametrize("n", [2, 5, 8])
+@pytest.mark.parametrize("name", CLASSES)
+def test_prompt_and_pixels_are_those_of_the_official_processor(name, n):
+    """Qwen3-VL's from transformers 5.12 on has tokens around the whole video, which is a template of its own."""
+    n_total, fps, first = 40, 5.0, 256
+    reference = theirs(name, first_id=first)
+    outer = {"prompt": "qwen3_vl_outer"} if name == "Qwen3VL" else {}
+    model = HookedVideoLLM.from_transformers(reference, tokenizer=words(), overrides=outer)
+    source = np.random.default_rng(0).integers(0, 256, (n_total, 70, 120, 3), dtype=np.uint8)
+    inputs = model.prepare(source, QUESTION, n_frames=n, sampler="linspace", folder_fps=fps)
+    at = np.linspace(0, n_total - 1, n, dtype=int)
+    about = VideoMetadata(total_num_frames=n_total, fps=fps, duration=n_total / fps, frames_indices=at)
+    text = ASKED if name == "Qwen3VL" else SYSTEM + ASKED
+    given = official(name)(
+        text=[text], videos=[source[at]], video_metadata=[about], do_sample_frames=False, return_tensors="pt",
+        **({"fps": n / n_total * fps} if name == "Qwen2_5_VL" else {}),
+    )  # fmt: skip
+    assert torch.equal(inputs.tokens.masked_fill(inputs.is_video, first + 1), given["input_ids"])
+    assert torch.equal(model.process(source[at])["pixel_values_videos"], given["pixel_values_videos"])
+    same = model.inputs_from_tensors(
+        given["input_ids"], given["pixel_values_videos"], video_grid_thw=given["video_grid_thw"],
+        second_per_grid_ts=given.get("second_per_grid_ts"),
+    )  # fmt: skip
+    assert torch.equal(same.position_ids, inputs.position_ids)
+
+
+def test_a_video_as_released_has_no_tokens_around_it():
+    reference = theirs("Qwen3VL", first_id=256)
+    model = HookedVideoLLM.from_transformers(reference, tokenizer=words())
+    source = np.zeros((6, 64, 96, 3), dtype=np.uint8)
+    inputs = model.prepare(source, QUESTION, n_frames=5, sampler="linspace", folder_fps=2.0)
+    tokens = inputs.tokens[0].masked_fill(inputs.is_video[0], 257)
+    said = "".join(model.tokenizer.convert_ids_to_tokens(tokens)).replace("Ġ", " ").replace("Ċ", "\n")
+    said = said.replace("<|video_pad|>" * 6, "[]")
+    steps = "".join(f"<{t} seconds><|vision_start|>[]<|vision_end|>" for t in ("0.2", "1.2", "2.5"))
+    assert said == f"<|im_start|>user\n{steps}{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    assert inputs.layout.step_names == ("video[0:2]", "video[2:4]", "video[4]")
