@@ -183,9 +183,12 @@ QWEN_VL = {**CHATML, "<|vision_start|>": 151652, "<|vision_end|>": 151653, "<|vi
 SMOL = {"<|im_start|>": 1, "<global-img>": 49152, "<fake_token_around_image>": 49189, "<image>": 49190,
         "<end_of_utterance>": 49279}  # fmt: skip
 LLAMA_VIDEO = {"<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001, "<pad>": 32002}
+INTERNVL_2_5 = CHATML | {"<img>": 151665, "</img>": 151666, "<IMG_CONTEXT>": 151667}
+INTERNVL_3_5 = CHATML | {"<img>": 151669, "</img>": 151670, "<IMG_CONTEXT>": 151671}
 OLD = ("visual.patch_embed.proj.weight", "model.embed_tokens.weight")
 NEW = ("model.visual.patch_embed.proj.weight", "model.language_model.embed_tokens.weight")
 HEAD = ("lm_head.weight",)
+INTERNVL = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 SMOLVLM = ("model.vision_model.embeddings.patch_embedding.weight", "model.text_model.embed_tokens.weight", *HEAD)
 VIDEOLLAMA3 = ("model.vision_encoder.embeddings.patch_embedding.weight", "model.embed_tokens.weight",
                "model.mm_projector.readout.0.weight")  # fmt: skip
@@ -238,6 +241,9 @@ RECIPES: dict[str, Recipe] = {
     **{name: hub(name, OLD + HEAD, shard=4_000_000_000) for name in ("qwen2-vl-7b", "qwen2.5-vl-7b")},
     **{name: hub(name, NEW) for name in ("qwen3-vl-2b", "qwen3-vl-4b")},
     "qwen3-vl-8b": hub("qwen3-vl-8b", NEW + HEAD),
+    "internvl3-1b": hub("internvl3-1b", INTERNVL, INTERNVL_2_5),
+    "internvl3.5-1b": hub("internvl3.5-1b", INTERNVL, INTERNVL_3_5),
+    "llava-onevision-1.5-4b": hub("llava-onevision-1.5-4b", OLD + HEAD),
     **{
         name: hub(name, SMOLVLM, SMOL, end="<end_of_utterance>", dtype=torch.float32)
         for name in ("smolvlm2-256m", "smolvlm2-500m")

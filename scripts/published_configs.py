@@ -55,6 +55,20 @@ def smolvlm2(decoder: dict[str, Any]) -> dict[str, Any]:
             "vision_config": vision}  # fmt: skip
 
 
+def internvl(decoder: dict[str, Any], **llm: Any) -> dict[str, Any]:
+    """In the original layout, with the smaller tower."""
+    tower = {"model_type": "intern_vit_6b", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+             "num_attention_heads": 16, "image_size": 448, "patch_size": 14, "num_channels": 3, "hidden_act": "gelu",
+             "layer_norm_eps": 1e-6, "norm_type": "layer_norm", "qkv_bias": True,
+             "qk_normalization": False}  # fmt: skip
+    text = {**QWEN_VL, "tie_word_embeddings": False, "torch_dtype": "bfloat16", **decoder, **llm}
+    return {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "select_layer": -1,
+            "ps_version": "v2", "downsample_ratio": 0.5, "force_image_size": 448, "template": "internvl2_5",
+            "dynamic_image_size": True, "use_thumbnail": True, "min_dynamic_patch": 1, "max_dynamic_patch": 12,
+            "torch_dtype": "bfloat16", "tie_word_embeddings": False, "llm_config": text,
+            "vision_config": tower}  # fmt: skip
+
+
 SIGLIP_NAVIT = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27,
                 "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # fmt: skip
 QWEN_15B = {**QWEN_VL, **sizes(1536, 8960, 28, 12, 2), "max_position_embeddings": 32768, "tie_word_embeddings": True}
@@ -69,6 +83,28 @@ CONFIGS = {
     "qwen3-vl-2b": qwen3_vl(True, sizes(2048, 6144, 28, 16, 8), LARGE),
     "qwen3-vl-4b": qwen3_vl(True, sizes(2560, 9728, 36, 32, 8), LARGE),
     "qwen3-vl-8b": qwen3_vl(False, sizes(4096, 12288, 36, 32, 8), SO400M),
+    "internvl3-1b": internvl(
+        sizes(896, 4864, 24, 14, 2), architectures=["Qwen2ForCausalLM"], model_type="qwen2", vocab_size=151674,
+        max_position_embeddings=32768, rope_scaling={"type": "dynamic", "factor": 2.0},
+    ),
+    "internvl3.5-1b": internvl(
+        sizes(1024, 3072, 28, 16, 8), architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=128,
+        attention_bias=False, max_position_embeddings=40960, rope_scaling=None,
+    ),
+    "llava-onevision-1.5-4b": {
+        "architectures": ["LLaVAOneVision1_5_ForConditionalGeneration"], "model_type": "llavaonevision1_5",
+        "image_token_id": 151655, "video_token_id": 151656, "vocab_size": 151936, "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "LLaVAOneVision1_5_text", **QWEN_VL, "rope_theta": 5e6, "head_dim": 128,
+            "max_position_embeddings": 32768, "attention_bias": False, "use_sliding_window": False,
+            "tie_word_embeddings": False, **sizes(2560, 9728, 36, 32, 8),
+        },
+        "vision_config": {
+            "model_type": "rice_vit", "depth": 24, "embed_dim": 1024, "hidden_size": 1024, "hidden_act": "gelu",
+            "in_channels": 3, "intermediate_size": 4096, "layer_norm_eps": 1e-5, "num_heads": 16, "patch_size": 14,
+            "spatial_merge_size": 2, "temporal_patch_size": 1, "text_hidden_size": 2560,
+        },
+    },
     "smolvlm2-256m": smolvlm2(sizes(576, 1536, 30, 9, 3)),
     "smolvlm2-500m": smolvlm2(sizes(960, 2560, 32, 15, 5)),
     "videollama3-2b": {

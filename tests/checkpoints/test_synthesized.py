@@ -31,6 +31,9 @@ TRUE_SIZES = {
     "qwen3-vl-2b": (625, 2_127_532_032, 405),
     "qwen3-vl-4b": (713, 4_437_815_808, 405),
     "qwen3-vl-8b": (750, 8_767_123_696, 405),
+    "internvl3-1b": (637, 938_193_024, 256),
+    "internvl3.5-1b": (657, 1_060_897_792, 256),
+    "llava-onevision-1.5-4b": (698, 4_741_610_528, 510),
     "smolvlm2-256m": (471, 256_484_928, 64),
     "smolvlm2-500m": (489, 507_482_304, 64),
     "videollama3-2b": (778, 1_959_993_584, 510),
@@ -62,7 +65,7 @@ def test_true_sizes_by_their_headers(name, tmp_path):
     assert sum(int(np.prod(s)) for s in shapes.values()) == parameters
     assert tokens_of_a_step(checked.cfg) == tokens and checked.cfg.n_frames == known.frames
     assert len(checked.shards.headers) == N_FILES.get(name, len(checked.shards.headers))
-    assert checked.size / 1e9 == pytest.approx(known.size, rel=0.01)
+    assert checked.size / 1e9 == pytest.approx(known.size, rel=0.01, abs=0.05)
     assert not checked.origin.notes
     assert checked.cfg.decoder.tied == (not any(layouts.HEAD.fullmatch(n) for n in shapes))
 
