@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import _has_any_global_hook
 from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint as LensHookPoint
@@ -27,8 +27,6 @@ __all__ = [
     "untouched",
     "with_path",
 ]
-# Where torch keeps hooks on every module there is. Its own question for any of them is not in torch 2.6.
-OF_ALL = [f"_global_{way}_hooks" for way in ("forward_pre", "forward", "backward_pre", "backward")]
 
 
 class HookPoint(LensHookPoint):
@@ -68,7 +66,7 @@ def hooked(module: nn.Module) -> list[str]:
     The module's own name is empty. A hook on every module there is stands as `*`.
     """
     found = [(not isinstance(m, HookPoint), n) for n, m in module.named_modules() if listening(m)]
-    return [n for _, n in sorted(found)] + ["*"] * any(getattr(torch_module, n) for n in OF_ALL)
+    return [n for _, n in sorted(found)] + ["*"] * bool(_has_any_global_hook())
 
 
 def branch(point: HookPoint, x: Tensor) -> Tensor:
