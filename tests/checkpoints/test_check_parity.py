@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from golden_cases import CASES, original
-from hf_models import decoder, next_video, onevision, tower
+from hf_models import SIX_BILLION, decoder, internvl, next_video, onevision, smolvlm, tower, video_llava, videollama3
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
 from hookedvid.errors import ConversionError
@@ -32,8 +32,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: decoder("llama", attention_bias=True),
     "clip": lambda: tower("clip"),
     "siglip": lambda: tower("siglip"),
-    "internvl": lambda: tower("internvl"),
+    "internvit": lambda: tower("internvl"),
+    "internvl": internvl,
+    "internvl-6b": lambda: internvl("qwen2", vision=SIX_BILLION),
+    "smolvlm": smolvlm,
+    "videollama3": videollama3,
+    "video_llava": video_llava,
 }
+# Rows of patches are in raster order here, in squares there.
+OTHER_ORDER = {"videollama3": 3e-6}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +80,7 @@ def test_what_transformers_saves_loads_and_agrees_bitwise(kind, tmp_path):
     hf = MODELS[kind]()
     stages = ours_and_theirs(saved(tmp_path / "hf", hf), hf)
     assert len(stages) >= 4
-    assert all(s.absolute == 0 for s in stages), stages
+    assert first_beyond(stages, OTHER_ORDER.get(kind, 0.0)) is None, stages
 
 
 @pytest.mark.parametrize("rename", [as_published, as_in_memory])

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.video_utils import VideoMetadata
 
 from hookedvid import HookedVideoLLM
+from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
 from hookedvid.values.interventions import LV_K, VS_K, VT_K
 from models import apart, perturb
 from versions import processors_of_today
@@ -107,6 +108,15 @@ def test_logits_are_theirs(name, shape, kernel):
     model, inputs, given = positioned(name, shape, kernel=kernel)
     logits = theirs(name, kernel)(**given).logits
     assert apart(model(inputs), logits) < OTHER_ORDER
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_stages_are_theirs(name):
+    model = ours(name)
+    inputs = random_inputs(model, 3)
+    stages = compare(our_stages(model, inputs), transformers_stages(theirs(name), inputs))
+    assert len(stages) == 2 + model.cfg.n_layers
+    assert first_beyond(stages, OTHER_ORDER) is None, stages
 
 
 @torch.no_grad()

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from hookedvid.checkpoints import layouts
 from hookedvid.conversion.lines import Rule
 from hookedvid.errors import ConversionError
+from hookedvid.families.registry import processor
 from hookedvid.nn.model import Model
+from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
+from hookedvid.video.processed import tensors
 
 # Hook points that are stages, and those that stages are made of.
 STAGES = re.compile(
@@ -94,34 +97,45 @@ def our_stages(model: Model, inputs: VideoInputs, extension: Int[Tensor, "1 new"
 
 @torch.no_grad()
 def transformers_stages(hf: Any, inputs: VideoInputs, video_token: int | None = None) -> dict[str, Tensor]:
-    """The same stages of a transformers model's run on the same inputs, by our names.
+    """The same stages of a transformers model's run on the same prompt, by our names.
 
     Args:
         video_token: The id its prompts hold at every video position; its config's own unless given.
     """
     stages: dict[str, Tensor] = {}
-    with _watching(hf, stages):
+    reading = layouts.read_transformers(hf.config, type(hf).__name__, hf.state_dict())
+    with _watching(hf, _ends(reading), stages):
         if inputs.tokens.shape[1] == 0:
             out = hf(inputs.pixel_values[0])
             return {**stages, "vision.hook_out": out.last_hidden_state}
         kwargs: dict[str, Any] = {"input_ids": inputs.tokens}
         if inputs.has_video:
-            marker = video_token if video_token is not None else _video_token(hf.config)
-            kwargs = {"input_ids": inputs.tokens.masked_fill(inputs.is_video, marker)}
-            kwargs["pixel_values_videos"] = torch.stack([p for p in inputs.pixel_values if p is not None]).to(hf.dtype)
+            kwargs = _with_video(hf, reading.cfg, inputs, video_token)
         logits = hf(**kwargs).logits
     return {**stages, "logits": logits}
 
 
-def _video_token(config: Any) -> int:
-    token = getattr(config, "video_token_index", None) or getattr(config, "video_token_id", None)
-    if token is None:
-        raise ConversionError(f"a {type(config).__name__} names no video token; pass video_token")
-    return token
+def _with_video(hf: Any, cfg: VideoLLMConfig, inputs: VideoInputs, video_token: int | None) -> dict[str, Any]:
+    """What a class's forward takes for a prompt with a video: its processor's tensors, and positions on all axes."""
+    marker = cfg.placeholder_id if video_token is None else video_token
+    if marker is None:
+        raise ConversionError(f"a {type(hf.config).__name__} names no video token; pass video_token")
+    kwargs: dict[str, Any] = {"input_ids": inputs.tokens.masked_fill(inputs.is_video, marker)}
+    pixels, official = inputs.pixel_values[0], processor(cfg.family)
+    assert pixels is not None and cfg.vision is not None
+    if official is None:
+        return kwargs | {"pixel_values_videos": pixels[None].to(hf.dtype)}
+    made = tensors(pixels, cfg.vision, official)
+    made[official.pixels] = made[official.pixels].to(hf.dtype)
+    kwargs |= {name: x.to(inputs.tokens.device) for name, x in made.items()}
+    if cfg.lm.rope.n_axes > 1:  # whose own rule may be another; without a mask it reads them as packed sequences
+        kwargs["position_ids"] = inputs.position_ids[:, None].to(inputs.tokens.device)
+        kwargs["attention_mask"] = torch.ones_like(inputs.tokens)
+    return kwargs
 
 
 @contextmanager
-def _watching(hf: nn.Module, acts: dict[str, Tensor]) -> Iterator[None]:
+def _watching(hf: nn.Module, stages: Mapping[str, str], acts: dict[str, Tensor]) -> Iterator[None]:
     """Record blocks, the projector's first layer and the merged embeddings while the body runs."""
     handles = []
 
@@ -134,10 +148,9 @@ def _watching(hf: nn.Module, acts: dict[str, Tensor]) -> Iterator[None]:
     def before(_module: nn.Module, args: tuple, kwargs: dict) -> None:
         acts["hook_embed"] = args[0] if args else kwargs["hidden_states"]
 
-    stages = _stages(hf)
     for name, module in hf.named_modules():
         parent, _, last = name.rpartition(".")
-        ours = stages.get(f"{parent}.{{i}}" if last.isdigit() else name)
+        ours = stages.get(name) or stages.get(f"{parent}.{{i}}" if last.isdigit() else name)
         if ours is None:
             continue
         handles.append(module.register_forward_hook(after(ours.format(i=last))))
@@ -150,29 +163,40 @@ def _watching(hf: nn.Module, acts: dict[str, Tensor]) -> Iterator[None]:
             h.remove()
 
 
-def _stages(hf: nn.Module) -> dict[str, str]:
-    """Our stages by the modules of theirs that end them, as the table of tensors names those; `{i}` counts blocks."""
-    table = layouts.read_transformers(hf.config, type(hf).__name__, hf.state_dict()).table
-    theirs = {line.ours: line.theirs for line in table if isinstance(line, Rule)}
+def _ends(reading: layouts.Reading) -> dict[str, str]:
+    """Our stages by the modules of theirs that end them, as the table of tensors names those; `{i}` counts blocks.
+
+    Towers whose frames keep their shape have rows in another order, so that of these the decoder alone is watched.
+    """
+    cfg, theirs = reading.cfg, {line.ours: line.theirs for line in reading.table if isinstance(line, Rule)}
+    alike = cfg.vision is None or cfg.vision.resize != "fit"
     ends = {
         theirs[norm].partition("{i}")[0] + "{i}": f"{part}blocks.{{i}}.hook_resid_post"
-        for part in ("vision.", "")
+        for part in (("vision.", "") if alike else ("",))
         if (norm := f"{part}blocks.{{i}}.ln1.weight") in theirs
     }
-    if (first := "projector.inp.weight") in theirs:
-        ends[theirs[first].removesuffix(".weight")] = "projector.hook_pre"
+    for k in range(cfg.n_deepstack):  # a block of theirs ends before the tower's features are added
+        ends[theirs["blocks.{i}.ln1.weight"].partition("{i}")[0] + str(k)] = f"blocks.{k}.mlp"
+    if alike and (first := "projector.inp.weight") in theirs:
+        linear = cfg.projector is not None and cfg.projector.linear
+        ends[theirs[first].removesuffix(".weight")] = "projector.hook_out" if linear else "projector.hook_pre"
     return ends
 
 
 def random_inputs(model: Model, n_frames: int, seed: int = 0) -> VideoInputs:
     """A video of noise between random text ids, at the model's own sizes; for a bare tower its pixels alone."""
     cfg, g = model.cfg, torch.Generator().manual_seed(seed)
-    pixels = None
+    pixels, processed = None, {}
     if cfg.vision is not None:
-        pixels = torch.randn(n_frames, 3, cfg.vision.image_size, cfg.vision.image_size, generator=g)
+        sides = (cfg.vision.image_size,) * 2
+        if cfg.vision.resize == "fit":
+            sides = (2 * cfg.vision.multiple, 3 * cfg.vision.multiple)
+        pixels = torch.randn(n_frames, 3, *sides, generator=g)
     if cfg.decoder is None:
         return model.inputs_of(pixels)
     text = torch.randint(0, min(cfg.n_tokens or cfg.d_vocab, cfg.d_vocab), (24,), generator=g)
     text[text == cfg.placeholder_id] = 0
     marker = [torch.tensor([VIDEO])] if pixels is not None else []
-    return model.inputs_from_tensors(torch.cat([text[:14], *marker, text[14:]]), pixels)
+    if cfg.lm.rope.per_second is not None:
+        processed = {"second_per_grid_ts": [1.0]}
+    return model.inputs_from_tensors(torch.cat([text[:14], *marker, text[14:]]), pixels, **processed)

@@ -53,7 +53,17 @@ def process(
     if fps is not None and not (is_number(fps) and 0 < fps < math.inf):
         raise InputError(f"fps is {fps!r}; give how many of the frames were taken per second, or None")
     vision = configured(vision, settings or {}, processor)
-    made = Made(preprocess(pictures, vision), vision, fps)
+    return tensors(preprocess(pictures, vision), vision, processor, fps)
+
+
+def tensors(
+    pixels: Float[Tensor, "frame 3 height width"],
+    vision: VisionConfig,
+    processor: Processor,
+    fps: float | int | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of one video's preprocessed frames; arguments as `process`."""
+    made = Made(pixels, vision, fps)
     extras = {name: EXTRAS[name](made) for name in processor.extras}
     return {processor.pixels: FORMS[processor.form](made)} | {n: x for n, x in extras.items() if x is not None}
 
