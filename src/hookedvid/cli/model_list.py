@@ -9,6 +9,7 @@ from hookedvid.report.terminal import Terminal
 
 WORDS = ("name", "vision tower", "same as")
 NUMBERS = ("frames", "tokens", "GB", "Video-MME", "MVBench", "EgoSchema")
+LAPTOP = 2.1  # GB of weights, at most, of what is said to run on a laptop without a GPU
 
 
 def models() -> int:
@@ -22,6 +23,8 @@ def models() -> int:
             scores = ("–" if s is None else f"{s:g}" for s in p.scores)
             table.add_row(name, family.tower_name, str(p.frames), p.tokens, f"{p.size:g}", *scores, family.parity)
     console.print(table)
+    small = (name for family in FAMILIES.values() for name, p in family.published.items() if p.size <= LAPTOP)
+    console.print(f"On a laptop without a GPU, weights of {LAPTOP} GB at most: {', '.join(small)} (docs/laptop.md).")
     console.print(
         "tokens: of one frame; + 1 ends the video; + text: markers around frames. Scores: percent as reported for "
         "the original code, Video-MME without subtitles, – where no figure is confirmed. same as: the code its family "
