@@ -11,6 +11,7 @@ from transformers.video_utils import VideoMetadata
 
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
+from hookedvid.errors import InputError
 from hookedvid.values.interventions import LV_K, VS_K, VT_K
 from models import apart, perturb
 from versions import processors_of_today
@@ -306,3 +307,19 @@ def test_a_video_as_released_has_no_tokens_around_it():
     steps = "".join(f"<{t} seconds><|vision_start|>[]<|vision_end|>" for t in ("0.2", "1.2", "2.5"))
     assert said == f"<|im_start|>user\n{steps}{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     assert inputs.layout.step_names == ("video[0:2]", "video[2:4]", "video[4]")
+
+
+def test_what_a_processor_gives_must_fit_its_pixels():
+    model = ours("Qwen2_5_VL")
+    ids, processed = video(model, "pairs")
+    rows, grid = processed["pixel_values_videos"], processed["video_grid_thw"]
+    with pytest.raises(InputError, match="pass their video_grid_thw too"):
+        model.inputs_from_tensors(ids, rows)
+    with pytest.raises(InputError, match=r"48 rows, and the grids \[\(2, 4, 4\)\] of video_grid_thw hold 32"):
+        model.inputs_from_tensors(ids, rows, video_grid_thw=torch.tensor([[2, 4, 4]]), second_per_grid_ts=1.0)
+    with pytest.raises(InputError, match="nothing says how many lie between the video's steps"):
+        model.inputs_from_tensors(ids, rows, video_grid_thw=grid)
+    with pytest.raises(InputError, match=r"knows nothing of \['image_grid_thw'\]"):
+        model.inputs_from_tensors(ids, rows, image_grid_thw=grid)
+    with pytest.raises(InputError, match="these pixels are frames"):
+        model.inputs_from_tensors(ids, torch.zeros(4, 3, 56, 84), video_grid_thw=grid)

@@ -33,9 +33,10 @@ def unprocessed(
     given = {name: torch.as_tensor(value) for name, value in processed.items() if value is not None}
     if unknown := sorted(given.keys() - set(NAMES)):
         raise InputError(f"inputs_from_tensors knows nothing of {unknown}; besides ids and pixels it takes {NAMES}")
-    if pixel_values is None or not given or cfg.vision is None:
+    rows = isinstance(pixel_values, Tensor) and pixel_values.ndim == 2
+    if pixel_values is None or cfg.vision is None or not (given or rows):
         return pixel_values, None
-    if isinstance(pixel_values, Tensor) and pixel_values.ndim == 2:
+    if isinstance(pixel_values, Tensor) and rows:
         videos = _from_rows(cfg.vision, pixel_values, given)
     elif "video_grid_thw" in given:
         raise InputError("video_grid_thw goes with rows of patches [patch, values], and these pixels are frames")
