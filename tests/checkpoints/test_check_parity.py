@@ -34,6 +34,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "siglip": lambda: tower("siglip"),
     "internvit": lambda: tower("internvl"),
     "internvl": internvl,
+    "internvl-tied": lambda: internvl(tie_word_embeddings=True),
     "internvl-6b": lambda: internvl("qwen2", vision=SIX_BILLION),
     "smolvlm": smolvlm,
     "videollama3": videollama3,

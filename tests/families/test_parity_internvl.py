@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
+from transformers.models.internvl.configuration_internvl import InternVLConfig
+from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
 from hf_models import SIX_BILLION, VIDEO_ID, internvl, random_ids, random_pixels
 from hookedvid import HookedVideoLLM, small_config
+from hookedvid.checkpoints import layouts
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
+from hookedvid.conversion.rules import match
+from hookedvid.errors import ConversionError
+from hookedvid.families.family import Source
 from hookedvid.families.prompts import special_strings
 from hookedvid.families.registry import template
+from hookedvid.nn.parts import parameter_shapes
 
 PER_FRAME = 4
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}}
@@ -106,3 +113,56 @@ def test_the_prompt_without_a_system_text_is_that_of_transformers_processor():
     frames = InternVLProcessor.replace_video_token(tokens, {"pixel_values_videos": [torch.zeros(3, 1)]}, 0)
     chat = f"<|im_start|>user\n{frames}\nWhat moves?<|im_end|>\n<|im_start|>assistant\n"
     assert "".join(parts) == chat
+
+
+def test_a_published_size_with_the_large_tower_is_read_in_transformers_layout():
+    """InternVL3.5-38B."""
+    text = {
+        "model_type": "qwen3", "hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+        "max_position_embeddings": 40960, "rope_theta": 1e6, "rope_scaling": None,
+    }  # fmt: skip
+    tower = {
+        "hidden_size": 3200, "intermediate_size": 12800, "num_hidden_layers": 45, "num_attention_heads": 25,
+        "attention_bias": False, **SIX_BILLION,
+    }  # fmt: skip
+    config = {
+        "architectures": ["InternVLForConditionalGeneration"], "model_type": "internvl", "text_config": text,
+        "vision_config": tower, "tie_word_embeddings": False,
+    }  # fmt: skip
+    with torch.device("meta"):
+        hf = InternVLForConditionalGeneration(InternVLConfig.from_dict(dict(config)))
+    shapes = {name: x.shape for name, x in hf.state_dict().items()}
+    reading = layouts.read(config, shapes)
+    match(shapes, reading.table, parameter_shapes(reading.cfg), "the checkpoint")
+    assert sum(shape.numel() for shape in shapes.values()) == 38_390_405_504
+    assert reading.cfg.tokens_per_frame == 256
+
+
+# ---- the original package, which InternVideo2.5 has too -----------------------------------------------------------
+
+PLAIN, HICO = ({"AutoModel": f"modeling_internvl_chat{of}.InternVLChatModel"} for of in ("", "_hico2"))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "more", "families"),
+    [
+        ("Qwen2ForCausalLM", {}, ["internvl"]),
+        ("Qwen3ForCausalLM", {"dynamic_image_size": False}, ["internvl"]),
+        ("InternLM2ForCausalLM", {"auto_map": PLAIN}, ["internvl"]),
+        ("InternLM2ForCausalLM", {"auto_map": HICO, "dynamic_image_size": True}, ["internvideo2.5"]),
+        ("InternLM2ForCausalLM", {"dynamic_image_size": False}, ["internvideo2.5"]),
+        ("InternLM2ForCausalLM", {"dynamic_image_size": True}, ["internvl", "internvideo2.5"]),
+    ],
+)
+def test_a_config_tells_whether_tokens_are_merged_or_both_families_fit(decoder, more, families):
+    config = {"llm_config": {"architectures": [decoder]}, **more}
+    assert layouts.fitting("InternVLChatModel", Source(config, {})) == families
+
+
+@pytest.mark.parametrize("decoder", ["Qwen3MoeForCausalLM", "GptOssForCausalLM", "InternLM3ForCausalLM"])
+def test_decoders_that_are_not_covered_are_refused_with_those_that_are(decoder):
+    config = {"architectures": ["InternVLChatModel"], "llm_config": {"architectures": [decoder]}, "vision_config": {}}
+    said = rf"architectures = \['{decoder}'\] is not supported \(only .*InternLM2.*Qwen2.*Qwen3ForCausalLM"
+    with pytest.raises(ConversionError, match=said):
+        layouts.read(config, {})
