@@ -121,6 +121,11 @@ def test_videollama3_takes_frames_of_any_shape(size):
     assert same(model(model.inputs_from_tensors(tokens, made.pixels, **made.processed)), theirs, "videollama3")
 
 
+def test_videollama3_drops_nothing_where_its_config_says_so():
+    assert HookedVideoLLM.from_transformers(videollama3()).cfg.vision.drop_below == 0.1
+    assert HookedVideoLLM.from_transformers(videollama3(use_token_compression=False)).cfg.vision.drop_below is None
+
+
 @torch.no_grad()
 def test_what_is_dropped_is_seen_by_the_pixels_where_no_mask_says_it():
     """As the authors' code does inside its model, whose ids hold all tokens."""
@@ -151,6 +156,32 @@ def test_videos_of_a_batch_may_be_unlike(kind):
     for row, one in zip(logits, alone, strict=True):
         expected = model(one)[0]
         assert (row[-len(expected) :] - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["smolvlm2", "videollama3"])
+def test_a_batch_as_the_official_processor_gives_it(kind):
+    """Frames of zeros fill up SmolVLM2's; VideoLLaMA3's rows, grids and masks stand one after the other."""
+    hf = MADE[kind]()
+    model = HookedVideoLLM.from_transformers(hf)
+    made = [video(model, n, seed=n, size=(28 * n, 56)) for n in (2, 3)]
+    rows = [ids(model, one.tokens, seed=i) for i, one in enumerate(made)]
+    if kind == "smolvlm2":
+        short, long = (one.pixels for one in made)
+        pixels = torch.cat([torch.cat([short, torch.zeros_like(short[:, :1])], 1), long])
+        mask = torch.ones_like(pixels[:, :, 0], dtype=torch.long)
+        mask[0, 2] = 0
+        given, name = {"pixel_attention_mask": mask}, "pixel_values"
+    else:
+        pixels, name = torch.cat([one.pixels for one in made]), "pixel_values_videos"
+        given = {k: torch.cat([one.processed[k] for one in made]) for k in made[0].processed}
+    inputs = model.inputs_from_tensors([r.tolist() for r in rows], pixels, **given)
+    longest = max(map(len, rows))
+    padded = torch.stack([torch.cat([torch.zeros(longest - len(r), dtype=torch.long), r]) for r in rows])
+    seen = torch.stack([(torch.arange(longest) >= longest - len(r)).long() for r in rows])
+    theirs = hf(input_ids=padded, attention_mask=seen, **{name: pixels}, **given).logits
+    off = (model(inputs) - theirs).abs() * seen[..., None]
+    assert off.max() <= 2e-6 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -315,3 +346,11 @@ def test_what_a_class_could_do_and_we_do_not_is_refused(kind, given, said):
         setattr(hf.config, name, value)
     with pytest.raises(ConversionError, match=said):
         HookedVideoLLM.from_transformers(hf)
+
+
+def test_the_authors_video_llava_is_refused_in_words(tmp_path):
+    config = {"architectures": ["LlavaLlamaForCausalLM"], "mm_video_tower": "LanguageBind/LanguageBind_Video_merge"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConversionError, match=r"mm_video_tower = 'LanguageBind.* only what transformers made of it"):
+        convert(tmp_path, tmp_path / "ours", progress=False)

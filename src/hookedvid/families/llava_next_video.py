@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
+from hookedvid.errors import ConversionError
 from hookedvid.families import llava, llava_hf
 from hookedvid.families.family import Family, Published, Source
 from hookedvid.families.prompts import Template
@@ -17,6 +18,11 @@ NEXT_VIDEO_HF = Template(before="USER: ", after=" ASSISTANT:", answer=" {answer}
 
 def read(source: Source) -> VideoLLMConfig:
     """Our config of a config.json of LLaVA's package with a Llama decoder, which no other family has."""
+    if other := source.config.get("mm_video_tower"):
+        raise ConversionError(
+            f"config.json: mm_video_tower = {other!r} is a tower of this package's relative, which may attend across "
+            "frames; of that model only what transformers made of it is read (LanguageBind/Video-LLaVA-7B-hf)"
+        )
     cfg = llava.read(source, kind="llama")
     if source.config.get("mm_pooling_position") is None and "projector.pool_before" not in source.overrides:
         source.notes.append(

@@ -19,6 +19,8 @@ OFF = ("qk_layer_norms", "rope_interleaved", "use_resampler")
 LEFT = ("is_llama_config", "neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor", "transformers.js_config")
 TOWER_LEFT = ("max_image_size", "size", "use_base_siglip")
 
+SLIPPED = 27  # patches of a side for which transformers up to 4.54 took one position for another
+
 CONNECTOR = "connector.modality_projection.proj.weight"
 
 
@@ -38,6 +40,11 @@ def read(source: Source) -> VideoLLMConfig:
     if tower.grid % joined:
         fields.problems.append(f"scale_factor = {joined} does not divide the {tower.grid} patches of a side")
     fields.close(HARMLESS | {"use_reentrant_checkpointing"}, ignore)
+    if tower.grid == SLIPPED:
+        source.notes.append(
+            f"of {SLIPPED} x {SLIPPED} patches, those in row or column 10 have positions of their own, as "
+            "transformers 5 has it; the code that this model was trained with gave them those of 9, by a slip"
+        )
     return VideoLLMConfig(
         family=family.name,
         vision=tower,

@@ -47,14 +47,13 @@ def read_original(source: Source) -> VideoLLMConfig:
     decoder = decoder_fields.read_decoder(fields, rows, source.overrides, source.notes, kind="qwen2")
     tower = _tower(inner, PRETRAINED | {"tie_word_embeddings"}, source.ignore)
     fields.close(PRETRAINED | TRAINING, source.ignore)
-    tower = tower if drops else replace(tower, drop_below=None)
-    return override(_whole(source, tower, decoder, placeholder), source.overrides, ConversionError)
+    return override(_whole(source, tower, drops, decoder, placeholder), source.overrides, ConversionError)
 
 
 def read(source: Source) -> VideoLLMConfig:
     """Our config of a VideoLlama3Config.
 
-    Which tokens are dropped is the processor's choice there: those that the authors' code drops, unless overridden.
+    Which tokens are dropped is mostly its processor's choice: what the authors' code drops, unless this says none.
     Frames are resized by torch's filter instead of Pillow's.
     """
     config = source.config
@@ -62,9 +61,10 @@ def read(source: Source) -> VideoLLMConfig:
     fields.taken |= {"text_config", "vision_config"}
     decoder = hf_configs.read_decoder(config.text_config, source.ignore)
     decoder = replace(decoder, tied=decoder.tied or bool(config.tie_word_embeddings))
-    tower = _tower(ConfigFields(config.vision_config), HARMLESS, source.ignore)
+    tower = replace(_tower(ConfigFields(config.vision_config), HARMLESS, source.ignore), resample="bicubic")
+    drops = bool(fields("use_token_compression", True))
     fields.close(HARMLESS, source.ignore)
-    return _whole(source, replace(tower, resample="bicubic"), decoder, config.video_token_id)
+    return _whole(source, tower, drops, decoder, config.video_token_id)
 
 
 def _tower(read: Fields, harmless: Collection[str], ignore: Collection[str]) -> VisionConfig:
@@ -90,12 +90,14 @@ def _tower(read: Fields, harmless: Collection[str], ignore: Collection[str]) -> 
     return cfg
 
 
-def _whole(source: Source, tower: VisionConfig, decoder: DecoderConfig, placeholder: int) -> VideoLLMConfig:
+def _whole(
+    source: Source, tower: VisionConfig, drops: bool, decoder: DecoderConfig, placeholder: int
+) -> VideoLLMConfig:
     family = source.family
     assert family is not None
     return VideoLLMConfig(
         family=family.name,
-        vision=tower,
+        vision=tower if drops else replace(tower, drop_below=None),
         projector=ProjectorConfig(d_in=tower.d_model, d_out=decoder.d_model, pool="bilinear", pool_before=True),
         decoder=decoder,
         prompt=family.prompt,
