@@ -1,8 +1,13 @@
 """LLaVA-OneVision-1.5: what its code's mistake with class tokens changes, and what not."""
 
+import re
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from golden_cases import load, original
 from hf_models import random_pixels
 from hookedvid import HookedVideoLLM, small_config
 from hookedvid.errors import ConfigError
@@ -60,3 +65,23 @@ def test_videos_of_unlike_sizes_in_a_batch_are_those_alone(choice):
     inputs = made.inputs_from_tensors([ids, ids], videos)
     for logits, single, pad in zip(made(inputs), alone, inputs.pads, strict=True):
         assert apart(logits[pad:], single) < 3e-6
+
+
+def _on_the_hub(found: re.Match[str]) -> str:
+    return found[1] or "model."
+
+
+@torch.no_grad()
+def test_names_of_the_hub_load_too(tmp_path):
+    """`visual.…` and `model.…`; the recorded case has those of a model in memory."""
+    case = original("llava-onevision-1.5-2")
+    tensors = load_file(case / "model.safetensors")
+    hub = {
+        re.sub(r"^model\.language_model\.", "model.", n).replace("model.visual.", "visual."): x
+        for n, x in tensors.items()
+    }
+    assert not hub.keys() & {n for n in tensors if n.startswith("model.visual.")}
+    shutil.copy(case / "config.json", tmp_path)
+    save_file(hub, tmp_path / "model.safetensors", {"format": "pt"})
+    golden = load("llava-onevision-1.5-2")
+    assert torch.equal(HookedVideoLLM.from_pretrained(tmp_path)(golden.inputs), golden.model(golden.inputs))

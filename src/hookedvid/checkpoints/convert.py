@@ -165,7 +165,7 @@ def _with_tokenizer(cfg: VideoLLMConfig, tokenizer: Any, folder: Path, overrides
     known: dict[str, Any] = {"n_tokens": 1 + max(ids.values(), default=0)}
     family = FAMILIES.get(cfg.family)
     if family is not None and family.placeholder is not None:
-        known["placeholder_id"] = ids.get(family.placeholder)
+        known["placeholder_id"] = ids.get(family.placeholder, cfg.placeholder_id)
     return replace(cfg, **{k: v for k, v in known.items() if k not in overrides})
 
 
