@@ -1,6 +1,7 @@
 """SmolVLM2, VideoLLaMA3 and Video-LLaVA end to end against transformers: frames, prompts and ids in, logits out."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +22,10 @@ from transformers.models.video_llava.video_processing_video_llava import VideoLl
 from transformers.video_utils import VideoMetadata
 
 from hf_models import VIDEO_ID, random_ids, random_pixels, smolvlm, video_llava, videollama3
-from hookedvid import HookedVideoLLM, convert
+from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, convert
 from hookedvid.errors import ConversionError
 from hookedvid.values.patch_rows import kept, to_rows
+from models import each_position
 from versions import processors_of_today
 
 MADE = {"smolvlm2": smolvlm, "videollama3": videollama3, "video-llava": video_llava}
@@ -156,6 +158,36 @@ def test_videos_of_a_batch_may_be_unlike(kind):
     for row, one in zip(logits, alone, strict=True):
         expected = model(one)[0]
         assert (row[-len(expected) :] - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_knockouts_hold_between_frames_of_unequal_length(kernel):
+    """Against entries of the scores that are cut by hand, of frames that lost tokens."""
+    model = HookedVideoLLM.from_transformers(videollama3(), kernel=kernel).double()
+    made = video(model, 4)
+    assert made.tokens == [6, 3, 3, 3]
+    inputs = model.inputs_from_tensors(ids(model, made.tokens), made.pixels.double(), **made.processed)
+    at = each_position(inputs.layout)
+    frame = torch.tensor([s.frame if s.role == "video" else -1 for s in at])
+    is_video, n = frame >= 0, len(at)
+    among = is_video[:, None] & is_video
+    alike = frame[:, None] == frame
+    after = torch.arange(n) > is_video.nonzero().max()
+    by_hand = {
+        LV_K: after[:, None] & is_video,
+        VT_K: among & ~alike,
+        VS_K: among & alike & ~torch.eye(n, dtype=torch.bool),
+    }
+    for knockout, cut in by_hand.items():
+        points = [(f"blocks.{i}.attn.hook_attn_scores", cutting(cut)) for i in range(model.cfg.n_layers)]
+        expected = model.run_with_hooks(inputs, fwd_hooks=points)
+        found = model(inputs, interventions=[knockout])
+        assert (found - expected).abs().max() < 1e-12 < (found - model(inputs)).abs().max()
+
+
+def cutting(cut: torch.Tensor) -> Callable[[torch.Tensor, Any], torch.Tensor]:
+    return lambda scores, hook: scores.masked_fill(cut, -torch.inf)
 
 
 @torch.no_grad()
