@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -119,6 +120,34 @@ def internvl(
     )
     cls = InternVLForConditionalGeneration
     return perturbed(cls._from_config(config, dtype=dtype, attn_implementation=kernel))
+
+
+QWEN_VL: dict[str, dict[str, Any]] = {
+    "Qwen2VL": {"embed_dim": 32, "hidden_size": 32},
+    "Qwen2_5_VL": {
+        "hidden_size": 32, "intermediate_size": 44, "out_hidden_size": 32, "window_size": 56,
+        "fullatt_block_indexes": [1], "tokens_per_second": 2,
+    },
+    "Qwen3VL": {
+        "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32, "num_position_embeddings": 49,
+        "deepstack_visual_indexes": [0, 1],
+    },
+}  # fmt: skip
+
+
+def qwen_vl(kind: str = "Qwen2_5_VL", *, dtype: torch.dtype = torch.float32, **given: Any) -> Any:
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL by the name of its class."""
+    text = {**decoder_config("qwen3" if kind == "Qwen3VL" else "qwen2").to_dict(), **given}
+    text = {k: v for k, v in text.items() if k not in ("model_type", "rope_parameters", "layer_types")}
+    half = 8 if kind == "Qwen3VL" else text["hidden_size"] // text["num_attention_heads"] // 2
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+    vision = {"depth": 2, "num_heads": 4, **QWEN_VL[kind]}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={**text, "rope_parameters": rope}, vision_config=vision, video_token_id=VIDEO_ID,
+        image_token_id=IMAGE_ID, tie_word_embeddings=False,
+    )  # fmt: skip
+    return perturbed(getattr(transformers, f"{kind}ForConditionalGeneration")._from_config(config, dtype=dtype))
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:

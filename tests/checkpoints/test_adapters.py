@@ -22,7 +22,10 @@ from hookedvid.families import llava
 pytestmark = pytest.mark.shapes_unchecked
 
 ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
-EVERYWHERE = [*ATTN, "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "linear_1", "linear_2", "lm_head"]
+QWEN_VL = ["qkv", "attn.proj", "linear_fc1", "linear_fc2", "mlp.0", "mlp.2"]
+EVERYWHERE = [
+    *ATTN, *QWEN_VL, "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "linear_1", "linear_2", "lm_head",
+]  # fmt: skip
 
 
 def trained(base: Any, folder: Path, **given: Any) -> Path:
@@ -73,6 +76,8 @@ def rewritten(folder: Path, to: Path, rename: Any = None, **config: Any) -> Path
 BASES = {
     "onevision": hf_models.onevision,
     "next_video": hf_models.next_video,
+    "Qwen2_5_VL": lambda **given: hf_models.qwen_vl("Qwen2_5_VL", **given),
+    "Qwen3VL": lambda **given: hf_models.qwen_vl("Qwen3VL", **given),
     "qwen2": lambda **given: hf_models.decoder("qwen2", **given),
     "llama": lambda **given: hf_models.decoder("llama", **given),
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hookedvid.checkpoints import layouts
 from hookedvid.conversion import tables
+from hookedvid.conversion.experts import refuse_experts
 from hookedvid.conversion.lines import Line
 from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import to_ours
@@ -73,6 +74,8 @@ def from_transformers(
     """See `HookedVideoLLM.from_transformers`."""
     name = type(hf).__name__
     known = layouts.TRANSFORMERS
+    config: Any = getattr(hf, "config", None)
+    refuse_experts(config.to_dict() if hasattr(config, "to_dict") else {}, name)
     if name not in known:
         raise ConversionError(f"cannot load a {name}; {nearest(name, known)}. Supported: {', '.join(known)}")
     tensors = hf.state_dict()

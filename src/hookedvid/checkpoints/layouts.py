@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hookedvid.conversion.experts import refuse_experts
 from hookedvid.conversion.fields import check_sizes
 from hookedvid.conversion.lines import Line, Shapes
 from hookedvid.conversion.packed import refuse_packed
@@ -56,6 +57,7 @@ def read(
         ConversionError: Whatever does not fit.
     """
     name, ours = architecture(config), overrides or {}
+    refuse_experts(config, name)
     if name not in ARCHITECTURES:
         raise ConversionError(
             f"config.json names the architecture {name!r} ({nearest(name, ARCHITECTURES)}). Supported: "

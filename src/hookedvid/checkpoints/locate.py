@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hookedvid.conversion.experts import refuse_named
 from hookedvid.errors import ConversionError, nearest
 from hookedvid.families.registry import PUBLISHED, SHIPPED, of_repo
 
@@ -43,6 +44,8 @@ def source_of(name: str, revision: str | None = None) -> Source:
         ConversionError: Listing what exists.
     """
     repo = repo_of(name)
+    if not Path(name).exists():
+        refuse_named(name)  # before anything of it is downloaded
     if repo is None:
         folder = Path(name)
         if not name or not folder.is_dir():
