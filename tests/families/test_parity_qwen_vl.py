@@ -1,10 +1,12 @@
 """Qwen-VL against transformers' own classes on tiny random weights away from init: processing, logits, tokens, cuts."""
 
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.video_utils import VideoMetadata
@@ -39,8 +41,9 @@ VISION = {
 CLASSES = tuple(VISION)
 # Frames, height and width after resizing in tokens of the class, and how many were taken a second.
 SHAPES = {"pairs": (4, 2, 3, 2.0), "odd": (5, 3, 2, 1.0), "one": (1, 2, 2, 2.0), "windows": (6, 3, 5, 1.5)}
-# Sums in another order: rows are in raster order here and in windows or squares there.
-OTHER_ORDER = 3e-6
+# Sums in another order: rows are in raster order here and in windows or squares there. Their patch embedding is a
+# Conv3d, ours the same as one product, which is twice as near to float64; what the two are apart comes on top of it.
+OTHER_ORDER, OTHER_CONV = 1e-6, 2e-6
 
 
 @cache
@@ -101,14 +104,27 @@ def pixels(processed):
     return {("pixel_values" if k == "pixel_values_videos" else k): v for k, v in processed.items()}
 
 
+@contextmanager
+def patches_by_one_product(reference):
+    """Their model with its patch embedding as the product of rows and weights that it is."""
+    conv = reference.model.visual.patch_embed.proj
+    conv.forward = lambda x: F.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)
+    try:
+        yield
+    finally:
+        del conv.forward
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", CLASSES)
 def test_logits_are_theirs(name, shape, kernel):
     model, inputs, given = positioned(name, shape, kernel=kernel)
-    logits = theirs(name, kernel)(**given).logits
-    assert apart(model(inputs), logits) < OTHER_ORDER
+    reference = theirs(name, kernel)
+    assert apart(model(inputs), reference(**given).logits) < OTHER_CONV
+    with patches_by_one_product(reference):
+        assert apart(model(inputs), reference(**given).logits) < OTHER_ORDER
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -233,7 +249,7 @@ def test_knockouts_are_explicit_masks_on_their_eager_model(name, knockout, layer
     finally:
         for handle in handles:
             handle.remove()
-    assert apart(model(whole, interventions=condition), logits) < OTHER_ORDER
+    assert apart(model(whole, interventions=condition), logits) < OTHER_CONV
     assert torch.equal(logits[0, ids.shape[1] - 1 : -1].argmax(-1), new[0])
 
 
