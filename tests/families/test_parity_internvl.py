@@ -1,5 +1,6 @@
 """InternVL against transformers' class on tiny random weights away from init: logits, tokens, prompts."""
 
+import json
 from dataclasses import replace
 from itertools import groupby
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from transformers.models.internvl.configuration_internvl import InternVLConfig
 from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
+from golden_cases import original
 from hf_models import SIX_BILLION, VIDEO_ID, internvl, random_ids, random_pixels
 from hookedvid import HookedVideoLLM, small_config
 from hookedvid.checkpoints import layouts
 from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.conversion.rules import match
+from hookedvid.conversion.shards import open_shards
 from hookedvid.errors import ConversionError
 from hookedvid.families.family import Source
 from hookedvid.families.prompts import special_strings
@@ -166,3 +169,28 @@ def test_decoders_that_are_not_covered_are_refused_with_those_that_are(decoder):
     said = rf"architectures = \['{decoder}'\] is not supported \(only .*InternLM2.*Qwen2.*Qwen3ForCausalLM"
     with pytest.raises(ConversionError, match=said):
         layouts.read(config, {})
+
+
+def test_what_published_configs_state_besides_is_read():
+    """Fields of InternVL3-1B's config.json and of InternVL3.5's that the recorded ones lack."""
+    case = original("internvl-chat-2")
+    config = json.loads((case / "config.json").read_text())
+    config |= {"image_fold": None, "system_message": None, "auto_map": PLAIN}
+    config["llm_config"] |= {
+        "moe_config": None, "debug": False, "ep_size": 1, "micro_forward": False, "skip_checkpoint": False,
+        "use_deepep": False,
+    }  # fmt: skip
+    config["vision_config"] |= {
+        "capacity_factor": 1.2, "eval_capacity_factor": 1.4, "laux_allreduce": "all_nodes", "moe_coeff_ratio": 0.5,
+        "moe_intermediate_size": 768, "moe_output_scale": 4.0, "noisy_gate_policy": "RSample_before", "num_experts": 8,
+        "num_routed_experts": 4, "num_shared_experts": 4, "shared_expert_intermediate_size": 3072, "use_moe": False,
+        "use_residual": True, "use_rts": False, "use_weighted_residual": False, "use_fa3": False,
+    }  # fmt: skip
+    shapes = open_shards(case).shapes
+    assert layouts.read(config, shapes).cfg.family == "internvl"
+    config["system_message"], config["vision_config"]["use_moe"] = "You answer.", True
+    with pytest.raises(ConversionError, match="use_moe = True"):
+        layouts.read(config, shapes)
+    config["vision_config"]["use_moe"] = False
+    with pytest.raises(ConversionError, match="system_message = 'You answer"):
+        layouts.read(config, shapes)

@@ -47,11 +47,22 @@ DECODERS = {
     "Qwen2ForCausalLM": ("qwen2", "language_model.model.embed_tokens.weight"),
     "Qwen3ForCausalLM": ("qwen3", "language_model.model.embed_tokens.weight"),
 }
+# Of tiles and adapters, and of how experts and kernels ran in training.
 HARMLESS = PRETRAINED | set(
-    "dynamic_image_size hidden_size max_dynamic_patch max_window_layers min_dynamic_patch pad2square sliding_window "
-    "use_backbone_lora use_llm_lora use_thumbnail".split()
+    "debug dynamic_image_size ep_size hidden_size max_dynamic_patch max_window_layers micro_forward min_dynamic_patch "
+    "pad2square skip_checkpoint sliding_window use_backbone_lora use_deepep use_fa3 use_llm_lora use_thumbnail".split()
 )
-TOWER = PRETRAINED | set("attention_dropout drop_path_rate dropout use_flash_attn tie_word_embeddings".split())
+# What a tower of experts would have, which InternVL3's configs state besides `use_moe`, false.
+EXPERTS = set(
+    "capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermediate_size moe_output_scale "
+    "noisy_gate_policy num_experts num_routed_experts num_shared_experts shared_expert_intermediate_size use_residual "
+    "use_rts use_weighted_residual".split()
+)
+TOWER = (
+    PRETRAINED
+    | EXPERTS
+    | set("attention_dropout drop_path_rate dropout tie_word_embeddings use_fa3 use_flash_attn".split())
+)
 # Prefixes of a tower, and of InternLM2 with its head's name: whole, without the model around it, its inner model.
 TOWERS = ("vision_model.", "")
 INTERNLM2 = (
@@ -98,9 +109,12 @@ def read(source: Source, *, decoders: Collection[str], merge: bool = False) -> V
     fields = Fields(source.config, "config.json")
     for name, value in (("select_layer", -1), ("ps_version", "v2"), ("downsample_ratio", 0.5)):
         fields.only(name, value)
+    for name in ("image_fold", "system_message"):
+        fields.only(name, None)
     llm = Fields(fields.need("llm_config") or {}, "config.json, llm_config")
     llm.only("architectures", *([name] for name in decoders))
     llm.only("bias", False)
+    llm.only("moe_config", None)
     llm.raise_problems()
     kind, embedding = DECODERS.get(decoder_name, DECODERS["InternLM2ForCausalLM"])
     decoder = read_decoder(llm, rows_of(source.shapes, embedding), source.overrides, source.notes, kind=kind)
@@ -133,6 +147,7 @@ def read(source: Source, *, decoders: Collection[str], merge: bool = False) -> V
 def _tower(read: Fields, ignore: Collection[str]) -> VisionConfig:
     read.only("norm_type", "layer_norm", "rms_norm")
     read.only("num_channels", 3)
+    read.only("use_moe", False)
     sizes = {
         ours: read.count(theirs)
         for ours, theirs in {
