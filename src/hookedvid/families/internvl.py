@@ -94,7 +94,7 @@ FAMILY = Family(
     title="InternVL",
     released="2025-08",
     tower=INTERNVIT_300M,
-    tower_name="InternViT-300M-448 or -6B-448",
+    tower_name="InternViT-300M or -6B",
     projector={"shuffle": 2, "input_norm": True},
     # InternVL3.5's. 3 and most of 2.5 have Qwen2 with biases, 2.5 InternLM2 besides; both with dynamic NTK, factor 2.
     decoder=QWEN3,

@@ -90,7 +90,7 @@ FAMILY = Family(
     processor=Processor(extras=("video_grid_thw", "second_per_grid_ts")),
     published={
         f"llava-onevision-1.5-{size}": Published(
-            f"lmms-lab/LLaVA-OneVision-1.5-{size.upper()}-Instruct", 32, "510 of 480x854", gigabytes
+            f"lmms-lab/LLaVA-OneVision-1.5-{size.upper()}-Instruct", 32, "510", gigabytes
         )
         for size, gigabytes in (("4b", 9.5), ("8b", 17.1))
     },

@@ -56,7 +56,7 @@ FAMILY = Family(
     parity="transformers",
     processor=Processor(extras=("video_grid_thw", "second_per_grid_ts")),
     published={
-        name: Published(f"Qwen/Qwen2.5-VL-{size}-Instruct", 768, "510 a pair of 480x854", gigabytes)
+        name: Published(f"Qwen/Qwen2.5-VL-{size}-Instruct", 768, "510 of 2", gigabytes)
         for name, size, gigabytes in (
             ("qwen2.5-vl-3b", "3B", 7.5), ("qwen2.5-vl-7b", "7B", 16.6),
             ("qwen2.5-vl-32b", "32B", 66.9), ("qwen2.5-vl-72b", "72B", 146.8),

@@ -59,7 +59,7 @@ FAMILY = Family(
     parity="transformers",
     processor=Processor(extras=("video_grid_thw",)),
     published={
-        name: Published(f"Qwen/Qwen2-VL-{size}-Instruct", 768, "510 a pair of 480x854", gigabytes)
+        name: Published(f"Qwen/Qwen2-VL-{size}-Instruct", 768, "510 of 2", gigabytes)
         for name, size, gigabytes in (
             ("qwen2-vl-2b", "2B", 4.4),
             ("qwen2-vl-7b", "7B", 16.6),

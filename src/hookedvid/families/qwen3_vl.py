@@ -80,7 +80,7 @@ FAMILY = Family(
     parity="transformers",
     processor=Processor(extras=("video_grid_thw",), inert=("max_image_size",)),
     published={
-        name: Published(f"Qwen/Qwen3-VL-{size}-Instruct", 768, "405 a pair of 480x854", gigabytes)
+        name: Published(f"Qwen/Qwen3-VL-{size}-Instruct", 768, "405 of 2", gigabytes)
         for name, size, gigabytes in (
             ("qwen3-vl-2b", "2B", 4.26), ("qwen3-vl-4b", "4B", 8.9),
             ("qwen3-vl-8b", "8B", 17.5), ("qwen3-vl-32b", "32B", 66.7),

@@ -90,7 +90,7 @@ FAMILY = Family(
     title="SmolVLM2",
     released="2025-02",
     tower=SMOLVLM_SIGLIP_512,
-    tower_name="SigLIP B/16-512",
+    tower_name="SigLIP B/16 or so400m",
     projector={"shuffle": 4, "linear": True},
     decoder=LLAMA,
     rope=RopeConfig(theta=1e5),
