@@ -123,7 +123,7 @@ def test_a_published_size_with_the_large_tower_is_read_in_transformers_layout():
     text = {
         "model_type": "qwen3", "hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64,
         "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
-        "max_position_embeddings": 40960, "rope_theta": 1e6, "rope_scaling": None,
+        "max_position_embeddings": 40960, "rope_theta": 1e6, "rope_scaling": None, "debug": False, "ep_size": 1,
     }  # fmt: skip
     tower = {
         "hidden_size": 3200, "intermediate_size": 12800, "num_hidden_layers": 45, "num_attention_heads": 25,

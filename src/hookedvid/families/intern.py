@@ -47,10 +47,11 @@ DECODERS = {
     "Qwen2ForCausalLM": ("qwen2", "language_model.model.embed_tokens.weight"),
     "Qwen3ForCausalLM": ("qwen3", "language_model.model.embed_tokens.weight"),
 }
-# Of tiles and adapters, and of how experts and kernels ran in training.
-HARMLESS = PRETRAINED | set(
-    "debug dynamic_image_size ep_size hidden_size max_dynamic_patch max_window_layers micro_forward min_dynamic_patch "
-    "pad2square skip_checkpoint sliding_window use_backbone_lora use_deepep use_fa3 use_llm_lora use_thumbnail".split()
+# How experts and kernels ran in training.
+TRAINING = set("debug ep_size micro_forward skip_checkpoint use_bfloat16 use_deepep use_fa3 use_flash_attn".split())
+HARMLESS = (PRETRAINED | TRAINING) | set(
+    "dynamic_image_size hidden_size max_dynamic_patch max_window_layers min_dynamic_patch pad2square sliding_window "
+    "use_backbone_lora use_llm_lora use_thumbnail".split()
 )
 # What a tower of experts would have, which InternVL3's configs state besides `use_moe`, false.
 EXPERTS = set(
@@ -58,11 +59,7 @@ EXPERTS = set(
     "noisy_gate_policy num_experts num_routed_experts num_shared_experts shared_expert_intermediate_size use_residual "
     "use_rts use_weighted_residual".split()
 )
-TOWER = (
-    PRETRAINED
-    | EXPERTS
-    | set("attention_dropout drop_path_rate dropout tie_word_embeddings use_fa3 use_flash_attn".split())
-)
+TOWER = (PRETRAINED | TRAINING | EXPERTS) | set("attention_dropout drop_path_rate dropout tie_word_embeddings".split())
 # Prefixes of a tower, and of InternLM2 with its head's name: whole, without the model around it, its inner model.
 TOWERS = ("vision_model.", "")
 INTERNLM2 = (

@@ -23,15 +23,15 @@ def read_hf(source: Source) -> VideoLLMConfig:
 
     Its processor resizes with torch where the original code does with Pillow, and takes other frames.
     """
-    config, fields = source.config, ConfigFields(source.config)
+    config, fields, ignore = source.config, ConfigFields(source.config), {*source.ignore, *intern.TRAINING}
     fields.taken |= {"text_config", "vision_config"}
     fields.only("projector_hidden_act", "gelu")
     fields.only("downsample_ratio", 0.5)
     fields.only("vision_feature_layer", -1)
     fields.only("vision_feature_select_strategy", "default")
-    decoder = hf_configs.read_decoder(config.text_config, source.ignore)
+    decoder = hf_configs.read_decoder(config.text_config, ignore)
     decoder = replace(decoder, tied=decoder.tied or bool(config.tie_word_embeddings))
-    vision = replace(hf_configs.read_tower(config.vision_config, ignore=source.ignore), resample="bicubic")
+    vision = replace(hf_configs.read_tower(config.vision_config, ignore=ignore), resample="bicubic")
     fields.close(HARMLESS, source.ignore)
     return VideoLLMConfig(
         family=FAMILY.name,
