@@ -25,6 +25,7 @@ from hookedvid.families.family import Source
 from hookedvid.families.prompts import special_strings
 from hookedvid.families.registry import template
 from hookedvid.nn.parts import parameter_shapes
+from versions import processors_of_today
 
 PER_FRAME = 4
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}}
@@ -99,6 +100,7 @@ def test_videos_of_unlike_lengths_in_a_batch_are_those_alone():
         assert (logits[pad:] - single[0]).abs().max() <= 1e-6 * single.abs().max()
 
 
+@processors_of_today
 def test_the_prompt_without_a_system_text_is_that_of_transformers_processor():
     """Whose chat template for the -hf repositories puts <video> and a line feed before the question."""
     tokenizer = byte_tokenizer(320)

@@ -44,7 +44,7 @@ def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos 
 def _through_tower(model: Model, videos: list[Tensor]) -> list[Float[Tensor, "video_pos columns"]]:
     """Each video's cells in the order the decoder reads them."""
     tower, projector, sizes, levels = model.vision, model.projector, model.vision.sizes(videos), list[Tensor]()
-    features = tower.patches(tower(videos, model.kernel, levels), sizes)
+    features = tower.patches(tower(videos, model.kernel, levels.append), sizes)
     dtype = projector.inp.weight.dtype
     made = [projector(features.to(dtype), sizes)]
     made += [merger(level.to(dtype), sizes) for merger, level in zip(projector.deepstack, levels, strict=True)]

@@ -5,7 +5,7 @@ one patch takes in. Videos of unequal sizes, which only towers read whose frames
 other in a single row [1, pos, d_model].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,7 +89,7 @@ class VisionTower(nn.Module):
         self.hook_out = HookPoint()  # [unit, pos, d_model]
 
     def forward(
-        self, pixels: Pixels, kernel: Kernel = "sdpa", levels: list[Tensor] | None = None
+        self, pixels: Pixels, kernel: Kernel = "sdpa", on_level: Callable[[Tensor], object] | None = None
     ) -> Float[Tensor, "unit pos d_model"]:
         """Features of every position, the class token first where the tower has one.
 
@@ -98,7 +98,8 @@ class VisionTower(nn.Module):
         Args:
             pixels: Of one video, or of several that may differ in size.
             kernel: Of attention.
-            levels: Takes the stream after each of the blocks `deepstack`, in their order.
+            on_level: Is given the stream after each of the blocks `deepstack`, in their order. A list to fill would not
+                do: a model that is spread over devices gives its modules copies of lists.
         """
         videos = [pixels] if isinstance(pixels, Tensor) else list(pixels)
         sizes = self.sizes(videos)
@@ -111,8 +112,8 @@ class VisionTower(nn.Module):
         x = self.hook_embed(x if self.ln_pre is None else self.ln_pre(x))
         for i, block in enumerate(self.blocks):
             x = block(x, places.windowed if self.cfg.window and i not in self.cfg.full_blocks else places.whole)
-            if levels is not None and i in self.cfg.deepstack:
-                levels.append(x)
+            if on_level is not None and i in self.cfg.deepstack:
+                on_level(x)
         return self.hook_out(x if self.ln_final is None else self.ln_final(x))
 
     def sizes(self, videos: Sequence[Tensor]) -> list[Size]:
