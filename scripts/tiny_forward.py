@@ -54,7 +54,7 @@ def read(
 ) -> Float[Tensor, "batch target vocab"]:
     """Logits after the decoder at the scored positions, counted from the end of the prefix."""
     lm = model.cfg.decoder
-    cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, packing.pos, [packing.pos.shape[1]], torch.float32)
+    cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, packing.pos[None], [packing.pos.shape[1]], torch.float32)
     if torch.is_autocast_enabled("cpu"):
         cos, sin = cos.bfloat16(), sin.bfloat16()
     for block in model.blocks:

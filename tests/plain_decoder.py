@@ -16,7 +16,7 @@ from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knocko
 from hookedvid.values.layout import TokenLayout
 
 NAMES = {
-    "video": ("video", "newline"),
+    "video": ("video", "newline", "cls"),
     "patches": ("video",),
     "newlines": ("newline",),
     "markers": ("marker",),
@@ -31,8 +31,11 @@ class Place:
     def __init__(self, layout: TokenLayout):
         self.roles = [s.role for s in layout.segments for _ in range(s.start, s.stop)]
         self.frames = [s.frame for s in layout.segments for _ in range(s.start, s.stop)]
+        self.shared = [s.frames for s in layout.segments for _ in range(s.start, s.stop)]  # frames from that one on
         self.n, self.prompt = len(self.roles), sum(r != "generated" for r in self.roles)
-        self.n_frames = len({f for r, f in zip(self.roles, self.frames, strict=True) if r == "video"})
+        whole = zip(self.roles, self.frames, self.shared, strict=True)
+        self.n_frames = max((f + n for r, f, n in whole if r == "video" and f is not None), default=0)
+        self.columns = layout.grid.columns if layout.grid else 1
         self.spoken = layout.markers_are_language
 
     def of(self, selector: str) -> list[int]:
@@ -48,9 +51,27 @@ class Place:
             found |= {
                 i
                 for i in range(self.n)
-                if (name == "all" or self.roles[i] in roles) and (frames is None or self.frames[i] in frames)
+                if (name == "all" or self.roles[i] in roles) and (frames is None or self.in_any(i, frames))
             }
         return sorted(found)
+
+    def in_any(self, i: int, frames: list[int]) -> bool:
+        return self.frames[i] is not None and any(self.frames[i] + n in frames for n in range(self.shared[i]))
+
+    def numbers(self) -> list[tuple[int, int, int]]:
+        """Time, row and column of every position where each step of the video stands between texts."""
+        found, at, inside, cell = [], 0, None, 0
+        for i in range(self.n):
+            if self.roles[i] != "video":
+                at, inside = (at if inside is None else max(max(x) for x in found) + 1), None
+                found.append((at,) * 3)
+                at += 1
+                continue
+            if inside != self.frames[i]:
+                inside, cell = self.frames[i], 0
+            found.append((at, at + cell // self.columns, at + cell % self.columns))
+            cell += 1
+        return found
 
     def frame(self, i: int) -> int | None:
         """The newline that ends a whole video is a frame of its own."""
@@ -79,7 +100,8 @@ def run(
     sources: by the id of a patch's source, (activations, layout) of its own plain run.
     """
     lm, w, place = model.cfg.lm, dict(model.named_parameters()), Place(layout)
-    held, x, points = list(range(place.n)), embeds, {}
+    held, x, points = list(range(place.n)), embeds[:, : lm.d_model], {}
+    added = embeds[:, lm.d_model :].split(lm.d_model, -1) if embeds.shape[1] > lm.d_model else ()
     cos, sin = angles(lm, place)
 
     def at(hook: str, layer: int, act: Tensor) -> Tensor:
@@ -101,7 +123,7 @@ def run(
         for e in given:
             if isinstance(e, EarlyExit) and e.layer == i:
                 stay = [r for r, p in enumerate(held) if p not in place.of(e.drop)]
-                held, x = [held[r] for r in stay], x[stay]
+                held, x, added = [held[r] for r in stay], x[stay], [d[stay] for d in added]
         cuts = [k for k in given if isinstance(k, Knockout) and i in k.layers.layers(lm.n_layers)]
         may = place.allowed(cuts)[held][:, held]
         x = at("resid_pre", i, x)
@@ -109,6 +131,8 @@ def run(
         q = at("q", i, linear(h, f"{b}.q").unflatten(-1, (lm.n_heads, lm.d_head)))
         k = linear(h, f"{b}.k").unflatten(-1, (lm.n_kv_heads, lm.d_head))
         v = at("v", i, linear(h, f"{b}.v").unflatten(-1, (lm.n_kv_heads, lm.d_head)))
+        if lm.qk_norm:
+            q, k = norm(q, f"{b}.q_norm.weight"), norm(k, f"{b}.k_norm.weight")
         q, k = turned(q, cos[held], sin[held]), at("rot_k", i, turned(k, cos[held], sin[held]))
         groups = lm.n_heads // lm.n_kv_heads
         k, v = (a.repeat_interleave(groups, 1) for a in (k, v))
@@ -120,7 +144,7 @@ def run(
         h, m = norm(x, f"blocks.{i}.ln2.weight"), f"blocks.{i}.mlp"
         gate = linear(h, f"{m}.gate")
         x = x + at("mlp_out", i, linear(gate * gate.sigmoid() * linear(h, f"{m}.up"), f"{m}.down"))
-        x = at("resid_post", i, x)
+        x = at("resid_post", i, x + at("deepstack", i, added[i]) if i < len(added) else x)
     return norm(x, "ln_final.weight") @ model.unembed.weight.T, points
 
 
@@ -156,6 +180,9 @@ def angles(lm, place: Place) -> tuple[Tensor, Tensor]:
         theta *= (lm.rope.factor * place.prompt / lm.n_ctx - (lm.rope.factor - 1)) ** (lm.d_head / (lm.d_head - 2))
     inverse = 1.0 / theta ** (torch.arange(0, lm.d_head, 2, dtype=torch.float32) / lm.d_head)
     turns = torch.arange(place.n, dtype=torch.float32)[:, None] * inverse
+    if lm.rope.sections:  # t h w t h w …, time where the others' are used up
+        axes = [i % 3 if i < 3 * lm.rope.sections[i % 3] else 0 for i in range(lm.d_head // 2)]
+        turns = torch.tensor(place.numbers(), dtype=torch.float32)[:, axes] * inverse
     turns = torch.cat([turns, turns], -1)[:, None]
     return turns.cos().double(), turns.sin().double()
 
@@ -166,10 +193,14 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def embedded(model, inputs) -> Tensor:
-    """The merged stream of a single item's prompt: features of the tower, rows of the table."""
-    ids = inputs.tokens[0]
-    rows = model.embed.weight[ids.clamp(min=0)].clone()
-    rows[ids < 0] = model.encode_video(inputs).to(rows)
+    """The merged stream of a single item's prompt: features of the tower, rows of the table.
+
+    Behind its columns those of what DeepStack adds, zero at text.
+    """
+    ids, features = inputs.tokens[0], model.encode_video(inputs)
+    rows = model.embed.weight.new_zeros(len(ids), features.shape[1])
+    rows[:, : model.cfg.d_model] = model.embed.weight[ids.clamp(min=0)]
+    rows[ids < 0] = features.to(rows)
     return rows
 
 
@@ -179,5 +210,6 @@ def generated(model, inputs, given: Sequence[Intervention], sources: dict | None
     for _ in range(n):
         rows.append(run(model, layout, embeds, given, sources)[0][-1])
         ids.append(int(rows[-1][: model.cfg.n_tokens].argmax()))
-        embeds, layout = torch.cat([embeds, model.embed.weight[ids[-1:]]]), layout.extend(1)
+        new = torch.nn.functional.pad(model.embed.weight[ids[-1:]], (0, embeds.shape[1] - model.cfg.d_model))
+        embeds, layout = torch.cat([embeds, new]), layout.extend(1)
     return ids, torch.stack(rows)

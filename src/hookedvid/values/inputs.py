@@ -282,7 +282,7 @@ def _per_run(cfg: VideoLLMConfig, shape: VideoShape, lengths: list[int]) -> list
     by_step = [[s for s in whole if s.frame == f] for f in steps]
     cells = video_segments(cfg, replace(shape, dropped=()))
     all_cells = [sum(len(s) for s in cells if s.frame == f) for f in steps]
-    if lengths in ([1], [n_video], [sum(all_cells)]):
+    if lengths in ([1], [n_video]) or (shape.dropped and lengths == [sum(all_cells)]):
         return [whole]
     of_steps = [sum(map(len, segments)) for segments in by_step]
     if sum(of_steps) == n_video and lengths in (of_steps, all_cells):
