@@ -4,7 +4,7 @@ from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
 from hookedvid.families import qwen_vl
-from hookedvid.families.family import Family, Layout, Published, Source
+from hookedvid.families.family import Family, Published, Source
 from hookedvid.families.qwen2_vl import QWEN2_VL
 from hookedvid.values.config import RopeConfig, VideoLLMConfig, VisionConfig
 from hookedvid.values.parts import QWEN2, QWEN2_5_VIT
@@ -43,15 +43,7 @@ FAMILY = Family(
     n_frames=768,
     sampler="qwen",
     placeholder="<|video_pad|>",
-    layouts=(
-        Layout(
-            architecture="Qwen2_5_VLForConditionalGeneration",
-            read=read,
-            table=qwen_vl.table,
-            transformers=True,
-            looks=qwen_vl.looks,
-        ),
-    ),
+    layouts=(qwen_vl.layout("Qwen2_5_VLForConditionalGeneration", read),),
     adapter=qwen_vl.adapter,
     parity="transformers",
     processor=Processor(extras=("video_grid_thw", "second_per_grid_ts")),

@@ -4,7 +4,7 @@ from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
 from hookedvid.families import qwen_vl
-from hookedvid.families.family import Family, Layout, Published, Source
+from hookedvid.families.family import Family, Published, Source
 from hookedvid.families.prompts import Template
 from hookedvid.values.config import RopeConfig, VideoLLMConfig, VisionConfig
 from hookedvid.values.parts import QWEN2, QWEN2_VIT
@@ -46,15 +46,7 @@ FAMILY = Family(
     n_frames=768,
     sampler="qwen",
     placeholder="<|video_pad|>",
-    layouts=(
-        Layout(
-            architecture="Qwen2VLForConditionalGeneration",
-            read=read,
-            table=qwen_vl.table,
-            transformers=True,
-            looks=qwen_vl.looks,
-        ),
-    ),
+    layouts=(qwen_vl.layout("Qwen2VLForConditionalGeneration", read),),
     adapter=qwen_vl.adapter,
     parity="transformers",
     processor=Processor(extras=("video_grid_thw",)),

@@ -1,12 +1,13 @@
 """Qwen3-VL: times as text between steps, and features of the tower added behind the first blocks (DeepStack)."""
 
+from dataclasses import replace
 from functools import partial
 from math import isqrt
 from typing import Any
 
 from hookedvid.conversion.hf_configs import ConfigFields
 from hookedvid.families import qwen_vl
-from hookedvid.families.family import Family, Layout, Published, Source
+from hookedvid.families.family import Family, Published, Source
 from hookedvid.families.prompts import Template
 from hookedvid.values.config import RopeConfig, VideoLLMConfig, VisionConfig
 from hookedvid.values.parts import QWEN3, QWEN3_VIT_300M
@@ -23,16 +24,7 @@ QWEN3_VL = Template(
     stops=("<|im_end|>",),
 )
 # From transformers 5.12 on the processor leaves the tokens around the whole video in as well.
-QWEN3_VL_OUTER = Template(
-    before=QWEN3_VL.before,
-    video_before="<|vision_start|>",
-    video_after="<|vision_end|>",
-    frame_before=QWEN3_VL.frame_before,
-    frame_after=QWEN3_VL.frame_after,
-    between="",
-    after=QWEN3_VL.after,
-    stops=QWEN3_VL.stops,
-)
+QWEN3_VL_OUTER = replace(QWEN3_VL, video_before="<|vision_start|>", video_after="<|vision_end|>")
 
 
 def _tower(read: ConfigFields, like: VisionConfig) -> dict[str, Any]:
@@ -67,15 +59,7 @@ FAMILY = Family(
     n_frames=768,
     sampler="qwen",
     placeholder="<|video_pad|>",
-    layouts=(
-        Layout(
-            architecture="Qwen3VLForConditionalGeneration",
-            read=read,
-            table=partial(qwen_vl.table, mlp=MLP, merger=MERGER),
-            transformers=True,
-            looks=qwen_vl.looks,
-        ),
-    ),
+    layouts=(qwen_vl.layout("Qwen3VLForConditionalGeneration", read, mlp=MLP, merger=MERGER),),
     adapter=partial(qwen_vl.adapter, mlp=MLP, merger=MERGER),
     parity="transformers",
     processor=Processor(extras=("video_grid_thw",), inert=("max_image_size",)),

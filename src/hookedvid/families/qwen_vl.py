@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hookedvid.conversion import hf_configs, tables
 from hookedvid.conversion.hf_configs import HARMLESS, ConfigFields
 from hookedvid.conversion.lines import Line, Shapes
 from hookedvid.families.alone import decoder_lines, decoder_table, prefix
-from hookedvid.families.family import Family, Source
+from hookedvid.families.family import Family, Layout, Source
 from hookedvid.families.prompts import QuestionForm
 from hookedvid.values.config import ProjectorConfig, VideoLLMConfig, VisionConfig
 
@@ -101,6 +102,18 @@ def adapter(
     assert cfg.vision
     towers = (x for tower in TOWERS for x in tables.qwen_vit(cfg.vision, cfg.n_deepstack, tower, mlp, merger))
     return [*decoder_lines(cfg.lm), *towers]
+
+
+def layout(architecture: str, read: Callable[[Source], VideoLLMConfig], **names: tuple[str, ...]) -> Layout:
+    """The layout of transformers' class of that name.
+
+    Args:
+        architecture: The class.
+        read: The family's reader of its config.
+        names: Of `table`: what its tensors are called otherwise.
+    """
+    of_class: Any = partial(table, **names)
+    return Layout(architecture=architecture, read=read, table=of_class, transformers=True, looks=looks)
 
 
 def looks(family: Family, shapes: Shapes) -> str | None:

@@ -1,5 +1,6 @@
 """Where a video's tokens are in their frames: rows and columns of each step, what is dropped, how positions count."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,13 +63,16 @@ class Grid:
     def kept(self, step: int) -> Int[Tensor, " cell"]:
         """The cells of a step that are tokens, 0-based in raster order."""
         n = self.rows * self.columns
-        gone = {c - step * n for c in self.dropped}
+        gone = {c - step * n for c in self._dropped(step)}
         return torch.tensor([c for c in range(n) if c not in gone], dtype=torch.long)
 
     def n_kept(self, step: int) -> int:
         """How many cells of a step are tokens."""
+        return self.rows * self.columns - len(self._dropped(step))
+
+    def _dropped(self, step: int) -> tuple[int, ...]:
         n = self.rows * self.columns
-        return n - sum(step * n <= c < (step + 1) * n for c in self.dropped)
+        return self.dropped[slice(*(bisect_left(self.dropped, i * n) for i in (step, step + 1)))]
 
     def places(self, since: int, step: int) -> Int[Tensor, "3 cell"]:
         """Time, row and column of a step's tokens, counted from where their run of video begins.

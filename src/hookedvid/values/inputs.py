@@ -80,7 +80,7 @@ class VideoInputs:
         Raises:
             InputError: On a batch, whose items each have their own.
         """
-        return self.layout.position_ids
+        return self.layout.position_ids.clone()  # a caller may write to it; the layout keeps its own
 
     @property
     def is_video(self) -> Bool[Tensor, "batch pos"]:
