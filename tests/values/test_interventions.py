@@ -245,7 +245,7 @@ def test_interventions_survive_json_with_their_labels(values):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"kind": "knockuot"}, "no intervention of kind 'knockuot'; there are knockout, "),
+        ({"kind": "knockuot"}, "no intervention of kind 'knockuot'; there are "),
         ({}, "no intervention of kind None"),
         ({"kind": "knockout", "src": "video", "dts": "text"}, "Knockout has no field 'dts' (nearest: 'dst'"),
         ({"kind": "knockout", "src": "video"}, "Knockout lacks the field 'dst'"),
