@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.models import Condition
-from hookedvid.model.flops import Costs, block_linear, keys_values, n_pairs, pair
+from hookedvid.model.flops import Costs, block_linear, head_pairs, keys_values, pair
 from hookedvid.sweep.run import stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import effects
@@ -42,7 +42,7 @@ def work(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Conditio
     """Counted from the conditions, without the sweep's own plan. They are knockouts alone."""
     n_layers, lm, costs, n = cfg.n_layers, cfg.lm, Costs(cfg, layout), stream_length(layout)
     rows_of = cache(layout.positions)
-    pairs = cache(lambda cuts, first: n_pairs(layout, cuts, torch.arange(first, n), torch.arange(n)))
+    pairs = cache(lambda cuts, first: head_pairs(layout, cuts, lm.n_heads, torch.arange(first, n), torch.arange(n)))
     every = [_history(c, n_layers, n, rows_of) for c in conditions]
     states = {whole[: i + 1] for whole, _ in every for i in range(n_layers - 1)}
     streams = {stream[: i + 1] for _, stream in every for i in range(n_layers - 1)}

@@ -27,7 +27,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = "hookedvid"
 KINDS = {"Knockout", "RandomEdges", "Patch", "Edit", "Ablate", "Steer", "EarlyExit"}
-KIND_HOMES = ("values.interventions", "values.effects", "values.writes", "interventions")
+KIND_HOMES = ("values.interventions", "values.edges", "values.effects", "values.writes", "interventions")
 FAMILIES = {
     "longva", "llava-onevision", "llava-video", "llava-next-video", "llava-next-video-qwen", "internvideo2.5",
 }  # fmt: skip

@@ -37,6 +37,7 @@ class Place:
         self.n_frames = max((f + n for r, f, n in whole if r == "video" and f is not None), default=0)
         self.columns = layout.grid.columns if layout.grid else 1
         self.spoken = layout.markers_are_language
+        self.known: dict[tuple, Tensor] = {}
 
     def of(self, selector: str) -> list[int]:
         found: set[int] = set()
@@ -77,19 +78,29 @@ class Place:
         """The newline that ends a whole video is a frame of its own."""
         return self.n_frames if self.roles[i] == "newline" and self.frames[i] is None else self.frames[i]
 
-    def allowed(self, knockouts: Sequence[Knockout]) -> Tensor:
-        may = torch.ones(self.n, self.n, dtype=torch.bool).tril()
+    def weights(self, knockouts: Sequence[Knockout], layer: int, n_heads: int) -> Tensor:
+        """[head, query, key]: what exp(score) is multiplied by."""
+        w = torch.ones(n_heads, self.n, self.n, dtype=torch.float64).tril()
         for k in knockouts:
-            src, dst = self.of(k.src), self.of(k.dst)
-            for q in dst:
-                for key in src:
+            heads = list(range(n_heads)) if k.heads is None else list(k.heads)
+            if isinstance(heads[0], tuple):
+                heads = list(dict(heads).get(layer, ()))
+            w[heads] = torch.where(self.pairs(k), w[heads] * float(k.weight), w[heads])
+        return w
+
+    def pairs(self, k: Knockout) -> Tensor:
+        """[query, key]: whether a knockout is about it, which of its heads aside."""
+        what = k.src, k.dst, k.relation, k.keep_self
+        if what not in self.known:
+            found = self.known[what] = torch.zeros(self.n, self.n, dtype=torch.bool)
+            for q in self.of(k.dst):
+                for key in self.of(k.src):
                     frames = self.frame(q), self.frame(key)
                     framed = None not in frames
                     fits = {"any": True, "same_frame": framed and frames[0] == frames[1]}
                     fits["other_frame"] = framed and frames[0] != frames[1]
-                    if fits[k.relation] and not (k.keep_self and q == key):
-                        may[q, key] = False
-        return may
+                    found[q, key] = fits[k.relation] and not (k.keep_self and q == key)
+        return self.known[what]
 
 
 def run(
@@ -125,7 +136,7 @@ def run(
                 stay = [r for r, p in enumerate(held) if p not in place.of(e.drop)]
                 held, x, added = [held[r] for r in stay], x[stay], [d[stay] for d in added]
         cuts = [k for k in given if isinstance(k, Knockout) and i in k.layers.layers(lm.n_layers)]
-        may = place.allowed(cuts)[held][:, held]
+        weights = place.weights(cuts, i, lm.n_heads)[:, held][:, :, held].transpose(0, 1)
         x = at("resid_pre", i, x)
         h, b = norm(x, f"blocks.{i}.ln1.weight"), f"blocks.{i}.attn"
         q = at("q", i, linear(h, f"{b}.q").unflatten(-1, (lm.n_heads, lm.d_head)))
@@ -137,8 +148,9 @@ def run(
         groups = lm.n_heads // lm.n_kv_heads
         k, v = (a.repeat_interleave(groups, 1) for a in (k, v))
         scores = torch.einsum("qhd,khd->qhk", q, k) / math.sqrt(lm.d_head)
-        scores = at("attn_scores", i, scores.masked_fill(~may[:, None], -math.inf))
-        pattern = at("pattern", i, scores.softmax(-1).nan_to_num(0.0))
+        scores = at("attn_scores", i, scores + weights.log())
+        exps = (scores - scores.amax(-1, keepdim=True)).exp()
+        pattern = at("pattern", i, (exps / exps.sum(-1, keepdim=True)).nan_to_num(0.0))
         z = at("z", i, torch.einsum("qhk,khd->qhd", pattern, v))
         x = at("resid_mid", i, x + at("attn_out", i, linear(z.flatten(1), f"{b}.o")))
         h, m = norm(x, f"blocks.{i}.ln2.weight"), f"blocks.{i}.mlp"

@@ -64,7 +64,9 @@ knockouts = st.one_of(
     st.builds(lambda k, r: k.at(r), st.sampled_from([LV_K, VT_K, VS_K]), layers),
     st.builds(
         Knockout, st.sampled_from(PLACES), st.sampled_from(PLACES), layers,
-        st.sampled_from(["any", "other_frame", "same_frame"]), st.booleans(),
+        st.sampled_from(["any", "other_frame", "same_frame"]), st.booleans(), st.just(""),
+        st.sampled_from([None, None, 1, [0, 2], {0: 1, 1: [1, 2], 2: [0, 1]}, {i: i for i in range(N)}]),
+        st.sampled_from([0, 0, 0.5, 1, 2.5]),
     ),
 )  # fmt: skip
 edits = st.builds(

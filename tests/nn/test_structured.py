@@ -18,7 +18,7 @@ from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import ProjectorConfig
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
-from hookedvid.values.masks import allowed
+from hookedvid.values.masks import allowed, mask_of, same_type, visible
 from memory_use import measure
 from models import LAW, apart, blended_layout, layouts, square_video
 
@@ -34,6 +34,7 @@ KNOCKOUTS = st.lists(
         SELECTORS,
         relation=st.sampled_from(["any", "same_frame", "other_frame"]),
         keep_self=st.booleans(),
+        weight=st.sampled_from([0.0, 0.0, 0.5, 3.0]),
     ),
     max_size=3,
 )
@@ -89,9 +90,9 @@ def test_the_calls_are_the_mask(layout, knockouts, cut, data):
     query, key = some_of(data, layout), some_of(data, layout)
     with patch.multiple(structured, **cut):
         for positions in ((None, None), (query, key), (key, key), (torch.tensor([layout.n_tokens - 1]), None)):
-            plan, may = built(layout, knockouts, *positions), allowed(layout, [k.cut for k in knockouts], *positions)
-            assert torch.equal(plan.dense(), may)
-            assert plan.edges == int(may.sum())
+            plan, may = built(layout, knockouts, *positions), mask_of(layout, [k.cut for k in knockouts], *positions)
+            assert torch.equal(*same_type([plan.dense(), may]))
+            assert plan.edges == int(visible(may).sum())
             assert max((c.local.numel() for c in plan.calls if c.local is not None), default=0) <= may.numel()
 
 
@@ -100,14 +101,14 @@ def test_the_calls_are_the_mask(layout, knockouts, cut, data):
 def test_attention_is_that_of_the_mask(layout, knockouts, cut, lse, data, heads, grad):
     knockouts = usable(layout, knockouts)
     query, key = (some_of(data, layout), some_of(data, layout)) if data.draw(st.booleans()) else (None, None)
-    may = allowed(layout, [k.cut for k in knockouts], query, key)
+    may = mask_of(layout, [k.cut for k in knockouts], query, key)
     q, k, v = (x.requires_grad_(grad) for x in qkv(*may.shape, *heads, seed=layout.n_tokens))
     with patch.multiple(structured, **cut, **lse):
         z = built(layout, knockouts, query, key).to(torch.device("cpu")).attend(q, k, v)
     wanted = dense(q, k, v, may)
     assert z.shape == wanted.shape and (z - wanted).abs().max() <= 1e-12
-    assert not z[:, ~may.any(-1)].any()
-    if grad and bool(may.any()):
+    assert not z[:, ~visible(may).any(-1)].any()
+    if grad and bool(visible(may).any()):
         found, right = (torch.autograd.grad(x.square().sum(), (q, k, v), materialize_grads=True) for x in (z, wanted))
         assert all((a - b).abs().max() <= 1e-11 for a, b in zip(found, right, strict=True))
 

@@ -30,10 +30,7 @@ class Made(Intervention):
         return "made"
 
 
-SOFT, HEADS = (
-    Made(Cut("video", "text", weight=0.5, label="made")),
-    Made(Cut("video", "text", heads=(1,), label="made")),
-)
+HEADS = Made(Cut("video", "text", heads=(1, 8), label="made"))
 TWICE = Made(exits=(Exit(1, "video[0]"), Exit(2, "video")))
 EAGER = model("longva", kernel="eager")
 PLACES: dict[str, Callable] = {
@@ -48,7 +45,7 @@ PLACES: dict[str, Callable] = {
     "sweep": lambda m, x, i: sweep(m, [x], [(), i]),
     "session": lambda m, x, i: Session(m, x).logits(i),
     "operations": lambda m, x, i: Costs(m.cfg, x.layout).of([i]),
-    "edge share": lambda m, x, i: edge_share(x.layout, [i], N),
+    "edge share": lambda m, x, i: edge_share(x.layout, [i], N, m.cfg.n_heads),
 }  # fmt: skip
 
 
@@ -56,11 +53,10 @@ PLACES: dict[str, Callable] = {
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (SOFT, r"^made: .* can only remove edges, for all heads at once, and this leaves them weight 0.5 in all heads"),
-        (HEADS, r"^made: .* this leaves them weight 0 in heads \[1\]; give a Knockout, or a hook on"),
+        (HEADS, r"^made: no head 8; this model's are numbered 0 to 7"),
         (TWICE, "one run can exit once; give a single EarlyExit"),
     ],
-    ids=["weight", "heads", "several exits"],
+    ids=["heads", "several exits"],
 )
 def test_what_a_place_cannot_honour_it_refuses(kind, message, place):
     with pytest.raises(InterventionError, match=message):

@@ -46,6 +46,8 @@ knockouts = st.builds(
     st.sampled_from(["any", "same_frame", "other_frame"]),
     st.booleans(),
     st.sampled_from(["", "mine"]),
+    st.sampled_from([None, 3, [0, 2], slice(1, 4), {i: [i % 3, 7] for i in range(41)}]),
+    st.sampled_from([0, 0.5, 1, np.float32(2)]),
 )
 patches = st.builds(
     Patch, st.sampled_from(["resid_post", "z"]), st.integers(0, 9), selectors, st.sampled_from(["clean", "other"])
@@ -278,6 +280,10 @@ def test_a_patch_from_a_cache_in_memory_has_no_json_form():
         ([LV_K.at(LayerRange(4, 8))], "LV-K 5–8"),
         ([VT_K, VS_K.at(2)], "VT-K all layers + VS-K 3"),
         ([Knockout("video[1]", "last")], "video[1]→last all layers"),
+        ([replace(LV_K.at(4), heads=range(2), weight=0.25)], "LV-K 5 heads 0,1 weight 0.25"),
+        ([replace(LV_K, heads={4: 0, 6: [3, 1]})], "LV-K layer 5 head 0, layer 7 heads 1,3"),
+        ([replace(LV_K, heads={4: 0, "6:8": [3, 1]}).at("6:7")], "LV-K layer 7 heads 1,3"),
+        ([RandomEdges(replace(LV_K.at(4), heads=3))], "random like LV-K 5 head 3"),
         ([Knockout("video", "video", relation="same_frame")], "video→video same frame all layers"),
         ([Patch("resid_post", 3, "video[1]")], "patch resid_post layer 4 at video[1]"),
         ([EarlyExit(18), VT_K.at(LayerRange(0, 8))], "exit after layer 18 + VT-K 1–8"),

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
+from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.hooks import HookPoint, listening
 from hookedvid.nn.model import Model
-from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import VideoLLMConfig
-from hookedvid.values.effects import Cut, check_removals, effects
+from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout, step_name
-from hookedvid.values.masks import allowed
+from hookedvid.values.masks import masked, masks_of, visible
 from hookedvid.values.tensors import ints
 
 if TYPE_CHECKING:
@@ -167,7 +167,6 @@ def read_attention(
                 "read earlier layers, or queries that stay"
             )
     joint = effects(interventions, model.cfg.n_layers)
-    check_removals(joint.every_cut, "a reading of attention")
     readers = {i: _Reader(model.blocks[i].attn, i, request, positions[i], joint.cuts[i], device) for i in numbers}
     logits = model(batch, interventions=interventions, sources=sources, logits_to_keep=1, probes=readers)
     device = logits.device if device is None else device
@@ -251,7 +250,7 @@ class _Reader:
         self,
         q: Float[Tensor, "batch query head d_head"],
         k: Float[Tensor, "batch key kv_head d_head"],
-        may: Bool[Tensor, "#batch #head query key"] | Structure | None,
+        may: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | Calls | None,
         lse: Float[Tensor, "batch head query"] | None,
     ) -> None:
         if listening(self.attn.hook_attn_scores, self.attn.hook_pattern):
@@ -268,7 +267,7 @@ class _Reader:
             dense = dense[:, index] if dense is not None and dense.shape[1] > 1 else dense
             lse = None if lse is None else lse[:, index]
         rows = torch.searchsorted(self.positions, request.queries) + n_pad
-        layer = _Layer(q, k, rows, dense, request.layout, self.positions, self.cut)
+        layer = _Layer(q, k, rows, dense, request.layout, self.positions, self.cut, request.heads)
         precise = torch.promote_types(q.dtype, torch.float32)
         if request.reduce in ("segments", "frames"):
             sets = F.one_hot(request.column[self.positions], len(request.labels)).to(q.device, precise)
@@ -298,15 +297,19 @@ class _Layer(NamedTuple):
     q: Float[Tensor, "1 query head d_head"]
     k: Float[Tensor, "1 key kv_head d_head"]
     rows: Int[Tensor, " row"]
-    dense: Bool[Tensor, "1 #head query key"] | None
+    dense: Bool[Tensor, "1 #head query key"] | Float[Tensor, "1 #head query key"] | None
     layout: TokenLayout
     positions: Int[Tensor, " column"]
     cut: Sequence[Cut]
+    heads: Sequence[int]
 
-    def mask(self, rows: Tensor, keys: Tensor | slice = slice(None)) -> Bool[Tensor, "#head row key"]:
+    def mask(
+        self, rows: Tensor, keys: Tensor | slice = slice(None)
+    ) -> Bool[Tensor, "#head row key"] | Float[Tensor, "#head row key"]:
         if self.dense is not None:
             return self.dense[0, :, rows.to(self.q.device)][..., keys]
-        return allowed(self.layout, self.cut, self.positions[rows], self.positions[keys])[None].to(self.q.device)
+        of_heads = masks_of(self.layout, self.cut, self.heads, self.positions[rows], self.positions[keys])
+        return of_heads.to(self.q.device)
 
     def pattern(self, rows: Tensor) -> Float[Tensor, "head row key"]:
         """The softmax of some rows, by the explicit path."""
@@ -344,10 +347,10 @@ class _Layer(NamedTuple):
             # Heads of one kv_head beside each other in one row axis, over which its keys need no copies.
             by_kv_head = cast(Tensor, q.unflatten(0, (len(k), -1)))
             scores = by_kv_head.flatten(1, 2) @ k * q.shape[-1] ** -0.5
-            shares = scores.view(len(lse), len(rows), len(few)).sub_(lse[:, at, None]).exp_()
-            mass = shares.masked_fill_(~self.mask(rows, few), 0.0) @ sets[to]
+            scores = masked(scores.view(len(lse), len(rows), len(few)), self.mask(rows, few))
+            mass = scores.sub_(lse[:, at, None]).exp_() @ sets[to]
             rest = (1 - mass.sum(-1)).clamp(min=0.0)
-            mass[..., largest] = rest.masked_fill(~self.mask(rows, most).any(-1), 0.0)
+            mass[..., largest] = rest.masked_fill(~visible(self.mask(rows, most)).any(-1), 0.0)
             parts.append(mass)
         return torch.cat(parts, 1)
 
@@ -355,7 +358,7 @@ class _Layer(NamedTuple):
         if self.dense is None and kernel == "sdpa":
             # Of most rows, all: those that begin where keys do need no masks.
             rows = self.rows if 2 * len(self.rows) < self.q.shape[1] else torch.arange(self.q.shape[1])
-            calls = structure(self.layout, self.cut, self.positions[rows], self.positions)
+            calls = structures(self.layout, self.cut, self.heads, self.positions[rows], self.positions)
             assert calls is not None
             q = self.q if len(rows) == self.q.shape[1] else self.q[:, rows.to(v.device)]
             z = calls.to(v.device).attend(q, self.k, v)[0]

@@ -4,7 +4,7 @@ A multiply-add is 2 operations. Counted are the matrix products: q, k, v, o and 
 the positions kept, QK^T and AV of every allowed (query, key) pair, and those of tower and projector. Left out are
 norms, activations, softmax, rotary angles, pooling and the similarities of token merging, together well below 1 % at
 the sizes of published models. Pairs are those that interventions allow, as the paper counts them: a kernel with a
-dense mask computes more, one for each structure (`nn.structured`) nearly these.
+dense mask computes more, one for each structure (`nn.structured`) nearly these. Edges that are left a weight count.
 """
 
 import math
@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hookedvid.errors import InterventionError
 from hookedvid.nn.grids import windows
 from hookedvid.nn.structured import structure
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.values.effects import Cut, Intervention, effects
+from hookedvid.values.effects import Cut, Intervention, by_heads, check_heads, effects
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.masks import allowed, kept_positions
 
@@ -92,7 +93,7 @@ class Costs:
         """
         lm, layout = self.cfg.lm, self.layout
         n_logits = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
-        blocks = _blocks(self.layout, interventions, lm.n_layers, self._pairs)[start_at_layer:]
+        blocks = _blocks(self.layout, interventions, lm.n_layers, lm.n_heads, self._pairs)[start_at_layer:]
         linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * n_logits
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
         return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout))
@@ -102,13 +103,28 @@ class Costs:
         return self.of(interventions).shares(self.of())
 
 
-def edge_share(layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int) -> float:
+def edge_share(
+    layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, n_heads: int | None = None
+) -> float:
     """Allowed (query, key) pairs summed over layers, as a share of the intact model's: Tab. 1's FLOPs column.
 
-    Counts QK^T and AV pairs of one head under causality. Patches leave attention whole and count nothing.
+    Counts QK^T and AV pairs under causality. Patches leave attention whole and count nothing.
+
+    Args:
+        layout: Of the input.
+        interventions: What is done to it.
+        n_layers: Of the model.
+        n_heads: Of a block, where interventions name heads.
+
+    Raises:
+        InterventionError: For heads named without how many there are.
     """
-    n = layout.n_tokens
-    return sum(pairs for _, pairs in _blocks(layout, interventions, n_layers, {})) / (n_layers * n * (n + 1) // 2)
+    named = [cut for cut in effects(interventions, n_layers).every_cut if cut.heads is not None]
+    if named and n_heads is None:
+        raise InterventionError(f"{named[0].label}: its share depends on how many heads there are; give n_heads")
+    n, heads = layout.n_tokens, n_heads or 1
+    pairs = sum(pairs for _, pairs in _blocks(layout, interventions, n_layers, heads, {}))
+    return pairs / (heads * n_layers * n * (n + 1) // 2)
 
 
 def n_pairs(
@@ -117,10 +133,11 @@ def n_pairs(
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> int:
-    """Allowed (query, key) pairs under causality and cuts, of these positions (default: all).
+    """Allowed (query, key) pairs under causality and cuts of all heads, of these positions (default: all).
 
     Counted without a query x key mask, but for random edges among part of the positions or with other cuts.
     """
+    cuts = [cut for cut in cuts if cut.removes]
     calls = structure(layout, cuts, query, key)
     if calls is not None:
         return calls.edges
@@ -133,14 +150,27 @@ def n_pairs(
     return int(allowed(layout, cuts, query, key).sum())
 
 
+def head_pairs(
+    layout: TokenLayout,
+    cuts: Sequence[Cut],
+    n_heads: int,
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> int:
+    """`n_pairs` of every head, summed, under cuts that may name some of them."""
+    groups = by_heads(cuts, range(n_heads))
+    return sum(len(heads) * n_pairs(layout, mine, query, key) for heads, mine in groups)
+
+
 _Memo = dict[tuple[str, tuple[Cut, ...]], tuple[int, int]]
 
 
 def _blocks(
-    layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, memo: _Memo
+    layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, n_heads: int, memo: _Memo
 ) -> list[tuple[int, int]]:
-    """Rows and allowed pairs in each block; `memo` holds them by what is dropped and cut."""
+    """Rows and all heads' allowed pairs in each block; `memo` holds them by what is dropped and cut."""
     joint = effects(interventions, n_layers)
+    check_heads(joint.every_cut, n_heads)
     exit = joint.exit
     blocks: list[tuple[int, int]] = []
     for layer, cuts in enumerate(joint.cuts):
@@ -149,7 +179,7 @@ def _blocks(
         if what not in memo:
             rest = kept_positions(layout, gone) if gone else None
             n_rows = layout.n_tokens if rest is None else len(rest)
-            memo[what] = n_rows, n_pairs(layout, cuts, rest, rest)
+            memo[what] = n_rows, head_pairs(layout, cuts, n_heads, rest, rest)
         blocks.append(memo[what])
     return blocks
 
@@ -168,8 +198,8 @@ def keys_values(lm: DecoderConfig) -> int:
 
 
 def pair(lm: DecoderConfig) -> int:
-    """QK^T and AV of one (query, key) pair in one block, all heads."""
-    return 2 * 2 * lm.n_heads * lm.d_head
+    """QK^T and AV of one (query, key) pair of one head."""
+    return 2 * 2 * lm.d_head
 
 
 def unembedding(lm: DecoderConfig) -> int:

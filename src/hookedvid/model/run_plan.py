@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, InterventionError
+from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.kv import KVCache
-from hookedvid.nn.structured import Structure, structure
 from hookedvid.values.config import DecoderConfig
-from hookedvid.values.effects import Cut, Effects
+from hookedvid.values.effects import Cut, Effects, check_heads
 from hookedvid.values.inputs import PAD, VideoInputs
 from hookedvid.values.layout import ROLES_OF
-from hookedvid.values.masks import allowed, kept_positions
+from hookedvid.values.masks import kept_positions, masks_of, same_type
 
 
 class RunPlan:
@@ -45,6 +45,8 @@ class RunPlan:
         self.pos = inputs.pos[:, cached:]
         self.n_rope = _lengths(lm, inputs, kv_cache)
         self.effects = effects
+        self.heads = range(lm.n_heads)
+        check_heads(effects.every_cut, lm.n_heads)
         exit = effects.exit
         self.exits = exit is not None
         self.exit_layer = lm.n_layers if exit is None else exit.layer
@@ -55,7 +57,7 @@ class RunPlan:
         late = _stacked(self.remaining) if self.exits and self.is_prefill else self.pos
         self.rows = [self.pos if i < self.exit_layer else late for i in range(lm.n_layers)]
         self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.rows, strict=True)]
-        self._masks: dict[tuple[tuple[Cut, ...], bool, int, int], tuple[Tensor | Structure | None, bool]] = {}
+        self._masks: dict[tuple[tuple[Cut, ...], bool, int, int], tuple[Tensor | Calls | None, bool]] = {}
 
     def _check_left(self, before: Int[Tensor, "batch key"] | None) -> None:
         """Raise InterventionError where the exit's block has cached what leaves before it."""
@@ -82,7 +84,7 @@ class RunPlan:
 
     def mask(
         self, layer: int, query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"]
-    ) -> tuple[Bool[Tensor, "batch 1 query key"] | Structure | None, bool]:
+    ) -> tuple[Bool[Tensor, "batch #head query key"] | Float[Tensor, "batch #head query key"] | Calls | None, bool]:
         """(mask, causal) of a block: nothing where the kernel's own causality does, kernel calls where they do."""
         cuts = self.effects.cuts[layer]
         memo = (cuts, layer >= self.exit_layer, query.shape[1], key.shape[1])
@@ -90,16 +92,18 @@ class RunPlan:
             self._masks[memo] = self._make_mask(cuts, query, key)
         return self._masks[memo]
 
-    def _make_mask(self, cuts: tuple[Cut, ...], query: Tensor, key: Tensor) -> tuple[Tensor | Structure | None, bool]:
+    def _make_mask(self, cuts: tuple[Cut, ...], query: Tensor, key: Tensor) -> tuple[Tensor | Calls | None, bool]:
         if not cuts and not bool((key == PAD).any()):
             if query.shape[1] == key.shape[1]:
                 return None, True
             if query.shape[1] == 1:
                 return None, False
-        if len(self.layouts) == 1 and (calls := structure(self.layouts[0], cuts, query[0], key[0])) is not None:
-            return calls.to(self.device), False
-        items = [allowed(x, cuts, q, k) for x, q, k in zip(self.layouts, query, key, strict=True)]
-        return torch.stack(items)[:, None].to(self.device), False
+        if len(self.layouts) == 1:
+            calls = structures(self.layouts[0], cuts, self.heads, query[0], key[0])
+            if calls is not None:
+                return calls.to(self.device), False
+        items = [masks_of(x, cuts, self.heads, q, k) for x, q, k in zip(self.layouts, query, key, strict=True)]
+        return torch.stack(same_type(items)).to(self.device), False
 
 
 def blocks_run(n_layers: int, start: int | None, stop: int | None) -> tuple[int, int]:

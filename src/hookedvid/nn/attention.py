@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookedvid.errors import HookError
+from hookedvid.nn.head_groups import Calls, HeadGroups
 from hookedvid.nn.hooks import HookPoint, listening, untouched, with_path
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import LayerNorm, RMSNorm, rotate
 from hookedvid.nn.structured import Structure
 from hookedvid.nn.text_states import Joined
+from hookedvid.values.masks import masked, visible
 
 Kernel = Literal["sdpa", "eager"]
-Probe = Callable[[Tensor, Tensor, Tensor | Structure | None, Tensor | None], None]
+Probe = Callable[[Tensor, Tensor, Tensor | Calls | None, Tensor | None], None]
 # Gives (output, log-sum-exp [batch, head, query]); F.scaled_dot_product_attention hands on the first alone.
 TELLS_LSE = "aten._scaled_dot_product_flash_attention_for_cpu.default"
 
@@ -29,9 +31,10 @@ TELLS_LSE = "aten._scaled_dot_product_flash_attention_for_cpu.default"
 class AttnContext(NamedTuple):
     """What an attention layer needs besides its input.
 
-    `allowed` is True where a query may look, or the kernel calls that amount to such a mask (taken where nothing
-    needs the mask itself), or what rows of a stream and of text states see of each other (`causal` is then the
-    stream's); None means all keys up to the query's own (`causal`) or all keys. `cos` and `sin` are None where
+    `allowed` is True where a query may look (or M, see `values.masks`, where edges have weights), or the kernel calls
+    that amount to such a mask (taken where nothing needs the mask itself), or what rows of a stream and of text states
+    see of each other (`causal` is then the stream's); None means all keys up to the query's own (`causal`) or all
+    keys. `cos` and `sin` are None where
     positions are not rotary. `probe` is shown what attention was computed from and changes nothing: rotated q and k,
     allowed, and the log-sum-exp of each row's scores [batch, head, query] where the kernel knew it. (A row with no
     key left has that of all keys.)
@@ -39,7 +42,9 @@ class AttnContext(NamedTuple):
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
     sin: Float[Tensor, "#batch pos d_head"] | None = None
-    allowed: Bool[Tensor, "#batch #head query key"] | Structure | Joined | None = None
+    allowed: (
+        Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | Calls | Joined | None
+    ) = None
     causal: bool = False
     kernel: Kernel = "sdpa"
     probe: Probe | None = None
@@ -49,14 +54,14 @@ def attend(
     q: Float[Tensor, "batch query head d_head"],
     k: Float[Tensor, "batch key kv_head d_head"],
     v: Float[Tensor, "batch key kv_head d_head"],
-    allowed: Bool[Tensor, "#batch #head query key"] | None,
+    allowed: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | None,
     *,
     causal: bool,
     kernel: Kernel,
     on_scores: HookPoint,
     on_pattern: HookPoint,
 ) -> Float[Tensor, "batch query head d_head"]:
-    """softmax(QK^T / sqrt(d_head) + M) V, with M -inf where `allowed` is False; all heads at once.
+    """softmax(QK^T / sqrt(d_head) + M) V, with M -inf where `allowed` is False, or M given; all heads at once.
 
     A query with no key left outputs zero. Listening on scores or pattern takes the explicit path in this
     layer; otherwise `kernel` says which is used. Each kv_head serves head / kv_head consecutive heads.
@@ -75,9 +80,10 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal and q.shape[2] > 1, enable_gqa=gqa)
     # An empty row may look everywhere inside the kernel and is zeroed after it: kernels disagree on what
     # such a row gives (zero, NaN), and its gradient is NaN in some.
-    empty = ~allowed.any(-1, keepdim=True)
+    empty = ~visible(allowed).any(-1, keepdim=True)
     k, v = _repeat(q, k), _repeat(q, v)
-    z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed | empty)
+    mask = allowed | empty if allowed.dtype == torch.bool else allowed.to(q.dtype).masked_fill(empty, 0.0)
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return z.masked_fill(empty, 0.0)
 
 
@@ -95,7 +101,7 @@ def _explicit(
     if allowed is None and causal:
         allowed = causal_mask(q.shape[2], k.shape[2], q.device)
     if allowed is not None:
-        scores = scores.masked_fill(~allowed, float("-inf"))
+        scores = masked(scores, allowed)
     scores = on_scores(scores)
     empty = (scores == float("-inf")).all(-1, keepdim=True)
     # Softmax in float32 for half types, as transformers' eager path does; float64 stays.
@@ -182,9 +188,9 @@ class Attention(nn.Module):
         if rotary:
             self.hook_rot_q = HookPoint()  # [batch, pos, head, d_head]
             self.hook_rot_k = HookPoint()  # [batch, pos, kv_head, d_head]
-        self.hook_mask = HookPoint()  # [batch, head or 1, query, key], True = may look
+        self.hook_mask = HookPoint()  # [batch, head or 1, query, key], True = may look, with a weight or without
         self.hook_mask.n_heads = n_heads
-        self.hook_attn_scores = HookPoint()  # [batch, head, query, key], -inf where cut
+        self.hook_attn_scores = HookPoint()  # [batch, head, query, key], -inf where cut, log weights added
         self.hook_pattern = HookPoint()  # [batch, head, query, key]
         self.hook_z = HookPoint()  # [batch, pos, head, d_head]
         self.hook_result = HookPoint()  # [batch, pos, head, d_model]
@@ -223,7 +229,7 @@ class Attention(nn.Module):
         if isinstance(ctx.allowed, Joined):
             return self._joined(q, k, v, ctx, ctx.allowed)
         listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
-        if isinstance(ctx.allowed, Structure) and ctx.kernel == "sdpa" and not listened:
+        if isinstance(ctx.allowed, Structure | HeadGroups) and ctx.kernel == "sdpa" and not listened:
             z, allowed, lse = ctx.allowed.attend(q, k, v), ctx.allowed, None
         else:
             allowed = self._mask(ctx, q, k)
@@ -262,8 +268,9 @@ class Attention(nn.Module):
     def _mask(self, ctx: AttnContext, q: Tensor, k: Tensor) -> Tensor | None:
         mask = ctx.allowed
         assert not isinstance(mask, Joined)
-        if isinstance(mask, Structure):
-            mask = mask.dense(q.device)[None, None]
+        if isinstance(mask, Structure | HeadGroups):
+            mask = mask.dense(q.device)
+            mask = mask.view(1, -1, *mask.shape[-2:])
         if not listening(self.hook_mask):
             return mask
         if mask is None and ctx.causal:
@@ -271,7 +278,12 @@ class Attention(nn.Module):
         if mask is None:
             mask = torch.ones(1, 1, q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
         # A copy: an edit in place must not reach other layers that share the mask.
-        return self.hook_mask(mask.expand(q.shape[0], -1, -1, -1).clone())
+        mask = mask.expand(q.shape[0], -1, -1, -1)
+        may = self.hook_mask(visible(mask).clone())
+        if mask.dtype == torch.bool:
+            return may
+        # What an edit opens has weight 1, and M elsewhere is what it was.
+        return torch.where(may, torch.where(visible(mask), mask, 0.0), float("-inf"))
 
     def _project(
         self,

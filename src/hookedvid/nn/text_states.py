@@ -2,8 +2,9 @@
 
 A state is the rows of text under one question and one condition. States lie one after the other in one item, behind
 the stream's rows or without them. States that look at the same columns of the stream become rows of one kernel call;
-what they see of themselves is a second call, and both are merged by their log-sum-exps. Which states there are, and
-what each may see, is said in `hookedvid.sweep.run`.
+what they see of themselves is a second call, and both are merged by their log-sum-exps. Heads that differ from most of
+their state look once more, in calls of their own. Which states there are, and what each may see, is said in
+`hookedvid.sweep.run`.
 
 Axis words: state text key head kv_head d_head.
 """
@@ -14,28 +15,40 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.nn.structured import Structure, merge, with_lse
+from hookedvid.nn.head_groups import Calls
+from hookedvid.nn.structured import merge, with_lse
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """States that see the same of the stream: which columns (None: all), and which rows see which (None: all)."""
+    """States that see the same of the stream.
+
+    Attributes:
+        states: Which. Where `heads` is given, the i-th number with the i-th head.
+        columns: That any row sees; None for all.
+        mask: Which rows see which columns, or M there; None for all.
+        heads: Places of heads behind the kv_head; None for all heads of all kv_heads.
+        kv_head: Whose heads they are.
+    """
 
     states: Int[Tensor, " state"]
     columns: Int[Tensor, " column"] | None
-    may: Bool[Tensor, "text column"] | None
+    mask: Bool[Tensor, "text column"] | Float[Tensor, "text column"] | None
+    heads: Int[Tensor, " state"] | None = None
+    kv_head: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Which view of the stream each state has, and who sees whom inside it (`own`).
+    """Which view of the stream each state has, and who sees whom inside it (`own`, booleans or M).
 
     Attributes:
+        views: Those of heads behind those of whole states, over which they go.
         explicit: By scores rather than the fused kernel, as `kernel="eager"` does.
     """
 
     views: tuple[View, ...]
-    own: Bool[Tensor, "state text text"]
+    own: Bool[Tensor, "state #head text text"] | Float[Tensor, "state #head text text"]
     explicit: bool = False
 
     def attend(
@@ -54,25 +67,34 @@ class States:
         n_kv, n_text = k.shape[2], q.shape[1]
         grouped = q.unflatten(2, (n_kv, -1)).permute(0, 2, 3, 1, 4)  # [state, kv_head, head of it, text, d_head]
         k, v = (x.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, grouped.shape[2], -1, -1) for x in (k, v))
-        own = self.own[:, None, None].expand(-1, n_kv, -1, -1, -1).flatten(0, 1)
+        own = self.own[:, None] if self.own.shape[1] == 1 else self.own.unflatten(1, (n_kv, -1))
+        own = own.expand(-1, n_kv, -1, -1, -1).flatten(0, 1)
         z, lse = with_lse(grouped.flatten(0, 1), k, v, own, explicit=self.explicit)
         z, lse = z.view_as(grouped), lse.view(grouped.shape[:-1])
         seen_z, seen_lse = torch.zeros_like(z), torch.full_like(lse, float("-inf"))
         for view in self.views:
+            at = view.states if view.heads is None else (view.states, view.kv_head, view.heads)
             if view.columns is None or len(view.columns):
-                rows = grouped if len(view.states) == len(q) else grouped[view.states]
-                seen_z[view.states], own_lse = self._seen(view, rows, stream_k, stream_v)
-                seen_lse[view.states] = own_lse.to(seen_lse.dtype)
+                rows = grouped if view.heads is None and len(view.states) == len(q) else grouped[at]
+                seen_z[at], own_lse = self._seen(view, rows, stream_k, stream_v)
+                seen_lse[at] = own_lse.to(seen_lse.dtype)
+            elif view.heads is not None:
+                seen_z[at], seen_lse[at] = 0.0, float("-inf")
         merged = merge(z, lse, seen_z, seen_lse)
         return merged.permute(0, 3, 1, 2, 4).reshape(1, len(q) * n_text, -1, q.shape[-1])
 
     def _seen(self, view: View, rows: Tensor, stream_k: Tensor, stream_v: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention of a view's states to the stream, and its log-sum-exps, in the order of their rows."""
-        of_kv = rows.permute(1, 2, 0, 3, 4)  # all rows of a kv_head together: its keys are read once
+        """Attention of a view's states to the stream, and its log-sum-exps, in the order of their rows.
+
+        Rows are [state, kv_head, head, text, d_head], of a view of heads [state, text, d_head].
+        """
+        # All rows of a kv_head together: its keys are read once.
+        of_kv = rows.permute(1, 2, 0, 3, 4) if view.heads is None else rows[None, None]
         keys, values = (_columns(x, view) for x in (stream_k, stream_v))
-        may = None if view.may is None else view.may.repeat(of_kv.shape[1] * of_kv.shape[2], 1)[None, None]
-        z, lse = with_lse(of_kv.flatten(1, 3)[:, None], keys, values, may, explicit=self.explicit)
-        return z.view_as(of_kv).permute(2, 0, 1, 3, 4), lse.view(of_kv.shape[:-1]).permute(2, 0, 1, 3)
+        mask = None if view.mask is None else view.mask.repeat(of_kv.shape[1] * of_kv.shape[2], 1)[None, None]
+        z, lse = with_lse(of_kv.flatten(1, 3)[:, None], keys, values, mask, explicit=self.explicit)
+        z, lse = z.view_as(of_kv), lse.view(of_kv.shape[:-1])
+        return (z.permute(2, 0, 1, 3, 4), lse.permute(2, 0, 1, 3)) if view.heads is None else (z[0, 0], lse[0, 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +110,11 @@ class Joined:
     states: States
     n_stream: int = 0
     n_first: int = 0
-    first: Bool[Tensor, "1 1 first first"] | Structure | None = None
+    first: Bool[Tensor, "1 #head first first"] | Float[Tensor, "1 #head first first"] | Calls | None = None
     held: tuple[Float[Tensor, "1 key kv_head d_head"], Float[Tensor, "1 key kv_head d_head"]] | None = None
 
 
 def _columns(x: Tensor, view: View) -> Float[Tensor, "kv_head 1 column d_head"]:
-    chosen = x[0] if view.columns is None else x[0, view.columns]
+    heads = slice(None) if view.heads is None else slice(view.kv_head, view.kv_head + 1)
+    chosen = x[0, :, heads] if view.columns is None else x[0, view.columns, heads]
     return chosen.transpose(0, 1)[:, None]

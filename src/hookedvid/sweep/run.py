@@ -10,7 +10,7 @@
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -20,16 +20,16 @@ from torch.nn.functional import pad
 from hookedvid.errors import InputError
 from hookedvid.model.patching import ItemWrite, write_of
 from hookedvid.nn.attention import AttnContext
+from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.model import Model
-from hookedvid.nn.structured import Structure, structure
 from hookedvid.nn.text_states import Joined, States, View
 from hookedvid.sweep.tree import Cell, Changes, Node, Sweep, TextStep, shareable, stream_length
-from hookedvid.values.effects import Cut, Intervention, Write
+from hookedvid.values.effects import Cut, Intervention, Write, by_heads, check_heads
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.masks import allowed
+from hookedvid.values.masks import as_m, mask_of, masks_of, same_type, visible
 
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
@@ -60,6 +60,7 @@ class Rows:
 
     def __init__(self, model: Model, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
         self.model, self.plan, self.inputs, self.sources = model, plan, inputs, sources
+        check_heads((cut for c in plan.conditions for cut in c.every_cut), model.cfg.n_heads)
         n, lm = plan.n_stream, model.cfg.lm
         whole, deepstack = model.enter(inputs[0])
         self.dtype, self.device = whole.dtype, whole.device
@@ -80,8 +81,8 @@ class Rows:
         self._forget()
 
     def _forget(self) -> None:
-        self._stream_masks: dict[_Cuts, Tensor | Structure] = {}
-        self._views: dict[tuple[int, _Cuts], tuple[Tensor | None, Tensor | None, Tensor, bool]] = {}
+        self._stream_masks: dict[_Cuts, Tensor | Calls] = {}
+        self._views: dict[tuple[int, _Cuts], _Seen] = {}
         self._writes: dict[tuple[Write, int], ItemWrite] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self._moved: list[tuple[Tensor, Tensor]] = []  # what views hold, here and on the device
@@ -89,6 +90,7 @@ class Rows:
     def under(self, plan: Sweep, sources: Sources) -> "Rows":
         """The same rows under another plan for the same questions; nothing is encoded again."""
         other = copy.copy(self)
+        check_heads((cut for c in plan.conditions for cut in c.every_cut), self.model.cfg.n_heads)
         other.plan, other.sources = plan, sources
         other._forget()
         return other
@@ -121,7 +123,7 @@ class Rows:
             return rows[:, :n]
         mask = self._stream_mask(changes.cuts)
         # A state that sees all before it goes on from an intact stream as any row does.
-        goes_on = mask is None and bool(beside) and self._view(beside[0])[3]
+        goes_on = mask is None and bool(beside) and self._view(beside[0]).whole
         apart = beside[goes_on:]
         allowed = Joined(self._states(apart), n, n + goes_on * self.n_text, mask) if apart else mask
         if not beside:
@@ -168,15 +170,15 @@ class Rows:
         cos, sin = self._angles
         return AttnContext(cos[:, rows], sin[:, rows], allowed, causal, self.model.kernel)
 
-    def _stream_mask(self, cuts: _Cuts) -> Tensor | Structure | None:
+    def _stream_mask(self, cuts: _Cuts) -> Tensor | Calls | None:
         if not cuts:
             return None
         if cuts not in self._stream_masks:
             # Random edges are drawn in their question's layout; other cuts are the same to the stream in all.
             rows, layout = torch.arange(self.plan.n_stream), self.plan.layouts[max(q for _, q in cuts)]
-            here = [cut for cut, _ in cuts]
-            calls = structure(layout, here, rows, rows)
-            mask = allowed(layout, here, rows, rows)[None, None] if calls is None else calls
+            here, heads = [cut for cut, _ in cuts], range(self.model.cfg.n_heads)
+            calls = structures(layout, here, heads, rows, rows)
+            mask = masks_of(layout, here, heads, rows, rows)[None] if calls is None else calls
             self._stream_masks[cuts] = mask.to(self.device)
         return self._stream_masks[cuts]
 
@@ -210,15 +212,26 @@ class Rows:
             yield t, self.model.unembed(self.model.ln_final(rows))[0]
 
     def _states(self, steps: Sequence[TextStep]) -> States:
-        alike: dict[tuple[int, int], list[int]] = {}
-        for i, t in enumerate(steps):
-            columns, may, *_ = self._view(t)
-            alike.setdefault((id(columns), id(may)), []).append(i)
+        seen, serves = [self._view(t) for t in steps], self.model.cfg.n_heads // self.model.cfg.lm.n_kv_heads
+        alike: dict[tuple[int, int, int], tuple[_Columns, list[int], list[int]]] = {}
+
+        def look(state: int, columns: _Columns, kv_head: int = -1, place: int = 0) -> None:
+            key = kv_head, id(columns.columns), id(columns.mask)
+            _, states, places = alike.setdefault(key, (columns, [], []))
+            states.append(state)
+            places.append(place)
+
+        for i, one in enumerate(seen):
+            look(i, one.most)
+        for i, one in enumerate(seen):
+            for head, columns in one.others:
+                look(i, columns, *divmod(head, serves))
         views: list[View] = []
-        for same in alike.values():
-            columns, may, *_ = self._view(steps[same[0]])
-            views.append(View(self._index(tuple(same)), columns, may))
-        own = torch.stack([self._view(t)[2] for t in steps])
+        for (kv_head, *_), (columns, states, places) in alike.items():
+            heads = None if kv_head < 0 else self._index(tuple(places))
+            views.append(View(self._index(tuple(states)), columns.columns, columns.mask, heads, kv_head))
+        n_heads = max(len(one.own) for one in seen)
+        own = torch.stack(same_type([one.own.expand(n_heads, -1, -1) for one in seen]))
         return States(tuple(views), own, explicit=self.model.kernel == "eager")
 
     def _index(self, numbers: tuple[int, ...]) -> Int[Tensor, " number"]:
@@ -226,27 +239,45 @@ class Rows:
             self._indices[numbers] = torch.tensor(numbers, device=self.device)
         return self._indices[numbers]
 
-    def _view(self, step: TextStep) -> tuple[Tensor | None, Tensor | None, Tensor, bool]:
-        """Which columns of the stream a state sees (None: all), which of its rows see which, and which each other.
-
-        Last, whether that is all before each row.
-        """
+    def _view(self, step: TextStep) -> "_Seen":
         cuts = step.changes.cuts
         if (step.question, cuts) not in self._views:
             layout, n = self.plan.layouts[step.question], self.plan.n_stream
-            rows = torch.arange(n, layout.n_tokens)
-            mask = allowed(layout, [cut for cut, _ in cuts], rows, torch.arange(len(rows) + n))
-            own = torch.eye(self.n_text, dtype=torch.bool)
-            own[: len(rows), : len(rows)] = mask[:, n:]
-            seen = mask[:, :n].any(0)
-            columns = None if bool(seen.all()) else seen.nonzero().squeeze(-1)
-            may = mask[:, :n] if columns is None else mask[:, columns]
-            may = None if bool(may.all()) else pad(may, (0, 0, 0, self.n_text - len(rows)), value=True)
-            # Equal views are one object: states that look alike then share a call.
-            columns, may = (self._once(x) for x in (columns, may))
-            whole = torch.equal(mask, torch.ones_like(mask).tril(n))
-            self._views[step.question, cuts] = columns, may, own.to(self.device), whole
+            rows, keys = torch.arange(n, layout.n_tokens), torch.arange(layout.n_tokens)
+            groups = by_heads([cut for cut, _ in cuts], range(self.model.cfg.n_heads))
+            groups.sort(key=lambda group: -len(group[0]))
+            masks = same_type([mask_of(layout, mine, rows, keys) for _, mine in groups])
+            most, *seen = (self._columns(mask[:, :n]) for mask in masks)
+            others = [(h, one) for (heads, _), one in zip(groups[1:], seen, strict=True) for h in heads]
+            own = [self._padded(mask[:, n:]) for mask in masks]
+            if all(torch.equal(one, own[0]) for one in own):
+                own = own[:1]
+            else:
+                of_head = {h: one for (heads, _), one in zip(groups, own, strict=True) for h in heads}
+                own = [of_head[h] for h in sorted(of_head)]
+            whole = len(masks) == 1 and torch.equal(masks[0], torch.ones_like(masks[0]).tril(n))
+            self._views[step.question, cuts] = _Seen(most, tuple(others), torch.stack(own).to(self.device), whole)
         return self._views[step.question, cuts]
+
+    def _columns(self, mask: Tensor) -> "_Columns":
+        """Which columns of the stream any row of a mask sees, and which row sees which of them."""
+        seen = visible(mask).any(0)
+        columns = None if bool(seen.all()) else seen.nonzero().squeeze(-1)
+        mask = mask if columns is None else mask[:, columns]
+        if mask.dtype != torch.bool:
+            mask = mask.to(self.dtype)
+        plain = mask.dtype == torch.bool
+        none = bool(mask.all()) if plain else not bool(mask.any())
+        # Equal views are one object: states that look alike then share a call.
+        padded = None if none else pad(mask, (0, 0, 0, self.n_text - len(mask)), value=plain)
+        return _Columns(self._once(columns), self._once(padded))
+
+    def _padded(self, mask: Tensor) -> Tensor:
+        """Who sees whom of a state's rows, those behind its end themselves alone."""
+        own = torch.eye(self.n_text, dtype=torch.bool)
+        own = own if mask.dtype == torch.bool else as_m(own, self.dtype)
+        own[: len(mask), : len(mask)] = mask
+        return own
 
     def _once(self, x: Tensor | None) -> Tensor | None:
         if x is None:
@@ -273,6 +304,25 @@ class Rows:
             write = self._writes[one]
             hooks.append((write.name, _into(write, write.positions + shift)))
         return hooks
+
+
+class _Columns(NamedTuple):
+    """Columns of the stream that some heads of a state see (None: all), and as of a View which rows see which."""
+
+    columns: Tensor | None
+    mask: Tensor | None
+
+
+class _Seen(NamedTuple):
+    """What a state sees: of the stream most heads, and others by their numbers; of itself [#head text text].
+
+    `whole` says whether that is all before each row.
+    """
+
+    most: _Columns
+    others: tuple[tuple[int, _Columns], ...]
+    own: Tensor
+    whole: bool
 
 
 def _into(write: ItemWrite, rows: Tensor) -> Callable[..., Tensor]:

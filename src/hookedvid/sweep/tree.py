@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError, InterventionError
 from hookedvid.model.cache import BY_QUERY
-from hookedvid.values.effects import Cut, Effects, Intervention, Write, check_removals, effects
+from hookedvid.values.effects import Cut, Effects, Intervention, Write, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
 from hookedvid.values.layout import Segment, TokenLayout
@@ -216,7 +216,6 @@ def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:
 
 def _check_condition(condition: Effects, layout: TokenLayout) -> None:
     kept_positions(layout, condition.exit)  # raises where a run with it does
-    check_removals(condition.every_cut, "a sweep")
     for w in condition.writes:
         if why := _refusal(w, layout):
             raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")

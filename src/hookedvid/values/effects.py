@@ -6,8 +6,10 @@ and one value serves every item of a batch, every question of a sweep and every 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from hookedvid.errors import InterventionError
 from hookedvid.values.serial import to_dict
@@ -23,7 +25,8 @@ class Cut:
         src, dst, relation, keep_self: As of a Knockout. They say which edges.
         seed: If given, as many edges drawn with it from all of the prompt but a token's own, in place of these.
         heads: Numbers of the heads (0-based) that it is about; None for all.
-        weight: What exp(score) of an edge is multiplied by before softmax; 0 removes the edge.
+        weight: What exp(score) of an edge is multiplied by before softmax; 0 removes the edge. A tensor may be 0 and
+            never removes: the run is differentiable in it.
         name, label: For messages. Cuts that differ in nothing else are equal.
     """
 
@@ -33,7 +36,7 @@ class Cut:
     keep_self: bool = True
     seed: int | None = None
     heads: tuple[int, ...] | None = None
-    weight: float = 0.0
+    weight: float | Tensor = 0.0
     name: str = field(default="", compare=False)
     label: str = field(default="", compare=False)
 
@@ -41,6 +44,16 @@ class Cut:
     def drawn(self) -> bool:
         """Whether its edges are drawn at random, so that only a dense mask can hold them."""
         return self.seed is not None
+
+    @property
+    def removes(self) -> bool:
+        """Whether its edges are gone."""
+        return not isinstance(self.weight, Tensor) and self.weight == 0
+
+    @property
+    def dense(self) -> bool:
+        """Whether only a mask of all pairs can hold it."""
+        return self.drawn or isinstance(self.weight, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +145,7 @@ class Intervention:
         """
         if not self.kind:
             raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; run it from Python")
-        return {"kind": self.kind, **to_dict(self)}
+        return {"kind": self.kind, **to_dict(self, brief=True)}
 
 
 def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
@@ -149,17 +162,19 @@ def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
     )
 
 
-def check_removals(cuts: Sequence[Cut], where: str) -> None:
-    """Raise InterventionError for a cut that does anything but remove edges from all heads.
+def by_heads(cuts: Sequence[Cut], heads: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[Cut, ...]]]:
+    """Heads that are under the same cuts, as their places among `heads`, and these cuts, as of all heads."""
+    if all(cut.heads is None for cut in cuts):
+        return [(tuple(range(len(heads))), tuple(cuts))]
+    groups: dict[tuple[Cut, ...], list[int]] = {}
+    for place, head in enumerate(heads):
+        mine = (cut for cut in cuts if cut.heads is None or head in cut.heads)
+        groups.setdefault(tuple(replace(cut, heads=None) for cut in mine), []).append(place)
+    return [(tuple(places), mine) for mine, places in groups.items()]
 
-    Args:
-        cuts: Of one block.
-        where: What can do no more than that, as the subject of a sentence.
-    """
+
+def check_heads(cuts: Iterable[Cut], n_heads: int) -> None:
+    """Raise InterventionError for a cut of heads that a model of `n_heads` heads a block does not have."""
     for cut in cuts:
-        if cut.heads is not None or cut.weight:
-            heads = "all heads" if cut.heads is None else f"heads {list(cut.heads)}"
-            raise InterventionError(
-                f"{cut.label}: {where} can only remove edges, for all heads at once, and this leaves them weight "
-                f"{cut.weight:g} in {heads}; give a Knockout, or a hook on 'hook_attn_scores'"
-            )
+        if beyond := [h for h in cut.heads or () if h >= n_heads]:
+            raise InterventionError(f"{cut.label}: no head {beyond[0]}; this model's are numbered 0 to {n_heads - 1}")

@@ -7,124 +7,23 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, ClassVar, SupportsIndex
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hookedvid.errors import InterventionError
-from hookedvid.values.effects import Cut, Effects, Exit, Intervention, Relation
-from hookedvid.values.layer_range import EVERYWHERE, set_fields, spelled
+from hookedvid.values.edges import Knockout as Knockout
+from hookedvid.values.edges import RandomEdges as RandomEdges
+from hookedvid.values.effects import Effects, Exit, Intervention
 from hookedvid.values.layer_range import LayerRange as LayerRange
 from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
+from hookedvid.values.layer_range import set_fields, spelled
 from hookedvid.values.layout import as_selector
 from hookedvid.values.serial import from_dict
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
 from hookedvid.values.writes import as_source as as_source
-
-
-@spelled
-@dataclass(frozen=True)
-class Knockout(Intervention):
-    """No attention from queries `dst` to keys `src` in `layers`: the entries of M become -inf before softmax.
-
-    `src` and `dst` are selectors, or sequences of them. `layers` takes a LayerRange's other spellings too (`4`,
-    `"4:8"`, `range(4, 8)`). `relation` narrows the cut to pairs of positions that have frames, of the
-    same frame or of different ones. `keep_self` leaves every token's attention to itself, so that a row
-    cannot empty; a row that does empty yields zero, never a uniform row. What is left renormalises.
-    """
-
-    kind: ClassVar[str] = "knockout"
-    src: str
-    dst: str
-    layers: LayerRange = EVERYWHERE
-    relation: Relation = "any"
-    keep_self: bool = True
-    name: str = field(default="", compare=False)
-
-    def __post_init__(self):
-        set_fields(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
-        if self.relation not in ("any", "same_frame", "other_frame"):
-            raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
-        if not isinstance(self.keep_self, bool):
-            raise InterventionError(f"keep_self is {self.keep_self!r}; it can be True or False")
-
-    def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Knockout":
-        """The same knockout in other layers."""
-        return replace(self, layers=as_range(layers))
-
-    @cached_property
-    def cut(self) -> Cut:
-        """What it does in each of its layers."""
-        return Cut(self.src, self.dst, self.relation, self.keep_self, name=self.name, label=self.label())
-
-    def effect(self, n_layers: int) -> Effects:
-        """Its cut in each of its layers."""
-        return _in_layers(self, n_layers)
-
-    def label(self) -> str:
-        """For tables and plots: name or arrow, then the layers counted from 1."""
-        frames = {"any": "", "same_frame": " same frame", "other_frame": " other frames"}[self.relation]
-        return f"{self.name or f'{self.src}→{self.dst}{frames}'} {self.layers.label()}"
-
-
-@spelled
-@dataclass(frozen=True)
-class RandomEdges(Intervention):
-    """As many attention edges cut as `like` cuts, drawn from all causal ones but a token's own.
-
-    The control that tells "fewer edges" from "these edges". Only the prompt's edges are drawn, the same ones
-    for the same seed and prompt.
-    """
-
-    kind: ClassVar[str] = "random_edges"
-    like: Knockout
-    seed: int = 0
-
-    def __post_init__(self):
-        if not isinstance(self.like, Knockout):
-            raise InterventionError(f"RandomEdges are drawn like a Knockout, and like is {self.like!r}")
-        set_fields(self, seed=as_number(self.seed, "a seed"))
-        if not 0 <= self.seed < 2**64:
-            raise InterventionError(f"the seed of RandomEdges is {self.seed}; give one from 0 up, below 2**64")
-
-    @property
-    def layers(self) -> LayerRange:
-        """Where it applies: the layers of `like`."""
-        return self.like.layers
-
-    def at(self, layers: LayerRange | SupportsIndex | str | range) -> "RandomEdges":
-        """The same control in other layers."""
-        return replace(self, like=self.like.at(layers))
-
-    @cached_property
-    def cut(self) -> Cut:
-        """What it does in each of its layers."""
-        return replace(self.like.cut, seed=self.seed, label=self.label())
-
-    def effect(self, n_layers: int) -> Effects:
-        """Its cut in each of its layers."""
-        return _in_layers(self, n_layers)
-
-    @property
-    def name(self) -> str:
-        """The knockout's name with its role."""
-        return f"random like {self.like.name or 'it'}"
-
-    def label(self) -> str:
-        """For tables and plots."""
-        return f"random like {self.like.label()}".removesuffix(" all layers")
-
-
-def _in_layers(k: Knockout | RandomEdges, n_layers: int) -> Effects:
-    layers = k.layers.layers(n_layers)
-    if not layers:
-        raise InterventionError(
-            f"{k.label()}: layers {k.layers} hold none of this model's {n_layers} blocks, numbered 0 to {n_layers - 1}"
-        )
-    return Effects(tuple((k.cut,) if i in layers else () for i in range(n_layers)))
 
 
 @spelled

@@ -78,6 +78,9 @@ class LayerRange:
         inside = range(self.start, stop)
         return tuple(i for i in range(n_layers) if (i in inside) != self.outside)
 
+    def __contains__(self, layer: int) -> bool:
+        return (self.start <= layer and (self.stop is None or layer < self.stop)) != self.outside
+
     def label(self) -> str:
         """The range as the paper prints it, counted from 1, both ends included."""
         if self.start == 0 and self.stop is None:

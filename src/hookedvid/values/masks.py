@@ -1,6 +1,7 @@
-"""From cuts to boolean attention masks (True = may look).
+"""From cuts to attention masks: booleans (True = may look), or M itself where edges have weights.
 
-M in the paper's softmax(QK^T / sqrt(d_k) + M)V is 0 where a mask here is True and -inf where it is False.
+M in the paper's softmax(QK^T / sqrt(d_k) + M)V is 0 where a boolean mask is True and -inf where it is False. An edge
+of weight w has the entry log w.
 """
 
 import warnings
@@ -8,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.values.effects import Cut, Exit, check_removals
+from hookedvid.values.effects import Cut, Exit, by_heads
 from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 
 
@@ -112,20 +113,91 @@ def allowed(
     query: Int[Tensor, " query"] | None = None,
     key: Int[Tensor, " key"] | None = None,
 ) -> Bool[Tensor, "query key"]:
-    """What each query may look at: causal, minus every cut; position -1 is padding, seen by nobody.
-
-    Raises:
-        InterventionError: For cuts that a boolean mask of all heads cannot say.
-    """
-    check_removals(cuts, "a boolean mask")
+    """What each query may look at: causal, minus what cuts of all heads remove; -1 is padding, seen by nobody."""
     positions = torch.arange(layout.n_tokens)
     query = positions if query is None else query
     key = positions if key is None else key
     may = (key[None] <= query[:, None]) & (key >= 0)[None]
     query, key = query.clamp(min=0), key.clamp(min=0)
     for cut in cuts:
-        may &= ~blocked(layout, cut, query, key)
+        assert cut.heads is None
+        if cut.removes:
+            may &= ~blocked(layout, cut, query, key)
     return may
+
+
+def mask_of(
+    layout: TokenLayout,
+    cuts: Sequence[Cut] = (),
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> Bool[Tensor, "query key"] | Float[Tensor, "query key"]:
+    """The mask of heads under these cuts: `allowed`, or M in float64 where edges are left with a weight."""
+    may = allowed(layout, cuts, query, key)
+    weighted = [cut for cut in cuts if not cut.removes]
+    if not weighted:
+        return may
+    query, key = ((torch.arange(layout.n_tokens) if x is None else x).clamp(min=0) for x in (query, key))
+    m = torch.zeros(may.shape, dtype=torch.float64).masked_fill(~may, float("-inf"))
+    for cut in weighted:
+        m = torch.where(may & blocked(layout, cut, query, key), m + log_weight(cut), m)
+    return m
+
+
+def masks_of(
+    layout: TokenLayout,
+    cuts: Sequence[Cut],
+    heads: Sequence[int],
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> Bool[Tensor, "#head query key"] | Float[Tensor, "#head query key"]:
+    """`mask_of` of each head, or one for all of them where they are alike."""
+    groups = by_heads(cuts, heads)
+    each = same_type([mask_of(layout, mine, query, key) for _, mine in groups])
+    if len(each) == 1:
+        return each[0][None]
+    of_head = {place: i for i, (places, _) in enumerate(groups) for place in places}
+    return torch.stack(each)[[of_head[place] for place in range(len(heads))]]
+
+
+def same_type(masks: Sequence[Tensor]) -> list[Tensor]:
+    """The masks, all as M if one of them is."""
+    kinds = {m.dtype for m in masks} - {torch.bool}
+    return [m if m.dtype in kinds or not kinds else as_m(m, *kinds) for m in masks]
+
+
+def as_m(
+    mask: Bool[Tensor, "*head query key"] | Float[Tensor, "*head query key"], dtype: torch.dtype
+) -> Float[Tensor, "*head query key"]:
+    """M of a mask."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+    return mask.to(dtype)
+
+
+def visible(
+    mask: Bool[Tensor, "*head query key"] | Float[Tensor, "*head query key"],
+) -> Bool[Tensor, "*head query key"]:
+    """Who may look, of a mask."""
+    return mask if mask.dtype == torch.bool else mask > float("-inf")
+
+
+def masked(
+    scores: Float[Tensor, "*batch query key"],
+    mask: Bool[Tensor, "*some query key"] | Float[Tensor, "*some query key"],
+) -> Float[Tensor, "*batch query key"]:
+    """Scores with M added."""
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+
+
+def log_weight(cut: Cut) -> Float[Tensor, ""]:
+    """The logarithm of a cut's weight, in float64.
+
+    A tensor's 0 counts as 1e-30, which no sum shows: its gradient there is what it is at weights above, not NaN.
+    """
+    weight = torch.as_tensor(cut.weight, dtype=torch.float64, device="cpu")
+    least = 1e-30
+    return torch.where(weight < least, weight - weight.detach() + least, weight).log()
 
 
 def kept_positions(layout: TokenLayout, exit: Exit | None) -> Int[Tensor, " kept"]:

@@ -72,7 +72,10 @@ def to_dict(value: Any, brief: bool = False) -> Any:
 
 
 def _is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
-    return "later" in field.metadata and getattr(value, field.name) == field.default
+    if "later" not in field.metadata:
+        return False
+    held = getattr(value, field.name)
+    return isinstance(held, type(field.default)) and held == field.default
 
 
 def numbered(fields: Mapping[str, Any], number: int) -> dict[str, Any]:

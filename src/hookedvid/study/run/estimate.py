@@ -23,7 +23,17 @@ import numpy as np
 import torch
 
 from hookedvid.data.item import Item
-from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, n_pairs, pair, patch_grid, unembedding, video
+from hookedvid.model.flops import (
+    Costs,
+    Flops,
+    block_linear,
+    head_pairs,
+    keys_values,
+    pair,
+    patch_grid,
+    unembedding,
+    video,
+)
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
@@ -227,7 +237,7 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
         cuts = tuple(cut for cut, _ in changes.cuts if not cut.drawn)
         what = (question, cuts, len(rows))
         if what not in n_of:
-            n_of[what] = n_pairs(plan.layouts[question], cuts, rows)
+            n_of[what] = head_pairs(plan.layouts[question], cuts, lm.n_heads, rows)
         return n_of[what]
 
     linear, attention = 0, 0
