@@ -35,7 +35,7 @@ def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence
     found = sweep(m, inputs, conditions)
     off = 0.0
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hookedvid.model.run_plan.structure", lambda *_: None)
+        patch.setattr("hookedvid.model.run_plan.structures", lambda *_: None)
         for x, row in zip(map(m.encoded, inputs), found, strict=True):
             for condition, logits in zip(conditions, row, strict=True):
                 whole = m(x, interventions=condition, logits_to_keep=1)[0, -1]
