@@ -29,6 +29,7 @@ from .values.interventions import RandomEdges as RandomEdges
 from .values.layout import Segment as Segment
 from .values.layout import TokenLayout as TokenLayout
 from .values.masks import NoEdgeWarning as NoEdgeWarning
+from .values.places import TokenPlaces as TokenPlaces
 from .video.frames import read_frames as read_frames
 
 __version__: str

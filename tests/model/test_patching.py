@@ -280,7 +280,9 @@ def test_sources_that_do_not_fit_are_refused():
 
 
 def test_selectors_of_a_patch_are_checked_when_it_is_made_and_when_it_runs():
-    with pytest.raises(SelectorError, match="no selector 'vido'"):
-        Patch("resid_post", 1, "vido")
+    with pytest.raises(SelectorError, match="cannot read 'Video'"):
+        Patch("resid_post", 1, "Video")
+    with pytest.raises(SelectorError, match=r"no selector 'vido' in 'vido' \(nearest: 'video'"):
+        logits(inputs(0), Patch("resid_post", 1, "vido", source(1)))
     with pytest.raises(SelectorError, match=r"video\[7\] is out of range: this sequence has 3 frames"):
         logits(inputs(0), Patch("resid_post", 1, "video[7]", source(1)))

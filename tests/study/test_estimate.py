@@ -89,7 +89,7 @@ def test_what_is_expected_of_a_video_nobody_opened_is_what_it_has(model, annotat
     for item in read_items(annotations)[:3]:
         real = model.prepare(annotations.parent / item.video, item.question, item.options)
         said = expected(model, item.question, item.options, n_frames=8, time_instruction="none")
-        assert said.layout == real.layout and torch.equal(said.tokens, real.tokens)
+        assert said.layout.segments == real.layout.segments and torch.equal(said.tokens, real.tokens)
         assert int((said.tokens == VIDEO).sum()) == len(real.layout.positions("video"))
 
 

@@ -10,7 +10,7 @@ from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
-from hookedvid.errors import ConfigError, HookError, InputError, RunError
+from hookedvid.errors import ConfigError, HookError, InputError, RunError, SelectorError
 from hookedvid.families.registry import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
@@ -97,6 +97,33 @@ def test_whatever_goes_wrong_with_an_item_is_its_failed_row_and_what_stops_a_run
     for error in (RunError("a full disk"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             attempt(fails, error)
+
+
+def test_groups_of_items_are_selectors_of_a_study_and_a_damaged_one_is_a_failed_row(model, annotations, tmp_path):
+    """One clip: two questions with unlike groups, one with none, and all the ways to write a wrong one."""
+    first, *rest = read_items(annotations)
+    whole = {"frames": [3, 5], "rows": [0, 1], "columns": [0, 2]}
+    unlike = {"box": [0, 0, 20, 20], "seconds": [0.0, 2.0]}
+    wrong = [3, {"ball": 3}, {"ball": {"boks": 1}}, {"ball": {"frames": 99}}, {"video": whole}, {"ball": {"box": [1]}}]
+    items = [replace(first, groups={"ball": whole}), replace(rest[1], id="b", groups={"ball": unlike}), rest[0]]
+    items += [replace(first, id=f"wrong {i}", groups=g) for i, g in enumerate(wrong)]
+    write_items([replace(i, video=str(annotations.parent / i.video)) for i in items], tmp_path / "items.jsonl")
+    assert read_items(tmp_path / "items.jsonl")[0].groups == {"ball": whole}
+    named, plain = Knockout("ball", "text", name="the ball"), Knockout("video[3:5][0:1, 0:2]", "text", name="its cells")
+    study = Study(protocols=("baseline",), custom=(tuple(to_json([named])), tuple(to_json([plain]))))
+    laid = plan(study, model, tmp_path / "items.jsonl")
+    assert f"{3 * len(items)} rows, 0 of them done" in str(estimate(laid, model, tmp_path))
+    rows = {(r["item"], r["condition"]): r for r in run(laid, model, tmp_path / "out")}
+    failed = {item for (item, _), r in rows.items() if r["status"] == "failed"}
+    assert failed == {f"wrong {i}" for i in range(len(wrong))} | {items[2].id}
+    assert {r["fault"] for r in rows.values() if r["status"] == "failed"} == {"input"}
+    assert rows[first.id, "the ball all layers"]["prob"] == rows[first.id, "its cells all layers"]["prob"]
+    assert rows["b", "the ball all layers"]["prob"] != rows["b", "its cells all layers"]["prob"]
+    lacking = rows[items[2].id, "the ball all layers"]
+    assert "no selector 'ball' in 'ball'" in lacking["reason"] and rows[items[2].id, "baseline"]["status"] == "ok"
+    mistyped = Study(protocols=("baseline",), custom=(tuple(to_json([Knockout("bal", "text")])),))
+    with pytest.raises(SelectorError, match=r"no selector 'bal' in 'bal' .*its groups are ball, video"):
+        plan(mistyped, model, tmp_path / "items.jsonl")
 
 
 @pytest.mark.parametrize("where", ["ours", "ours, permanent", "torch", "torch, before", "torch, everywhere"])

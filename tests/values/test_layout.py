@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hookedvid.errors import ConfigError, InputError, SelectorError
 from hookedvid.families.registry import FAMILIES, small_config
 from hookedvid.values.config import MergeConfig, ProjectorConfig, VideoLLMConfig
-from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, parse_selector
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
+from hookedvid.values.selectors import parse_selector
 from hookedvid.values.serial import from_dict, to_dict
 from models import (
     LAW,
@@ -129,7 +130,17 @@ def test_positions_of_a_layout_counted_by_hand(selector, positions):
         ("", "cannot read '' in selector ''; write a name, name[3] or name[2:5]"),
         ("video+", "cannot read '' in selector 'video+'"),
         ("video[]", "cannot read 'video[]'"),
-        ("video[1:2:3]", "cannot read 'video[1:2:3]'"),
+        ("video[1:2:3:4]", "cannot read 'video[1:2:3:4]'"),
+        ("video[::0]", "cannot read 'video[::0]'"),
+        ("video[1s:2]", "cannot read 'video[1s:2]'"),
+        ("video[0][1]", "cannot read 'video[0][1]'"),
+        ("newlines[0][0, 0]", "'newlines' has no cells in 'newlines[0][0, 0]'; video, steps, patches have"),
+        ("video[0][0, 0]", "these frames have no cells: nothing says how their tokens lie"),
+        ("video[1s]", "video[…s]: nothing says when these frames were taken; prepare a video file"),
+        ("steps[1s:]", "'steps' takes no seconds"),
+        ("ball[0]", "'ball' takes no index in 'ball[0]': it is the name of a group"),
+        ("ball", "no selector 'ball' in 'ball' (nearest: 'all'; it has no groups: inputs.with_group(name"),
+        ("sinks", "no sinks were looked for in this input; inputs = model.find_sinks(inputs, layer=…)"),
         ("Video", "cannot read 'Video'"),
         ("question[0]", "'question' takes no index in 'question[0]'; frames: video[3], options: option[1]"),
         ("options[0]", "'options' takes no index"),
@@ -163,7 +174,7 @@ def test_options_of_a_prompt_without_options_are_out_of_range():
 
 def test_terms_of_a_selector():
     assert [tuple(t) for t in parse_selector("video[2:5]+option[1]+last")] == [
-        ("video", None, slice(2, 5)),
+        ("video", slice(2, 5), None),
         ("option", 1, None),
         ("last", None, None),
     ]

@@ -19,7 +19,7 @@ from hookedvid.values.serial import from_dict, to_dict
 
 MetaValue = str | int | float
 LARGEST = 1 << 30  # bytes of an annotation file, which is read whole: enough for three million questions
-SELDOM = ("bound", "folder_fps", "subtitles")  # fields that are written only where they say something
+SELDOM = ("bound", "folder_fps", "subtitles", "groups")  # fields that are written only where they say something
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,9 @@ class Item:
     of the right option; None means that it is hidden, as in sets scored elsewhere. `reference` is a right free answer
     or caption, for scoring by likelihood; `span`, for grounding, when it happens, (start, end) in seconds from the
     start of the file, whatever its `bound`; it lasts. `family` names the group whose
-    accuracy is reported on its own. `meta` holds what else the source says; it takes no part in hashing.
+    accuracy is reported on its own. `groups` are named sets of the video's tokens, as `VideoInputs.with_groups` reads
+    them: {"ball": {"box": [40, 20, 90, 60], "seconds": [2.0, 4.5]}}; whether they are there, only the video tells.
+    `meta` holds what else the source says; neither takes part in hashing.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Item:
     bound: tuple[float, float] | None = None
     folder_fps: float | None = None
     subtitles: str = ""
+    groups: Any = field(default_factory=dict[str, Any], hash=False)
     meta: Mapping[str, MetaValue] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):

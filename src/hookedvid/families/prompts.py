@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hookedvid.errors import InputError
 
-if TYPE_CHECKING:  # layouts hold tensors, and published names are listed without torch
-    from hookedvid.values.layout import Role
+if TYPE_CHECKING:
+    from hookedvid.values.selectors import Role
 
 NO_SUBTITLES = "No subtitles available"  # as lmms-eval says it
 

@@ -29,8 +29,9 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention, as_interventions
-from hookedvid.values.layout import ROLES_OF, FrameBlendWarning, Segment, TokenLayout, step_name
+from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, step_name
 from hookedvid.values.masks import masked, masks_of, visible
+from hookedvid.values.selectors import ROLES_OF
 from hookedvid.values.tensors import ints
 
 if TYPE_CHECKING:

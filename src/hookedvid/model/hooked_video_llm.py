@@ -26,6 +26,7 @@ from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.patching import patch_hooks
 from hookedvid.model.prepare import prepare
 from hookedvid.model.run_plan import RunPlan, blocks_run
+from hookedvid.model.sinks import find_sinks
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.hooks import HookPoint
@@ -147,6 +148,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     # ---- inputs ------------------------------------------------------------------------------------------
 
     prepare = prepare  # (video, question, options, …) -> inputs
+    find_sinks = find_sinks  # (inputs, layer, factor) -> inputs with the group `sinks`
 
     def inputs_from_tensors(
         self, tokens: Tokens, pixel_values: Pixels | PatchRows = None, **processed: Any

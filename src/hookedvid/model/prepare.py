@@ -20,8 +20,9 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.frame_size import frame_size
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.inputs import VideoInputs, check_vocabulary
-from hookedvid.values.layout import ROLES_OF, TokenLayout
+from hookedvid.values.layout import TokenLayout
 from hookedvid.values.patch_rows import dropped
+from hookedvid.values.selectors import ROLES_OF
 from hookedvid.values.tensors import ints
 
 Bound = tuple[float | int, float | int] | None
@@ -98,8 +99,16 @@ def _seen(
     timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
     pixels = preprocess(clip.frames, cfg.vision)
     n, height, width, _ = clip.frames.shape
-    size = frame_size(cfg.vision, n, height, width)
-    return timing, VideoShape(n, *size, dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)), pixels
+    size, times = frame_size(cfg.vision, n, height, width), sampled_times(clip)
+    gone, seconds = dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)
+    return timing, VideoShape(n, *size, gone, seconds, (height, width), times), pixels
+
+
+def sampled_times(clip: Any) -> tuple[float, ...]:
+    """When a clip's frames were sampled, in seconds; by the rate where its frames have no times, else nothing."""
+    if clip.times is not None:
+        return clip.times
+    return tuple(i / clip.fps for i in clip.indices) if clip.fps else ()
 
 
 def expected(
@@ -125,7 +134,8 @@ def expected(
     timed = instruction.text or template(cfg.prompt).tells_times
     timing = Timing(instruction, 60.0, times) if timed else None
     assert cfg.vision is not None
-    shape = VideoShape(n_frames, *frame_size(cfg.vision, n_frames, *USUAL), (), 60.0 * cfg.patch_frames / n_frames)
+    size, second = frame_size(cfg.vision, n_frames, *USUAL), 60.0 * cfg.patch_frames / n_frames
+    shape = VideoShape(n_frames, *size, (), second, USUAL, times)
 
     def laid_out(shape: VideoShape | None) -> list[Run]:
         return _laid_out(model, question, options, shape, timing, form, answer)

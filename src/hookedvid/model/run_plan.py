@@ -12,8 +12,8 @@ from hookedvid.nn.kv import KVCache
 from hookedvid.values.config import DecoderConfig
 from hookedvid.values.effects import Cut, Effects, check_heads
 from hookedvid.values.inputs import PAD, VideoInputs
-from hookedvid.values.layout import ROLES_OF
 from hookedvid.values.masks import kept_positions, masks_of, same_type
+from hookedvid.values.selectors import ROLES_OF
 
 
 class RunPlan:

@@ -21,8 +21,11 @@ from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.study.scorings.scoring import Scoring
+from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
+from hookedvid.values.selectors import NAMES as SELECTORS
+from hookedvid.values.selectors import parse_selector, unknown_name
 from hookedvid.values.serial import from_dict
 from hookedvid.video import samplers, subtitles
 from hookedvid.video.source import video_hash
@@ -275,6 +278,7 @@ def plan(
     plan = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and plan.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
+    _check_names(conditions, items, model.cfg.n_layers)
     hashes: dict[Path, str] = {}
     cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
     for item in items:
@@ -290,14 +294,25 @@ def plan(
     return plan
 
 
+def _check_names(conditions: Sequence[Condition], items: Sequence[Item], n_layers: int) -> None:
+    """Raise SelectorError for a condition with a name that is no selector, and no group of any item."""
+    given: list[Any] = [item.groups for item in items]
+    groups: list[str] = list(dict.fromkeys(name for group in given if hasattr(group, "keys") for name in group))
+    for condition in conditions:
+        for selector in effects(condition.interventions, n_layers).selectors:
+            for term in parse_selector(selector):
+                if term.name not in (*SELECTORS, *groups):
+                    raise unknown_name(term.name, selector, groups)
+
+
 def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     """Hash of what is asked of a video and how the answer is scored, subtitles included."""
     part = (item.bound, item.folder_fps) if item.bound or item.folder_fps else ()
     speech = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
-    return digest(
-        repr((item.question, item.options, item.answer, *part, *speech, *scoring.gold(item), *alike)).encode()
-    )
+    named = (canonical(item.groups),) if item.groups else ()
+    asked = (item.question, item.options, item.answer, *part, *speech, *scoring.gold(item), *alike, *named)
+    return digest(repr(asked).encode())
 
 
 def check_bare(model: Model) -> None:

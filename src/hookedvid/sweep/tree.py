@@ -135,6 +135,11 @@ class Sweep:
                     "(markers_are_language, or inputs made another way), so a selector means other positions in each: "
                     "sweep them alone"
                 )
+            if groups_before(x.layout, n) != groups_before(first.layout, n):
+                raise InputError(
+                    "questions of one sweep name other groups of positions up to the end of their video, so a selector "
+                    "means other positions in each: give all the same groups there, or sweep them alone"
+                )
 
     def _grow(self, layer: int, states: Sequence[tuple[int, Sequence[Cell]]]) -> list[Node]:
         """The nodes of a layer below one path; the untouched one last."""
@@ -206,6 +211,12 @@ class Sweep:
 def stream_length(layout: TokenLayout) -> int:
     """Positions up to the last of the video, which no text after it can change; 0 without a video."""
     return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
+
+
+def groups_before(layout: TokenLayout, n: int) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """The named groups of a layout, as far as they are among its first `n` positions."""
+    before = ((name, tuple(p for p in positions if p < n)) for name, positions in layout.groups)
+    return frozenset(group for group in before if group[1])
 
 
 def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:

@@ -13,7 +13,7 @@ from hookedvid.errors import InterventionError
 from hookedvid.values.effects import Cut, Effects, Intervention, Relation
 from hookedvid.values.heads import as_heads, heads_in, is_by_layer, label_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
-from hookedvid.values.layout import as_selector
+from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import is_number
 
 

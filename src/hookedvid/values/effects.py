@@ -111,6 +111,13 @@ class Effects:
         return tuple(cut for cuts in self.cuts for cut in cuts)
 
     @property
+    def selectors(self) -> tuple[str, ...]:
+        """Every selector that they name positions by."""
+        cuts = (s for cut in self.every_cut for s in (cut.src, cut.dst))
+        named = (*cuts, *(w.at for w in self.writes), *(e.drop for e in self.exits))
+        return tuple(dict.fromkeys(named))
+
+    @property
     def first_layer(self) -> int:
         """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
         touched = [i for i, cuts in enumerate(self.cuts) if cuts]

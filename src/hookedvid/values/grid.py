@@ -1,7 +1,7 @@
 """Where a video's tokens are in their frames: rows and columns of each step, what is dropped, how positions count."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.fitting import Spans, pixel_spans
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class VideoShape:
         height, width: Of each, in the tower's pixels.
         dropped: Cells that are no tokens, numbered through all steps in raster order, ascending.
         seconds: From one step to the next; None where nobody asks.
+        source: Height and width of the frames as they were decoded; None where nobody knows.
+        times: Seconds of the original video at which each frame was sampled; empty where nobody knows.
     """
 
     n_frames: int
@@ -27,6 +30,8 @@ class VideoShape:
     width: int
     dropped: tuple[int, ...] = ()
     seconds: float | None = None
+    source: tuple[int, int] | None = None
+    times: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Grid:
         n_axes: Numbers that a position has.
         rate: By how much a step moves on the time axis.
         text_after: Where text goes on behind video, see `RopeConfig`.
+        heights, widths: Of each row and each column, the pixels [from, to) of the frames as they were decoded that its
+            tokens are made of; empty where nothing says so.
+        times: Seconds of the original video at which each frame was sampled; empty where nobody knows.
     """
 
     rows: int
@@ -47,6 +55,9 @@ class Grid:
     n_axes: int = 1
     rate: float = 1.0
     text_after: Literal["largest", "sides"] = "largest"
+    heights: Spans = ()
+    widths: Spans = ()
+    times: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, cfg: VideoLLMConfig, shape: VideoShape) -> "Grid":
@@ -54,11 +65,13 @@ class Grid:
         assert cfg.projector is not None and cfg.vision is not None
         patch = cfg.vision.patch_size
         rows, columns = cfg.projector.cells(shape.height // patch, shape.width // patch)
+        heights, widths = ((), ()) if shape.source is None else pixel_spans(cfg, shape.n_frames, *shape.source)
+        plain = cls(rows, columns, shape.dropped, heights=heights, widths=widths, times=shape.times)
         if cfg.decoder is None:
-            return cls(rows, columns, shape.dropped)
+            return plain
         rope = cfg.decoder.rope
         rate = 1.0 if rope.per_second is None or shape.seconds is None else shape.seconds * rope.per_second
-        return cls(rows, columns, shape.dropped, rope.n_axes, rate, rope.text_after)
+        return replace(plain, n_axes=rope.n_axes, rate=rate, text_after=rope.text_after)
 
     def kept(self, step: int) -> Int[Tensor, " cell"]:
         """The cells of a step that are tokens, 0-based in raster order."""

@@ -13,6 +13,7 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.patch_rows import shape_of
+from hookedvid.values.places import TokenPlaces, as_definitions, group_name, group_positions
 
 Tokens = Int[Tensor, "*batch pos"] | Sequence[int] | Sequence[Sequence[int]]
 Pixels = (  # one video's where ids are one row's, or [1, …] as processors give them
@@ -122,6 +123,59 @@ class VideoInputs:
                 "shape, and -200 at its video positions; start from its own .tokens"
             )
         return replace(self, tokens=tokens.to(self.tokens))
+
+    def with_group(
+        self,
+        name: str,
+        *,
+        positions: Any = None,
+        cells: Any = None,
+        box: Any = None,
+        seconds: Any = None,
+        share: float | int | None = None,
+        selector: str | None = None,
+    ) -> "VideoInputs":
+        """The inputs of one item with a set of its positions named: `name` is a selector then, wherever one is read.
+
+        A group of that name is replaced. Groups are positions of these inputs: another video's are others.
+
+        Args:
+            name: A word of a-z, 0-9 and _.
+            positions: Their numbers in the layout.
+            cells: (frames, rows, columns) of the frames' grid of tokens, each a number, (from, to) half-open, or None
+                for all: the tokens that `video[frames][rows, columns]` names.
+            box: (x0, y0, x1, y1) in pixels of the video as decoded, upright: the tokens of every frame whose patches'
+                pixels have an area in common with it (`hookedvid.values.places.TokenPlaces`).
+            seconds: (a, b): of frames that were sampled from a on and before b, in seconds of the video. Alone, all of
+                these frames.
+            share: With a box, the least part of a token's own pixels that is in the box; any unless given.
+            selector: Another selector's positions.
+
+        Raises:
+            InputError: For a name that is a selector, or a definition that names no token.
+            SelectorError: For frames, rows and columns that are not there.
+        """
+        how = {"positions": positions, "cells": cells, "box": box, "seconds": seconds, "share": share}
+        found = group_positions(self.layout, {**how, "selector": selector})
+        return replace(self, layouts=(self.layout.with_group(group_name(name), found),))
+
+    def with_groups(self, groups: Any) -> "VideoInputs":
+        """The inputs with several groups, as items.jsonl has them: {name: {argument of `with_group`: value}}.
+
+        In place of `cells` it may have `frames`, `rows` and `columns`, each a number or [from, to].
+
+        Raises:
+            InputError: For what defines no group.
+        """
+        inputs = self
+        for name, how in as_definitions(groups):
+            inputs = inputs.with_group(name, **how)
+        return inputs
+
+    @property
+    def places(self) -> TokenPlaces:
+        """Where the video positions of a single item are: frames, rows and columns, pixels of the video, seconds."""
+        return TokenPlaces.of(self.layout)
 
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":

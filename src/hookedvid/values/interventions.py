@@ -18,7 +18,7 @@ from hookedvid.values.layer_range import LayerRange as LayerRange
 from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
 from hookedvid.values.layer_range import set_fields, spelled
-from hookedvid.values.layout import as_selector
+from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import from_dict
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit

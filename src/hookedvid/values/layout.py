@@ -1,49 +1,34 @@
-"""Where everything is in the sequence a decoder reads: segments, frames and the selector grammar.
+"""Where everything is in the sequence a decoder reads: segments, frames, and the positions that a selector names.
 
-The only place that turns a selector such as `video[2:5]+question` into positions. How a layout is made
-from a prompt lives in `hookedvid.families.prompts`; what is done with positions lives in `masks`.
+The only place that turns a selector such as `video[2:5]+question` into positions; how one is read lives in
+`selectors`. How a layout is made from a prompt lives in `hookedvid.families.prompts`; what is done with positions lives
+in `masks`.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hookedvid.errors import InputError, SelectorError, nearest
+from hookedvid.errors import InputError, SelectorError
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.grid import Grid, VideoShape
-
-Role = Literal["system", "video", "cls", "newline", "marker", "question", "options", "template", "generated"]
-
-# What each selector name covers. `text` is the language after the video: what LV-K cuts off. The prefix
-# before the video and the markers between frames are neither language nor video (facts of the study).
-ROLES_OF: dict[str, tuple[Role, ...]] = {
-    "video": ("video", "cls", "newline"),
-    "steps": ("video", "cls", "newline"),
-    "patches": ("video",),
-    "cls": ("cls",),
-    "newlines": ("newline",),
-    "system": ("system",),
-    "markers": ("marker",),
-    "question": ("question",),
-    "options": ("options",),
-    "option": ("options",),
-    "template": ("template",),
-    "generated": ("generated",),
-    "text": ("question", "options", "template", "generated"),
-    "all": get_args(Role),
-}
-NAMES = (*ROLES_OF, "last")
-BY_FRAME = ("video", "steps", "patches", "cls", "newlines", "markers")
-
-_TERM = re.compile(r"(?P<name>[a-z_]+)(\[(?:(?P<index>-?\d+)|(?P<start>-?\d*):(?P<stop>-?\d*))\])?")
+from hookedvid.values.selectors import (
+    ROLES_OF,
+    Cells,
+    Role,
+    Seconds,
+    Term,
+    frames_at,
+    numbers_of,
+    parse_selector,
+    unknown_name,
+)
 
 
 class FrameBlendWarning(UserWarning):
@@ -51,65 +36,6 @@ class FrameBlendWarning(UserWarning):
 
     InternVideo2.5 merges clips of four; a token of Qwen's models is made of two frames.
     """
-
-
-class Term(NamedTuple):
-    """One part of a selector: a name, then the frames or option it is narrowed to (None = all)."""
-
-    name: str
-    number: int | None = None
-    span: slice | None = None
-
-
-def as_selector(selector: object) -> str:
-    """A selector that can be read: itself, or several in a list joined.
-
-    Raises:
-        SelectorError: For anything else.
-    """
-    text = _joined(selector)
-    parse_selector(text)
-    return text
-
-
-def _joined(selector: object) -> str:
-    kind = type(selector).__name__
-    names = cast(list[object], selector) if isinstance(selector, list | tuple) else []
-    if names and all(isinstance(s, str) for s in names):
-        return "+".join(map(str, names))
-    if not isinstance(selector, str):
-        raise SelectorError(
-            f"{kind} is no selector; write names joined by '+', such as 'video[2:5]+question' "
-            "(positions by number: a hook on `hook_mask`, or on the activation, takes any)"
-        )
-    return selector
-
-
-def parse_selector(selector: str) -> tuple[Term, ...]:
-    """The terms of a selector, joined by `+`.
-
-    Raises:
-        SelectorError: On a name or form that does not exist.
-    """
-    terms: list[Term] = []
-    for part in _joined(selector).replace(" ", "").split("+"):
-        match = _TERM.fullmatch(part)
-        if not match:
-            raise SelectorError(
-                f"cannot read {part!r} in selector {selector!r}; write a name, name[3] or name[2:5], "
-                "joined by '+', e.g. 'video[2:5]+question'"
-            )
-        name, index = match["name"], match["index"]
-        if name not in NAMES:
-            raise SelectorError(f"no selector {name!r} in {selector!r} ({nearest(name, NAMES)})")
-        sliced = match["start"] is not None
-        if (index is not None or sliced) and name not in (*BY_FRAME, "option"):
-            raise SelectorError(f"{name!r} takes no index in {selector!r}; frames: video[3], options: option[1]")
-        if name == "option" and index is None and not sliced:
-            raise SelectorError(f"'option' needs a number in {selector!r}: option[1]; all of them are 'options'")
-        span = slice(*(int(match[k]) if match[k] else None for k in ("start", "stop"))) if sliced else None
-        terms.append(Term(name, None if index is None else int(index), span))
-    return tuple(terms)
 
 
 @dataclass(frozen=True)
@@ -139,12 +65,14 @@ class TokenLayout:
 
     `markers_are_language` counts the text between frames (InternVideo2.5's `Frame1: `) as language, so
     that `text`, and with it LV-K, covers it; by default it is neither language nor video. `grid` says which cell of
-    its frame each video position is, and by what rule positions are numbered; None without a video.
+    its frame each video position is, and by what rule positions are numbered; None without a video. `groups` are sets
+    of positions by their names, which are selectors then (`VideoInputs.with_group`).
     """
 
     segments: tuple[Segment, ...]
     markers_are_language: bool = False
     grid: Grid | None = None
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self):
         at = 0
@@ -207,26 +135,40 @@ class TokenLayout:
     def mask(self, selector: str) -> Bool[Tensor, " pos"]:
         """Positions a selector names.
 
-        `video[2:5]` is frames 2, 3, 4 (sampled frames, 0-based, negative from the end), the newlines inside them
-        included; `video` also has the one newline that ends the video. Where frames share their tokens, a frame is
-        all of the step it is in, and `steps[1]` is that step by its own number. `last` is the final prompt position
-        and every generated token: each was last when it was read. `generated` may be empty.
+        `video[2:5]` is frames 2, 3, 4 (sampled frames, 0-based, negative from the end), `video[::2]` every second one,
+        the newlines inside them included; `video` also has the one newline that ends the video. Where frames share
+        their tokens, a frame is all of the step it is in, and `steps[1]` is that step by its own number.
+        `video[2.0s:4.5s]` is the frames that were sampled from 2 s on and before 4.5 s of the video, `video[3.0s]` the
+        one nearest to that.
+
+        `video[3][0:2, 4]` is the tokens in rows 0 and 1 and column 4 of frame 3's grid of tokens (0-based, half-open,
+        negative from the end): no newline and no class token, which are in no cell; where cells are dropped, those
+        that are tokens.
+
+        `last` is the final prompt position and every generated token: each was last when it was read. `generated` may
+        be empty. A group's name is its positions.
 
         Raises:
             SelectorError: Listing what is present, when anything else selects nothing.
         """
         chosen = torch.zeros(self.n_tokens, dtype=torch.bool)
+        groups = dict(self.groups)
         for term in parse_selector(selector):
-            segments = self._segments_of(term)
-            if not segments and not self._may_be_empty(term):
-                raise SelectorError(
-                    f"{selector!r} selects nothing: this sequence has {', '.join(self.roles)}; "
-                    f"{self.n_frames} frames, {self.n_options} options"
-                )
-            for s in segments:
-                chosen[s.start : s.stop] = True
-            if term.name == "last":
+            if term.name in groups:
+                chosen[list(groups[term.name])] = True
+            elif term.name == "last":
                 chosen[self.n_prompt - 1 :] = True
+            elif term.name not in ROLES_OF:
+                raise unknown_name(term.name, selector, list(groups))
+            else:
+                runs = self._runs_of(term)
+                if not runs and term.name != "generated":
+                    raise SelectorError(
+                        f"{selector!r} selects nothing: this sequence has {', '.join(self.roles)}; "
+                        f"{self.n_frames} frames, {self.n_options} options"
+                    )
+                for positions in runs:
+                    chosen[positions] = True
         return chosen
 
     def positions(self, selector: str) -> Int[Tensor, " chosen"]:
@@ -281,17 +223,55 @@ class TokenLayout:
         prompt = tuple(s for s in self.segments if s.role != "generated")
         return replace(self, segments=(*prompt, Segment("generated", self.n_prompt, self.n_tokens + n)))
 
-    def _may_be_empty(self, term: Term) -> bool:
-        return term.name in ("generated", "last")
+    def with_group(self, name: str, positions: Iterable[int]) -> "TokenLayout":
+        """The layout with a set of positions named, in place of one of that name."""
+        rest = [(n, p) for n, p in self.groups if n != name]
+        return replace(self, groups=(*rest, (name, tuple(sorted(set(positions))))))
+
+    def cells_of(self, step: int) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
+        """The positions of a step's tokens in raster order, and each one's cell, row x columns + column.
+
+        Raises:
+            SelectorError: Where tokens are in no cell.
+        """
+        own = [s for s in self.segments if s.role == "video" and s.frame == self.steps[step].start]
+        if self.grid is None:
+            raise SelectorError("these frames have no cells: nothing says how their tokens lie; count frames, video[3]")
+        if any(s.blend > s.frames for s in own):
+            raise SelectorError(
+                f"these frames have no cells: each token is merged of some anywhere in its {self.blend} frames; count "
+                "frames, video[3], or name positions, inputs.with_group(…, positions=…)"
+            )
+        return torch.cat([torch.arange(s.start, s.stop) for s in own]), self.grid.kept(step)
+
+    def _runs_of(self, term: Term) -> list[slice | Tensor]:
+        """The positions that a role's term names, run by run."""
+        segments = self._segments_of(term)
+        if term.cells is None or not segments:
+            return [slice(s.start, s.stop) for s in segments]
+        starts = {s.frame for s in segments if s.role == "video"}
+        steps = [i for i, step in enumerate(self.steps) if step.start in starts]
+        runs = [self._in_cells(step, term.cells, term.name) for step in steps]
+        return [run for run in runs if len(run)]
+
+    def _in_cells(self, step: int, cells: Cells, name: str) -> Int[Tensor, " chosen"]:
+        positions, numbers = self.cells_of(step)
+        assert self.grid is not None
+        rows, columns = (
+            torch.tensor(numbers_of(index, n, f"{name}[…]", what))
+            for index, n, what in zip(
+                cells, (self.grid.rows, self.grid.columns), ("rows of tokens", "columns of tokens"), strict=True
+            )
+        )
+        inside = torch.isin(numbers // self.grid.columns, rows) & torch.isin(numbers % self.grid.columns, columns)
+        return positions[inside]
 
     def _segments_of(self, term: Term) -> list[Segment]:
-        if term.name == "last":
-            return []
         roles = ROLES_OF[term.name]
         if term.name == "text" and self.markers_are_language:
             roles = (*roles, "marker")
         segments = [s for s in self.segments if s.role in roles]
-        if term.number is None and term.span is None:
+        if term.which is None:
             return segments
         wanted = self._numbers(term)
         if term.name == "option":
@@ -304,28 +284,17 @@ class TokenLayout:
                 f"each token of {term.name!r} mixes {self.blend} frames, so one frame's tokens also hold its "
                 "neighbours' content",
                 FrameBlendWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return chosen
 
-    def _numbers(self, term: Term) -> range:
+    def _numbers(self, term: Term) -> Sequence[int]:
+        assert term.which is not None
+        if isinstance(term.which, Seconds):
+            return frames_at(term.which, () if self.grid is None else self.grid.times, term.name)
         counts = {"option": (self.n_options, "options"), "steps": (len(self.steps), "steps")}
         n, what = counts.get(term.name, (self.n_frames, "frames"))
-        if term.number is not None:
-            text, bounds = str(term.number), [term.number]
-            wanted = range(term.number % n, term.number % n + 1) if n else range(0)
-        else:
-            span = term.span or slice(None)
-            text = f"{'' if span.start is None else span.start}:{'' if span.stop is None else span.stop}"
-            last = None if span.stop is None else span.stop - (span.stop > 0)
-            bounds = [b for b in (span.start, last) if b is not None]
-            wanted = range(n)[span]
-        if any(not -n <= b < n for b in bounds) or not wanted:
-            raise SelectorError(
-                f"{term.name}[{text}] is out of range: this sequence has {n} {what}"
-                + (f", numbered 0 to {n - 1}" if n else "")
-            )
-        return wanted
+        return numbers_of(term.which, n, term.name, what)
 
     def __str__(self) -> str:
         rows = _rows(self.segments)
@@ -338,6 +307,7 @@ class TokenLayout:
         in_steps = f" in {len(self.steps)} steps" if len(self.steps) < self.n_frames else ""
         head = f"TokenLayout: {self.n_tokens:,} tokens, {self.n_frames} frames{in_steps}"
         width = max((len(r[0]) for r in rows), default=0)
+        rows += [("", name, f"{len(positions)} tokens, a group", None) for name, positions in self.groups]
         return "\n".join([head, *(f"  {span:>{width}}  {name:<12}{note}".rstrip() for span, name, note, _ in rows)])
 
 

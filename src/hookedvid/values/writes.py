@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from hookedvid.errors import InterventionError
 from hookedvid.values.effects import Effects, Intervention, Write
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
-from hookedvid.values.layout import as_selector
+from hookedvid.values.selectors import as_selector
 
 
 def as_source(value: Any, what: str) -> Any:

@@ -42,7 +42,7 @@ from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.inputs import prepared
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
-from hookedvid.sweep.tree import Changes, Node, Sweep, shareable, stream_length
+from hookedvid.sweep.tree import Changes, Node, Sweep, groups_before, shareable, stream_length
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import Cut, Intervention, effects
 from hookedvid.values.inputs import VideoInputs
@@ -211,13 +211,13 @@ def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[In
 
 def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int]:
     """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
-    groups: dict[tuple[Interventions, ...], list[VideoInputs]] = {}
+    groups: dict[Any, list[VideoInputs]] = {}
     for inputs, conditions in questions:
         shared = tuple(c for c in conditions if shareable(c, inputs.layout, cfg.n_layers))
-        if shared and stream_length(inputs.layout):
-            groups.setdefault(shared, []).append(inputs)
+        if shared and (n := stream_length(inputs.layout)):
+            groups.setdefault((groups_before(inputs.layout, n), shared), []).append(inputs)
     flops, memory = 0, 0
-    for conditions, inputs in groups.items():
+    for (_, conditions), inputs in groups.items():
         plan = Sweep(cfg.n_layers, inputs, conditions)
         flops += sweep_flops(cfg, plan).total
         memory = max(memory, sweep_memory(cfg.lm, plan, size))

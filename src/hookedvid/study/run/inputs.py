@@ -1,6 +1,7 @@
 """An item's inputs as a study asks it: by the run, of its clip; by the estimate, of a video that nobody opened."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, question_hash
 from hookedvid.study.rows import Task
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.places import as_definitions
 from hookedvid.video.frames import Clip
 from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
@@ -36,7 +38,13 @@ def prepared(plan: Plan, model: Model, item: Item, task: Task, clip: Clip | None
     else:
         clip = shuffled(clip, plan.study.seed, item.video) if plan.study.frame_order == "shuffled" else clip
         ask = partial(model.prepare, clip, sampler=plan.settings["sampler"], **sampling)
-    return plan.scoring.inputs(ask, model, item, _subtitles(plan, model.cfg.family, item, task, clip))
+    inputs = plan.scoring.inputs(ask, model, item, _subtitles(plan, model.cfg.family, item, task, clip))
+    return inputs.with_groups(item.groups if clip is not None else _unseen(item.groups))
+
+
+def _unseen(groups: Any) -> Any:
+    """Groups of a video that nobody opened: those of boxes and seconds are taken to be all of it."""
+    return {n: {"selector": "video"} if {"box", "seconds"} & how.keys() else how for n, how in as_definitions(groups)}
 
 
 def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | None) -> str | None:

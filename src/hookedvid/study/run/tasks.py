@@ -28,7 +28,7 @@ from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.sweep.run import sweep
-from hookedvid.sweep.tree import shareable, stream_length
+from hookedvid.sweep.tree import groups_before, shareable, stream_length
 from hookedvid.values.effects import effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
@@ -287,11 +287,12 @@ def _swept(
         n_layers = model.cfg.n_layers
         shared = [(c, t) for c, t in tasks if attempt(shareable, c.interventions, inputs.layout, n_layers) is True]
         if shared:
-            # Questions asked under the same conditions, behind the same tokens.
-            alike = (tuple(ints(inputs.tokens[0, :n])), tuple(c.interventions for c, _ in shared))
+            # Questions asked under the same conditions, behind the same tokens with the same names.
+            named = groups_before(inputs.layout, n)
+            alike = (tuple(ints(inputs.tokens[0, :n])), named, tuple(c.interventions for c, _ in shared))
             groups.setdefault(alike, []).append((inputs, shared))
     results: dict[str, Tensor | Outcome] = {}
-    for (_, interventions), members in groups.items():
+    for (*_, interventions), members in groups.items():
         several = [inputs for inputs, _ in members]
         rows = attempt(
             sweep, model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
