@@ -20,6 +20,8 @@ from .values.interventions import PATHWAYS as PATHWAYS
 from .values.interventions import VS_K as VS_K
 from .values.interventions import VT_K as VT_K
 from .values.interventions import Ablate as Ablate
+from .values.interventions import AdaptiveExit as AdaptiveExit
+from .values.interventions import Drop as Drop
 from .values.interventions import EarlyExit as EarlyExit
 from .values.interventions import Edit as Edit
 from .values.interventions import Knockout as Knockout

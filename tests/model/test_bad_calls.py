@@ -161,10 +161,9 @@ INTERVENING = {
     ),
     "an exit of text": (
         lambda: model()(inputs(), interventions=EarlyExit(1, "question")),
-        "EarlyExit cannot drop 'question': it holds text, from which the answer is read; drop video positions",
+        "exit after layer 1 of question: cannot drop 'question': it holds text, from which the answer is read; drop",
     ),
     "a late exit": (lambda: model()(inputs(), interventions=EarlyExit(4)), "layer 4: this model has 3 blocks"),
-    "two exits": (lambda: model()(inputs(), interventions=[EarlyExit(1), EarlyExit(2)]), "exit once; give a single"),
     "a late knockout": (
         lambda: model()(inputs(), interventions=LV_K.at(LayerRange(1, 5))),
         "layers 1:5 reach beyond this model's 3 blocks, numbered 0 to 2",

@@ -18,7 +18,7 @@ from hookedvid.sweep.run import Rows, Sweep, sweep
 from hookedvid.sweep.session import Session
 from hookedvid.sweep.tree import shareable
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, RandomEdges, as_interventions
+from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, RandomEdges
 from sweep_cases import QUESTIONS, N, asked, full_study, model, noise
 
 pytestmark = [
@@ -337,15 +337,15 @@ def test_the_blocks_run_are_those_counted(monkeypatch):
 def test_exits_that_a_run_refuses_are_refused_by_sweeps_and_sessions(drop):
     m, x = model("longva"), asked("longva")
     session = Session(m, x[0])
-    for cut in (EarlyExit(1, drop), [EarlyExit(1), EarlyExit(1)]):
-        said = "exit once" if isinstance(cut, list) else f"cannot drop {re.escape(repr(drop))}: it holds text"
-        for run in (lambda c=cut: m.answer(x[0], c), lambda c=cut: session.answer(c)):
-            with pytest.raises(InterventionError, match=said):
-                run()
+    exit, said = EarlyExit(1, drop), f"cannot drop {re.escape(repr(drop))}: it holds text"
+    for run in (
+        lambda: m.answer(x[0], exit),
+        lambda: session.answer(exit),
+        lambda: sweep(m, x, [exit]),
+        lambda: shareable([exit], x[0].layout, N),
+    ):
         with pytest.raises(InterventionError, match=said):
-            sweep(m, x, [tuple(cut) if isinstance(cut, list) else (cut,)])
-        with pytest.raises(InterventionError, match=said):
-            shareable(as_interventions(cut) if isinstance(cut, EarlyExit) else cut, x[0].layout, N)
+            run()
 
 
 def test_what_cannot_be_shared_is_refused():

@@ -31,7 +31,6 @@ class Made(Intervention):
 
 
 HEADS = Made(Cut("video", "text", heads=(1, 8), label="made"))
-TWICE = Made(exits=(Exit(1, "video[0]"), Exit(2, "video")))
 EAGER = model("longva", kernel="eager")
 PLACES: dict[str, Callable] = {
     "forward": lambda m, x, i: m(x, interventions=i),
@@ -54,9 +53,8 @@ PLACES: dict[str, Callable] = {
     ("kind", "message"),
     [
         (HEADS, r"^made: no head 8; this model's are numbered 0 to 7"),
-        (TWICE, "one run can exit once; give a single EarlyExit"),
     ],
-    ids=["heads", "several exits"],
+    ids=["heads"],
 )
 def test_what_a_place_cannot_honour_it_refuses(kind, message, place):
     with pytest.raises(InterventionError, match=message):

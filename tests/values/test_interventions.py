@@ -17,6 +17,8 @@ from hookedvid.values.interventions import (
     VS_K,
     VT_K,
     Ablate,
+    AdaptiveExit,
+    Drop,
     EarlyExit,
     Edit,
     Knockout,
@@ -147,7 +149,12 @@ def test_a_centred_window_holds_its_centre_and_is_clipped(centre, width):
         (lambda: LayerRange(2, 9).layers(4), "layers 2:9 reach beyond this model's 4 blocks, numbered 0 to 3"),
         (lambda: LayerRange(5).layers(4), "layers 5: reach beyond this model's 4 blocks"),
         (lambda: EarlyExit(-1), "EarlyExit(-1): count the blocks that keep the video, from 0 up"),
-        (lambda: as_interventions([EarlyExit(1), EarlyExit(2)]), "one run can exit once; give a single EarlyExit"),
+        (lambda: Drop(0), "Drop(0, rank='attention'): blocks are counted from 0, and before block 1 there is no atten"),
+        (lambda: Drop(2, 1.5), "1.5 is not a share of positions to keep; give a number from 0 to 1"),
+        (lambda: Drop(2, rank="atention"), "no rank 'atention' (nearest: 'attention'"),
+        (lambda: AdaptiveExit("mass", 1.5), "1.5 is not a threshold of mass; give a number from 0 to 1"),
+        (lambda: AdaptiveExit("answer", 1), "1 is not how many times in a row an answer has to be the same; give a"),
+        (lambda: AdaptiveExit("entropy", 1.0, 0), "there is nothing to look at before block 1"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused(make, message):

@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
+from hookedvid.model.leaving import RunRecord
+from hookedvid.model.run_plan import RunPlan
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
 from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.hooks import HookPoint, listening
@@ -160,16 +162,13 @@ def read_attention(
     layout = batch.layout
     request = _Request.of(model, layout, queries, reduce, heads, mean_queries)
     numbers = _layers(layers, model.cfg.n_layers)
-    positions = [rows[0] for rows in model.rows_of(batch, interventions)]
-    for i in numbers:
-        if not bool(torch.isin(request.queries, positions[i]).all()):
-            raise InterventionError(
-                f"queries {queries!r} are not all in the sequence at layer {i} (0-based): an early exit dropped some; "
-                "read earlier layers, or queries that stay"
-            )
     joint = effects(interventions, model.cfg.n_layers)
-    readers = {i: _Reader(model.blocks[i].attn, i, request, positions[i], joint.cuts[i], device) for i in numbers}
-    logits = model(batch, interventions=interventions, sources=sources, logits_to_keep=1, probes=readers)
+    known = RunPlan(model.cfg.lm, batch, joint, None).rows
+    for i in numbers:
+        _check_there(request.queries, known[i][0], i)
+    record = RunRecord()
+    readers = {i: _Reader(model.blocks[i].attn, i, request, record, joint.cuts[i], device) for i in numbers}
+    logits = model(batch, interventions=interventions, sources=sources, logits_to_keep=1, probes=readers, record=record)
     device = logits.device if device is None else device
     maps = {i: r.result.to(device) for i, r in readers.items() if r.result is not None}
     rows = () if request.rows is None else tuple(request.labels[i] for i in request.rows)
@@ -229,7 +228,7 @@ class _Reader:
     """One layer's probe: its attention shows it rotated q and k and the mask; the map is left in `result`.
 
     Args:
-        positions: The layout positions of the layer's last columns; columns before them are padding.
+        record: Of the run, says the layout positions of the layer's last columns; columns before them are padding.
         cut: What is knocked out.
         device: Where the map goes (None: it stays).
     """
@@ -239,12 +238,12 @@ class _Reader:
         attn: Attention,
         layer: int,
         request: _Request,
-        positions: Int[Tensor, " column"],
+        record: RunRecord,
         cut: Sequence[Cut],
         device: torch.device | str | None,
     ):
         self.attn, self.layer, self.request, self.cut, self.device = attn, layer, request, cut, device
-        self.positions = positions
+        self.record = record
         self.result: Tensor | None = None
 
     def __call__(
@@ -259,7 +258,9 @@ class _Reader:
                 f"something listens on the scores or the pattern of layer {self.layer} (0-based), and a reading does "
                 'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
             )
-        request, n_pad = self.request, k.shape[1] - len(self.positions)
+        request, positions = self.request, self.record.rows[self.layer][0]
+        _check_there(request.queries, positions, self.layer)
+        n_pad = k.shape[1] - len(positions)
         dense = may if isinstance(may, Tensor) else None
         if len(request.heads) < q.shape[2] or request.heads != tuple(range(q.shape[2])):
             index = torch.tensor(request.heads, device=q.device)
@@ -267,26 +268,36 @@ class _Reader:
             q = q[:, :, index]
             dense = dense[:, index] if dense is not None and dense.shape[1] > 1 else dense
             lse = None if lse is None else lse[:, index]
-        rows = torch.searchsorted(self.positions, request.queries) + n_pad
-        layer = _Layer(q, k, rows, dense, request.layout, self.positions, self.cut, request.heads)
+        rows = torch.searchsorted(positions, request.queries) + n_pad
+        layer = _Layer(q, k, rows, dense, request.layout, positions, self.cut, request.heads)
         precise = torch.promote_types(q.dtype, torch.float32)
         if request.reduce in ("segments", "frames"):
-            sets = F.one_hot(request.column[self.positions], len(request.labels)).to(q.device, precise)
+            sets = F.one_hot(request.column[positions], len(request.labels)).to(q.device, precise)
             mass = request.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, request.kernel))
         elif request.reduce == "none":
-            mass = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise))
+            mass = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise), positions)
         else:
             total = sum(layer.pattern(r).to(precise).sum(1) for r in torch.split(rows, N_EXPLICIT))
             assert isinstance(total, Tensor)
-            on_patches = self._by_position(total[..., n_pad:])[:, (request.column == 0).to(q.device)]
+            on_patches = self._by_position(total[..., n_pad:], positions)[:, (request.column == 0).to(q.device)]
             mass = cast(Tensor, on_patches.unflatten(-1, request.grid))
         self.result = mass if self.device is None else mass.to(self.device)
 
-    def _by_position(self, mass: Float[Tensor, "*rows column"]) -> Float[Tensor, "*rows pos"]:
+    def _by_position(
+        self, mass: Float[Tensor, "*rows column"], positions: Int[Tensor, " column"]
+    ) -> Float[Tensor, "*rows pos"]:
         n = len(self.request.column)
-        if len(self.positions) == n:
+        if len(positions) == n:
             return mass
-        return mass.new_zeros(*mass.shape[:-1], n).index_copy_(-1, self.positions.to(mass.device), mass)
+        return mass.new_zeros(*mass.shape[:-1], n).index_copy_(-1, positions.to(mass.device), mass)
+
+
+def _check_there(queries: Int[Tensor, " query"], positions: Int[Tensor, " column"], layer: int) -> None:
+    if not bool(torch.isin(queries, positions).all()):
+        raise InterventionError(
+            f"these queries are not all in the sequence at layer {layer} (0-based): an early exit dropped some; read "
+            "earlier layers, or queries that stay"
+        )
 
 
 class _Layer(NamedTuple):

@@ -4,7 +4,9 @@ A multiply-add is 2 operations. Counted are the matrix products: q, k, v, o and 
 the positions kept, QK^T and AV of every allowed (query, key) pair, and those of tower and projector. Left out are
 norms, activations, softmax, rotary angles, pooling and the similarities of token merging, together well below 1 % at
 the sizes of published models. Pairs are those that interventions allow, as the paper counts them: a kernel with a
-dense mask computes more, one for each structure (`nn.structured`) nearly these. Edges that are left a weight count.
+dense mask computes more, one for each structure (`nn.structured`) nearly these. Edges that are left a weight count. Of
+a Drop the number of rows is exact; which they are matters to cuts alone, and where the run decides it they are taken
+evenly.
 """
 
 import math
@@ -17,12 +19,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
+from hookedvid.model.leaving import without
 from hookedvid.nn.grids import windows
 from hookedvid.nn.structured import structure
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.values.effects import Cut, Intervention, by_heads, check_heads, effects
+from hookedvid.values.effects import Cut, Exit, Intervention, by_heads, check_heads, effects
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.masks import allowed, kept_positions
+from hookedvid.values.masks import allowed
 
 
 class Shares(NamedTuple):
@@ -162,24 +165,33 @@ def head_pairs(
     return sum(len(heads) * n_pairs(layout, mine, query, key) for heads, mine in groups)
 
 
-_Memo = dict[tuple[str, tuple[Cut, ...]], tuple[int, int]]
+_Memo = dict[tuple[tuple[Exit, ...], tuple[Cut, ...]], tuple[int, int]]
 
 
 def _blocks(
     layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, n_heads: int, memo: _Memo
 ) -> list[tuple[int, int]]:
-    """Rows and all heads' allowed pairs in each block; `memo` holds them by what is dropped and cut."""
+    """Rows and all heads' allowed pairs in each block; `memo` holds them by who left and what is cut.
+
+    Raises:
+        InterventionError: For an exit of which the run decides when it takes place.
+    """
     joint = effects(interventions, n_layers)
     check_heads(joint.every_cut, n_heads)
-    exit = joint.exit
+    rest, left = torch.arange(layout.n_tokens), 0
     blocks: list[tuple[int, int]] = []
     for layer, cuts in enumerate(joint.cuts):
-        gone = exit if exit is not None and layer >= exit.layer else None
-        what = (gone.drop if gone else "", cuts)
+        for exit in joint.exits[left:]:
+            if exit.rule:
+                raise InterventionError(
+                    f"{exit.label}: what it costs is known after the run alone; RunRecord.left says when it took place"
+                )
+            if exit.layer <= layer:
+                rest, left = without(layout, exit, rest), left + 1
+        what = (tuple(replace(e, layer=0) for e in joint.exits[:left]), cuts)
         if what not in memo:
-            rest = kept_positions(layout, gone) if gone else None
-            n_rows = layout.n_tokens if rest is None else len(rest)
-            memo[what] = n_rows, head_pairs(layout, cuts, n_heads, rest, rest)
+            some = rest if left else None
+            memo[what] = len(rest), head_pairs(layout, cuts, n_heads, some, some)
         blocks.append(memo[what])
     return blocks
 

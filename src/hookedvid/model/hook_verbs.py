@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.model.cache import VideoCache, has_layer, pos_axis
 from hookedvid.model.eager import untraced
+from hookedvid.model.leaving import RunRecord
 from hookedvid.model.turns import Turns
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
 from hookedvid.nn.model import Model
@@ -257,7 +258,7 @@ class HookVerbs(HookedRootModule):
         if not names:
             raise HookError("none of the activations asked for exists in this run: its layers or its video are skipped")
         inputs = self.inputs_of(*args, **kwargs)
-        rows = self.rows_of(inputs, kwargs.get("interventions"), kwargs.get("kv_cache"))
+        record = kwargs.pop("record", None) or RunRecord()
         if remove_batch_dim and inputs.batch_size != 1:
             raise InputError(f"cannot remove the batch axis of a batch of {inputs.batch_size} items")
         store: dict[str, Tensor] = {}
@@ -271,13 +272,13 @@ class HookVerbs(HookedRootModule):
             fwd = [(n, save) for n in names]
             bwd = [(n, save_grad) for n in names] if incl_bwd else []
             with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
-                out = self(*args, **kwargs)
+                out = self(*args, record=record, **kwargs)
                 if incl_bwd:
                     out.backward()
         if not return_cache_object:
             return out, store
         model, sliced = cast(Model, self), pos_slice is not None
-        return out, VideoCache(store, model, inputs.layouts, rows, not remove_batch_dim, sliced)
+        return out, VideoCache(store, model, inputs.layouts, record.rows, not remove_batch_dim, sliced)
 
     # What a model supplies: which inputs a call has, and which hook points it reaches.
 
@@ -291,10 +292,6 @@ class HookVerbs(HookedRootModule):
 
     def fires(self, *args: Any, **kwargs: Any) -> Callable[[str], bool]:
         """Whether a hook point of a given name fires in a call."""
-        raise NotImplementedError
-
-    def rows_of(self, inputs: Any, interventions: Any, kv_cache: Any) -> list[Tensor]:
-        """Layout positions [batch, row] of each layer's rows."""
         raise NotImplementedError
 
     def check_fires(self, asked: Iterable[Name | Callable[[str], bool]], *args: Any, **kwargs: Any) -> None:

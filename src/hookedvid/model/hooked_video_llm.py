@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError, check_keywords
-from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
+from hookedvid.model.answers import Answer, is_predicted, next_token_loss, real_tokens, score_options
 from hookedvid.model.attention_maps import Probes, read_attention
 from hookedvid.model.bound import BoundModel
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
+from hookedvid.model.leaving import Leaving, RunRecord, both
 from hookedvid.model.patching import patch_hooks
 from hookedvid.model.prepare import prepare
-from hookedvid.model.run_plan import RunPlan, blocks_run
+from hookedvid.model.run_plan import RunPlan, blocks_run, columns
 from hookedvid.model.sinks import find_sinks
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
@@ -200,6 +201,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         logits_to_keep: int | None = None,
         loss_per_token: bool = False,
         probes: Probes = None,
+        record: RunRecord | None = None,
     ) -> Any:
         """Logits [batch, pos, d_vocab], a loss, both, or nothing (`return_type=None`).
 
@@ -216,6 +218,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                 negative, and skip the work outside.
             logits_to_keep: Only the last so many positions' logits.
             probes: Of blocks by number, see `AttnContext`; for `attention`.
+            record: Is told which rows each block holds and who left when, as it happens.
         """
         if self.cfg.decoder is None:
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
@@ -230,12 +233,14 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         hooks = patch_hooks(self, sources, batch, plan)
         if plan.is_prefill:
             warn_of_idle(plan.effects.every_cut, batch.layouts)
-        start, stop = blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer)
-        pos = {i: plan.keys[i] for i in range(start, stop)} if kv_cache is not None else {}
-        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, pos)
+        layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
+        leaving = self._leaving(plan, batch, layers.start)
+        if record is not None:
+            record.rows, record.left = plan.rows, leaving.left
+        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, layers, plan.keys)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
-            resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, start)
-            resid = self._run_blocks(resid, deepstack, plan, kv_cache, start, stop, probes)
+            resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, layers.start)
+            resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving)
             if stop_at_layer is not None:
                 return resid
             if keep is not None:
@@ -280,20 +285,35 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     encoded = encoded  # (inputs) -> inputs whose videos need no tower again
 
     def _run_blocks(
-        self, resid: Tensor, deepstack: list[Tensor], plan: RunPlan, kv_cache: KVCache | None, start: int, stop: int,
-        probes: Probes,
+        self, resid: Tensor, deepstack: list[Tensor], plan: RunPlan, kv_cache: KVCache | None, layers: range,
+        probes: Probes, leaving: Leaving,
     ) -> Tensor:  # fmt: skip
         pos, angles = plan.pos, self._angles(plan.pos, plan, resid)
-        for i in range(start, stop):
-            if i == max(plan.exit_layer, start) and plan.is_prefill and plan.exits:
-                resid, pos = plan.drop(resid, i), plan.rows[i]
-                deepstack = [plan.drop(d, i) for d in deepstack]
-                angles = self._angles(pos, plan, resid)
+        for i in layers:
+            # Those of whom it is known leave first, then those of whom the run decides.
+            for decide in (False, True)[: 1 + plan.late_exits]:
+                if decide and (stay := leaving.stays(i, pos, resid)) is not None:
+                    plan.leave(i, stay)
+                if plan.rows[i] is not pos:
+                    resid, *deepstack = (columns(x, pos, plan.rows[i]) for x in (resid, *deepstack))
+                    pos = plan.rows[i]
+                    angles = self._angles(pos, plan, resid)
             allowed, causal = plan.mask(i, pos, plan.keys[i])
-            ctx = AttnContext(*angles, allowed, causal, self.kernel, (probes or {}).get(i))
+            look = leaving.probe(i, pos) if plan.late_exits else None
+            ctx = AttnContext(*angles, allowed, causal, self.kernel, both(look, (probes or {}).get(i)))
             kv = None if kv_cache is None else kv_cache.layers[i]
             resid = self.blocks[i](resid, ctx, kv, deepstack[i] if i < len(deepstack) else None)
         return resid
+
+    def _leaving(self, plan: RunPlan, batch: VideoInputs, start: int) -> Leaving:
+        """Who decides in a run that begins with block `start` who leaves it."""
+
+        def lens(item: int, stream: Tensor) -> Tensor:
+            logits = real_tokens(self.unembed(self.ln_final.plain(stream)), self.cfg.n_tokens)
+            options = batch.option_tokens[item]
+            return logits[torch.tensor(options, device=logits.device)] if options else logits
+
+        return Leaving(plan.effects, batch.layouts, start if plan.is_prefill else 0, lens)
 
     def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
         lm = self.cfg.lm
@@ -311,7 +331,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if return_type in (None, "logits"):
             return logits
         assert logits is not None
-        if logits.shape[1] != inputs.tokens.shape[1] or plan.exits:
+        if logits.shape[1] != inputs.tokens.shape[1] or plan.effects.exits:
             raise InputError("a loss needs every position's logits: leave out logits_to_keep, kv_cache and EarlyExit")
         loss = next_token_loss(logits, inputs, self.cfg.n_tokens)
         if not per_token:
@@ -395,15 +415,6 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             return encodes and (start_at_layer is None or start < self.cfg.n_deepstack)
 
         return can
-
-    def rows_of(
-        self, inputs: VideoInputs, interventions: Given = None, kv_cache: KVCache | None = None
-    ) -> list[Int[Tensor, "batch row"]]:
-        """Layout positions of the rows that each block holds in a call of `forward`, -1 where padded."""
-        if self.cfg.decoder is None:
-            return []
-        joint = effects(as_interventions(interventions), self.cfg.n_layers)
-        return RunPlan(self.cfg.lm, inputs, joint, kv_cache).rows
 
     def _pixels(self, input: Any) -> Tensor:
         pixels = input.pixel_values[0] if isinstance(input, VideoInputs) else input

@@ -103,37 +103,35 @@ def patch_hooks(
     for write in plan.effects.writes:
         for item in range(inputs.batch_size):
             of_item = write_of(model, write, sources, inputs, item)
-            placed = _placed(write, of_item, plan, item)
-            if len(placed.rows):
-                hooks.setdefault(of_item.name, []).append(placed)
-    return [(name, _writer(writes)) for name, writes in hooks.items()]
+            _check_there(write, of_item, plan, item)
+            if bool(torch.isin(of_item.positions, plan.rows[write.layer][item]).any()):
+                hooks.setdefault(of_item.name, []).append(_Placed(item, write.layer, of_item))
+    return [(name, _writer(writes, plan)) for name, writes in hooks.items()]
 
 
 class _Placed(NamedTuple):
-    """A write of one item of a batch, and where: `rows` of the block hold `which` of its positions."""
+    """A write of one item of a batch, and the rows of its block, on which some of its positions may be."""
 
     item: int
+    layer: int
     write: ItemWrite
-    rows: Int[Tensor, " some"]
-    which: Int[Tensor, " some"]
-    keys: Int[Tensor, " key"] | None
 
 
-def _placed(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> _Placed:
-    left = write.layer >= plan.exit_layer and not bool(torch.isin(of_item.positions, plan.remaining[item]).all())
-    if left:
+def _check_there(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> None:
+    if bool(plan.gone(write.layer, item)[of_item.positions].any()):
         raise InterventionError(f"{write.label}: these positions left the sequence by an early exit before it")
-    rows = plan.rows[write.layer][item].contiguous()
-    which = torch.isin(of_item.positions, rows).nonzero()[:, 0]
-    keys = plan.keys[write.layer][item] if pos_axis(of_item.name) == 2 else None
-    return _Placed(item, of_item, torch.searchsorted(rows, of_item.positions[which]), which, keys)
 
 
-def _writer(writes: Sequence[_Placed]) -> Hook:
+def _writer(writes: Sequence[_Placed], plan: RunPlan) -> Hook:
     def write(act: Tensor, hook: Any) -> Tensor:
         act = act.clone()
-        for item, one, rows, which, keys in writes:
-            one.into(act[item : item + 1], rows, which, keys)
+        for item, layer, one in writes:
+            # Read now: the run itself may have decided who is there.
+            rows = plan.rows[layer][item].contiguous()
+            which = torch.isin(one.positions, rows).nonzero()[:, 0]
+            keys = plan.keys[layer][item] if pos_axis(one.name) == 2 else None
+            if len(which):
+                one.into(act[item : item + 1], torch.searchsorted(rows, one.positions[which]), which, keys)
         return act
 
     return write

@@ -10,16 +10,17 @@ from hookedvid.errors import InputError, InterventionError
 from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.kv import KVCache
 from hookedvid.values.config import DecoderConfig
-from hookedvid.values.effects import Cut, Effects, check_heads
+from hookedvid.values.effects import Cut, Effects, Exit, check_heads
 from hookedvid.values.inputs import PAD, VideoInputs
-from hookedvid.values.masks import kept_positions, masks_of, same_type
+from hookedvid.values.masks import kept_positions, leavers, masks_of, same_type
 from hookedvid.values.selectors import ROLES_OF
 
 
 class RunPlan:
     """The effects of interventions on one batch; nothing that was given is changed.
 
-    Positions are the layout's, on the CPU. `keys` [batch, key] of each block are those that are cached, then those of
+    Positions are the layout's, on the CPU. `rows` and `keys` of blocks to come change where a run decides who leaves
+    (`leave`). `keys` [batch, key] of each block are those that are cached, then those of
     its own columns. One mask, or list of kernel calls, is made for each distinct set of cuts, not for each layer.
 
     Raises:
@@ -47,26 +48,73 @@ class RunPlan:
         self.effects = effects
         self.heads = range(lm.n_heads)
         check_heads(effects.every_cut, lm.n_heads)
-        exit = effects.exit
-        self.exits = exit is not None
-        self.exit_layer = lm.n_layers if exit is None else exit.layer
-        self.remaining = [] if exit is None else [kept_positions(layout, exit) for layout in inputs.layouts]
+        self._fixed = [e for e in effects.exits if not e.decided_late]
         before = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
-        if self.exit_layer < lm.n_layers:
-            self._check_left(before[self.exit_layer])
-        late = _stacked(self.remaining) if self.exits and self.is_prefill else self.pos
-        self.rows = [self.pos if i < self.exit_layer else late for i in range(lm.n_layers)]
+        for exit in effects.exits:
+            if exit.layer < lm.n_layers:
+                self._check_left(exit, before[exit.layer])
+        self.rows = self._rows(lm.n_layers)
         self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.rows, strict=True)]
-        self._masks: dict[tuple[tuple[Cut, ...], bool, int, int], tuple[Tensor | Calls | None, bool]] = {}
+        self._masks: dict[tuple[tuple[Cut, ...], int], tuple[Tensor | Calls | None, bool]] = {}
+        self._alike: list[int] = []
+        self._compare(0)
 
-    def _check_left(self, before: Int[Tensor, "batch key"] | None) -> None:
+    def _rows(self, n_layers: int) -> list[Int[Tensor, "batch _"]]:
+        """Positions of each block's columns, as far as is known before the run."""
+        kept = [kept_positions(layout, self._fixed) for layout in self.layouts]
+        if not self._fixed or not self.is_prefill:
+            return [self.pos] * n_layers
+        rows = [self.pos]
+        for layer in range(n_layers):
+            gone = [e for e in self._fixed if e.layer <= layer]
+            left = any(e.layer == layer for e in gone)
+            kept = [kept_positions(layout, gone) for layout in self.layouts] if left else kept
+            rows.append(stacked(kept) if left else rows[-1])
+        return rows[1:]
+
+    def gone(self, layer: int, item: int) -> Bool[Tensor, " pos"]:
+        """Positions that left before a block by exits of which that is known before the run."""
+        gone = torch.zeros(self.layouts[item].n_tokens, dtype=torch.bool)
+        for exit in self._fixed:
+            if exit.layer <= layer:
+                gone |= leavers(self.layouts[item], exit)
+        return gone
+
+    @property
+    def late_exits(self) -> bool:
+        """Whether positions may leave of which the run decides."""
+        return self.is_prefill and len(self._fixed) < len(self.effects.exits)
+
+    def leave(self, layer: int, stay: Sequence[Int[Tensor, " _"]]) -> None:
+        """From a block on the rows are those that stay."""
+        rows = stacked(stay)
+        for i in range(layer, len(self.rows)):
+            fixed = [e for e in self._fixed if layer < e.layer <= i]
+            if fixed:
+                kept = [kept_positions(layout, fixed) for layout in self.layouts]
+                rows = stacked([p[torch.isin(p, k)] for p, k in zip(stay, kept, strict=True)])
+            self.rows[i] = self.keys[i] = rows
+        self._compare(layer)
+
+    def _compare(self, layer: int) -> None:
+        """Say again of blocks from one on which is the first of those that hold the same positions."""
+        del self._alike[layer:]
+        for i in range(layer, len(self.rows)):
+            same = i > 0 and all(
+                rows[i] is rows[i - 1] or torch.equal(rows[i], rows[i - 1]) for rows in (self.rows, self.keys)
+            )
+            self._alike.append(self._alike[i - 1] if same else i)
+
+    def _check_left(self, exit: Exit, before: Int[Tensor, "batch key"] | None) -> None:
         """Raise InterventionError where the exit's block has cached what leaves before it."""
-        if before is None:
+        if before is None or exit.rule:
             return
-        for remaining, pos in zip(self.remaining, before, strict=True):
-            if not bool(torch.isin(pos[pos != PAD], remaining).all()):
+        for layout, pos in zip(self.layouts, before, strict=True):
+            of = leavers(layout, exit)
+            most = round(int(of.sum()) * exit.keep)
+            if int(of[pos[pos != PAD]].sum()) > most:
                 raise InterventionError(
-                    f"the key-value cache holds positions in block {self.exit_layer} (0-based) that this exit drops; "
+                    f"the key-value cache holds positions in block {exit.layer} (0-based) that this exit drops; "
                     "give the exit from the first step on"
                 )
 
@@ -76,18 +124,12 @@ class RunPlan:
         axes = max(len(i) for i in ids)  # a text among videos has one number for all
         return torch.stack([i.expand(axes, -1) for i in ids], 1).masked_fill(pos == PAD, PAD)
 
-    def drop(self, resid: Float[Tensor, "batch pos d_model"], layer: int) -> Float[Tensor, "batch kept d_model"]:
-        """The stream without what exits, in the columns that the block `layer` holds."""
-        pads = torch.tensor([self.pos.shape[1] - layout.n_tokens for layout in self.layouts])
-        columns = (self.rows[layer].clamp(min=0) + pads[:, None]).to(resid.device)
-        return resid.gather(1, columns[..., None].expand(-1, -1, resid.shape[-1]))
-
     def mask(
         self, layer: int, query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"]
     ) -> tuple[Bool[Tensor, "batch #head query key"] | Float[Tensor, "batch #head query key"] | Calls | None, bool]:
         """(mask, causal) of a block: nothing where the kernel's own causality does, kernel calls where they do."""
         cuts = self.effects.cuts[layer]
-        memo = (cuts, layer >= self.exit_layer, query.shape[1], key.shape[1])
+        memo = (cuts, self._alike[layer])
         if memo not in self._masks:
             self._masks[memo] = self._make_mask(cuts, query, key)
         return self._masks[memo]
@@ -147,7 +189,15 @@ def _lengths(lm: DecoderConfig, inputs: VideoInputs, kv_cache: KVCache | None) -
     return kv_cache.n_rope
 
 
-def _stacked(positions: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
+def columns(
+    x: Float[Tensor, "batch pos d_model"], pos: Int[Tensor, "batch pos"], rows: Int[Tensor, "batch row"]
+) -> Float[Tensor, "batch row d_model"]:
+    """A stream's columns of some positions, from those of all of its own."""
+    at = [torch.searchsorted(p.contiguous(), r).clamp(max=len(p) - 1) for p, r in zip(pos, rows, strict=True)]
+    return x.gather(1, torch.stack(at).to(x.device)[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def stacked(positions: Sequence[Tensor]) -> Int[Tensor, "batch kept"]:
     """Positions of items side by side, padded on the left."""
     longest = max(len(p) for p in positions)
     return torch.stack([torch.nn.functional.pad(p, (longest - len(p), 0), value=PAD) for p in positions])

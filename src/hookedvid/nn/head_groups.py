@@ -20,7 +20,7 @@ from hookedvid.values.masks import same_type
 class HeadGroups:
     """A structure for each group of heads; `places[i]` are those of the i-th among all heads of the queries."""
 
-    places: tuple[Int[Tensor, " some"], ...]
+    places: tuple[Int[Tensor, " _"], ...]
     structures: tuple[Structure, ...]
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "HeadGroups":

@@ -1,6 +1,6 @@
 """Keys and values kept between the steps of generation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -41,14 +41,15 @@ class KVCache:
 
     @contextmanager
     def step(
-        self, n_tokens: int, n_rope: tuple[int, ...], pos: Mapping[int, Int[Tensor, "batch key"]]
+        self, n_tokens: int, n_rope: tuple[int, ...], layers: range, keys: Sequence[Int[Tensor, "batch _"]]
     ) -> Iterator[None]:
         """A forward that appends rows to the layers: they count once it ends, and an exception takes them back.
 
         Args:
             n_tokens: Columns of the batch, those of earlier steps included.
             n_rope: As the attribute.
-            pos: Of each layer that it runs, the positions of all rows that the layer holds then.
+            layers: Those that it runs.
+            keys: Of every layer the positions of all rows that it holds in the end; read then.
         """
         before = [0 if layer.pos is None else layer.pos.shape[1] for layer in self.layers]
         try:
@@ -58,5 +59,5 @@ class KVCache:
                 layer.cut(n)
             raise
         self.n_tokens, self.n_rope = n_tokens, n_rope
-        for i, positions in pos.items():
-            self.layers[i].pos = positions
+        for i in layers:
+            self.layers[i].pos = keys[i]

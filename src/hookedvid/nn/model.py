@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hookedvid.nn.attention import Kernel
@@ -68,4 +68,3 @@ class Model(Protocol):
         def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]: ...
         def answer(self, inputs: VideoInputs, interventions: Any = None) -> Any: ...
         def generate(self, input: Any, interventions: Any = None, **how: Any) -> Any: ...
-        def rows_of(self, inputs: VideoInputs, interventions: Any = None) -> list[Int[Tensor, "batch row"]]: ...

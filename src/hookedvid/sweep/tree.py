@@ -41,14 +41,14 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
     """Whether a sweep can place a condition.
 
     It cannot where a write is to attention maps, which the sweep makes in parts, or to positions of the stream and of
-    the text at once, which it computes apart.
+    the text at once, which it computes apart, nor where the run decides who leaves the sequence.
 
     Raises:
         InterventionError: For exits that no run can have.
     """
     joint = effects(as_interventions(interventions), n_layers)
-    kept_positions(layout, joint.exit)
-    return not any(_refusal(w, layout) for w in joint.writes)
+    kept_positions(layout, joint.exits)
+    return not any(e.decided_late for e in joint.exits) and not any(_refusal(w, layout) for w in joint.writes)
 
 
 def _refusal(write: Write, layout: TokenLayout) -> str:
@@ -115,7 +115,7 @@ class Sweep:
             for c in self.conditions:
                 _check_condition(c, layout)
         warn_of_idle([cut for c in self.conditions for cut in c.every_cut], self.layouts)
-        self._cuts = [_with_exit(c, self.layouts[0]) for c in self.conditions]
+        self._cuts = [_with_exits(c, self.layouts[0]) for c in self.conditions]
         self._touched: dict[tuple[Cut | Write, int, bool], bool] = {}
         states = [(q, tuple((q, c) for c in range(len(self.conditions)))) for q in range(len(inputs))]
         self.tree = self._grow(0, states)
@@ -226,24 +226,27 @@ def _roles(layout: TokenLayout, n: int) -> tuple[list[Segment], bool]:
 
 
 def _check_condition(condition: Effects, layout: TokenLayout) -> None:
-    kept_positions(layout, condition.exit)  # raises where a run with it does
+    kept_positions(layout, condition.exits)  # raises where a run with it does
+    for exit in condition.exits:
+        if exit.decided_late:
+            raise InterventionError(
+                f"a sweep cannot share {exit.label}: the run decides who leaves; run this condition alone"
+            )
     for w in condition.writes:
         if why := _refusal(w, layout):
             raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")
-        exit = condition.exit
-        if exit and w.layer >= exit.layer and bool((layout.mask(exit.drop) & layout.mask(w.at)).any()):
+        if any(w.layer >= e.layer and bool((layout.mask(e.drop) & layout.mask(w.at)).any()) for e in condition.exits):
             raise InterventionError(f"{w.label}: these positions left the sequence by an early exit before it")
 
 
-def _with_exit(condition: Effects, layout: TokenLayout) -> list[tuple[Cut, ...]]:
-    """A condition's cuts of each block, an exit among them as what it takes from the rows that stay.
+def _with_exits(condition: Effects, layout: TokenLayout) -> list[tuple[Cut, ...]]:
+    """A condition's cuts of each block, exits among them as what they take from the rows that stay.
 
     Those that leave are read by nobody, whatever they do. Where all of the video leaves, only text and markers stay
     behind it, and its own rows may go on as they were.
     """
-    exit = condition.exit
-    if exit is None:
-        return list(condition.cuts)
-    stay = "all" if exit.drop != "video" else "text+markers" if "marker" in layout.roles else "text"
-    gone = Cut(exit.drop, stay)
-    return [cuts if i < exit.layer else (gone, *cuts) for i, cuts in enumerate(condition.cuts)]
+    gone: list[tuple[int, Cut]] = []
+    for exit in condition.exits:
+        stay = "all" if exit.drop != "video" else "text+markers" if "marker" in layout.roles else "text"
+        gone.append((exit.layer, Cut(exit.drop, stay)))
+    return [(*(cut for layer, cut in gone if layer <= i), *cuts) for i, cuts in enumerate(condition.cuts)]

@@ -74,12 +74,47 @@ class Write:
     source: Any = None
 
 
+Rank = Literal["attention", "text_attention", "norm", "time", "space", "uniform", "random"]
+Rule = Literal["mass", "answer", "entropy"]
+
+
 @dataclass(frozen=True)
 class Exit:
-    """Positions `drop` leave the sequence before block `layer`."""
+    """Positions `drop` that leave the sequence before block `layer`: all of them, or those that rank last.
+
+    Attributes:
+        keep: The share of those still there that stays, the first by `rank`.
+        rank: By what positions are ordered where some stay; none where all leave.
+        seed: Of a random order.
+        rule: If given, what an item's run has to show, at this block or a later one, before the positions leave.
+        threshold: Of the rule.
+        label: For messages.
+    """
 
     layer: int
     drop: str
+    keep: float = 0.0
+    rank: Rank | None = None
+    seed: int = 0
+    rule: Rule | None = None
+    threshold: float = 0.0
+    label: str = field(default="", compare=False)
+
+    @property
+    def decided_late(self) -> bool:
+        """Whether the run itself decides who leaves, or when."""
+        return self.rule is not None or self.rank is not None
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether it looks at the pattern of the block before."""
+        return self.rule == "mass" or self.rank in ("attention", "text_attention")
+
+    @property
+    def first_layer(self) -> int:
+        """The first block whose run it has to see, at most `layer`."""
+        back = int(self.threshold) - 1 if self.rule == "answer" else int(self.reads_attention)
+        return max(0, self.layer - back)
 
 
 @dataclass(frozen=True)
@@ -88,22 +123,12 @@ class Effects:
 
     Attributes:
         cuts: Of each block.
+        exits: In the order of their blocks.
     """
 
     cuts: tuple[tuple[Cut, ...], ...]
     writes: tuple[Write, ...] = ()
     exits: tuple[Exit, ...] = ()
-
-    @property
-    def exit(self) -> Exit | None:
-        """The only exit there is, if any.
-
-        Raises:
-            InterventionError: For several, which no run can take yet.
-        """
-        if len(self.exits) > 1:
-            raise InterventionError("one run can exit once; give a single EarlyExit")
-        return self.exits[0] if self.exits else None
 
     @property
     def every_cut(self) -> tuple[Cut, ...]:
@@ -121,7 +146,8 @@ class Effects:
     def first_layer(self) -> int:
         """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
         touched = [i for i, cuts in enumerate(self.cuts) if cuts]
-        return min([*touched, *(w.layer for w in self.writes), *(e.layer for e in self.exits)], default=len(self.cuts))
+        written, left = (w.layer for w in self.writes), (e.first_layer for e in self.exits)
+        return min([*touched, *written, *left], default=len(self.cuts))
 
 
 class Intervention:
@@ -165,7 +191,7 @@ def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
     return Effects(
         tuple(tuple(cut for one in each for cut in one.cuts[layer]) for layer in range(n_layers)),
         tuple(w for one in each for w in one.writes),
-        tuple(e for one in each for e in one.exits),
+        tuple(sorted((e for one in each for e in one.exits), key=lambda e: e.layer)),
     )
 
 

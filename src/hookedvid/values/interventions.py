@@ -14,6 +14,8 @@ from hookedvid.errors import InterventionError
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
 from hookedvid.values.effects import Effects, Exit, Intervention
+from hookedvid.values.exits import AdaptiveExit as AdaptiveExit
+from hookedvid.values.exits import Drop as Drop
 from hookedvid.values.layer_range import LayerRange as LayerRange
 from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
@@ -53,7 +55,7 @@ class EarlyExit(Intervention):
         """
         if self.layer > n_layers:
             raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
-        return Effects(((),) * n_layers, exits=(Exit(self.layer, self.drop),))
+        return Effects(((),) * n_layers, exits=(Exit(self.layer, self.drop, label=self.label()),))
 
     def as_knockout(self) -> Knockout:
         """The mask that gives the same logits at every position that is kept."""
@@ -95,10 +97,9 @@ def as_interventions(interventions: "Intervention | Iterable[Intervention] | Non
     for g in several:
         if not isinstance(g, Intervention):
             raise InterventionError(
-                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate or EarlyExit values"
+                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate, EarlyExit, Drop or "
+                "AdaptiveExit values"
             )
-    if sum(isinstance(g, EarlyExit) for g in several) > 1:
-        raise InterventionError("one run can exit once; give a single EarlyExit")
     return several
 
 

@@ -200,17 +200,28 @@ def log_weight(cut: Cut) -> Float[Tensor, ""]:
     return torch.where(weight < least, weight - weight.detach() + least, weight).log()
 
 
-def kept_positions(layout: TokenLayout, exit: Exit | None) -> Int[Tensor, " kept"]:
-    """Positions left after an exit, ascending; all of them without one.
+def leavers(layout: TokenLayout, exit: Exit) -> Bool[Tensor, " pos"]:
+    """Positions that an exit is about.
 
     Raises:
         InterventionError: Where text would leave.
     """
-    if exit is None:
-        return torch.arange(layout.n_tokens)
     gone = layout.mask(exit.drop)
     if bool((gone & layout.mask("text")).any()):
         raise InterventionError(
-            f"EarlyExit cannot drop {exit.drop!r}: it holds text, from which the answer is read; drop video positions"
+            f"{exit.label}: cannot drop {exit.drop!r}: it holds text, from which the answer is read; drop video "
+            "positions"
         )
-    return (~gone).nonzero().squeeze(-1)
+    return gone
+
+
+def kept_positions(layout: TokenLayout, exits: Iterable[Exit]) -> Int[Tensor, " kept"]:
+    """Positions left after exits of all they are about, ascending; all of them without one.
+
+    Raises:
+        InterventionError: Where text would leave.
+    """
+    kept = torch.ones(layout.n_tokens, dtype=torch.bool)
+    for exit in exits:
+        kept &= ~leavers(layout, exit)
+    return kept.nonzero().squeeze(-1)
