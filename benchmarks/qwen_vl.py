@@ -1,5 +1,6 @@
-"""What Qwen-VL's towers and decoders cost here and in transformers, nothing listening."""
+"""What Qwen-VL's towers and decoders cost here and in transformers, nothing listening, and what sweeps of them save."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,19 +8,25 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.bound import work
 from benchmarks.measuring import timed
-from benchmarks.models import apart
+from benchmarks.models import apart, joined, samples, study
 from benchmarks.printing import over, spread, table
+from benchmarks.sweep import in_turn
 from hookedvid import HookedVideoLLM
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.layout import FrameBlendWarning
 
 TITLE = "Qwen-VL against transformers"
-TEXT, PAD, START, END = 40, 301, 302, 303
+PAD, START, END = 301, 302, 303
 IDS = {"image_token_id": 300, "video_token_id": PAD, "vision_start_token_id": START, "vision_end_token_id": END}
 
 
 class Size(NamedTuple):
-    """Blocks of the tower (every second has no windows) and of the decoder, their widths, and frames in tokens."""
+    """Blocks of the tower (every second has no windows) and of the decoder, their widths, and frames in tokens.
+
+    before, after: tokens of text around the video.
+    """
 
     depth: int
     d_tower: int
@@ -32,6 +39,8 @@ class Size(NamedTuple):
     frames: int
     rows: int
     columns: int
+    before: int = 10
+    after: int = 40
 
 
 # The widths of the 3B and the 2B; 8 frames of 480 x 854 are 2,040 visual tokens of the first and 1,620 of the second.
@@ -40,6 +49,9 @@ SIZES = {
     "Qwen3VL": Size(4, 1024, 16, 2, 2048, 6144, 16, 8, 10, 15, 27),
 }
 TOY = Size(2, 32, 4, 2, 64, 96, 4, 2, 4, 3, 5)
+# The decoder, the text and about the video of benchmarks.models.DEEP, behind a tower that costs next to nothing.
+DEEP = Size(2, 32, 4, 28, 256, 768, 8, 2, 16, 8, 16, before=3, after=17)
+TOY_SWEEP = TOY._replace(n_layers=5)
 
 
 def reference(name: str, size: Size) -> Any:
@@ -81,7 +93,7 @@ def asked(model: HookedVideoLLM, size: Size) -> tuple[VideoInputs, dict[str, tor
     processed = model.process(frames, fps=2.0)
     each, steps = size.rows * size.columns, size.frames // 2
     runs = [[START, *[PAD] * each, END]] * steps if model.cfg.n_deepstack else [[START, *[PAD] * each * steps, END]]
-    ids = torch.tensor([[*range(10, 20), *(i for run in runs for i in run), *range(20, 20 + TEXT)]])
+    ids = torch.tensor([[*range(10, 10 + size.before), *(i for run in runs for i in run), *range(20, 20 + size.after)]])
     pixels = {("pixel_values" if k == "pixel_values_videos" else k): v for k, v in processed.items()}
     return model.inputs_from_tensors(ids, **pixels), {"input_ids": ids, **processed}
 
@@ -92,7 +104,10 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     found: list[str] = []
     for name, size in SIZES.items():
         found += _class(name, TOY if quick else size, rounds)
-    return found
+    deep = TOY_SWEEP if quick else DEEP
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrameBlendWarning)  # a step's tokens mix two frames
+        return [*found, *_swept(deep, [_sweep(name, deep, min(rounds, 3)) for name in SIZES])]
 
 
 def _class(name: str, size: Size, rounds: int) -> list[str]:
@@ -146,4 +161,43 @@ def _class(name: str, size: Size, rounds: int) -> list[str]:
         f"{3 * rounds}. Both decoders are given the video's features, embed the text and put the features among it.",
         "",
         *table(["part", "run", "s", "ratio", "largest difference"], printed),
+    ]
+
+
+def _sweep(name: str, size: Size, rounds: int) -> list[object]:
+    """A row of the sweep's table."""
+    model = HookedVideoLLM.from_transformers(reference(name, size))
+    x = model.encoded(asked(model, size)[0])
+    kinds = study(size.n_layers)
+    conditions, plan = joined(kinds), samples(kinds, 2)
+    calls = [lambda c=c: model(x, interventions=c, logits_to_keep=1)[0, -1] for _, c, _ in plan]
+    whole = calls[0]()  # the baseline; and warm
+    sweeps: list[float] = []
+    forwards: list[float] = []
+    far, moved = 0.0, float("inf")
+    for _ in range(rounds):
+        seconds, (logits,), done = in_turn(model, [x], conditions, calls)
+        of = dict(zip(conditions, logits, strict=True))
+        sweeps.append(seconds)
+        forwards.append(sum(spent * n for (spent, _), (*_, n) in zip(done, plan, strict=True)))
+        far = max(far, *(apart(alone, of[c]) for (_, alone), (_, c, _) in zip(done, plan, strict=True)))
+        moved = min(moved, *(apart(of[c], whole) for kind, c, _ in plan if kind != "baseline"))
+    bound = work(model.cfg, x.layout, conditions).bound(1)
+    return [
+        f"{name}, {int(x.is_video.sum()):,} of {x.layout.n_tokens:,} tokens", spread(sweeps), spread(forwards),
+        spread(over(forwards, sweeps)), f"{bound:.2f}", f"{far:.1e}", f"{moved:.1e}",
+    ]  # fmt: skip
+
+
+def _swept(size: Size, printed: list[list[object]]) -> list[str]:
+    n = len(joined(study(size.n_layers)))
+    head = ["visual tokens", "sweep, s", f"{n} forwards, s", "times as fast", "bound by operations"]
+    return [
+        f"The whole study on one video and question: decoders of {size.n_layers} layers, d_model {size.d_model}, "
+        f"{size.n_heads}/{size.n_kv_heads} heads, d_mlp {size.d_mlp}; {n} conditions. As in the section on the sweep, "
+        "our forwards run two conditions of each kind evenly between the sweep's blocks and are scaled by how many of "
+        "the kind there are; the video is encoded beforehand. Differences are of logits: the largest of the sweep's to "
+        "those forwards', and the least by which a condition moves the baseline's.",
+        "",
+        *table([*head, "largest difference", "least effect"], printed),
     ]

@@ -113,7 +113,7 @@ def run(model: Any, inputs: list, kinds: dict[str, list[Condition]], ways: dict[
         for what, (n, conditions, beside, of) in asked.items():
             timing = [(way, *one) for one in ways[OURS].plan if one[0] in of for way in beside]
             calls = [lambda way=way, c=c: ways[way].run(inputs[0], c) for way, _, c, _ in timing]
-            seconds, swept[what], done = _in_turn(model, inputs[:n], conditions, calls)
+            seconds, swept[what], done = in_turn(model, inputs[:n], conditions, calls)
             found.sweeps[what].append(seconds)
             for way in beside:
                 forwards[way, what].append(0.0)
@@ -142,7 +142,7 @@ def run(model: Any, inputs: list, kinds: dict[str, list[Condition]], ways: dict[
     return found._replace(noise=noise, bitwise=(equal, total))
 
 
-def _in_turn(
+def in_turn(
     model: Any, inputs: list, conditions: list[Condition], calls: list[Callable[[], torch.Tensor]]
 ) -> tuple[float, list[list[torch.Tensor]], list[tuple[float, torch.Tensor]]]:
     """A sweep's seconds and logits and those of each call: these run evenly between its blocks.
