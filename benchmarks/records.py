@@ -63,7 +63,7 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
 def folder(scratch: Path, n: int) -> tuple[Path, Path]:
     """A study file of `n` questions, five a video, and a folder that holds all of its rows, made up."""
     at = scratch / str(n)
-    make_dataset(at / "set", seed=0, split="test", n_videos=25, questions_per_video=5)
+    make_dataset(at / "set", seed=0, split="test", n_videos=min(n, 25), questions_per_video=5)
     items, many = read_items(at / "set" / "items.jsonl"), []
     for i in range(n):
         item, again = items[i % len(items)], i // len(items)

@@ -1,5 +1,6 @@
 """One thread: small models run no faster on two, and sums keep one order."""
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import config
 
 torch.set_num_threads(1)
+gc.disable()  # until all is imported, which stays: a fifth of that time
 
 
 # Modules that take longest are begun first, so that no process is left with one of them in the end.
@@ -18,6 +20,12 @@ LONGEST = "sweep cluster study tiny benchmarks faults likelihood notebooks readi
 def pytest_collection_modifyitems(items):
     rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish():
+    """What libraries hold is walked through by no later collection of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,13 +1,16 @@
 """Random models whose weights are far from init, inputs for them, and layouts drawn by hypothesis."""
 
+import re
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 from hookedvid.families.registry import FAMILIES, small_config, template
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.values.config import DecoderConfig, MergeConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
@@ -52,9 +55,22 @@ def random_model(
         cfg = VideoLLMConfig(family="text", decoder=decoder)
     else:
         cfg = small_config(name, n_layers=n_layers)
-    model = HookedVideoLLM.from_config(cfg, kernel=kernel)
+    model = HookedVideoLLM.from_config(cfg, kernel=kernel, tokenizer=terse_tokenizer(cfg))
     perturb(model)
     return model.to(dtype)
+
+
+def terse_tokenizer(cfg: VideoLLMConfig) -> Any:
+    """Bytes, and one token for each 30 letters that the template always says: prompts as long as a model's, not 900."""
+    form, tokenizer = template(cfg.prompt), byte_tokenizer(cfg.d_vocab)
+    texts = (
+        form.before, form.video_before, form.frame_before, form.frame_after, form.frame_join, form.video_after,
+        form.between, form.form.instruction, form.after,
+    )  # fmt: skip
+    said = [part[i : i + 30] for text in texts for part in re.split(r"{[^}]*}", text) for i in range(0, len(part), 30)]
+    tokenizer.add_tokens(list(dict.fromkeys(x for x in said if len(x) > 1)))
+    assert len(tokenizer) <= cfg.d_vocab
+    return tokenizer
 
 
 @torch.no_grad()

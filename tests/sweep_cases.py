@@ -9,6 +9,7 @@ from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, small_config
 from hookedvid.study import protocols
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention
+from models import terse_tokenizer
 
 N = 5  # blocks
 QUESTIONS = (
@@ -25,7 +26,8 @@ def noise(size: int, n: int = 8) -> np.ndarray:
 @cache
 def model(family: str, dtype: torch.dtype = torch.float64, n_layers: int = N, kernel: str = "sdpa") -> HookedVideoLLM:
     """A small model away from its initial weights."""
-    m = HookedVideoLLM.from_config(small_config(family, n_layers=n_layers), kernel=kernel)
+    cfg = small_config(family, n_layers=n_layers)
+    m = HookedVideoLLM.from_config(cfg, kernel=kernel, tokenizer=terse_tokenizer(cfg))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in m.parameters():

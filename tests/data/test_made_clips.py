@@ -1,12 +1,15 @@
 """Clips that are made: whole, by one process, left alone once they are right, whoever starts when."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from hookedvid.cli.commands import main
 from hookedvid.data.shapes import clips as shapes
 from hookedvid.data.shapes.clips import LOCK, TASKS, held_out, make_dataset
 from hookedvid.errors import RunError
@@ -17,6 +20,7 @@ from hookedvid.video.source import video_hash
 FEW = {"seed": 0, "split": "test", "n_videos": 3, "questions_per_video": 2}
 MAKER = f"""
 import sys
+from hookedvid.cli.commands import main
 from hookedvid.data.shapes import clips as shapes
 shapes.HELD_OUT = {FEW}
 print(shapes.held_out(sys.argv[1], "grounding"))
@@ -89,18 +93,23 @@ def test_a_lock_follows_no_link_and_cuts_no_file(tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def shard(n: int, out: Path, printed: Path) -> None:
+    shapes.HELD_OUT.update(FEW)
+    with printed.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        sys.exit(main(["study", "--protocol", "baseline", "--out", str(out), "--shard", f"{n}/2"]))
+
+
 def test_default_shards_that_start_together_print_the_table(tmp_path):
     """Each hashes its clips when all are made; the last to end finds every row."""
     out = tmp_path / "out"
-    program = f"import sys; from hookedvid.data.shapes import clips; clips.HELD_OUT.update({FEW})\n"
-    program += "from hookedvid.cli.commands import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "study", "--protocol", "baseline", "--out", str(out), "--shard"]
-    started = [
-        subprocess.Popen([*command, f"{n}/2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for n in range(2)
-    ]
-    printed = [p.communicate()[0] for p in started]
-    assert [p.returncode for p in started] == [0, 0], printed
+    fork = multiprocessing.get_context("fork")  # fresh ones would import for longer than they run
+    started = [fork.Process(target=shard, args=(n, out, tmp_path / f"{n}.txt")) for n in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    printed = [(tmp_path / f"{n}.txt").read_text() for n in range(2)]
+    assert [p.exitcode for p in started] == [0, 0], printed
     assert any("video questions" in text for text in printed), printed
     rows = Records(out).read().values()
     assert {r["status"] for r in rows} == {"ok"}

@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.shapes_unchecked
 
 # Listening here takes another kernel in its layer: the explicit one, or one that is given a mask.
 SWITCHING = ("hook_attn_scores", "hook_pattern", "hook_mask")
+
+
+source_of = cache(inspect.getsource)  # it parses the whole file
 
 
 def short(name: str) -> str:
@@ -40,7 +44,7 @@ def no_hook_stays_behind():
 def advertised(model, name: str, inputs: VideoInputs) -> tuple[int, ...]:
     """The shape that the comment beside a hook point states, its words replaced by this model's sizes."""
     parent, _, hook = name.rpartition(".")
-    source = inspect.getsource(type(model.mod_dict[parent] if parent else model))
+    source = source_of(type(model.mod_dict[parent] if parent else model))
     stated = re.search(rf"\b{hook}(?: = HookPoint\(\)|: HookPoint)  # \[([^]]+)\]", source)
     assert stated, f"{name} states no shape"
     cfg = model.cfg

@@ -57,6 +57,11 @@ with Decoders(2, worker="faulty_worker") as decoders:
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def decoders():
+    """Not shared: they are killed here."""
+
+
 @pytest.fixture(scope="module")
 def model() -> HookedVideoLLM:
     return HookedVideoLLM.from_pretrained("tiny")

@@ -1,7 +1,6 @@
 """A study end to end: protocols, resuming, what a key holds, broken items, tables, plots and the report."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -175,10 +174,12 @@ def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
     assert len(stored) < len(rows)  # conditions of two protocols that do the same are stored once
 
 
-def test_a_killed_study_goes_on_where_it_was(folder, finished):
+def test_a_killed_study_goes_on_where_it_was(folder, finished, capsys, monkeypatch):
     out = folder / "killed"
-    command = [sys.executable, "-m", "hookedvid.cli", "study", str(folder / "study.toml"), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["study", str(folder / "study.toml"), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hookedvid.cli", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     for _ in range(2400):
         if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:
             break
@@ -190,8 +191,9 @@ def test_a_killed_study_goes_on_where_it_was(folder, finished):
     kept = len(Records(out).read())
     laid, rows = finished
     assert 0 < kept < len({t.key for _, _, t in laid.tasks})
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
-    fresh, found = map(int, re.search(r"(\d+) rows run, (\d+) found", done.stdout).groups())
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(command) == 0
+    fresh, found = map(int, re.search(r"(\d+) rows run, (\d+) found", capsys.readouterr().out).groups())
     assert fresh == len({t.key for _, _, t in laid.tasks}) - kept and fresh + found == len({r["key"] for r in rows})
     again = Records(out).read()
     assert {k: v["prob"] for k, v in again.items()} == {r["key"]: r["prob"] for r in rows}

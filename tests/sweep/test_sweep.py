@@ -80,8 +80,8 @@ def test_many_states_may_ride_behind_the_stream(monkeypatch):
         ridden.append(len(beside))
         return whole(self, layer, changes, rows, kv, beside)
 
-    monkeypatch.setattr(sweeping, "BESIDE", 1 / 2)
-    monkeypatch.setattr(sweeping, "APART", 1 / 2)
+    monkeypatch.setattr(sweeping, "BESIDE", 3 / 2)
+    monkeypatch.setattr(sweeping, "APART", 3 / 2)
     monkeypatch.setattr(Rows, "stream_step", counted)
     assert worst(m, x, [(), *((LV_K.at(LayerRange(i)),) for i in (1, 3)), (VT_K.at(LayerRange(2)),), *edits]) <= EXACT
     assert max(ridden) >= 6
