@@ -50,17 +50,23 @@ def render(
     title: str,
     about: str,
     findings: Mapping[str, Sequence[Finding]],
-    figures: Sequence["Figure"],
+    figures: Sequence[bytes],
     tables: Mapping[str, Sequence[Summary]],
     failures: Sequence[str],
     examples: Sequence[Example],
 ) -> str:
-    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first."""
+    """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
+
+    Args:
+        figures: As `png` gives them.
+    """
     source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     texts = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
     scoring = next(iter(tables.values()))[0].scoring
-    return printable(template.render(**texts, plots=[_png(f) for f in figures], tables=tables, scoring=scoring))
+    return printable(
+        template.render(**texts, plots=[base64.b64encode(f).decode() for f in figures], tables=tables, scoring=scoring)
+    )
 
 
 def examples(
@@ -131,7 +137,8 @@ def _strip(frames: Any) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _png(figure: "Figure") -> str:
+def png(figure: "Figure") -> bytes:
+    """A figure as a file's bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

@@ -17,7 +17,7 @@ from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import as_printed
 from hookedvid.study.scorings.scoring import Scoring
-from hookedvid.values.files import write_text, written
+from hookedvid.values.files import write_bytes, write_text
 
 # What a presentation writes, all of it or in part.
 PRESENTED = (
@@ -75,10 +75,10 @@ def _conclude(
     for f in laws[main]:
         console.say(f": {f.verdict}", lead=f.law)
     chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
-    figures = plots.draw(plots.Results(run, tables, main, chosen))
-    for name, figure in figures.items():
-        with written(out / f"{name}.png") as part:
-            figure.savefig(part)
+    drawn = plots.draw(plots.Results(run, tables, main, chosen))
+    figures = {name: page.png(figure) for name, figure in drawn.items()}  # which takes as long as a small study
+    for name, data in figures.items():
+        write_bytes(out / f"{name}.png", data)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
