@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hookedvid.values.interventions import EarlyExit, Edit, Intervention, Knockout, Patch
+from hookedvid.values.interventions import Ablate, EarlyExit, Edit, Intervention, Knockout, Patch, Steer
 from hookedvid.values.layout import TokenLayout
 
 NAMES = {
@@ -22,7 +22,8 @@ NAMES = {
     "markers": ("marker",),
     "text": ("question", "options", "template", "generated"),
 }
-Taken = dict[tuple[str, int], Tensor]
+Taken = dict[tuple[str, int | None], Tensor]
+Writing = Ablate | Edit | Patch | Steer
 
 
 class Place:
@@ -108,7 +109,8 @@ def run(
 ) -> tuple[Tensor, Taken]:
     """Logits [held, vocab] of the positions that reach the end, and every point's activation.
 
-    sources: by the id of a patch's source, (activations, layout) of its own plain run.
+    sources: by the id of a value's source, (activations, layout) of its own plain run. A reference set, and the normal
+    numbers that noise is made of, stand there by (hook, layer) alone.
     """
     lm, w, place = model.cfg.lm, dict(model.named_parameters()), Place(layout)
     held, x, points = list(range(place.n)), embeds[:, : lm.d_model], {}
@@ -118,8 +120,8 @@ def run(
     def at(hook: str, layer: int, act: Tensor) -> Tensor:
         """Rows of positions first (maps: heads second)."""
         for change in given:
-            if isinstance(change, Edit | Patch) and (change.hook, change.layer) == (hook, layer):
-                act = written(change, act, held, place, hook in ("pattern", "attn_scores"), hook, sources)
+            if isinstance(change, Writing) and change.hook == hook and layer in blocks(change, lm.n_layers):
+                act = written(change, act, held, place, (hook, layer), sources)
         points[hook, layer] = act
         return act
 
@@ -130,6 +132,7 @@ def run(
         bias = w.get(f"{name}.bias")
         return x @ w[f"{name}.weight"].T + (0 if bias is None else bias)
 
+    x = at("embed", None, x)
     for i in range(lm.n_layers):
         for e in given:
             if isinstance(e, EarlyExit) and e.layer == i:
@@ -160,29 +163,59 @@ def run(
     return norm(x, "ln_final.weight") @ model.unembed.weight.T, points
 
 
+def blocks(change: Intervention, n_layers: int) -> list[int | None]:
+    if change.hook == "embed":
+        return [None]
+    return [change.layer] if isinstance(change, Patch) else list(change.layers.layers(n_layers))
+
+
 def written(
-    change: Edit | Patch, act: Tensor, held: list[int], place: Place, is_map: bool, hook: str, sources: dict | None
+    change: Intervention,
+    act: Tensor,
+    held: list[int],
+    place: Place,
+    point: tuple[str, int | None],
+    sources: dict | None,
 ) -> Tensor:
-    """The prompt's rows in one call of a function, a generated token's alone; of maps, keys up to the last of them."""
-    act, chosen = act.clone(), place.of(change.at)
+    """The prompt's rows in one call, a generated token's alone; of maps, keys up to the last of them."""
+    act, chosen, is_map = act.clone(), place.of(change.at), point[0] in ("pattern", "attn_scores")
     prompt = [p for p in chosen if p < place.prompt]
-    if isinstance(change, Patch):
+    if isinstance(change, Patch) or (isinstance(change, Ablate) and change.by == "resample"):
         theirs, layout = sources[id(change.source)]
+        back = point if getattr(change, "from_layer", None) is None else (point[0], change.from_layer)
         there = [p for p in Place(layout).of(change.at) if p < Place(layout).prompt]
-        act[[held.index(p) for p in prompt]] = theirs[hook, change.layer][there]
+        act[[held.index(p) for p in prompt]] = theirs[back][there]
         return act
+    first = act[[held.index(p) for p in prompt]]
     for call in [prompt, *([p] for p in chosen if p >= place.prompt)]:
         if call:
             rows = torch.tensor([held.index(p) for p in call])
             keys = [r for r, p in enumerate(held) if p <= max(place.prompt - 1, call[-1])] if is_map else None
             some = act[rows] if keys is None else act[rows][..., keys]
-            some = some.transpose(0, 1)[None] if is_map else some[None]
-            out = change.fn(some)[0]
+            out = replaced(change, some, call, first, point, sources)
             if keys is None:
                 act[rows] = out
             else:
-                act[rows[:, None], :, torch.tensor(keys)] = out.permute(1, 2, 0)
+                act[rows[:, None], :, torch.tensor(keys)] = out.transpose(1, 2)
     return act
+
+
+def replaced(change, rows: Tensor, positions: list[int], prompt: Tensor, point: tuple, sources: dict | None) -> Tensor:
+    """What rows [chosen, …] become; `prompt` is what the selected rows of the prompt are."""
+    if isinstance(change, Edit):
+        is_map = point[0] in ("pattern", "attn_scores")
+        out = change.fn(rows.transpose(0, 1)[None] if is_map else rows[None])[0]
+        return out.transpose(0, 1) if is_map else out
+    if isinstance(change, Steer):
+        return rows + change.scale * (sources[change.vector] if isinstance(change.vector, str) else change.vector)
+    if change.by == "zero":
+        return rows * 0
+    mean, spread = prompt.mean(0), (prompt - prompt.mean(0)).square().mean(0).sqrt()
+    if change.source is not None:
+        mean, spread = sources[change.source, point]
+    if change.by == "mean":
+        return mean.expand_as(rows)
+    return mean + spread * sources["normal", point, change.seed][positions]
 
 
 def angles(lm, place: Place) -> tuple[Tensor, Tensor]:

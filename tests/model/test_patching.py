@@ -11,7 +11,7 @@ from jaxtyping import config
 
 from hookedvid import LV_K, EarlyExit, HookedVideoLLM, LayerRange, Patch, VideoInputs, patch_sweep, small_config
 from hookedvid.errors import InputError, InterventionError, SelectorError
-from hookedvid.model.patching import hook_of
+from hookedvid.model.hook_points import hooks_of
 from hookedvid.sweep.run import sweep
 
 TEXT = tuple(range(20, 26))
@@ -58,7 +58,7 @@ HOOKS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q"
 
 def point(hook: str) -> str:
     """The full name of a patch's hook point in block 1."""
-    return hook_of(model(), Patch(hook, 1).write)
+    return hooks_of(model(), Patch(hook, 1).effect(3).writes[0])[0][0]
 
 
 @pytest.mark.parametrize("hook", HOOKS)

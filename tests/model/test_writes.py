@@ -84,7 +84,9 @@ def lost(mix, inputs: VideoInputs) -> bool:
     """Whether something is to be written where an exit took the positions away."""
     place = plain.Place(inputs.layout)
     return any(
-        isinstance(i, Edit | Patch) and i.layer >= e.layer and set(place.of(e.drop)) & set(place.of(i.at))
+        isinstance(i, Edit | Patch)
+        and plain.blocks(i, N)[-1] >= e.layer
+        and set(place.of(e.drop)) & set(place.of(i.at))
         for e in mix
         if isinstance(e, EarlyExit)
         for i in mix

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hookedvid.cli import verbs as faces
 from hookedvid.cli.commands import main
@@ -36,7 +37,7 @@ from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.words import Words
 from hookedvid.values.effects import effects
-from hookedvid.values.interventions import LV_K, VT_K, EarlyExit, Edit, LayerRange, to_json
+from hookedvid.values.interventions import LV_K, VT_K, Ablate, EarlyExit, Edit, LayerRange, Steer, to_json
 from hookedvid.values.masks import allowed
 from hookedvid.video.frames import read_clip
 
@@ -139,6 +140,27 @@ def test_sharing_work_changes_no_bit_by_layers_and_only_rounding_by_positions(mo
         assert one["prob"] == pytest.approx(swept["prob"], abs=1e-6)  # float32 logits apart by some 1e-6
         assert one["chosen"] == swept["chosen"]
         assert one["key"] != other["key"] != swept["key"]
+
+
+def test_writes_before_the_blocks_have_the_same_rows_whatever_is_shared(model, folder, tmp_path):
+    """To the embeddings, which a sweep takes as it takes blocks, and to the tower, which it leaves to plain runs."""
+    study = Study.from_toml(folder / "study.toml")
+    d = model.cfg.vision.d_model
+    save_file({"v": torch.randn(d, generator=torch.Generator().manual_seed(0)) * 9}, tmp_path / "v.safetensors")
+    writes = [Ablate("embed", at="video[2]"), Ablate("resid_post", "2:", "video", "noise", seed=1)]
+    saved = f"{tmp_path}/v.safetensors"
+    writes += [Ablate("vision.resid_post", "1:", "steps[1]"), Steer("vision.out", at="video", vector=saved)]
+    study = replace(study, protocols=("baseline",), custom=tuple((w,) for w in writes))
+    rows = {}
+    for reuse in ("none", "layers", "layers+positions"):
+        laid = plan(replace(study, reuse=reuse), model, folder / study.items, limit=2)
+        rows[reuse] = run(laid, model, tmp_path / reuse)
+    for one, other, swept in zip(*rows.values(), strict=True):
+        assert one["prob"] == other["prob"] and one["prob"] == pytest.approx(swept["prob"], abs=1e-6)
+    by = {}
+    for row in rows["none"]:
+        by.setdefault(row["item"], []).append(row["prob"])
+    assert all(len(set(probs)) == 1 + len(writes) for probs in by.values()), "nothing was done"
 
 
 def test_what_is_asked_besides_moves_a_row_by_rounding_alone(model, folder, tmp_path):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from hookedvid.errors import HookedVidError, InterventionError, SelectorError
+from hookedvid.values.effects import At
 from hookedvid.values.interventions import (
     LV_K,
     PATHWAYS,
@@ -25,12 +27,14 @@ from hookedvid.values.interventions import (
     LayerRange,
     Patch,
     RandomEdges,
+    Steer,
     as_interventions,
     as_range,
     from_json,
     label,
     to_json,
 )
+from hookedvid.values.layout import TokenLayout
 from models import LAW
 
 ranges = st.builds(
@@ -54,7 +58,19 @@ knockouts = st.builds(
 patches = st.builds(
     Patch, st.sampled_from(["resid_post", "z"]), st.integers(0, 9), selectors, st.sampled_from(["clean", "other"])
 )
-ablations = st.builds(Ablate, st.sampled_from(["resid_post", "deepstack"]), ranges, selectors)
+ablations = st.one_of(
+    st.builds(Ablate, st.sampled_from(["resid_post", "deepstack", "vision.z"]), ranges, selectors),
+    st.builds(Ablate, st.sampled_from(["z", "mlp_out"]), ranges, selectors, st.just("resample"), st.just("other")),
+    st.builds(
+        Ablate, st.sampled_from(["z", "resid_post"]), ranges, selectors, st.just("noise"), st.none() | st.just("refs"),
+        st.integers(0, 9),
+    ),
+)  # fmt: skip
+written = st.one_of(
+    st.builds(Patch, st.just("embed"), st.none(), selectors, st.just("clean")),
+    st.builds(Patch, st.just("z"), st.integers(0, 9), selectors, st.just("clean"), st.integers(0, 9)),
+    st.builds(Steer, st.just("resid_post"), ranges, selectors, st.just("v"), st.floats(-9, 9)),
+)
 exits = st.builds(EarlyExit, st.integers(0, 9), st.sampled_from(["video", "patches"]))
 
 
@@ -198,9 +214,32 @@ LATE = {
     "numbers as selector": (lambda: Patch("z", 1, at=[3, 4]), "list is no selector; write names joined by '+'"),
     "nothing as selector": (lambda: EarlyExit(1, None), "NoneType is no selector"),
     "a part in capitals": (lambda: Knockout(["video", "System"], "last"), "cannot read 'System' in selector 'video+"),
-    "several blocks": (lambda: Edit("z", LayerRange(0, 4), abs), "Edit writes in one block, and layer is LayerRange("),
+    "several blocks": (lambda: Patch("z", LayerRange(0, 4)), "Patch writes in one block, and layer is LayerRange("),
     "blocks as text": (lambda: Patch("z", "0:4"), "Patch writes in one block, and layer is '0:4'; give one for each"),
-    "half a block": (lambda: Edit("z", 1.5, abs), "1.5 is not a block that Edit could write in; give a whole number"),
+    "half a block": (lambda: Edit("z", 1.5, abs), "1.5 is no range of layers"),
+    "no block": (lambda: Patch("z"), "None is not a block that Patch could write in"),
+    "a block of the stream": (lambda: Patch("embed", 1), "Patch: 'embed' stands in no block, and layers is 1; leave"),
+    "blocks of the projector": (lambda: Ablate("projector.out", "0:2"), "'projector.out' stands in no block"),
+    "back to no block": (
+        lambda: Patch("vision.out", from_layer=1),
+        "'vision.out' stands in no block; leave from_layer",
+    ),
+    "a mean of maps": (lambda: Ablate("pattern", by="mean"), "Ablate by mean writes channels of positions, and"),
+    "a map of the tower": (lambda: Ablate("vision.pattern"), "attention in the tower is inside frames"),
+    "an unknown way": (lambda: Ablate("z", by="average"), "by is 'average'; it can be zero, mean, resample, noise"),
+    "zero from a set": (lambda: Ablate("z", source="refs"), "zero is taken from nowhere; leave source out"),
+    "a seed of means": (lambda: Ablate("z", by="mean", seed=1), "only noise is drawn; leave seed out"),
+    "another's of nobody": (lambda: Ablate("z", by="resample"), "give the source, another run's cache or its key"),
+    "a set that holds none": (lambda: Ablate("z", by="mean", source=3), "its source is 3; give the cache"),
+    "a function of three": (lambda: Edit("z", 1, lambda a, b, c: a), "fn takes (a, b, c); give a function of the act"),
+    "a function of none": (lambda: Edit("z", 1, lambda: 0), "fn takes (); give a function of the activation, or of"),
+    "whole numbers": (lambda: Steer("z", vector=torch.arange(3)), "its vector is torch.int64 (3,); give real numbers"),
+    "no numbers": (lambda: Steer("z", vector=torch.tensor([float("nan")])), "holds numbers that are not finite"),
+    "a vector to train": (lambda: Steer("z", vector=torch.ones(2, requires_grad=True)), "asks for a gradient"),
+    "a pickle": (lambda: Steer("z", vector="v.pt"), "'v.pt' is no safetensors file, and no other is read"),
+    "no file": (lambda: Steer("z", vector="no/v.safetensors"), "there is no file 'no/v.safetensors'"),
+    "no scale": (lambda: Steer("z", vector="v", scale="2"), "scale is '2'; give a number"),
+    "a steered map": (lambda: Steer("attn_scores"), "Steer writes channels of positions"),
     "half an exit": (
         lambda: EarlyExit(1.2),
         "1.2 is not how many blocks an EarlyExit could keep the video for; give a",
@@ -243,7 +282,7 @@ def test_selectors_are_read_when_the_value_is_made(make):
 
 
 @LAW
-@given(st.lists(knockouts | patches | ablations | exits, max_size=3))
+@given(st.lists(knockouts | patches | ablations | written | exits, max_size=3))
 def test_interventions_survive_json_with_their_labels(values):
     written = json.loads(json.dumps(to_json(values)))
     again = from_json(written)
@@ -311,3 +350,84 @@ def test_the_papers_and_the_neighbours_knockouts_are_one_type_and_named_once():
 def test_an_exit_as_knockout_begins_with_the_block_that_loses_the_video():
     assert EarlyExit(18).as_knockout() == Knockout("video", "all", LayerRange(18))
     assert EarlyExit(18).as_knockout().layers.layers(28) == tuple(range(18, 28))
+
+
+def test_what_is_new_in_a_kind_is_left_out_of_json_where_it_is_not_used():
+    layers = {"start": 1, "stop": 3, "outside": False}
+    assert Ablate("z", "1:3").to_json() == {"kind": "ablate", "hook": "z", "layers": layers, "at": "all"}
+    patch = {"kind": "patch", "hook": "z", "layer": 1, "at": "video", "source": "other"}
+    assert Patch("z", 1, "video", "other").to_json() == patch
+    assert Patch("z", 1, "video", "other", 2).to_json() == {**patch, "from_layer": 2}
+
+
+def test_values_say_which_sources_they_need():
+    values = [
+        LV_K,
+        EarlyExit(1),
+        Ablate("z"),
+        Ablate("z", by="mean"),
+        Edit("z", 1, abs),
+        Steer("z", vector=torch.ones(2)),
+    ]
+    assert all(v.sources == () for v in values)
+    named = [Patch("z", 1, source="other"), Ablate("z", by="noise", source="refs"), Steer("z", vector="smile")]
+    assert [v.sources for v in named] == [("other",), ("refs",), ("smile",)]
+
+
+def test_a_vector_from_a_file_is_known_by_its_numbers(tmp_path):
+    path = tmp_path / "v.safetensors"
+    save_file({"smile": torch.tensor([1.0, 2.0])}, path)
+    alone = Steer("resid_post", 1, "last", str(path), 2)
+    assert from_json(to_json([alone])) == (alone,) and len(alone.to_json()["digest"]) == 16
+    assert alone != replace(alone, scale=3.0) and hash(alone) == hash(replace(alone))
+    save_file({"smile": torch.tensor([1.0, 2.0]), "frown": torch.tensor([0.0, 1.0])}, path)
+    with pytest.raises(InterventionError, match=r"'v.safetensors' holds several tensors; write v.safetensors:name, of"):
+        Steer("resid_post", vector=str(path))
+    with pytest.raises(InterventionError, match=r"holds no 'smlie' .nearest: 'smile'"):
+        Steer("resid_post", vector=f"{path}:smlie")
+    both = [Steer("resid_post", vector=f"{path}:{key}") for key in ("smile", "frown")]
+    assert both[0].effect(4).writes[0] == Steer("resid_post", vector=torch.tensor([1.0, 2.0])).effect(4).writes[0]
+    assert both[0] != both[1] and both[0].effect(4).writes[0] != both[1].effect(4).writes[0]
+    written = to_json(both)
+    save_file({"smile": torch.tensor([1.0, 2.5]), "frown": torch.tensor([0.0, 1.0])}, path)
+    with pytest.raises(InterventionError, match="holds other numbers than when this was written"):
+        from_json(written[:1])
+    assert from_json(written[1:]) == (both[1],)
+    path.write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(InterventionError, match="is no safetensors file"):
+        Steer("resid_post", vector=str(path))
+    with pytest.raises(HookedVidError, match="Tensor has no JSON form"):
+        to_json([Steer("resid_post", vector=torch.ones(2))])
+
+
+def test_a_function_is_asked_by_as_many_arguments_as_it_needs():
+    asked = []
+    functions = [lambda a: asked.append(1), lambda a, s=2: asked.append(s), lambda a, at: asked.append(at), torch.abs]
+    at = At(TokenLayout(()), torch.arange(0), 0, 0)
+    for fn in functions[:3]:
+        Edit("z", 0, fn).effect(1).writes[0].fn(torch.ones(1), at)
+    assert asked == [1, 2, at]
+    assert torch.equal(Edit("z", 0, functions[3]).effect(1).writes[0].fn(-torch.ones(1), at), torch.ones(1))
+    with_layers, old = Edit("z", layers="1:3", fn=abs), Edit("z", layer=1, fn=abs)
+    assert [w.layer for w in with_layers.effect(5).writes] == [1, 2] and old == Edit("z", 1, abs)
+
+
+def test_writes_are_equal_by_what_they_do():
+    def writes(*values):
+        return [w for v in values for w in v.effect(4).writes]
+
+    cache = {"z": torch.ones(1)}
+    same = [
+        (Edit("z", 1, torch.abs, name="a"), Edit("z", "1:2", torch.abs)),
+        (Patch("z", 1, source=cache), Ablate("z", 1, by="resample", source=cache)),
+        (Ablate("z", 2, "last"), Ablate("z", "2:3", "last")),
+        (Steer("z", 2, vector=torch.ones(2)), Steer("z", 2, vector=torch.ones(2))),
+    ]
+    assert all(len({*writes(*pair)}) == 1 for pair in same)
+    unlike = [
+        Edit("z", 1, torch.abs), Edit("z", 1, torch.sign), Edit("z", 1, torch.abs, "last"), Patch("z", 1, source=cache),
+        Patch("z", 1, source=dict(cache)), Patch("z", 1, from_layer=2), Patch("z", 1), Ablate("z", 1, by="mean"),
+        Ablate("z", 1), Ablate("z", 1, by="noise"), Ablate("z", 1, by="noise", seed=1), Steer("z", 1, vector="v"),
+        Steer("z", 1, vector="v", scale=2),
+    ]  # fmt: skip
+    assert len({*writes(*unlike)}) == len(unlike)

@@ -10,15 +10,8 @@ from torch import Tensor
 from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.nn.hooks import ActivationCache
 from hookedvid.nn.model import Model
+from hookedvid.values.hook_names import pos_axis
 from hookedvid.values.layout import TokenLayout
-
-# Hook points whose axis of query positions is the third, after batch and head.
-BY_QUERY = ("hook_mask", "hook_attn_scores", "hook_pattern")
-
-
-def pos_axis(name: str) -> int:
-    """The axis of positions (of queries, for attention maps) in a hook point's tensor, the batch axis being 0."""
-    return 2 if name.rsplit(".", 1)[-1] in BY_QUERY else 1
 
 
 def has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
@@ -96,7 +89,7 @@ class VideoCache(ActivationCache):
         rows = self.row_of(self._layer(layer), self.layouts[item].positions(selector), item)
         if self.has_batch_dim:
             activation = activation[item : item + 1]
-        axis = pos_axis(f"hook_{name}") - (not self.has_batch_dim)
+        axis = pos_axis(name) - (not self.has_batch_dim)
         return activation.index_select(axis, rows.to(activation.device))
 
     def row_of(self, layer: int, positions: Int[Tensor, " chosen"], item: int = 0) -> Int[Tensor, " chosen"]:

@@ -101,7 +101,8 @@ def encoded(model: Model, inputs: VideoInputs) -> VideoInputs:
     """The same inputs with their videos' features kept: forwards on them skip tower and projector, same bits.
 
     Hook points of the two do not fire there, so hooks on them are refused; features made under hooks keep what these
-    did. A video's features do not depend on the question. Only a model with the same tower and projector takes them.
+    did. Interventions that write to the two encode again. A video's features do not depend on the question. Only a
+    model with the same tower and projector takes them.
     """
     if not inputs.to_encode:
         return inputs

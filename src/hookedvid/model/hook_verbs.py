@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from hookedvid.errors import HookError, InputError, nearest
-from hookedvid.model.cache import VideoCache, has_layer, pos_axis
+from hookedvid.model.cache import VideoCache, has_layer
 from hookedvid.model.eager import untraced
 from hookedvid.model.leaving import RunRecord
 from hookedvid.model.turns import Turns
 from hookedvid.nn.hooks import HookedRootModule, HookPoint, Slice, listening
 from hookedvid.nn.model import Model
+from hookedvid.values.hook_names import pos_axis
 
 Name = str | tuple[str, int]
 NamesFilter = Name | Sequence[Name] | Callable[[str], bool] | None

@@ -24,7 +24,7 @@ from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.leaving import Leaving, RunRecord, both
-from hookedvid.model.patching import patch_hooks
+from hookedvid.model.patching import encoding, patch_hooks
 from hookedvid.model.prepare import prepare
 from hookedvid.model.run_plan import RunPlan, blocks_run, columns
 from hookedvid.model.sinks import find_sinks
@@ -212,10 +212,9 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             input: Prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
                 `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
                 those of `inputs` (plain text when not given).
-            interventions: Knockouts, patches, edits, an early exit (which leaves fewer positions); `sources` names the
-                caches of patches whose source is a string.
-            stop_at_layer: Return the residual stream entering that block instead; both count from the end when
-                negative, and skip the work outside.
+            interventions: Knockouts, patches, edits, an early exit (which leaves fewer positions).
+            sources: What interventions name (`Intervention.sources`): caches of other runs, reference sets, vectors.
+            stop_at_layer: Return the stream entering that block. Both count from the end if negative.
             logits_to_keep: Only the last so many positions' logits.
             probes: Of blocks by number, see `AttnContext`; for `attention`.
             record: Is told which rows each block holds and who left when, as it happens.
@@ -230,7 +229,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         plan = RunPlan(self.cfg.lm, batch, effects(as_interventions(interventions), self.cfg.n_layers), kv_cache)
-        hooks = patch_hooks(self, sources, batch, plan)
+        batch = encoding(batch, plan.effects, start_at_layer)
+        hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
         if plan.is_prefill:
             warn_of_idle(plan.effects.every_cut, batch.layouts)
         layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
@@ -367,7 +367,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             kwargs = {**kwargs, "interventions": as_interventions(kwargs["interventions"])}
         if self.cfg.decoder is None or not args or kwargs.get("start_at_layer") is not None:
             return args, kwargs
-        return (self.inputs_of(*args), *args[1:]), kwargs
+        does = effects(kwargs.get("interventions") or (), self.cfg.n_layers)
+        return (encoding(self.inputs_of(*args), does), *args[1:]), kwargs
 
     def inputs_of(self, input: Any, *, start_at_layer: int | None = None, inputs: Any = None, **_: Any) -> VideoInputs:
         """The VideoInputs a call of `forward` reads."""

@@ -1,19 +1,25 @@
 """Patches and edits of activations by frame and segment; TransformerLens's own works through `model.bind`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.errors import InterventionError, nearest
-from hookedvid.model.cache import VideoCache, pos_axis
+from hookedvid.errors import InterventionError
+from hookedvid.model.cache import VideoCache
+from hookedvid.model.hook_points import hooks_of
+from hookedvid.model.new_rows import Notes, Place, Sources, Value, check_mask, new_rows, theirs_of
 from hookedvid.model.run_plan import RunPlan
+from hookedvid.model.video_writes import VideoWrite, of_video, writer
 from hookedvid.nn.model import Model
-from hookedvid.values.effects import Write
+from hookedvid.values.effects import Effects, Write
+from hookedvid.values.hook_names import part_of, pos_axis
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import LayerRange, Patch, as_range, as_source
+from hookedvid.values.interventions import LayerRange, Patch, as_range
 
 Hook = Callable[[Tensor, Any], Tensor]  # (activation, hook point) -> what becomes of it
 
@@ -31,7 +37,7 @@ class ItemWrite(NamedTuple):
     name: str
     positions: Int[Tensor, " chosen"]
     n_prompt: int
-    value: Callable[[Tensor, Tensor], Tensor]
+    value: Value
 
     def into(
         self,
@@ -69,57 +75,76 @@ def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"
     return ((keys >= 0) & (keys <= last)).nonzero()[:, 0]
 
 
-def hook_of(model: Model, write: Write) -> str:
-    """The full name of the hook point that is written.
+def encoding(inputs: VideoInputs, effects: Effects, start_at_layer: int | None = None) -> VideoInputs:
+    """The inputs that a run under writes reads: without features where a write reaches what makes them.
 
     Raises:
-        InterventionError: With the nearest ones.
+        InterventionError: For writes before block 0 in a run that begins behind it.
     """
-    if not 0 <= write.layer < model.cfg.n_layers:
-        raise InterventionError(f"{write.label}: this model's blocks are numbered 0 to {model.cfg.n_layers - 1}")
-    inside = [n for n in model.hook_dict if n.startswith(f"blocks.{write.layer}.")]
-    points = [n for n in inside if n.endswith(f".hook_{write.hook}") or n == f"blocks.{write.layer}.{write.hook}"]
-    if len(points) != 1:
-        shorts = sorted({n.split(".hook_")[-1] for n in inside})
-        what = f"is several: {points}" if points else f"does not exist ({nearest(write.hook, shorts)})"
-        raise InterventionError(f"{write.label}: hook {write.hook!r} {what}")
-    return points[0]
+    if start_at_layer is not None and effects.enters:
+        early = next(w for w in effects.writes if w.layer is None)
+        raise InterventionError(
+            f"{early.label}: it writes before block 0, and the run begins at block {start_at_layer}; run the inputs"
+        )
+    return replace(inputs, features=(), encoder="") if effects.encodes and inputs.features else inputs
 
 
 def patch_hooks(
-    model: Model,
-    sources: Mapping[str, Any] | None,
-    inputs: VideoInputs,
-    plan: RunPlan,
+    model: Model, sources: Sources, inputs: VideoInputs, plan: RunPlan, notes: Notes
 ) -> list[tuple[str, Hook]]:
     """Forward hooks that make a plan's writes, one for each point, in their order among the interventions.
 
     Each writes the positions that the plan's forward computes.
 
+    Args:
+        notes: What later steps of a generation have to know of these.
+
     Raises:
         InterventionError: When one does not fit.
     """
     hooks: dict[str, list[_Placed]] = {}
+    of_videos: dict[str, list[VideoWrite]] = {}
     for write in plan.effects.writes:
-        for item in range(inputs.batch_size):
-            of_item = write_of(model, write, sources, inputs, item)
-            _check_there(write, of_item, plan, item)
-            if bool(torch.isin(of_item.positions, plan.rows[write.layer][item]).any()):
-                hooks.setdefault(of_item.name, []).append(_Placed(item, write.layer, of_item))
-    return [(name, _writer(writes, plan)) for name, writes in hooks.items()]
+        for (name, layer), item in product(hooks_of(model, write), range(inputs.batch_size)):
+            if part_of(name) in ("tower", "projector"):
+                if plan.is_prefill:  # later steps read what it left in the key-value cache
+                    of_videos.setdefault(name, []).append(of_video(model, write, name, layer, sources, inputs, item))
+                continue
+            of_item = write_of(model, write, sources, inputs, item, notes)
+            _check_there(write, of_item, plan, item, notes)
+            if bool(torch.isin(of_item.positions, _rows(plan, write.layer, item)).any()):
+                hooks.setdefault(name, []).append(_Placed(item, write.layer, of_item))
+    return [
+        *((name, _writer(writes, plan)) for name, writes in hooks.items()),
+        *((name, writer(writes)) for name, writes in of_videos.items()),
+    ]
 
 
 class _Placed(NamedTuple):
     """A write of one item of a batch, and the rows of its block, on which some of its positions may be."""
 
     item: int
-    layer: int
+    layer: int | None
     write: ItemWrite
 
 
-def _check_there(write: Write, of_item: ItemWrite, plan: RunPlan, item: int) -> None:
-    if bool(plan.gone(write.layer, item)[of_item.positions].any()):
+def _rows(plan: RunPlan, layer: int | None, item: int) -> Int[Tensor, " row"]:
+    return (plan.pos if layer is None else plan.rows[layer])[item].contiguous()
+
+
+def _check_there(write: Write, of_item: ItemWrite, plan: RunPlan, item: int, notes: Notes) -> None:
+    positions, n_prompt = of_item.positions, of_item.n_prompt
+    if write.layer is not None and bool(plan.gone(write.layer, item)[positions].any()):
         raise InterventionError(f"{write.label}: these positions left the sequence by an early exit before it")
+    if not write.of_positions:
+        return
+    of_prompt = positions[positions < n_prompt]
+    there = int(torch.isin(of_prompt, plan.pos[item]).sum())
+    if there != (0 if (write, of_item.name, item) in notes else len(of_prompt)):
+        raise InterventionError(
+            f"{write.label}: the key-value cache holds some of these positions, whose moments nobody took; give it "
+            "from the first step on, with the whole prompt"
+        )
 
 
 def _writer(writes: Sequence[_Placed], plan: RunPlan) -> Hook:
@@ -127,9 +152,9 @@ def _writer(writes: Sequence[_Placed], plan: RunPlan) -> Hook:
         act = act.clone()
         for item, layer, one in writes:
             # Read now: the run itself may have decided who is there.
-            rows = plan.rows[layer][item].contiguous()
+            rows = _rows(plan, layer, item)
             which = torch.isin(one.positions, rows).nonzero()[:, 0]
-            keys = plan.keys[layer][item] if pos_axis(one.name) == 2 else None
+            keys = plan.keys[layer][item] if layer is not None and pos_axis(one.name) == 2 else None
             if len(which):
                 one.into(act[item : item + 1], torch.searchsorted(rows, one.positions[which]), which, keys)
         return act
@@ -138,35 +163,38 @@ def _writer(writes: Sequence[_Placed], plan: RunPlan) -> Hook:
 
 
 def write_of(
-    model: Model, write: Write, sources: Mapping[str, Any] | None, inputs: VideoInputs, item: int = 0
+    model: Model, write: Write, sources: Sources, inputs: VideoInputs, item: int = 0, notes: Notes | None = None
 ) -> ItemWrite:
-    """What a write does to one item of a batch.
+    """What a write to the decoder does to one item of a batch.
+
+    Args:
+        notes: As of `patch_hooks`.
 
     Raises:
         InterventionError: When it does not fit.
     """
-    name, layout = hook_of(model, write), inputs.layouts[item]
+    (name, layer), layout = hooks_of(model, write)[0], inputs.layouts[item]
     to = layout.positions(write.at)
-    if write.fn is not None:
-        return ItemWrite(name, to, layout.n_prompt, _checked(write.fn, write.label))
-    source = _source(write, sources)
-    if isinstance(source, VideoCache) and source.sliced:
-        raise InterventionError(f"{write.label}: its source was cut by pos_slice; cache the source without it")
-    theirs = source[name]
+    if write.fn is not None or write.by != "rows":
+        place = Place(name, layer, inputs, item, to, to)
+        return ItemWrite(name, to, layout.n_prompt, new_rows(write, place, sources, {} if notes is None else notes))
+    source, act, their_name, block = theirs_of(model, write, sources, name, layer)
     if isinstance(source, VideoCache) and not source.has_batch_dim:
-        theirs = theirs[None]
-    if len(theirs) != inputs.batch_size:
-        raise InterventionError(f"{write.label}: the source holds {len(theirs)} items, the run {inputs.batch_size}")
+        act = act[None]
+    if len(act) != inputs.batch_size:
+        raise InterventionError(f"{write.label}: the source holds {len(act)} items, the run {inputs.batch_size}")
     their_layout = source.layouts[item] if isinstance(source, VideoCache) else layout
     take = their_layout.positions(write.at)
     to, take = _paired(write.label, to, take, layout.n_prompt, their_layout.n_prompt)
-    n_rows = theirs.shape[pos_axis(name)]
-    if isinstance(source, VideoCache):
-        keys, rows = source.held[write.layer][item], source.row_of(write.layer, take, item)
+    if isinstance(source, VideoCache) and block is not None:
+        keys, rows = source.held[block][item], source.row_of(block, take, item)
     else:
-        keys = torch.arange(n_rows) - (n_rows - their_layout.n_tokens)
-        rows = take + n_rows - their_layout.n_tokens
-    taken = _Taken(write.label, theirs[item : item + 1], pos_axis(name), take, rows, keys, their_layout.n_prompt)
+        n_rows = act.shape[pos_axis(name)]
+        before = n_rows - their_layout.n_tokens
+        keys, rows = torch.arange(n_rows) - before, take + before
+        if bool((rows < 0).any()):
+            raise InterventionError(f"{write.label}: the source's {their_name!r} lacks positions; cache a whole run")
+    taken = _Taken(write.label, act[item : item + 1], pos_axis(name), take, rows, keys, their_layout.n_prompt)
     return ItemWrite(name, to, layout.n_prompt, taken.value)
 
 
@@ -197,7 +225,7 @@ class _Taken(NamedTuple):
     def value(self, act: Tensor, which: Tensor) -> Tensor:
         """As `ItemWrite.value`."""
         taken = self.act.index_select(self.axis, self.rows[which].to(self.act.device))
-        _check_mask(self.label, taken, act)
+        check_mask(self.label, taken, act)
         if self.axis == 2:
             seen = _seen(self.keys, self.positions[which], self.n_prompt)
             taken = taken.index_select(-1, seen.to(taken.device))
@@ -207,34 +235,6 @@ class _Taken(NamedTuple):
                     "be equally many"
                 )
         return taken.to(act)
-
-
-def _source(write: Write, sources: Mapping[str, Any] | None) -> Any:
-    if not isinstance(write.source, str):
-        return write.source  # looked at where the patch was made
-    if not sources or write.source not in sources:
-        raise InterventionError(
-            f"{write.label} takes its activation from {write.source!r}; pass sources={{{write.source!r}: cache}} "
-            f"(given: {sorted(sources or ())})"
-        )
-    return as_source(sources[write.source], write.label)
-
-
-def _check_mask(label: str, value: Tensor, act: Tensor) -> None:
-    if act.dtype == torch.bool and value.dtype != torch.bool:
-        raise InterventionError(f"{label}: {value.dtype} for a mask; give booleans, True where a query may look")
-
-
-def _checked(fn: Callable[[Tensor], Any], label: str) -> Callable[[Tensor, Tensor], Tensor]:
-    def value(act: Tensor, which: Tensor) -> Tensor:
-        out = fn(act)
-        if not isinstance(out, Tensor) or out.shape != act.shape:
-            returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InterventionError(f"{label}: fn gave {returned} for {tuple(act.shape)}; return the same shape")
-        _check_mask(label, out, act)
-        return out
-
-    return value
 
 
 @torch.no_grad()

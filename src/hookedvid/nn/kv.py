@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,13 +32,15 @@ class KVCache:
     """A decoder's keys and values, layer by layer.
 
     Layers may hold different rows: after an early exit the later ones have no video. `n_rope` is the length
-    that dynamic NTK scaling was fixed at, the prompt's, so that every step turns keys by the same angles.
+    that dynamic NTK scaling was fixed at, the prompt's, so that every step turns keys by the same angles. `notes` is
+    what a step's writes leave for those of later ones.
     """
 
     def __init__(self, n_layers: int):
         self.layers = [LayerKV() for _ in range(n_layers)]
         self.n_rope: tuple[int, ...] = ()
         self.n_tokens = 0
+        self.notes: dict[Any, Tensor] = {}
 
     @contextmanager
     def step(
@@ -51,12 +54,15 @@ class KVCache:
             layers: Those that it runs.
             keys: Of every layer the positions of all rows that it holds in the end; read then.
         """
+        noted = dict(self.notes)
         before = [0 if layer.pos is None else layer.pos.shape[1] for layer in self.layers]
         try:
             yield
         except BaseException:
             for layer, n in zip(self.layers, before, strict=True):
                 layer.cut(n)
+            self.notes.clear()
+            self.notes.update(noted)
             raise
         self.n_tokens, self.n_rope = n_tokens, n_rope
         for i in layers:

@@ -23,7 +23,17 @@ from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
-from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Intervention, Knockout, LayerRange, to_json
+from hookedvid.values.interventions import (
+    LV_K,
+    PATHWAYS,
+    VS_K,
+    VT_K,
+    Intervention,
+    Knockout,
+    LayerRange,
+    from_json,
+    to_json,
+)
 from hookedvid.values.selectors import NAMES as SELECTORS
 from hookedvid.values.selectors import parse_selector, unknown_name
 from hookedvid.values.serial import from_dict
@@ -100,10 +110,10 @@ class Study:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, SCORINGS)})")
         custom = protocols.in_json(self.custom)
         object.__setattr__(self, "custom", custom)
-        if any(one["kind"] == "patch" for several in custom for one in several):
+        for named in (i for several in custom for i in from_json(several) if i.sources):
             raise ConfigError(
-                "a study file cannot patch: it has no way to name the run that activations come from; leave the "
-                "custom condition out, and patch from Python with model.answer(inputs, Patch(...))"
+                f"a study file cannot {named.label()}: it has no way to say what {named.sources[0]!r} is; leave the "
+                "custom condition out, and run it from Python with model.answer(inputs, …, sources=…)"
             )
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         self._check_numbers()

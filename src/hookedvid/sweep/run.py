@@ -302,7 +302,8 @@ class Rows:
             if one not in self._writes:
                 self._writes[one] = write_of(self.model, one[0], self.sources, self.inputs[one[1]])
             write = self._writes[one]
-            hooks.append((write.name, _into(write, write.positions + shift)))
+            name = "blocks.0.hook_resid_pre" if write.name == "hook_embed" else write.name  # the same rows, in a block
+            hooks.append((name, _into(write, write.positions + shift)))
         return hooks
 
 

@@ -14,11 +14,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.model.cache import BY_QUERY
 from hookedvid.values.effects import Cut, Effects, Intervention, Write, effects
+from hookedvid.values.hook_names import is_map, part_of
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
-from hookedvid.values.layout import Segment, TokenLayout
+from hookedvid.values.layout import Segment, TokenLayout, stream_length
 from hookedvid.values.masks import kept_positions, warn_of_idle
 
 
@@ -40,8 +40,9 @@ Cell = tuple[int, int]  # question, condition
 def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_layers: int) -> bool:
     """Whether a sweep can place a condition.
 
-    It cannot where a write is to attention maps, which the sweep makes in parts, or to positions of the stream and of
-    the text at once, which it computes apart, nor where the run decides who leaves the sequence.
+    It cannot where a write is to attention maps, which the sweep makes in parts, to the tower or the projector, whose
+    features all conditions share, or to positions of the stream and of the text at once, which it computes apart,
+    nor where the run decides who leaves the sequence.
 
     Raises:
         InterventionError: For exits that no run can have.
@@ -52,7 +53,9 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
 
 
 def _refusal(write: Write, layout: TokenLayout) -> str:
-    if f"hook_{write.hook.removeprefix('hook_').rsplit('.hook_', 1)[-1]}" in BY_QUERY:
+    if part_of(write.hook) in ("tower", "projector"):
+        return "it writes to what makes the video's features, which are made once"
+    if is_map(write.hook):
         return "it writes to an attention map, which is computed in parts"
     at, n = layout.positions(write.at), stream_length(layout)
     return "it writes to the video and to the text after it" if bool((at < n).any() and (at >= n).any()) else ""
@@ -168,7 +171,8 @@ class Sweep:
                     cuts.append((cut, question))
                 elif self._once(self._cuts_rows, cut, question, text):
                     cuts.append((cut, place))
-        here = [w for w in self.conditions[condition].writes if w.layer == layer]
+        here = [w for w in self.conditions[condition].writes if w.block == layer]
+        here.sort(key=lambda w: w.layer is not None)  # what enters the block is written before it
         writes = [(w, place) for w in here if self._once(self._writes_rows, w, question, text)]
         return Changes(tuple(cuts), tuple(writes)) if cuts or writes else NOTHING
 
@@ -208,11 +212,6 @@ class Sweep:
         return Counts(len(nodes) - last, last, len(texts), sum(rows[t.question] for t in texts))
 
 
-def stream_length(layout: TokenLayout) -> int:
-    """Positions up to the last of the video, which no text after it can change; 0 without a video."""
-    return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
-
-
 def groups_before(layout: TokenLayout, n: int) -> frozenset[tuple[str, tuple[int, ...]]]:
     """The named groups of a layout, as far as they are among its first `n` positions."""
     before = ((name, tuple(p for p in positions if p < n)) for name, positions in layout.groups)
@@ -235,7 +234,8 @@ def _check_condition(condition: Effects, layout: TokenLayout) -> None:
     for w in condition.writes:
         if why := _refusal(w, layout):
             raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")
-        if any(w.layer >= e.layer and bool((layout.mask(e.drop) & layout.mask(w.at)).any()) for e in condition.exits):
+        late = [e for e in condition.exits if w.layer is not None and w.layer >= e.layer]
+        if any(bool((layout.mask(e.drop) & layout.mask(w.at)).any()) for e in late):
             raise InterventionError(f"{w.label}: these positions left the sequence by an early exit before it")
 
 

@@ -7,11 +7,16 @@ and one value serves every item of a batch, every question of a sweep and every 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
+from hookedvid.values.hook_names import part_of
+from hookedvid.values.layer_range import EVERYWHERE, LayerRange
+from hookedvid.values.layout import TokenLayout
 from hookedvid.values.serial import to_dict
 
 Relation = Literal["any", "same_frame", "other_frame"]
@@ -57,21 +62,86 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
-class Write:
-    """Rows of a hook point of block `layer` that become something else: two are the same if they are one object.
+class At:
+    """Where a function of an activation writes.
+
+    The rows it is given are [1, chosen, …], of `z` and its like [1, chosen, head, d_head], of attention maps
+    [1, head, chosen, key].
 
     Attributes:
+        layout: Of the item's sequence.
+        positions: Of the layout, ascending: those of the rows. In tower and projector a row stands for several
+            positions or a position for several rows; there they are all that are selected.
+        item: The item's number in its batch, 0-based.
+        layer: The block (0-based) of decoder or tower; None outside of blocks.
+    """
+
+    layout: TokenLayout
+    positions: Int[Tensor, " chosen"]
+    item: int
+    layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Rows of a hook point that become something else. Two are equal where they do the same.
+
+    Attributes:
+        hook: Its name, see `hook_names`.
+        layer: The decoder's block it is in; None before block 0.
         at: A selector of the rows.
+        label: For messages.
         fn: Gives the new rows from the old ones.
-        source: Without `fn`, what holds the new rows, a cache or the key of one.
+        by: Without `fn`, what they become: the source's `rows`, the `mean` of positions, `noise` that is distributed
+            as positions are, or themselves with a `vector` added.
+        source: What holds rows, moments or the vector, or its key; without one, moments are those of the positions.
+        from_layer: The block of the source that rows are taken from, if it is another.
+        scale: What a vector is multiplied by.
+        seed: Of noise.
+        tower: The blocks of the tower, for a hook point inside them.
     """
 
     hook: str
-    layer: int
+    layer: int | None
     at: str
     label: str
-    fn: Callable[[Any], Any] | None = None
+    fn: Callable[[Any, At], Any] | None = None
+    by: Literal["rows", "mean", "noise", "vector"] = "rows"
     source: Any = None
+    from_layer: int | None = None
+    scale: float = 1.0
+    seed: int = 0
+    tower: LayerRange = EVERYWHERE
+
+    @cached_property
+    def _does(self) -> tuple[Any, ...]:
+        place = (self.hook, self.layer, self.at, self.tower)
+        return (*place, self.by, self.from_layer, self.scale, self.seed, _comparable(self.fn), _comparable(self.source))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Write) and self._does == other._does
+
+    def __hash__(self) -> int:
+        return hash(self._does)
+
+    @property
+    def of_positions(self) -> bool:
+        """Whether what it writes is made of all of an item's selected positions together."""
+        return self.by in ("mean", "noise") and self.source is None
+
+    @property
+    def block(self) -> int:
+        """The first of the decoder's blocks that reads what is written, or that it is in."""
+        return 0 if self.layer is None else self.layer
+
+
+def _comparable(value: Any) -> Any:
+    """The value, or which object it is where it is a tensor or cannot be a key."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return id(value) if isinstance(value, Tensor) else value
 
 
 Rank = Literal["attention", "text_attention", "norm", "time", "space", "uniform", "random"]
@@ -143,10 +213,20 @@ class Effects:
         return tuple(dict.fromkeys(named))
 
     @property
+    def enters(self) -> bool:
+        """Whether it writes before block 0, so that a run has to begin with the inputs."""
+        return any(w.layer is None for w in self.writes)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it writes to the tower or the projector, so that features made without it do not serve."""
+        return any(part_of(w.hook) in ("tower", "projector") for w in self.writes)
+
+    @property
     def first_layer(self) -> int:
         """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
         touched = [i for i, cuts in enumerate(self.cuts) if cuts]
-        written, left = (w.layer for w in self.writes), (e.first_layer for e in self.exits)
+        written, left = (w.block for w in self.writes), (e.first_layer for e in self.exits)
         return min([*touched, *written, *left], default=len(self.cuts))
 
 
@@ -179,6 +259,11 @@ class Intervention:
         if not self.kind:
             raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; run it from Python")
         return {"kind": self.kind, **to_dict(self, brief=True)}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Keys that a run's `sources` have to hold."""
+        return ()
 
 
 def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:

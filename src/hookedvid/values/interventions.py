@@ -6,7 +6,7 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from hookedvid.values.serial import from_dict
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
+from hookedvid.values.writes import Steer as Steer
 from hookedvid.values.writes import as_source as as_source
 
 
@@ -97,7 +98,7 @@ def as_interventions(interventions: "Intervention | Iterable[Intervention] | Non
     for g in several:
         if not isinstance(g, Intervention):
             raise InterventionError(
-                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate, EarlyExit, Drop or "
+                f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate, Steer, EarlyExit, Drop or "
                 "AdaptiveExit values"
             )
     return several
@@ -113,9 +114,15 @@ def to_json(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:
     return [i.to_json() for i in interventions]
 
 
+def _below(cls: type[Intervention]) -> Iterator[type[Intervention]]:
+    for kind in cls.__subclasses__():
+        yield kind
+        yield from _below(kind)
+
+
 def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Intervention, ...]:
     """What `to_json` wrote; unknown kinds and fields are refused."""
-    kinds = {cls.kind: cls for cls in Intervention.__subclasses__() if cls.kind}
+    kinds = {cls.kind: cls for cls in _below(Intervention) if cls.kind}
     read: list[Intervention] = []
     for d in data:
         kind = d.get("kind")

@@ -340,6 +340,11 @@ def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]
     return rows
 
 
+def stream_length(layout: TokenLayout) -> int:
+    """Positions up to the last of the video, which no text after it can change; 0 without a video."""
+    return max((s.stop for s in layout.segments if s.role in ("video", "newline")), default=0)
+
+
 def step_name(frames: range) -> str:
     """The selector of a step of the video, by its frames."""
     return f"video[{frames.start}]" if len(frames) == 1 else f"video[{frames.start}:{frames.stop}]"

@@ -342,8 +342,9 @@ def _run_alone(plan: Plan, model: Model, item: Item, start: _Start, c: Condition
     if scoring.reads_text:
         return scoring.generated(model, item, inputs, c.interventions)
     n = scoring.n_last(inputs)
-    first = effects(c.interventions, model.cfg.n_layers).first_layer
-    if start.logits is None:
+    does = effects(c.interventions, model.cfg.n_layers)
+    first = does.first_layer
+    if start.logits is None or does.enters:
         logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
     elif first == model.cfg.n_layers:
         logits = start.logits
