@@ -173,7 +173,7 @@ INTERVENING = {
         "LV-K 4–: layers 3: hold none of this model's 3 blocks, numbered 0 to 2",
     ),
     "no layer": (lambda: model()(inputs(), interventions=LV_K.at("~:")), "LV-K no layer: layers ~0: hold none of this"),
-    "no intervention": (lambda: unchecked(as_interventions)(["LV-K"]), "'LV-K' is no intervention; give Knockout"),
+    "no intervention": (lambda: unchecked(as_interventions)([None]), "None is no intervention; give Knockout"),
     "a number": (lambda: unchecked(as_interventions)(0), "0 is no intervention; give Knockout, RandomEdges, Patch"),
     "a source named that is none": (
         lambda: model()(inputs(), interventions=Patch("z", 1), sources={"source": None}),

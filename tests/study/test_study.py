@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hookedvid.cli import verbs as faces
 from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
@@ -86,10 +85,11 @@ def test_custom_conditions_may_be_values_and_are_read_when_the_study_is_made():
     study = Study(custom=((EarlyExit(2), LV_K), written))
     assert study == Study(custom=(written, written)) and study.custom[0][1]["src"] == "video"
     assert study.conditions(4)[-1].interventions == (EarlyExit(2), LV_K)
+    assert study == Study(custom=(("exit @ 2", "LV-K"), ("exit @ 2; LV-K",)))
     with pytest.raises(InterventionError, match=r"custom holds a list of interventions for each condition"):
         Study(custom=(LV_K,))
-    with pytest.raises(InterventionError, match="'LV-K' is no intervention; give Knockout"):
-        Study(custom=(("LV-K",),))
+    with pytest.raises(InterventionError, match="7 is no intervention; give Knockout"):
+        Study(custom=((7,),))
     with pytest.raises(InterventionError, match=r"EarlyExit has no field 'layr' \(nearest: 'layer'"):
         Study(custom=(({"kind": "early_exit", "layr": 2},),))
     with pytest.raises(InterventionError, match="an edit is a Python function, which no file can hold"):
@@ -457,20 +457,25 @@ def test_ask_answers_under_a_knockout(folder, capsys):
     item = read_items(folder / "set" / "items.jsonl")[0]
     clip = str(folder / "set" / item.video)
     code = main(
-        ["ask", clip, item.question, *item.options, "--model", str(folder / "model"), "--knockout", "LV-K @ 1:3"]
+        [
+            "ask",
+            clip,
+            item.question,
+            *item.options,
+            "--model",
+            str(folder / "model"),
+            "--under",
+            "LV-K @ 1:3",
+            "--under",
+            "exit @ 1; VT-K",
+        ]
     )
     printed = capsys.readouterr().out
     assert code == 0 and "video[0]" in printed and "intact: " in printed and "LV-K 2–3: " in printed
+    assert "exit after layer 1 + VT-K all layers: " in printed
 
 
 def test_a_users_error_prints_one_line(capsys):
     assert main(["study", "--model", "no-such-model"]) == 2
     assert "no model 'no-such-model'" in capsys.readouterr().err
     assert main(["inspect", "nothing"]) == 2
-
-
-def test_knockouts_are_read_from_text():
-    assert faces.parse_knockout("LV-K @ 4:8") == LV_K.at(LayerRange(4, 8))
-    assert faces.parse_knockout("video[0] -> last").src == "video[0]"
-    with pytest.raises(InterventionError, match="no knockout 'LV'"):
-        faces.parse_knockout("LV")

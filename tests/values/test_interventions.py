@@ -182,8 +182,8 @@ def test_a_value_that_means_nothing_is_refused(make, message):
 def test_values_of_a_wrong_type_are_refused_in_words(untyped):
     with pytest.raises(InterventionError, match="relation is 'other'; it can be any, same_frame or other_frame"):
         Knockout("video", "text", relation="other")
-    with pytest.raises(InterventionError, match="'VT-K' is no intervention; give Knockout"):
-        as_interventions([LV_K, "VT-K"])
+    with pytest.raises(InterventionError, match="7 is no intervention; give Knockout"):
+        as_interventions([LV_K, 7])
 
 
 SPELLINGS = [

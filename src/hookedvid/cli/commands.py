@@ -82,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how many frames to sample (default: the model's)",
     )
     ask.add_argument(
-        "--knockout", dest="knockouts", action="append", default=[], metavar="KNOCKOUT",
-        help='"LV-K @ 4:8" or "video->question @ 2:", layers 0-based; repeatable',
+        "--under", dest="conditions", action="append", default=[], metavar="INTERVENTIONS",
+        help='"LV-K @ 4:8 heads 0,3 weight 0.5", "drop @ 2 keep 0.5 by attention", several joined by ";", layers '
+        "0-based; repeatable, one condition each",
     )  # fmt: skip
     ask.add_argument("--device")
     ask.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")

@@ -20,7 +20,7 @@ from hookedvid.report import presenter
 from hookedvid.report.terminal import Terminal
 from hookedvid.study import definition as studies
 from hookedvid.study.conventions import NAMES, convention
-from hookedvid.study.definition import Study, parse_knockout
+from hookedvid.study.definition import Study
 from hookedvid.study.extractors import extractor
 from hookedvid.study.records import Records, write_parquet
 from hookedvid.study.results import rescoring, submission
@@ -31,6 +31,7 @@ from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
+from hookedvid.values.interventions import label, parse
 
 
 def run_study(
@@ -217,17 +218,17 @@ def submit(out: Path, condition: str) -> int:
 
 
 def ask(
-    name: str, video: str, question: str, options: Sequence[str], knockouts: Sequence[str], n_frames: int | None,
+    name: str, video: str, question: str, options: Sequence[str], conditions: Sequence[str], n_frames: int | None,
     device: str | None, dtype: str | None, overrides: Mapping,
 ) -> int:  # fmt: skip
-    """`hookedvid ask`: the answer, intact and under the knockouts."""
+    """`hookedvid ask`: the answer, intact and under each condition."""
     console = Terminal()
     model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
-    cuts = [parse_knockout(k) for k in knockouts]
+    under = [parse(c) for c in conditions]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     console.say(str(inputs.layout))
-    for interventions in ([], cuts) if cuts else ([],):
-        title = " + ".join(k.label() for k in interventions) or "intact"
+    for interventions in ((), *under):
+        title = label(interventions) if interventions else "intact"
         if options:
             answer = model.answer(inputs, interventions)
             text = f"{answer.letter}. {answer.text}  (p = {answer.prob:.3f})"

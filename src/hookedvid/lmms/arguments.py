@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hookedvid.errors import ConfigError, InputError
-from hookedvid.study.definition import parse_knockout
-from hookedvid.values.interventions import EarlyExit, Intervention, as_interventions
+from hookedvid.values.interventions import EarlyExit, Intervention, as_interventions, parse
 
 Value = str | int | float | bool  # what lmms-eval makes of a text in `--model_args`
 MAX_NEW_TOKENS = 1024  # where a task sets none, as lmms-eval's wrappers of the LLaVA and InternVideo2.5 families
@@ -25,12 +24,9 @@ class Generation(NamedTuple):
 
 
 def interventions(knockout: Value, early_exit: Value | None) -> tuple[Intervention, ...]:
-    """From `LV-K @ 4:8; VT-K` (as `parse_knockout`, separated by `;`) and the number of blocks that see the video.
-
-    `+` could not separate them: it joins selectors.
-    """
+    """From `LV-K @ 4:8; VT-K` (as `parse` reads it) and the number of blocks that see the video."""
     text = str(knockout)
-    cuts: list[Intervention] = [parse_knockout(k) for k in text.split(";")] if text.strip() else []
+    cuts = parse(text) if text.strip() else ()
     exit_layer = whole("early_exit", early_exit)
     return as_interventions(cuts if exit_layer is None else [*cuts, EarlyExit(exit_layer)])
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
-from hookedvid.errors import ConfigError, HookError, InterventionError, nearest
+from hookedvid.errors import ConfigError, HookError, nearest
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model
@@ -23,17 +23,8 @@ from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
-from hookedvid.values.interventions import (
-    LV_K,
-    PATHWAYS,
-    VS_K,
-    VT_K,
-    Intervention,
-    Knockout,
-    LayerRange,
-    from_json,
-    to_json,
-)
+from hookedvid.values.interventions import NAMED as KNOCKOUTS
+from hookedvid.values.interventions import Intervention, from_json, to_json
 from hookedvid.values.selectors import NAMES as SELECTORS
 from hookedvid.values.selectors import parse_selector, unknown_name
 from hookedvid.values.serial import from_dict
@@ -42,7 +33,6 @@ from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
 PROTOCOLS = (*WHOLE, protocols.EFFICIENCY)
-KNOCKOUTS: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
 LARGEST = 16 << 20  # bytes of a study file
 Reuse = Literal["none", "layers", "layers+positions"]
@@ -62,7 +52,8 @@ class Study:
         width: Of windows (0: the paper's 4, or 2 on models of 16 layers and fewer).
         grid: Layers between the exits, and the windows, that efficiency tries (0: an eighth of the depth).
         keep: The share of the intact accuracy that its cheapest has to keep.
-        custom: Lists of interventions, as values or in their JSON form (which is kept), one condition each.
+        custom: Lists of interventions, one condition each: lines of text (`LV-K @ 4:8 heads 0,3 weight 0.5`, see
+            `hookedvid.values.interventions.parse`), values, or their JSON form (which is kept).
         scoring: One of `hookedvid.study.scorings`: `letters`, `words` and `generate` choose among an item's options;
             `likelihood` is that of its reference, `grounding` the overlap of the span it names with its own.
         frame_order: `shuffled` permutes the sampled frames of every clip.
@@ -85,7 +76,7 @@ class Study:
     width: int = 0
     grid: int = 0
     keep: float = 0.97
-    custom: tuple[tuple[InJson | Intervention, ...], ...] = ()
+    custom: tuple[tuple[InJson | str | Intervention, ...], ...] = ()
     scoring: str = "letters"
     convention: str = ""
     n_frames: int | None = None
@@ -175,19 +166,6 @@ class Study:
                 raise ConfigError(f"two conditions are called {c.label!r}; give a knockout of one another name")
             conditions += [c] * (c.label not in {f.label for f in conditions})
         return conditions
-
-
-def parse_knockout(text: str) -> Knockout:
-    """`LV-K @ 4:8`, `video->question`, `cross-frame @ ~2:4`; layers 0-based and half-open, all if not given."""
-    body, _, layers = (part.strip() for part in text.partition("@"))
-    if body in KNOCKOUTS:
-        knockout = KNOCKOUTS[body]
-    elif "->" in body:
-        src, dst = (s.strip() for s in body.split("->", 1))
-        knockout = Knockout(src, dst)
-    else:
-        raise InterventionError(f"no knockout {body!r} ({nearest(body, KNOCKOUTS)}); or write source->destination")
-    return knockout.at(LayerRange.parse(layers)) if layers else knockout
 
 
 @dataclass(frozen=True)

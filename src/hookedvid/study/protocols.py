@@ -73,8 +73,8 @@ def windows(knockout: Knockout, n_layers: int, width: int) -> list[Condition]:
     return [Condition(knockout.at(r).label(), (knockout.at(r),), "windows", name, x) for x, r in ranges]
 
 
-def in_json(several: Sequence[Sequence[InJson | Intervention]]) -> tuple[tuple[InJson, ...], ...]:
-    """Lists of interventions in their JSON form, from that or from values.
+def in_json(several: Sequence[Sequence[InJson | str | Intervention]]) -> tuple[tuple[InJson, ...], ...]:
+    """Lists of interventions in their JSON form, from that, from values or from their lines of text.
 
     Raises:
         InterventionError: For all else.
@@ -85,12 +85,13 @@ def in_json(several: Sequence[Sequence[InJson | Intervention]]) -> tuple[tuple[I
             raise InterventionError(
                 f"custom holds a list of interventions for each condition, and {condition!r} is none: [[LV_K], [VT_K]]"
             )
-        conditions.append(tuple(i if isinstance(i, dict) else to_json(as_interventions([i]))[0] for i in condition))
+        written = [[i] if isinstance(i, dict) else to_json(as_interventions(i)) for i in condition]
+        conditions.append(tuple(one for several in written for one in several))
         from_json(conditions[-1])
     return tuple(conditions)
 
 
-def custom(several: Sequence[Sequence[InJson | Intervention]]) -> list[Condition]:
+def custom(several: Sequence[Sequence[InJson | str | Intervention]]) -> list[Condition]:
     """One condition for each list of interventions."""
     return [Condition(label(i), i) for i in map(from_json, in_json(several))]
 

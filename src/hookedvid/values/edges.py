@@ -15,6 +15,7 @@ from hookedvid.values.heads import as_heads, heads_in, is_by_layer, label_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
 from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import is_number
+from hookedvid.values.spelling import Spelling, choice, number, numbers
 
 
 @spelled
@@ -36,6 +37,14 @@ class Knockout(Intervention):
     """
 
     kind: ClassVar[str] = "knockout"
+    spelling = Spelling(
+        "",
+        "video->last @ 4:8 heads 0,3 weight 0.5",
+        {
+            "@": ("layers", str), "heads": ("heads", numbers), "weight": ("weight", number),
+            "relation": ("relation", choice),
+        },
+    )  # fmt: skip
     src: str
     dst: str
     layers: LayerRange = EVERYWHERE
@@ -114,6 +123,7 @@ class RandomEdges(Intervention):
     """
 
     kind: ClassVar[str] = "random_edges"
+    spelling = Spelling("random like", "random like LV-K @ 4:8 seed 1", {"seed": ("seed", number)}, ("like", str))
     like: Knockout
     seed: int = 0
 

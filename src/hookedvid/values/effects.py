@@ -18,6 +18,7 @@ from hookedvid.values.hook_names import part_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.serial import to_dict
+from hookedvid.values.spelling import Spelling
 
 Relation = Literal["any", "same_frame", "other_frame"]
 
@@ -233,10 +234,12 @@ class Effects:
 class Intervention:
     """What is done to a run, as a frozen value. A new kind is a subclass that says what it does and how it is called.
 
-    `kind` is its name in JSON. A kind without one, or a value that no file can hold, refuses `to_json` in words.
+    `kind` is its name in JSON, `spelling` how a line of text says it, where one can. A kind without a `kind`, or a
+    value that no file can hold, refuses `to_json` in words.
     """
 
     kind: ClassVar[str] = ""
+    spelling: ClassVar[Spelling | None] = None
 
     def effect(self, n_layers: int) -> Effects:
         """What it does to a model of `n_layers` blocks.

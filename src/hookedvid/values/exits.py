@@ -12,6 +12,7 @@ from hookedvid.errors import InterventionError, nearest
 from hookedvid.values.effects import Effects, Exit, Intervention, Rank, Rule
 from hookedvid.values.layer_range import as_number, set_fields, spelled
 from hookedvid.values.selectors import as_selector
+from hookedvid.values.spelling import Spelling, choice, number
 
 
 def _as_share(value: object, what: str, least: float | int, most: float | int) -> float:
@@ -61,6 +62,14 @@ class Drop(Intervention):
     """
 
     kind: ClassVar[str] = "drop"
+    spelling = Spelling(
+        "drop",
+        "drop @ 2 keep 0.5 by attention",
+        {
+            "@": ("layer", number), "keep": ("keep", number), "by": ("rank", choice), "of": ("of", str),
+            "seed": ("seed", number),
+        },
+    )  # fmt: skip
     layer: int
     keep: float = 0.5
     rank: Rank = "attention"
@@ -122,6 +131,11 @@ class AdaptiveExit(Intervention):
     """
 
     kind: ClassVar[str] = "adaptive_exit"
+    spelling = Spelling(
+        "adaptive exit",
+        "adaptive exit by mass below 0.1 @ 4",
+        {"@": ("layer", number), "by": ("rule", choice), "below": ("threshold", number), "of": ("drop", str)},
+    )
     rule: Rule
     threshold: float
     layer: int = 1

@@ -6,11 +6,12 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, cast
 
-from hookedvid.errors import InterventionError
+from hookedvid.errors import InterventionError, nearest
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
 from hookedvid.values.effects import Effects, Exit, Intervention
@@ -22,6 +23,7 @@ from hookedvid.values.layer_range import as_range as as_range
 from hookedvid.values.layer_range import set_fields, spelled
 from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import from_dict
+from hookedvid.values.spelling import Spelling, number, said_fields
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
@@ -39,6 +41,7 @@ class EarlyExit(Intervention):
     """
 
     kind: ClassVar[str] = "early_exit"
+    spelling = Spelling("exit", "exit @ 18", {"@": ("layer", number), "of": ("drop", str)})
     layer: int
     drop: str = "video"
 
@@ -86,22 +89,77 @@ PATHWAYS: dict[str, Knockout] = {
 }
 
 
-def as_interventions(interventions: "Intervention | Iterable[Intervention] | None") -> tuple[Intervention, ...]:
-    """One intervention, several or none as a tuple.
+NAMED: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
+
+
+def as_interventions(
+    interventions: "Intervention | str | Iterable[Intervention | str] | None",
+) -> tuple[Intervention, ...]:
+    """One intervention, several or none as a tuple; each a value or its line of text (`parse`).
 
     Raises:
         InterventionError: On anything else.
     """
     if interventions is None:
         return ()
-    several = tuple(interventions) if isinstance(interventions, Iterable) else (interventions,)
-    for g in several:
-        if not isinstance(g, Intervention):
+    alone = isinstance(interventions, str) or not isinstance(interventions, Iterable)
+    found: list[Intervention] = []
+    for g in cast("Iterable[object]", [interventions] if alone else interventions):
+        if isinstance(g, str):
+            found += parse(g)
+        elif isinstance(g, Intervention):
+            found.append(g)
+        else:
             raise InterventionError(
                 f"{g!r} is no intervention; give Knockout, RandomEdges, Patch, Edit, Ablate, Steer, EarlyExit, Drop or "
-                "AdaptiveExit values"
+                "other values, or a line such as 'LV-K @ 4:8'"
             )
-    return several
+    return tuple(found)
+
+
+def parse(text: str) -> tuple[Intervention, ...]:
+    """The interventions of a line of text, separated by `;`.
+
+    `LV-K @ 4:8 heads 0,3 weight 0.5`, `video[3]->last`, `random like VT-K`, `exit @ 18`, `drop @ 2 keep 0.5 by
+    attention`, …: layers 0-based and half-open as in Python. `+` could not separate them: it joins selectors.
+
+    Raises:
+        InterventionError: For what cannot be read, with what could be meant.
+    """
+    return tuple(_parsed(part.strip()) for part in text.split(";"))
+
+
+def _parsed(text: str) -> Intervention:
+    kinds = {cls.spelling.begins: (cls, cls.spelling) for cls in _below(Intervention) if cls.spelling}
+    begins = [b for b in kinds if b and re.match(rf"{b}(\s|@|$)", text)]
+    if begins:
+        first = max(begins, key=len)
+        cls, spelling = kinds[first]
+        given = said_fields(spelling, text[len(first) :])
+        if "like" in given:  # what is behind it is a knockout's own line
+            given["like"] = _parsed(given["like"])
+        return _made(cls, spelling, given, text)
+    body = re.split(r"\s+(?=@|heads\s|weight\s|relation\s)|\s*(?=@)", text, maxsplit=1)[0].strip()
+    given = said_fields(kinds[""][1], text[len(body) :])
+    if body in NAMED:
+        return replace(NAMED[body], **given)
+    if "->" in body or "→" in body:
+        src, dst = re.split("->|→", body.replace(" ", ""), maxsplit=1)
+        return Knockout(src, dst, **given)
+    examples = [spelling.example for _, spelling in kinds.values()]
+    raise InterventionError(
+        f"no knockout {body!r} ({nearest(body, [*NAMED, *filter(None, kinds)])}); or write source->destination; lines "
+        f"that can be read: {'; '.join(examples)}"
+    )
+
+
+def _made(cls: type[Intervention], spelling: Spelling, given: Mapping[str, Any], text: str) -> Intervention:
+    assert is_dataclass(cls)
+    words = {name: word for word, (name, _) in spelling.words.items()}
+    lacks = [words.get(f.name, f.name) for f in fields(cls) if f.default is MISSING and f.name not in given]
+    if lacks:
+        raise InterventionError(f"{text!r} lacks {', '.join(map(repr, lacks))}; write {spelling.example!r}")
+    return cls(**given)
 
 
 def label(interventions: Sequence[Intervention]) -> str:

@@ -30,6 +30,7 @@ from hookedvid.values.hook_names import in_blocks, is_map, part_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
 from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import is_number
+from hookedvid.values.spelling import Spelling, number
 from hookedvid.values.vectors import Vector, as_vector
 
 By = Literal["zero", "mean", "resample", "noise"]
@@ -127,6 +128,14 @@ class Patch(_RowsWriter):
     """
 
     kind: ClassVar[str] = "patch"
+    spelling = Spelling(
+        "patch",
+        "patch resid_post @ 4 at video[3] from source",
+        {
+            "@": ("layer", number), "at": ("at", str), "from": ("source", str), "layer": ("from_layer", number),
+        },
+        ("hook", str),
+    )  # fmt: skip
     hook: str
     layer: int | None = None
     at: str = "all"
@@ -275,6 +284,15 @@ class Ablate(_RowsWriter):
     """
 
     kind: ClassVar[str] = "ablate"
+    spelling = Spelling(
+        "ablate",
+        "ablate mlp_out @ 4:8 at video by mean",
+        {
+            "@": ("layers", str), "at": ("at", str), "by": ("by", str), "from": ("source", str),
+            "seed": ("seed", number),
+        },
+        ("hook", str),
+    )  # fmt: skip
     hook: str
     layers: LayerRange = EVERYWHERE
     at: str = "all"
@@ -333,6 +351,12 @@ class Steer(_RowsWriter):
     """
 
     kind: ClassVar[str] = "steer"
+    spelling = Spelling(
+        "steer",
+        "steer resid_post @ 4:8 at last along vector scale 2",
+        {"@": ("layers", str), "at": ("at", str), "along": ("vector", str), "scale": ("scale", number)},
+        ("hook", str),
+    )
     hook: str
     layers: LayerRange = EVERYWHERE
     at: str = "all"

@@ -1,0 +1,95 @@
+"""Interventions as one line of text: `LV-K @ 4:8 heads 0,3 weight 0.5`, `drop @ 2 keep 0.5 by attention`.
+
+A kind says in its `Spelling` with what word it begins and which words lead to which of its fields. A knockout begins
+with its name, or with `source->destination`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hookedvid.errors import InterventionError, nearest
+
+Read = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a kind is written.
+
+    Attributes:
+        begins: The words it begins with.
+        example: A line that can be read.
+        words: Words that lead to a field, and how its text is read.
+        first: The field of what stands before all of them, if any, and how that is read.
+    """
+
+    begins: str
+    example: str
+    words: Mapping[str, tuple[str, Read]] = field(default_factory=dict[str, tuple[str, Read]])
+    first: tuple[str, Read] | None = None
+
+
+def number(text: str) -> int | float:
+    """A whole number, or one with a point.
+
+    Raises:
+        ValueError: For no number.
+    """
+    return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+
+
+def numbers(text: str) -> int | range | tuple[int, ...]:
+    """One whole number, several as `0,3`, or a run as `2:5`.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if ":" in text:
+        start, stop = text.split(":")
+        return range(int(start or 0), int(stop))
+    several = tuple(int(n) for n in text.split(","))
+    return several[0] if len(several) == 1 else several
+
+
+def choice(text: str) -> str:
+    """Words of a choice, joined as its name is."""
+    return text.replace(" ", "_")
+
+
+def said_fields(spelling: Spelling, rest: str) -> dict[str, Any]:
+    """The fields that a text behind a kind's first words gives.
+
+    Raises:
+        InterventionError: For words that lead nowhere and what cannot be read.
+    """
+    parts: dict[str, list[str]] = {"": []}
+    at = ""
+    for word in re.sub(r"(^|\s)@\s*", r"\1@ ", rest).split():
+        if word in spelling.words:
+            if word in parts:
+                raise InterventionError(f"{rest!r} says {word!r} twice; {_how(spelling)}")
+            at = word
+            parts[at] = []
+        else:
+            parts[at].append(word)
+    found: dict[str, Any] = {}
+    for word, said in parts.items():
+        if word == "" and not said:
+            continue
+        if word == "" and spelling.first is None:
+            raise InterventionError(
+                f"cannot read {' '.join(said)!r} in {rest!r} ({nearest(said[0], spelling.words)}); {_how(spelling)}"
+            )
+        name, read = spelling.first if word == "" and spelling.first is not None else spelling.words[word]
+        try:
+            found[name] = read(" ".join(said))
+        except ValueError as e:
+            raise InterventionError(f"cannot read {word!r} {' '.join(said)!r} of {rest!r}; {_how(spelling)}") from e
+    return found
+
+
+def _how(spelling: Spelling) -> str:
+    words = ", ".join(f"{w} {name}" for w, (name, _) in spelling.words.items())
+    return f"write {spelling.example!r}" + (f"; its words are {words}" if words else "")

@@ -1,0 +1,84 @@
+"""Interventions as lines of text."""
+
+import pytest
+
+from hookedvid import (
+    LV_K,
+    PATHWAYS,
+    VT_K,
+    Ablate,
+    AdaptiveExit,
+    Drop,
+    EarlyExit,
+    Knockout,
+    Patch,
+    RandomEdges,
+    Steer,
+)
+from hookedvid.errors import InterventionError
+from hookedvid.values.effects import Intervention
+from hookedvid.values.interventions import _below, as_interventions, from_json, parse, to_json
+
+LINES = {
+    "LV-K": LV_K,
+    "LV-K @ 4:8": LV_K.at("4:8"),
+    "VT-K @~2:4": VT_K.at("~2:4"),
+    "cross-frame @ 3": PATHWAYS["cross-frame"].at(3),
+    "video→last": PATHWAYS["video→last"],
+    "video->question": Knockout("video", "question"),
+    "video[2:5] + newlines -> last @ 1:": Knockout("video[2:5]+newlines", "last", "1:"),
+    "LV-K @ 4:8 heads 0,3 weight 0.5": Knockout("video", "text", "4:8", heads=(0, 3), weight=0.5),
+    "LV-K heads 2:5": Knockout("video", "text", heads=(2, 3, 4)),
+    "video->video relation other frame weight 2": Knockout("video", "video", relation="other_frame", weight=2),
+    "random like LV-K @ 2: seed 7": RandomEdges(LV_K.at("2:"), 7),
+    "random like video->last": RandomEdges(Knockout("video", "last")),
+    "exit @ 18": EarlyExit(18),
+    "exit @ 3 of video[0:4]": EarlyExit(3, "video[0:4]"),
+    "drop @ 2 keep 0.5 by attention": Drop(2, 0.5),
+    "drop @ 2 keep 0.25 by text attention of patches": Drop(2, 0.25, "text_attention", "patches"),
+    "drop @ 1 by random seed 3": Drop(1, rank="random", seed=3),
+    "patch resid_post @ 4 at video[3] from other layer 2": Patch("resid_post", 4, "video[3]", "other", 2),
+    "patch embed at video from other": Patch("embed", None, "video", "other"),
+    "ablate mlp_out @ 4:8 at video by noise seed 3": Ablate("mlp_out", "4:8", "video", "noise", seed=3),
+    "ablate deepstack": Ablate("deepstack"),
+    "steer resid_post @ 4: at last along joy scale -2.5": Steer("resid_post", "4:", "last", "joy", -2.5),
+    "adaptive exit by mass below 0.1 @ 4": AdaptiveExit("mass", 0.1, 4),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_is_its_value(line):
+    assert parse(line) == (LINES[line],)
+    assert from_json(to_json(parse(line))) == (LINES[line],)
+
+
+def test_names_are_kept_and_lines_stand_beside_values():
+    assert parse("LV-K @ 4:8")[0].label() == "LV-K 5–8"
+    assert as_interventions("exit @ 2; VT-K") == (EarlyExit(2), VT_K)
+    assert as_interventions(["exit @ 2; VT-K", LV_K]) == (EarlyExit(2), VT_K, LV_K)
+
+
+@pytest.mark.parametrize("kind", [k for k in _below(Intervention) if k.spelling], ids=lambda k: k.kind)
+def test_every_kinds_example_can_be_read(kind):
+    (value,) = parse(kind.spelling.example)
+    assert isinstance(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("LV", r"no knockout 'LV' \(nearest: 'LV-K'.*\); or write source->destination; lines that can be read: "),
+        ("", "no knockout ''"),
+        ("LV-K; ", "no knockout ''"),
+        ("drop 2", r"cannot read '2' in ' 2' \(.*\); write 'drop @ 2 keep 0.5 by attention'; its words are @ layer"),
+        ("drop @ two", "cannot read '@' 'two' of ' @ two'; write 'drop @ 2"),
+        ("drop @ 2 keep half", "cannot read 'keep' 'half'"),
+        ("drop @ 2 keep 0.5 keep 0.4", "says 'keep' twice"),
+        ("LV-K heads a", "cannot read 'heads' 'a'"),
+        ("LV-K @ 4:8 headz 0", "cannot read layers '4:8 headz 0'"),
+        ("exit", r"'exit' lacks '@'; write 'exit @ 18'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_said_with_what_could_be(line, said):
+    with pytest.raises(InterventionError, match=said):
+        parse(line)
