@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from hookedvid import LV_K, VS_K, VT_K, EarlyExit, Edit, HookedVideoLLM, LayerRange, Patch, Session, VideoInputs
+from hookedvid import (
+    LV_K,
+    VS_K,
+    VT_K,
+    Ablate,
+    EarlyExit,
+    Edit,
+    HookedVideoLLM,
+    LayerRange,
+    Patch,
+    Session,
+    Steer,
+    VideoInputs,
+)
 from hookedvid.checkpoints.fill import put
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.families.registry import FAMILIES
@@ -52,6 +65,14 @@ def patched(model: HookedVideoLLM, x: VideoInputs) -> torch.Tensor:
     return model(x, interventions=[Patch("z", 1, "video", source), EarlyExit(2)])
 
 
+def written(model: HookedVideoLLM, x: VideoInputs) -> torch.Tensor:
+    """Rows of the stream, of blocks, tower and projector, in every way that draws nothing."""
+    vector = torch.ones(model.cfg.d_model, dtype=torch.float64)
+    ways = [Steer("resid_post", 1, "last", vector), Ablate("z", 0, "text", "mean"), Ablate("projector.out", at="video")]
+    ways += [Steer("embed", at="video", vector=vector), Ablate("vision.resid_post", 0, "video", "mean")]
+    return model(x, interventions=ways)
+
+
 # Each with how often the host may wait for the device: for a value, or for numbers to come over.
 FORWARDS: dict[str, tuple[int, Callable[[Any, Any], torch.Tensor]]] = {
     "intact": (0, lambda m, x: m(x)),
@@ -60,6 +81,9 @@ FORWARDS: dict[str, tuple[int, Callable[[Any, Any], torch.Tensor]]] = {
     "batch, exit": (0, lambda m, x: m(batch(m, x), interventions=[VT_K, EarlyExit(1)])),
     "patch, exit": (0, patched),
     "edit": (0, lambda m, x: m(x, interventions=CONDITIONS[-1])),
+    "writes": (0, written),
+    # Noise is drawn by the prompt's tokens and by some of the pixels.
+    "noise": (2, lambda m, x: m(x, interventions=Ablate("z", 0, "question", "noise"))),
     "everything cached": (0, lambda m, x: m.run_with_cache(x)[0]),
     "on demand too": (0, lambda m, x: m.run_with_cache(x, names_filter=lambda name: True)[0]),
     "loss": (0, lambda m, x: m(x, return_type="loss")),

@@ -195,11 +195,10 @@ def test_edits_part_the_stream_where_they_write_to_it(family):
     assert (edited - intact).abs().max() > 1e-6
 
 
-def test_one_edit_in_two_conditions_is_one_divergence_and_two_edits_are_two():
+def test_equal_edits_in_two_conditions_are_one_divergence_and_unlike_ones_are_two():
     x, same = asked("longva")[:1], Edit("resid_post", 1, halved, "video[2]")
-    again = Edit("resid_post", 1, halved, "video[2]")
-    one = Sweep(N, x, [(), (same,), (same, LV_K.at(LayerRange(3)))]).counts
-    two = Sweep(N, x, [(), (same,), (again, LV_K.at(LayerRange(3)))]).counts
+    equal, other = Edit("resid_post", 1, halved, "video[2]"), Edit("resid_post", 1, torch.abs, "video[2]")
+    one, two = (Sweep(N, x, [(), (same,), (edit, LV_K.at(LayerRange(3)))]).counts for edit in (equal, other))
     assert (one.stream, two.stream) == (N - 1 + N - 2, N - 1 + 2 * (N - 2))
 
 
