@@ -167,9 +167,9 @@ def test_each_block_has_the_knockouts_of_its_layer():
 @LAW
 @given(layouts())
 def test_an_exit_keeps_the_rest_in_order(layout):
-    kept = kept_positions(layout, effects([EarlyExit(0)], 1).exit)
+    kept = kept_positions(layout, effects([EarlyExit(0)], 1).exits)
     assert kept.tolist() == [i for i, s in enumerate(each_position(layout)) if s.role not in ("video", "newline")]
-    assert kept_positions(layout, None).tolist() == list(range(layout.n_tokens))
+    assert kept_positions(layout, ()).tolist() == list(range(layout.n_tokens))
 
 
 def test_a_relation_between_frames_warns_where_tokens_mix_frames():
