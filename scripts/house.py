@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "hookedvid"
-KINDS = {"Knockout", "RandomEdges", "Patch", "Edit", "Ablate", "Steer", "EarlyExit"}
+KINDS = {"Knockout", "RandomEdges", "Replace", "Patch", "Edit", "Ablate", "Steer", "EarlyExit"}
 KIND_HOMES = ("values.interventions", "values.edges", "values.effects", "values.writes", "interventions")
 FAMILIES = {
     "longva", "llava-onevision", "llava-video", "llava-next-video", "llava-next-video-qwen", "internvideo2.5",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hookedvid.values.interventions import Ablate, EarlyExit, Edit, Intervention, Knockout, Patch, Steer
+from hookedvid.values.interventions import Ablate, EarlyExit, Edit, Intervention, Knockout, Patch, Replace, Steer
 from hookedvid.values.layout import TokenLayout
 
 NAMES = {
@@ -83,9 +83,7 @@ class Place:
         """[head, query, key]: what exp(score) is multiplied by."""
         w = torch.ones(n_heads, self.n, self.n, dtype=torch.float64).tril()
         for k in knockouts:
-            heads = list(range(n_heads)) if k.heads is None else list(k.heads)
-            if isinstance(heads[0], tuple):
-                heads = list(dict(heads).get(layer, ()))
+            heads = heads_of(k, layer, n_heads)
             w[heads] = torch.where(self.pairs(k), w[heads] * float(k.weight), w[heads])
         return w
 
@@ -154,7 +152,11 @@ def run(
         scores = at("attn_scores", i, scores + weights.log())
         exps = (scores - scores.amax(-1, keepdim=True)).exp()
         pattern = at("pattern", i, (exps / exps.sum(-1, keepdim=True)).nan_to_num(0.0))
-        z = at("z", i, torch.einsum("qhk,khd->qhd", pattern, v))
+        z = torch.einsum("qhk,khd->qhd", pattern, v)
+        for heads, edges, new in along_edges(given, i, v, held, place, sources, lm):
+            along = torch.where(edges[held][:, held][:, None], pattern[:, heads], 0.0)
+            z[:, heads] += torch.einsum("qhk,khd->qhd", along, (new - v)[:, heads])
+        z = at("z", i, z)
         x = at("resid_mid", i, x + at("attn_out", i, linear(z.flatten(1), f"{b}.o")))
         h, m = norm(x, f"blocks.{i}.ln2.weight"), f"blocks.{i}.mlp"
         gate = linear(h, f"{m}.gate")
@@ -167,6 +169,35 @@ def blocks(change: Intervention, n_layers: int) -> list[int | None]:
     if change.hook == "embed":
         return [None]
     return [change.layer] if isinstance(change, Patch) else list(change.layers.layers(n_layers))
+
+
+def heads_of(k: Knockout | Replace, layer: int, n_heads: int) -> list[int]:
+    heads = list(range(n_heads)) if k.heads is None else list(k.heads)
+    return list(dict(heads).get(layer, ())) if isinstance(heads[0], tuple) else heads
+
+
+def along_edges(given: Sequence[Intervention], layer: int, v: Tensor, held: list[int], place: Place, sources, lm):
+    """(head, its edges [query, key], values [key, head, d_head] along them); the last that names an edge has it."""
+    mine = [r for r in given if isinstance(r, Replace) and layer in r.layers.layers(lm.n_layers)]
+    for i, r in enumerate(mine):
+        src, new = place.of(r.src), torch.zeros_like(v)
+        if r.by == "mean":
+            own = [held.index(p) for p in src if p < place.prompt and p in held]
+            new[:] = v[own].mean(0) if own else 0.0
+        edges = {h: place.pairs(r).clone() for h in heads_of(r, layer, v.shape[1])}
+        if r.by == "resample":
+            theirs, layout = sources[id(r.source)]
+            there = [p for p in Place(layout).of(r.src) if p < Place(layout).prompt]
+            new = v.clone()
+            for p, t in zip([p for p in src if p < place.prompt], there, strict=True):
+                if p in held:
+                    new[held.index(p)] = theirs["v", layer][t].repeat_interleave(v.shape[1] // lm.n_kv_heads, 0)
+            for some in edges.values():
+                some[:, place.prompt :] = False
+        for later in mine[i + 1 :]:
+            for h in set(edges) & set(heads_of(later, layer, v.shape[1])):
+                edges[h] &= ~place.pairs(later)
+        yield from (([h], some, new) for h, some in edges.items())
 
 
 def written(

@@ -28,6 +28,7 @@ from .values.interventions import Knockout as Knockout
 from .values.interventions import LayerRange as LayerRange
 from .values.interventions import Patch as Patch
 from .values.interventions import RandomEdges as RandomEdges
+from .values.interventions import Replace as Replace
 from .values.interventions import Steer as Steer
 from .values.layout import Segment as Segment
 from .values.layout import TokenLayout as TokenLayout

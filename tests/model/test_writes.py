@@ -16,7 +16,7 @@ from hookedvid.sweep.run import sweep
 from hookedvid.sweep.session import Session
 from hookedvid.sweep.tree import shareable
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit, Edit, Knockout, LayerRange, Patch, Replace
 from hookedvid.values.layout import Segment, TokenLayout
 from hookedvid.values.masks import NoEdgeWarning
 from models import LAW, ROUNDING, UNLIKE, apart, random_model, rich_inputs
@@ -69,15 +69,25 @@ knockouts = st.one_of(
         st.sampled_from([0, 0, 0.5, 1, 2.5]),
     ),
 )  # fmt: skip
+replacements = st.one_of(
+    st.builds(
+        Replace, st.sampled_from([*PLACES[:5], "all", "video[0:2]+template"]), st.sampled_from(PLACES), layers,
+        st.sampled_from([None, 1, [0, 2], {i: i for i in range(N)}]), st.sampled_from(["any", "other_frame"]),
+        st.sampled_from(["zero", "mean"]), keep_self=st.booleans(),
+    ),
+    st.builds(
+        Replace, st.sampled_from(PLACES[:3]), st.just("text"), layers, by=st.just("resample"), source=st.just("source"),
+    ),
+)  # fmt: skip
 edits = st.builds(
     Edit, st.sampled_from(POINTS), st.integers(0, N - 1), st.sampled_from([doubled, shifted, rolled, averaged]),
     st.sampled_from(PLACES),
 )  # fmt: skip
 patches = st.builds(Patch, st.sampled_from(POINTS[:-2]), st.integers(0, N - 1), st.sampled_from(PLACES[:-2]))
 exits = st.builds(EarlyExit, st.integers(0, N), st.sampled_from(["video", "video[1]", "patches"]))
-mixes = st.tuples(st.lists(st.one_of(knockouts, edits, patches, edits), max_size=4), st.lists(exits, max_size=1)).map(
-    lambda m: (*m[0], *m[1])
-)
+mixes = st.tuples(
+    st.lists(st.one_of(knockouts, edits, patches, replacements), max_size=4), st.lists(exits, max_size=1)
+).map(lambda m: (*m[0], *m[1]))
 
 
 def lost(mix, inputs: VideoInputs) -> bool:

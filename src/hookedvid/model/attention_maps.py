@@ -382,8 +382,8 @@ class _Layer(NamedTuple):
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, may: Tensor, kernel: Kernel, seen: HookPoint | None = None
 ) -> Float[Tensor, "1 query head d_head"]:
-    points = {"on_scores": HookPoint(), "on_pattern": seen or HookPoint()}
-    return attend(q, k, v, may[None], causal=False, kernel=kernel, **points)
+    on_pattern = seen or HookPoint()
+    return attend(q, k, v, may[None], causal=False, kernel=kernel, on_scores=HookPoint(), on_pattern=on_pattern)
 
 
 def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[Tensor, " pos"]]:

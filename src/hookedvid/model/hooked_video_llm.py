@@ -26,6 +26,7 @@ from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.leaving import Leaving, RunRecord, both
 from hookedvid.model.patching import encoding, patch_hooks
 from hookedvid.model.prepare import prepare
+from hookedvid.model.replaced_values import Flows
 from hookedvid.model.run_plan import RunPlan, blocks_run, columns
 from hookedvid.model.sinks import find_sinks
 from hookedvid.model.weight_views import WeightViews
@@ -231,6 +232,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         plan = RunPlan(self.cfg.lm, batch, effects(as_interventions(interventions), self.cfg.n_layers), kv_cache)
         batch = encoding(batch, plan.effects, start_at_layer)
         hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
+        flows = Flows(self, sources, batch, plan)
         if plan.is_prefill:
             warn_of_idle(plan.effects.every_cut, batch.layouts)
         layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
@@ -240,11 +242,10 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, layers, plan.keys)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, layers.start)
-            resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving)
+            resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving, flows)
             if stop_at_layer is not None:
                 return resid
-            if keep is not None:
-                resid = resid[:, -keep:]
+            resid = resid if keep is None else resid[:, -keep:]
             logits = self.unembed(self.ln_final(resid)) if return_type is not None else None
             return self._returned(logits, return_type, batch, plan, loss_per_token)
 
@@ -286,7 +287,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     def _run_blocks(
         self, resid: Tensor, deepstack: list[Tensor], plan: RunPlan, kv_cache: KVCache | None, layers: range,
-        probes: Probes, leaving: Leaving,
+        probes: Probes, leaving: Leaving, flows: Flows,
     ) -> Tensor:  # fmt: skip
         pos, angles = plan.pos, self._angles(plan.pos, plan, resid)
         for i in layers:
@@ -299,8 +300,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
                     pos = plan.rows[i]
                     angles = self._angles(pos, plan, resid)
             allowed, causal = plan.mask(i, pos, plan.keys[i])
-            look = leaving.probe(i, pos) if plan.late_exits else None
-            ctx = AttnContext(*angles, allowed, causal, self.kernel, both(look, (probes or {}).get(i)))
+            look = both(leaving.probe(i, pos) if plan.late_exits else None, (probes or {}).get(i))
+            ctx = AttnContext(*angles, allowed, causal, self.kernel, look, flows.at(i))
             kv = None if kv_cache is None else kv_cache.layers[i]
             resid = self.blocks[i](resid, ctx, kv, deepstack[i] if i < len(deepstack) else None)
         return resid

@@ -96,6 +96,10 @@ class RunPlan:
             self.rows[i] = self.keys[i] = rows
         self._compare(layer)
 
+    def first_alike(self, layer: int) -> int:
+        """The first block of those, up to this one, that hold the same positions as it."""
+        return self._alike[layer]
+
     def _compare(self, layer: int) -> None:
         """Say again of blocks from one on which is the first of those that hold the same positions."""
         del self._alike[layer:]

@@ -3,7 +3,7 @@
 Axis words: batch query key pos head kv_head d_head d_model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookedvid.errors import HookError
+from hookedvid.nn.flows import Flow, with_flows, with_flows_of
 from hookedvid.nn.head_groups import Calls, HeadGroups
 from hookedvid.nn.hooks import HookPoint, listening, untouched, with_path
 from hookedvid.nn.kv import LayerKV
@@ -37,7 +38,7 @@ class AttnContext(NamedTuple):
     keys. `cos` and `sin` are None where
     positions are not rotary. `probe` is shown what attention was computed from and changes nothing: rotated q and k,
     allowed, and the log-sum-exp of each row's scores [batch, head, query] where the kernel knew it. (A row with no
-    key left has that of all keys.)
+    key left has that of all keys.) `flows` put other values along some edges.
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
@@ -48,6 +49,7 @@ class AttnContext(NamedTuple):
     causal: bool = False
     kernel: Kernel = "sdpa"
     probe: Probe | None = None
+    flows: Sequence[Flow] = ()
 
 
 def attend(
@@ -60,18 +62,19 @@ def attend(
     kernel: Kernel,
     on_scores: HookPoint,
     on_pattern: HookPoint,
+    flows: Sequence[Flow] = (),
 ) -> Float[Tensor, "batch query head d_head"]:
     """softmax(QK^T / sqrt(d_head) + M) V, with M -inf where `allowed` is False, or M given; all heads at once.
 
     A query with no key left outputs zero. Listening on scores or pattern takes the explicit path in this
-    layer; otherwise `kernel` says which is used. Each kv_head serves head / kv_head consecutive heads.
+    layer; otherwise `kernel` says which is used. Each kv_head serves head / kv_head consecutive heads. `flows` are
+    computed from the pattern where it is made.
     """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    by_head = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if kernel == "eager" or listening(on_scores, on_pattern):
-        z = _explicit(q, k, v, allowed, causal, on_scores, on_pattern)
-    else:
-        z = _fused(q, k, v, allowed, causal)
-    return z.transpose(1, 2)
+        return _explicit(*by_head, allowed, causal, on_scores, on_pattern, flows).transpose(1, 2)
+    z = _fused(*by_head, allowed, causal).transpose(1, 2)
+    return with_flows(flows, z, q, lambda item: (k[item], v[item]))
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, causal: bool) -> Tensor:
@@ -95,8 +98,9 @@ def _explicit(
     causal: bool,
     on_scores: HookPoint,
     on_pattern: HookPoint,
+    flows: Sequence[Flow],
 ) -> Tensor:
-    k, v = _repeat(q, k), _repeat(q, v)
+    k = _repeat(q, k)
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
     if allowed is None and causal:
         allowed = causal_mask(q.shape[2], k.shape[2], q.device)
@@ -107,7 +111,8 @@ def _explicit(
     # Softmax in float32 for half types, as transformers' eager path does; float64 stays.
     precise = torch.promote_types(scores.dtype, torch.float32)
     pattern = scores.masked_fill(empty, 0.0).softmax(-1, dtype=precise).to(q.dtype)
-    return on_pattern(pattern.masked_fill(empty, 0.0)) @ v
+    pattern = on_pattern(pattern.masked_fill(empty, 0.0))
+    return with_flows_of(flows, pattern @ _repeat(q, v), pattern, v.transpose(1, 2))
 
 
 def _repeat(q: Tensor, kv: Tensor) -> Tensor:
@@ -231,11 +236,12 @@ class Attention(nn.Module):
         listened = listening(self.hook_mask, self.hook_attn_scores, self.hook_pattern)
         if isinstance(ctx.allowed, Structure | HeadGroups) and ctx.kernel == "sdpa" and not listened:
             z, allowed, lse = ctx.allowed.attend(q, k, v), ctx.allowed, None
+            z = with_flows(ctx.flows, z, q, lambda item: (k[item], v[item]))
         else:
             allowed = self._mask(ctx, q, k)
             points = {"on_scores": self.hook_attn_scores, "on_pattern": self.hook_pattern}
             with nullcontext() if ctx.probe is None else _Overhear() as heard:
-                z = attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, **points)
+                z = attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, flows=ctx.flows, **points)
             lse = None if heard is None else heard.lse
         if ctx.probe is not None:
             ctx.probe(q, k, allowed, lse)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hookedvid.nn.flows import Flow, with_flows
 from hookedvid.nn.head_groups import Calls
 from hookedvid.nn.structured import merge, with_lse
 
@@ -45,11 +46,13 @@ class States:
     Attributes:
         views: Those of heads behind those of whole states, over which they go.
         explicit: By scores rather than the fused kernel, as `kernel="eager"` does.
+        flows: Other values along some edges. Their items are states, their keys the stream's and then the state's own.
     """
 
     views: tuple[View, ...]
     own: Bool[Tensor, "state #head text text"] | Float[Tensor, "state #head text text"]
     explicit: bool = False
+    flows: tuple[Flow, ...] = ()
 
     def attend(
         self,
@@ -64,7 +67,8 @@ class States:
         Of q, k, v the rows are the states', one after the other.
         """
         q, k, v = (x[0].unflatten(0, (len(self.own), -1)) for x in (q, k, v))
-        n_kv, n_text = k.shape[2], q.shape[1]
+        own_k, own_v = k, v
+        n_kv = k.shape[2]
         grouped = q.unflatten(2, (n_kv, -1)).permute(0, 2, 3, 1, 4)  # [state, kv_head, head of it, text, d_head]
         k, v = (x.transpose(1, 2).flatten(0, 1)[:, None].expand(-1, grouped.shape[2], -1, -1) for x in (k, v))
         own = self.own[:, None] if self.own.shape[1] == 1 else self.own.unflatten(1, (n_kv, -1))
@@ -80,8 +84,12 @@ class States:
                 seen_lse[at] = own_lse.to(seen_lse.dtype)
             elif view.heads is not None:
                 seen_z[at], seen_lse[at] = 0.0, float("-inf")
-        merged = merge(z, lse, seen_z, seen_lse)
-        return merged.permute(0, 3, 1, 2, 4).reshape(1, len(q) * n_text, -1, q.shape[-1])
+        merged = merge(z, lse, seen_z, seen_lse).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+        def keys_values(state: int) -> tuple[Tensor, Tensor]:
+            return torch.cat([stream_k[0], own_k[state]]), torch.cat([stream_v[0], own_v[state]])
+
+        return with_flows(self.flows, merged, q, keys_values).flatten(0, 1)[None]
 
     def _seen(self, view: View, rows: Tensor, stream_k: Tensor, stream_v: Tensor) -> tuple[Tensor, Tensor]:
         """Attention of a view's states to the stream, and its log-sum-exps, in the order of their rows.

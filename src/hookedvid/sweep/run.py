@@ -19,7 +19,9 @@ from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
 from hookedvid.model.patching import ItemWrite, write_of
+from hookedvid.model.replaced_values import Known, Place, Values, flows_at, values_of
 from hookedvid.nn.attention import AttnContext
+from hookedvid.nn.flows import Flow
 from hookedvid.nn.head_groups import Calls, structures
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.kv import LayerKV
@@ -27,7 +29,7 @@ from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.model import Model
 from hookedvid.nn.text_states import Joined, States, View
 from hookedvid.sweep.tree import Cell, Changes, Node, Sweep, TextStep, shareable, stream_length
-from hookedvid.values.effects import Cut, Intervention, Write, by_heads, check_heads
+from hookedvid.values.effects import Cut, Intervention, Swap, Write, by_heads, check_heads
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.masks import as_m, mask_of, masks_of, same_type, visible
 
@@ -84,6 +86,8 @@ class Rows:
         self._stream_masks: dict[_Cuts, Tensor | Calls] = {}
         self._views: dict[tuple[int, _Cuts], _Seen] = {}
         self._writes: dict[tuple[Write, int], ItemWrite] = {}
+        self._values: dict[tuple[Swap, int, int], Values] = {}
+        self._edges: Known = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self._moved: list[tuple[Tensor, Tensor]] = []  # what views hold, here and on the device
 
@@ -123,15 +127,16 @@ class Rows:
             return rows[:, :n]
         mask = self._stream_mask(changes.cuts)
         # A state that sees all before it goes on from an intact stream as any row does.
-        goes_on = mask is None and bool(beside) and self._view(beside[0]).whole
+        goes_on = not changes and bool(beside) and not beside[0].changes.swaps and self._view(beside[0]).whole
         apart = beside[goes_on:]
-        allowed = Joined(self._states(apart), n, n + goes_on * self.n_text, mask) if apart else mask
+        allowed = Joined(self._states(layer, apart), n, n + goes_on * self.n_text, mask) if apart else mask
         if not beside:
             rows = rows[:, :n]
         elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
             rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
         hooks = [*self._hooks(0, changes), *self._text_hooks(beside, n)]
         ctx = self._context(n, len(beside), allowed, causal=mask is None)
+        ctx = ctx._replace(flows=self._flows(layer, changes, 0, torch.arange(n), torch.arange(n)))
         return self._through(layer, rows, ctx, kv, hooks, self._deepstack[layer:][:1])
 
     def _through(
@@ -194,7 +199,7 @@ class Rows:
             out = texts.new_empty(1, len(steps) * self.n_text, texts.shape[2])
         for i in range(0, len(steps), self.together):
             some = steps[i : i + self.together]
-            ctx = self._context(0, len(some), Joined(self._states(some), held=keys_values))
+            ctx = self._context(0, len(some), Joined(self._states(layer, some), held=keys_values))
             rows = slice(i * self.n_text, (i + len(some)) * self.n_text)
             out[:, rows] = self._through(layer, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
         return out
@@ -211,7 +216,7 @@ class Rows:
             rows = texts[:, first + layout.n_prompt - 1 : first + layout.n_tokens]
             yield t, self.model.unembed(self.model.ln_final(rows))[0]
 
-    def _states(self, steps: Sequence[TextStep]) -> States:
+    def _states(self, layer: int, steps: Sequence[TextStep]) -> States:
         seen, serves = [self._view(t) for t in steps], self.model.cfg.n_heads // self.model.cfg.lm.n_kv_heads
         alike: dict[tuple[int, int, int], tuple[_Columns, list[int], list[int]]] = {}
 
@@ -232,7 +237,8 @@ class Rows:
             views.append(View(self._index(tuple(states)), columns.columns, columns.mask, heads, kv_head))
         n_heads = max(len(one.own) for one in seen)
         own = torch.stack(same_type([one.own.expand(n_heads, -1, -1) for one in seen]))
-        return States(tuple(views), own, explicit=self.model.kernel == "eager")
+        flows = [flow for i, t in enumerate(steps) if t.changes.swaps for flow in self._text_flows(layer, t, i)]
+        return States(tuple(views), own, self.model.kernel == "eager", tuple(flows))
 
     def _index(self, numbers: tuple[int, ...]) -> Int[Tensor, " number"]:
         if numbers not in self._indices:  # the same in most layers: moved to the device once
@@ -287,6 +293,29 @@ class Rows:
                 return there
         self._moved.append((x, x.to(self.device)))
         return self._moved[-1][1]
+
+    # ---- replaced values --------------------------------------------------------------------------------------
+
+    def _text_flows(self, layer: int, step: TextStep, state: int) -> Sequence[Flow]:
+        n, longest = self.plan.layouts[step.question].n_tokens, self.plan.n_stream + self.n_text
+        keys = pad(torch.arange(n), (0, longest - n), value=-1)
+        return self._flows(layer, step.changes, state, keys[self.plan.n_stream :], keys)
+
+    def _flows(self, layer: int, changes: Changes, item: int, rows: Tensor, keys: Tensor) -> Sequence[Flow]:
+        """The flows among rows and keys at these positions."""
+        if not changes.swaps:
+            return ()
+        question = max(q for _, q in changes.swaps)
+        cuts = tuple(cut for cut, _ in changes.cuts)
+        place = Place(item, self.plan.layouts[question], rows, keys, cuts, (question, cuts, len(keys)))
+
+        values: list[Values] = []
+        for swap, _ in changes.swaps:
+            what = swap, layer, question
+            if what not in self._values:
+                self._values[what] = values_of(self.model, swap, layer, self.sources, self.inputs[question])
+            values.append(self._values[what])
+        return flows_at(place, [swap for swap, _ in changes.swaps], range(self.model.cfg.n_heads), values, self._edges)
 
     # ---- writes --------------------------------------------------------------------------------------------
 

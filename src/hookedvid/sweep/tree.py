@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, InterventionError
-from hookedvid.values.effects import Cut, Effects, Intervention, Write, effects
+from hookedvid.values.effects import Cut, Effects, Intervention, Swap, Write, effects
 from hookedvid.values.hook_names import is_map, part_of
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
@@ -28,9 +28,10 @@ class Changes:
 
     cuts: tuple[tuple[Cut, int], ...] = ()
     writes: tuple[tuple[Write, int], ...] = ()
+    swaps: tuple[tuple[Swap, int], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.writes)
+        return bool(self.cuts or self.writes or self.swaps)
 
 
 NOTHING = Changes()
@@ -42,14 +43,16 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
 
     It cannot where a write is to attention maps, which the sweep makes in parts, to the tower or the projector, whose
     features all conditions share, or to positions of the stream and of the text at once, which it computes apart,
-    nor where the run decides who leaves the sequence.
+    nor where the run decides who leaves the sequence. Nor where the stream's rows read a mean that is of text as well,
+    or any row a mean of positions of which some left.
 
     Raises:
         InterventionError: For exits that no run can have.
     """
     joint = effects(as_interventions(interventions), n_layers)
     kept_positions(layout, joint.exits)
-    return not any(e.decided_late for e in joint.exits) and not any(_refusal(w, layout) for w in joint.writes)
+    late = any(e.decided_late for e in joint.exits)
+    return not late and not any(_refusal(w, layout) for w in joint.writes) and not _unplaced(joint, layout)
 
 
 def _refusal(write: Write, layout: TokenLayout) -> str:
@@ -59,6 +62,19 @@ def _refusal(write: Write, layout: TokenLayout) -> str:
         return "it writes to an attention map, which is computed in parts"
     at, n = layout.positions(write.at), stream_length(layout)
     return "it writes to the video and to the text after it" if bool((at < n).any() and (at >= n).any()) else ""
+
+
+def _unplaced(condition: Effects, layout: TokenLayout) -> str:
+    """What a sweep cannot replace, and why; empty if it can place all."""
+    n = stream_length(layout)
+    for layer, swaps in enumerate(condition.swaps):
+        for swap in (s for s in swaps if s.of_its_own):
+            src = layout.positions(swap.src)
+            if bool((layout.positions(swap.dst) < n).any()) and bool((src >= n).any()):
+                return f"{swap.label}: rows of the video would read a mean of the text after it"
+            if not torch.isin(src, kept_positions(layout, [e for e in condition.exits if e.layer <= layer])).all():
+                return f"{swap.label}: it is by a mean of positions that left by an early exit before it"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -165,16 +181,20 @@ class Sweep:
         question, condition = cell
         place = question if text else 0
         cuts: list[tuple[Cut, int]] = []
+        swaps: list[tuple[Swap, int]] = []
         if text or layer < self.n_layers - 1:  # in the last layer no row of the stream is read, only keys and values
             for cut in self._cuts[condition][layer]:
                 if cut.drawn:
                     cuts.append((cut, question))
                 elif self._once(self._cuts_rows, cut, question, text):
                     cuts.append((cut, place))
+            for swap in self.conditions[condition].swaps_of(layer):
+                if self._once(self._cuts_rows, swap, question, text):
+                    swaps.append((swap, place))
         here = [w for w in self.conditions[condition].writes if w.block == layer]
         here.sort(key=lambda w: w.layer is not None)  # what enters the block is written before it
         writes = [(w, place) for w in here if self._once(self._writes_rows, w, question, text)]
-        return Changes(tuple(cuts), tuple(writes)) if cuts or writes else NOTHING
+        return Changes(tuple(cuts), tuple(writes), tuple(swaps)) if cuts or writes or swaps else NOTHING
 
     def _once(self, touches: Callable[[Any, int, bool], bool], change: Cut | Write, question: int, text: bool) -> bool:
         memo = (change, question, text)
@@ -231,6 +251,8 @@ def _check_condition(condition: Effects, layout: TokenLayout) -> None:
             raise InterventionError(
                 f"a sweep cannot share {exit.label}: the run decides who leaves; run this condition alone"
             )
+    if why := _unplaced(condition, layout):
+        raise InterventionError(f"a sweep cannot share {why}; run this condition alone")
     for w in condition.writes:
         if why := _refusal(w, layout):
             raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")

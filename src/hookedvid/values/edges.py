@@ -1,16 +1,16 @@
-"""What is done to attention's edges, as values: cut or weighted, in some layers and heads."""
+"""What is done to attention's edges, as values: cut, weighted, or other values along them."""
 
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex, get_args
 
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.values.effects import Cut, Effects, Intervention, Relation
+from hookedvid.values.effects import By, Cut, Effects, Intervention, Relation, Swap
 from hookedvid.values.heads import as_heads, heads_in, is_by_layer, label_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
 from hookedvid.values.selectors import as_selector
@@ -57,17 +57,7 @@ class Knockout(Intervention):
     def __post_init__(self):
         set_fields(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
         set_fields(self, heads=as_heads(self.heads), weight=as_weight(self.weight))
-        if self.relation not in ("any", "same_frame", "other_frame"):
-            raise InterventionError(f"relation is {self.relation!r}; it can be any, same_frame or other_frame")
-        if not isinstance(self.keep_self, bool):
-            raise InterventionError(f"keep_self is {self.keep_self!r}; it can be True or False")
-        if is_by_layer(self.heads) and not self._told:
-            raise InterventionError(f"heads are told of layers {[i for i, _ in self.heads]}, none in {self.layers}")
-
-    @property
-    def _told(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Heads by layer, of its layers."""
-        return tuple((i, some) for i, some in self.heads if i in self.layers)
+        _check_edges(self)
 
     def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Knockout":
         """The same knockout in other layers."""
@@ -84,15 +74,13 @@ class Knockout(Intervention):
 
     def effect(self, n_layers: int) -> Effects:
         """Its cut in each of its layers."""
-        return _in_layers(self, self, n_layers)
+        cuts = _in_layers(self, self, n_layers)
+        return Effects(((),) * n_layers if self.cut.is_nothing else cuts)
 
     def label(self) -> str:
         """For tables and plots: name or arrow, then the layers counted from 1, heads from 0, a weight other than 0."""
-        frames = {"any": "", "same_frame": " same frame", "other_frame": " other frames"}[self.relation]
-        weight = "" if isinstance(self.weight, float) and not self.weight else f"weight {_number(self.weight):g}"
-        arrow = self.name or f"{self.src}→{self.dst}{frames}"
-        where = [label_of(self._told)] if is_by_layer(self.heads) else [self.layers.label(), label_of(self.heads)]
-        return " ".join(filter(None, (arrow, *where, weight)))
+        weight = "" if isinstance(self.weight, float) and not self.weight else f" weight {_number(self.weight):g}"
+        return f"{_where(self)}{weight}"
 
 
 def as_weight(weight: Any) -> Any:
@@ -150,7 +138,8 @@ class RandomEdges(Intervention):
 
     def effect(self, n_layers: int) -> Effects:
         """Its cut in each of its layers."""
-        return _in_layers(self, self.like, n_layers)
+        cuts = _in_layers(self, self.like, n_layers)
+        return Effects(((),) * n_layers if self.cut.is_nothing else cuts)
 
     @property
     def name(self) -> str:
@@ -162,24 +151,118 @@ class RandomEdges(Intervention):
         return f"random like {self.like.label()}".removesuffix(" all layers")
 
 
-def _in_layers(k: Knockout | RandomEdges, like: Knockout, n_layers: int) -> Effects:
+@spelled
+@dataclass(frozen=True)
+class Replace(Intervention):
+    """Other values along edges: attention's weights stay, what flows from keys `src` to queries `dst` is replaced.
+
+    Other readers of `src` get what they got. Of several on an edge the last one counts. `src`, `dst`, `layers`,
+    `relation`, `keep_self` and `heads` say which edges, as of a Knockout.
+
+    Attributes:
+        by: What flows instead.
+            zero: nothing; unlike under a knockout, what is left does not renormalise.
+            mean: the mean of the values v of `src`, over its positions in the prompt.
+            noise: normal, each channel with the mean and the variance of the same positions; drawn as an Ablate's.
+            resample: the values of another run, positions paired as a Patch pairs them.
+        source: For `resample` a cache that holds `hook_v`. For `mean` and `noise` None, or a reference set in place of
+            `src` itself: a mapping from `blocks.{i}.attn.hook_v` to mean and standard deviation [2, kv_head, d_head].
+            Or the key of either in the `sources` given at run time, so that the value has a JSON form.
+        seed: Of the noise.
+    """
+
+    kind: ClassVar[str] = "replace"
+    src: str
+    dst: str
+    layers: LayerRange = EVERYWHERE
+    heads: Any = None
+    relation: Relation = "any"
+    by: By = "mean"
+    source: Any = None
+    seed: int = 0
+    keep_self: bool = True
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        set_fields(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
+        set_fields(self, heads=as_heads(self.heads), seed=as_number(self.seed, "a seed"))
+        _check_edges(self)
+        if self.by not in get_args(By):
+            raise InterventionError(f"by is {self.by!r}; it can be {', '.join(get_args(By))}")
+        if self.seed and self.by != "noise":
+            raise InterventionError(f"{self.label()}: only noise is drawn; leave seed out")
+        if self.by == "zero" and self.source is not None:
+            raise InterventionError("a Replace by zero takes nothing from a source; leave it out")
+        if self.by == "resample" and not (isinstance(self.source, str) or hasattr(self.source, "__getitem__")):
+            raise InterventionError(
+                f"a Replace by resample takes values of another run, and its source is {self.source!r}; give the cache "
+                "of a run, or the key of one in `sources`"
+            )
+
+    def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Replace":
+        """The same in other layers."""
+        return replace(self, layers=as_range(layers))
+
+    @cached_property
+    def cut(self) -> Swap:
+        """What it does in each of its layers, which heads aside where they are told by layer."""
+        heads = None if is_by_layer(self.heads) else self.heads
+        return Swap(
+            self.src, self.dst, self.relation, self.keep_self, heads=heads, name=self.name, label=self.label(),
+            by=self.by, source=self.source, draw=self.seed,
+        )  # fmt: skip
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its swap in each of its layers."""
+        return Effects(((),) * n_layers, swaps=_in_layers(self, self, n_layers))
+
+    def label(self) -> str:
+        """For tables and plots: as a knockout's, and by what; layers counted from 1, heads from 0."""
+        of = f" of {self.source!r}" if isinstance(self.source, str) else ""
+        seed = f" {self.seed}" if self.by == "noise" and self.seed else ""
+        return f"replace {_where(self)} by {self.by}{seed}{of}"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Keys that a run's `sources` have to hold."""
+        return (self.source,) if isinstance(self.source, str) else ()
+
+
+def _told(k: Knockout | Replace) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Heads by layer, of its layers."""
+    return tuple((i, some) for i, some in k.heads if i in k.layers)
+
+
+def _check_edges(k: Knockout | Replace) -> None:
+    if k.relation not in get_args(Relation):
+        raise InterventionError(f"relation is {k.relation!r}; it can be any, same_frame or other_frame")
+    if not isinstance(k.keep_self, bool):
+        raise InterventionError(f"keep_self is {k.keep_self!r}; it can be True or False")
+    if is_by_layer(k.heads) and not _told(k):
+        raise InterventionError(f"heads are told of layers {[i for i, _ in k.heads]}, none in {k.layers}")
+
+
+def _where(k: Knockout | Replace) -> str:
+    """Name or arrow, layers counted from 1, heads from 0."""
+    frames = {"any": "", "same_frame": " same frame", "other_frame": " other frames"}[k.relation]
+    where = [label_of(_told(k))] if is_by_layer(k.heads) else [k.layers.label(), label_of(k.heads)]
+    return " ".join(filter(None, (k.name or f"{k.src}→{k.dst}{frames}", *where)))
+
+
+def _in_layers(
+    k: Knockout | RandomEdges | Replace, like: Knockout | Replace, n_layers: int
+) -> tuple[tuple[Any, ...], ...]:
+    """Its cut in each of its layers, of the heads there."""
     layers = k.layers.layers(n_layers)
-    if is_by_layer(like.heads):
-        _check_layers(k, [i for i, _ in like.heads], n_layers)
-        layers = tuple(i for i in layers if heads_in(like.heads, i))
+    own = is_by_layer(like.heads)
+    if own and max(i for i, _ in like.heads) >= n_layers:
+        last = max(i for i, _ in like.heads)
+        raise InterventionError(
+            f"{k.label()}: heads are told of layer {last} (0-based), beyond this model's {n_layers} blocks"
+        )
     if not layers:
         raise InterventionError(
             f"{k.label()}: layers {k.layers} hold none of this model's {n_layers} blocks, numbered 0 to {n_layers - 1}"
         )
-    if isinstance(like.weight, float) and like.weight == 1.0:
-        layers = ()
-    own = is_by_layer(like.heads)
-    each = {i: replace(k.cut, heads=heads_in(like.heads, i)) if own else k.cut for i in layers}
-    return Effects(tuple((each[i],) if i in layers else () for i in range(n_layers)))
-
-
-def _check_layers(k: Knockout | RandomEdges, layers: list[int], n_layers: int) -> None:
-    if max(layers) >= n_layers:
-        raise InterventionError(
-            f"{k.label()}: heads are told of layer {max(layers)} (0-based), beyond this model's {n_layers} blocks"
-        )
+    heads = [heads_in(like.heads, i) if i in layers else () for i in range(n_layers)]
+    return tuple(() if some == () else (replace(k.cut, heads=some) if own else k.cut,) for some in heads)

@@ -8,7 +8,7 @@ and one value serves every item of a batch, every question of a sweep and every 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -21,6 +21,8 @@ from hookedvid.values.serial import to_dict
 from hookedvid.values.spelling import Spelling
 
 Relation = Literal["any", "same_frame", "other_frame"]
+By = Literal["zero", "mean", "resample", "noise"]
+_C = TypeVar("_C", bound="Cut")
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,41 @@ class Cut:
         return not isinstance(self.weight, Tensor) and self.weight == 0
 
     @property
+    def is_nothing(self) -> bool:
+        """Whether its edges are left as they are."""
+        return not isinstance(self.weight, Tensor) and self.weight == 1
+
+    @property
     def dense(self) -> bool:
         """Whether only a mask of all pairs can hold it."""
         return self.drawn or isinstance(self.weight, Tensor)
+
+
+@dataclass(frozen=True)
+class Swap(Cut):
+    """Other values along a block's edges, for those readers alone; the weights of attention stay.
+
+    Attributes:
+        by: What flows instead: nothing, a mean, values of another run, or noise about a mean.
+        source: What holds the values, or the mean and deviation; a cache, a mapping, or the key of one. None: the mean
+            and deviation of `src`. Two are the same if they are one object.
+        draw: Seed of the noise.
+    """
+
+    weight: float | Tensor = 1.0
+    by: By = "mean"
+    source: Any = field(default=None, compare=False)
+    source_id: int | str | None = None
+    draw: int = 0
+
+    def __post_init__(self):
+        key = self.source if isinstance(self.source, str | None) else id(self.source)
+        object.__setattr__(self, "source_id", key)
+
+    @property
+    def of_its_own(self) -> bool:
+        """Whether values are made of the source's own."""
+        return self.by in ("mean", "noise") and self.source is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,16 +229,22 @@ class Effects:
     Attributes:
         cuts: Of each block.
         exits: In the order of their blocks.
+        swaps: Of each block, or empty where there are none at all.
     """
 
     cuts: tuple[tuple[Cut, ...], ...]
     writes: tuple[Write, ...] = ()
     exits: tuple[Exit, ...] = ()
+    swaps: tuple[tuple[Swap, ...], ...] = ()
 
     @property
     def every_cut(self) -> tuple[Cut, ...]:
-        """The cuts of all blocks, one by one."""
-        return tuple(cut for cuts in self.cuts for cut in cuts)
+        """The cuts and swaps of all blocks, one by one."""
+        return tuple(cut for cuts in (*self.cuts, *self.swaps) for cut in cuts)
+
+    def swaps_of(self, layer: int) -> tuple[Swap, ...]:
+        """Those of one block."""
+        return self.swaps[layer] if self.swaps else ()
 
     @property
     def selectors(self) -> tuple[str, ...]:
@@ -226,7 +266,7 @@ class Effects:
     @property
     def first_layer(self) -> int:
         """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
-        touched = [i for i, cuts in enumerate(self.cuts) if cuts]
+        touched = [i for of in (self.cuts, self.swaps) for i, cuts in enumerate(of) if cuts]
         written, left = (w.block for w in self.writes), (e.first_layer for e in self.exits)
         return min([*touched, *written, *left], default=len(self.cuts))
 
@@ -276,18 +316,20 @@ def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
         InterventionError: For one that does not fit such a model.
     """
     each = [i.effect(n_layers) for i in interventions]
+    swapping = [one for one in each if one.swaps]
     return Effects(
         tuple(tuple(cut for one in each for cut in one.cuts[layer]) for layer in range(n_layers)),
         tuple(w for one in each for w in one.writes),
         tuple(sorted((e for one in each for e in one.exits), key=lambda e: e.layer)),
+        tuple(tuple(s for one in swapping for s in one.swaps[layer]) for layer in range(n_layers if swapping else 0)),
     )
 
 
-def by_heads(cuts: Sequence[Cut], heads: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[Cut, ...]]]:
+def by_heads(cuts: Sequence[_C], heads: Sequence[int]) -> list[tuple[tuple[int, ...], tuple[_C, ...]]]:
     """Heads that are under the same cuts, as their places among `heads`, and these cuts, as of all heads."""
     if all(cut.heads is None for cut in cuts):
         return [(tuple(range(len(heads))), tuple(cuts))]
-    groups: dict[tuple[Cut, ...], list[int]] = {}
+    groups: dict[tuple[_C, ...], list[int]] = {}
     for place, head in enumerate(heads):
         mine = (cut for cut in cuts if cut.heads is None or head in cut.heads)
         groups.setdefault(tuple(replace(cut, heads=None) for cut in mine), []).append(place)

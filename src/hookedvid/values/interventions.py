@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
+from hookedvid.values.edges import Replace as Replace
 from hookedvid.values.effects import Effects, Exit, Intervention
 from hookedvid.values.exits import AdaptiveExit as AdaptiveExit
 from hookedvid.values.exits import Drop as Drop

@@ -19,13 +19,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.values.effects import At, Effects, Intervention, Write
+from hookedvid.values.effects import At, By, Effects, Intervention, Write
 from hookedvid.values.hook_names import in_blocks, is_map, part_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange, as_number, as_range, set_fields, spelled
 from hookedvid.values.selectors import as_selector
@@ -33,7 +33,6 @@ from hookedvid.values.serial import is_number
 from hookedvid.values.spelling import Spelling, number
 from hookedvid.values.vectors import Vector, as_vector
 
-By = Literal["zero", "mean", "resample", "noise"]
 LATER: dict[str, Any] = {"later": True}
 _T = TypeVar("_T")
 

@@ -146,7 +146,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
 
 def _does(interventions: Interventions, n_layers: int) -> tuple[Any, ...]:
     does = effects(interventions, n_layers)
-    return tuple(map(frozenset, does.cuts)), does.writes, does.exits
+    return tuple(map(frozenset, does.cuts)), does.writes, does.exits, does.swaps
 
 
 def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Questions], int, float]:
