@@ -15,7 +15,8 @@ from jinja2 import Environment
 from hookedvid.checkpoints.locate import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
-from hookedvid.study.results.findings import Finding
+from hookedvid.study.protocols.protocol import Sheet
+from hookedvid.study.results.evidence import Finding
 from hookedvid.study.results.summary import Summary
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.texts import printable
@@ -54,15 +55,18 @@ def render(
     tables: Mapping[str, Sequence[Summary]],
     failures: Sequence[str],
     examples: Sequence[Example],
+    sheets: Sequence[Sheet] = (),
 ) -> str:
     """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
 
     Args:
         figures: As `png` gives them.
+        sheets: Tables of protocols, of the main group.
     """
     source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     texts = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
+    texts |= {"sheets": sheets}
     scoring = next(iter(tables.values()))[0].scoring
     return printable(
         template.render(**texts, plots=[base64.b64encode(f).decode() for f in figures], tables=tables, scoring=scoring)

@@ -1,13 +1,18 @@
 """Figures of a study: each function takes its table and returns a matplotlib Figure; FIGURES names their files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hookedvid.study.definition import brief
 from hookedvid.study.protocols import EFFICIENCY
+from hookedvid.study.protocols.protocol import Reading
+from hookedvid.study.protocols.registry import REGISTRY
+from hookedvid.study.results.charts import Chart, Curves, HeatMap
 from hookedvid.study.results.efficiency import front
 from hookedvid.study.results.summary import OURS, Summary
 from hookedvid.study.run.manifest import Manifest
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"LV-K": "#c1432e", "VT-K": "#2b6cb0", "VS-K": "#2f855a"}
+MOST_CELLS = 16  # along one side of a map, of those that hold numbers one can read
+MOST_TICKS = 32  # of a map's side that are named
 LONGEST = 100  # characters of a label or a title's line
 GROUPS = ("#c1432e", "#2b6cb0", "#2f855a", "#b7791f", "#6b46c1", "#4a5568")
 STYLES = tuple((colour, line) for line in ("-", "--", ":", "-.") for colour in GROUPS)  # of groups, one after another
@@ -161,6 +168,52 @@ def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], abo
     return _titled(figure, axes, "Exits and windows that no other beats, by group", about)
 
 
+def chart(shown: Chart, about: str = "") -> "Figure":
+    """A protocol's curves or map."""
+    return _heat_map(shown, about) if isinstance(shown, HeatMap) else _curves(shown, about)
+
+
+def _heat_map(shown: HeatMap, about: str) -> "Figure":
+    """Cells coloured about zero; their numbers stand in them where there is room."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _figure()
+    n_rows, n_columns = shown.values.shape
+    most = max((abs(x) for x in shown.values.flat if x == x), default=0.0) or 1.0
+    image = axes.imshow(shown.values, vmin=-most, vmax=most, cmap="RdBu", aspect="auto", origin="lower")
+    for ticks, names in ((axes.set_xticks, shown.columns), (axes.set_yticks, shown.rows)):
+        every = -(-len(names) // MOST_TICKS)
+        ticks(range(0, len(names), every), [_drawn(x) for x in names[::every]])
+    if n_rows <= MOST_CELLS and n_columns <= MOST_CELLS:
+        for (y, x), value in np.ndenumerate(shown.values):
+            colour = "white" if abs(value) > 0.6 * most else "black"
+            axes.text(x, y, f"{value:z.2f}", ha="center", va="center", fontsize=7, color=colour)
+    for y, x in shown.marked:
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec="k", lw=1.2, clip_on=False))
+    figure.colorbar(image, ax=axes, label=shown.label)
+    axes.set(xlabel=shown.x, ylabel=shown.y)
+    return _titled(figure, axes, "; ".join(filter(None, (shown.title, shown.note))), about, columns=0)
+
+
+def _curves(shown: Curves, about: str) -> "Figure":
+    """Lines with bars of 95 % intervals, and levels straight across."""
+    figure, axes = _figure()
+    for (name, y), line in zip(shown.levels.items(), cycle(("--", ":", "-.")), strict=False):
+        axes.axhline(y, color="0.4", lw=1, ls=line, label=_drawn(name))
+    for (colour, style), line in zip(cycle(STYLES), shown.lines, strict=False):
+        ends: Any = {"fmt": f"o{style}" if line.joined else "o", "ms": 4, "capsize": 2, "color": colour}
+        axes.errorbar(line.xs, [y.value for y in line.ys], yerr=_error(line.ys), label=_drawn(line.name), **ends)
+    axes.set(xlabel=shown.x, ylabel=shown.y)
+    if shown.straight_to is not None:
+        xs = sorted({x for line in shown.lines for x in line.xs})
+        axes.set_xscale("symlog", linthresh=shown.straight_to)
+        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        axes.minorticks_off()
+    if shown.falling:
+        axes.invert_xaxis()
+    return _titled(figure, axes, shown.title, about)
+
+
 def _steps(axes: Any, costs: Sequence[float], values: Sequence[float], **style: Any) -> None:
     """What can be had at each cost up to the intact model's: nothing in between two points is better than the left."""
     axes.step([*costs, 100], [*values, values[-1]] if values else [float("nan")], where="post", **style)
@@ -250,12 +303,14 @@ class Results:
         tables: Summaries by group.
         main: The group whose findings are printed.
         chosen: Labels of the cheapest conditions that keep enough, by group.
+        readings: What the rows of protocols say of the main group, by the protocol.
     """
 
     run: Manifest
     tables: Mapping[str, Sequence[Summary]]
     main: str
     chosen: Mapping[str, str]
+    readings: Mapping[str, Reading] = field(default_factory=dict[str, Reading])
 
     @property
     def families(self) -> list[Summary]:
@@ -284,6 +339,13 @@ def _pareto_by_family(r: Results) -> "Figure | None":
     return pareto_by_group(r.families, r.chosen, r.about(r.families))
 
 
+def _chart(name: str) -> "Callable[[Results], Figure | None]":
+    def draw(r: Results) -> "Figure | None":
+        return chart(r.readings[name].chart, r.about(r.tables[r.main])) if name in r.readings else None
+
+    return draw
+
+
 # The protocol that each figure shows and how it is drawn of a study, by its file's name.
 FIGURES: dict[str, tuple[str, Callable[[Results], "Figure | None"]]] = {
     "cumulative": ("cumulative", lambda r: layer_curve(r.families, r.run.n_layers, r.about(r.families))),
@@ -294,6 +356,7 @@ FIGURES: dict[str, tuple[str, Callable[[Results], "Figure | None"]]] = {
     ),
     "pareto": (EFFICIENCY, _pareto),
     "pareto-by-family": (EFFICIENCY, _pareto_by_family),
+    **{name: (name, _chart(name)) for name in REGISTRY},
 }  # fmt: skip
 
 

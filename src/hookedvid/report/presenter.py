@@ -9,10 +9,13 @@ from rich.table import Table
 from hookedvid.report import page, plots
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.protocols import EFFICIENCY
+from hookedvid.study.protocols.protocol import Reading, Sheet
+from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.records import write_parquet
 from hookedvid.study.results import breakdown, efficiency, submission
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.results.findings import CHEAPEST, findings
+from hookedvid.study.results.group import Group
 from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import as_printed
@@ -44,6 +47,9 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
     console.widen(run.scoring.width)
     for table in _of_conditions(tables[main]):
         console.print(table)
+    readings = _readings(run, outcomes, main)
+    for reading in readings.values():
+        console.print(sheet_table(reading.sheet))
     failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
     for reason in failures[:5]:
         console.say(f"failed: {reason}", style="red")
@@ -54,14 +60,14 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
         _present_parts(run, outcomes, out, console)
     _submit(run, rows, out, console)
     if scored:
-        _conclude(run, rows, outcomes, tables, main, failures, out, console)
+        _conclude(run, rows, outcomes, tables, main, readings, failures, out, console)
     else:  # every answer is hidden, or every row failed
         console.say(f"nothing to score; what was answered is in {out / 'rows.parquet'}")
 
 
 def _conclude(
-    run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, tables: Tables, main: str, failures: Sequence[str],
-    out: Path, console: Terminal,
+    run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, tables: Tables, main: str,
+    readings: Mapping[str, Reading], failures: Sequence[str], out: Path, console: Terminal,
 ) -> None:  # fmt: skip
     """Findings, figures and the page."""
     sampling = (run.study.n_resamples, run.study.seed)
@@ -75,14 +81,16 @@ def _conclude(
     for f in laws[main]:
         console.say(f": {f.verdict}", lead=f.law)
     chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
-    drawn = plots.draw(plots.Results(run, tables, main, chosen))
+    drawn = plots.draw(plots.Results(run, tables, main, chosen, readings))
     figures = {name: page.png(figure) for name, figure in drawn.items()}  # which takes as long as a small study
     for name, data in figures.items():
         write_bytes(out / f"{name}.png", data)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
-    text = page.render("Knockout study", run.about, laws, list(figures.values()), ordered, failures, examples)
+    sheets = [reading.sheet for reading in readings.values()]
+    pictures = list(figures.values())
+    text = page.render("Knockout study", run.about, laws, pictures, ordered, failures, examples, sheets)
     write_text(out / "report.html", text)
     console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures)}", lead=str(out / "report.html"))
 
@@ -90,17 +98,18 @@ def _conclude(
 def _of_conditions(summaries: Sequence[Summary]) -> Iterator[Table]:
     """The tables of one group: every condition, and what exits and windows cost."""
     scoring, ran = summaries[0].scoring, {s.condition.protocol for s in summaries}
-    if not scoring.chooses or ran != {"baseline", EFFICIENCY}:
+    if ran - {"baseline", *REGISTRY, *((EFFICIENCY,) if scoring.chooses else ())} or ran == {"baseline"}:
         yield condition_table(summaries)
     if scoring.chooses and EFFICIENCY in ran:
         yield cost_table(summaries)
 
 
 def condition_table(summaries: Sequence[Summary]) -> Table:
-    """Every condition of one group, exits and windows apart where `cost_table` has them; layers counted from 1."""
+    """Every condition of one group but for those of protocols that have a table of their own; layers from 1."""
     scoring, baseline = summaries[0].scoring, summaries[0]
     title = f"{baseline.group} questions; layers from 1; {scoring.interval}; * p < 0.05 (Holm)"
-    lines = [s for s in summaries if not (scoring.exits_apart and s.condition.protocol == EFFICIENCY)]
+    apart = {*REGISTRY, *((EFFICIENCY,) if scoring.exits_apart else ())}
+    lines = [s for s in summaries if s.condition.protocol not in apart]
     columns = [c for c in scoring.columns if not c.optional or any(c.cell(s) for s in lines)]
     title = "\n".join(line for line in (title, scoring.subtitle) if line)
     table, last = _table(title, "condition", *(c.name for c in columns)), ""
@@ -124,6 +133,22 @@ def cost_table(summaries: Sequence[Summary]) -> Table:
     for s in (*(tried[i] for i in best), summaries[0]):
         shares = (number(100 * share) for share in (s.decoder_share, s.attention_share))
         table.add_row(s.condition.label, *shares, short(s.score) + star(s.p_holm), number(100 * s.kept.value))
+    return table
+
+
+def _readings(run: Manifest, outcomes: Outcomes, main: str) -> dict[str, Reading]:
+    """What the protocols with tables of their own say of one group, by their names."""
+    ran = {c.protocol for c in run.conditions}
+    group = Group(outcomes, main, run.n_layers, run.study.n_resamples, run.study.seed, run.study.keep)
+    readings = {name: protocol.read(group) for name, protocol in REGISTRY.items() if name in ran}
+    return {name: reading for name, reading in readings.items() if reading is not None}
+
+
+def sheet_table(sheet: Sheet) -> Table:
+    """A protocol's table."""
+    table = _table(sheet.title, *sheet.columns)
+    for row in sheet.rows:
+        table.add_row(*row)
     return table
 
 

@@ -17,6 +17,8 @@ from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model
 from hookedvid.study import conventions, protocols
 from hookedvid.study.protocols import Condition, InJson
+from hookedvid.study.protocols.protocol import Setting
+from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scorings.registry import SCORINGS
@@ -32,7 +34,7 @@ from hookedvid.video import samplers, subtitles
 from hookedvid.video.source import video_hash
 
 WHOLE = ("baseline", "cumulative", "all-layers", "windows", "random-control")
-PROTOCOLS = (*WHOLE, protocols.EFFICIENCY)
+PROTOCOLS = (*WHOLE, protocols.EFFICIENCY, *REGISTRY)
 
 LARGEST = 16 << 20  # bytes of a study file
 Reuse = Literal["none", "layers", "layers+positions"]
@@ -47,10 +49,11 @@ class Study:
         items: An annotation file.
         dataset, data: In its place, the name of a published dataset, as `read_dataset` takes it, and the folder it was
             downloaded to (neither: the shapes clips, made on the spot). Paths are relative to the study file.
-        protocols, knockouts: Which to run, by name; cumulative takes the first knockout.
-        step: Of cumulative.
+        protocols, knockouts: Which to run, by name; cumulative and heads take the first knockout.
+        step: Of cumulative, and of the layers that heads looks at.
         width: Of windows (0: the paper's 4, or 2 on models of 16 layers and fewer).
         grid: Layers between the exits, and the windows, that efficiency tries (0: an eighth of the depth).
+        drop_at: Layers that see all of the video before pruning drops from it (0: a quarter of the depth).
         keep: The share of the intact accuracy that its cheapest has to keep.
         custom: Lists of interventions, one condition each: lines of text (`LV-K @ 4:8 heads 0,3 weight 0.5`, see
             `hookedvid.values.interventions.parse`), values, or their JSON form (which is kept).
@@ -75,6 +78,7 @@ class Study:
     step: int = 1
     width: int = 0
     grid: int = 0
+    drop_at: int = 0
     keep: float = 0.97
     custom: tuple[tuple[InJson | str | Intervention, ...], ...] = ()
     scoring: str = "letters"
@@ -120,7 +124,7 @@ class Study:
     def _check_numbers(self) -> None:
         # 100,000 resamples of 2,700 questions take 2 GB; 10,000 layers are more than any model has.
         bounds = {"n_resamples": (1, 100_000), "seed": (0, 2**63 - 1)}
-        bounds |= {"step": (1, 10_000), "width": (0, 10_000), "grid": (0, 10_000)}
+        bounds |= {"step": (1, 10_000), "width": (0, 10_000), "grid": (0, 10_000), "drop_at": (0, 10_000)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if not least <= value <= most:
@@ -139,8 +143,8 @@ class Study:
             raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
         return from_dict(cls, data, ConfigError)
 
-    def conditions(self, n_layers: int) -> list[Condition]:
-        """Every condition for a model of that depth; the baseline first, whether it is asked for or not.
+    def conditions(self, n_layers: int, n_heads: int = 0) -> list[Condition]:
+        """Every condition for a model of that size; the baseline first, whether it is asked for or not.
 
         A knockout named twice is run once, and a custom condition that is one of the others is left out.
 
@@ -160,6 +164,9 @@ class Study:
             conditions += protocols.random_control(cuts, self.seed)
         if protocols.EFFICIENCY in self.protocols:
             conditions += protocols.efficiency(n_layers, self.grid)
+        setting = Setting(cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed)
+        for name, protocol in REGISTRY.items():
+            conditions += protocol.conditions(setting) if name in self.protocols else []
         named = {c.label: c.interventions for c in conditions}
         for c in protocols.custom(self.custom):
             if named.setdefault(c.label, c.interventions) != c.interventions:
@@ -258,7 +265,7 @@ def plan(
     check_bare(model)
     items = list(read_items(annotations) if items is None else items)[:limit]
     SCORINGS[study.scoring]().check(items)
-    conditions = study.conditions(model.cfg.n_layers)
+    conditions = study.conditions(model.cfg.n_layers, model.cfg.lm.n_heads)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video

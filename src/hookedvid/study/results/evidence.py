@@ -16,6 +16,19 @@ MIN_VIDEOS = 10
 MIN_ITEMS = 20
 
 
+class Finding(NamedTuple):
+    """One law: its name, whether the data support it, and what they say of it."""
+
+    law: str
+    supported: bool
+    sentence: str
+
+    @property
+    def verdict(self) -> str:
+        """Verdict and sentence, to print after the law's name."""
+        return f"{'' if self.supported else 'not '}supported: {self.sentence}"
+
+
 def enough(n: int, n_videos: int) -> bool:
     """Whether there are items and videos enough for any finding."""
     return n >= MIN_ITEMS and n_videos >= MIN_VIDEOS

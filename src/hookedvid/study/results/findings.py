@@ -5,14 +5,15 @@ there are videos and items enough. docs/statistics.md says how often that errs.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from hookedvid.study.protocols import EFFICIENCY, Condition
+from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.results import efficiency, statistics
-from hookedvid.study.results.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, enough, on
-from hookedvid.study.results.statistics import LEVEL, Interval, Resamples
+from hookedvid.study.results.evidence import MIN_ITEMS, MIN_VIDEOS, Effect, Evidence, Finding, enough, on
+from hookedvid.study.results.group import Group
+from hookedvid.study.results.statistics import LEVEL, Interval
 from hookedvid.study.results.summary import Outcomes
 
 CHEAPEST = "cheapest inference"
@@ -23,19 +24,6 @@ NEXT_TO_NOTHING = 1 / 10
 Amount = Callable[[Interval], str]
 
 
-class Finding(NamedTuple):
-    """One law: its name, whether the data support it, and what they say of it."""
-
-    law: str
-    supported: bool
-    sentence: str
-
-    @property
-    def verdict(self) -> str:
-        """Verdict and sentence, to print after the law's name."""
-        return f"{'' if self.supported else 'not '}supported: {self.sentence}"
-
-
 def findings(
     o: Outcomes, group: str, n_layers: int, n_resamples: int = 2000, seed: int = 0, keep: float = 0.97
 ) -> list[Finding]:
@@ -44,16 +32,14 @@ def findings(
     Args:
         keep: As in a Study.
     """
-    columns = o.groups()[group]
-    items, scoring = [item for item, inside in zip(o.items, columns, strict=True) if inside], o.scoring
-    resamples = Resamples.of([item.video for item in items], n_resamples, seed)
-    evidence = Evidence(o.conditions, o.score[:, columns], resamples, scoring.bounds)
+    of, scoring = Group(o, group, n_layers, n_resamples, seed, keep), o.scoring
+    evidence = of.evidence(o.conditions[1:], scoring.measures[0])
     if not enough(evidence.n, evidence.n_videos):
         few = f"{on(evidence.n, evidence.n_videos)}; a finding needs {MIN_ITEMS} questions, {MIN_VIDEOS} videos"
         return [Finding("any law", False, few)]
     if not scoring.chooses:
-        return _compared(evidence, n_layers, scoring.amount)
-    baseline, guess = resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(items)
+        return _compared(evidence, n_layers, scoring.amount) + _read(of, evidence)
+    baseline, guess = of.resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(of.items)
     if not baseline.low > guess:
         text = f"the baseline's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, text)]
@@ -62,7 +48,13 @@ def findings(
         laws.append(_specific(evidence, scoring.amount))
     if EFFICIENCY in evidence.by_protocol:
         laws.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
-    return laws
+    return laws + _read(of, evidence)
+
+
+def _read(group: Group, e: Evidence) -> list[Finding]:
+    """What the other protocols that were run find."""
+    readings = [protocol.read(group) for name, protocol in REGISTRY.items() if name in e.by_protocol]
+    return [finding for reading in readings if reading for finding in reading.findings]
 
 
 def _compared(e: Evidence, n_layers: int, amount: Amount) -> list[Finding]:

@@ -1,0 +1,67 @@
+"""What a protocol answers for: the conditions it runs, and what their rows say in a table, findings and a figure.
+
+Each protocol is a file of this folder, and a line of `registry`. The paper's own five came first: their conditions are
+functions of the package, their findings and figures stand in `results.findings` and `report.plots`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hookedvid.study.protocols import Condition
+from hookedvid.study.results.charts import Chart
+from hookedvid.study.results.evidence import Finding
+from hookedvid.study.results.group import Group
+from hookedvid.values.interventions import Knockout
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What conditions are made of.
+
+    Attributes:
+        knockouts: The study's, each once.
+        n_layers, n_heads: Of the model.
+        step, grid, drop_at, seed: As in a Study.
+    """
+
+    knockouts: Sequence[Knockout]
+    n_layers: int
+    n_heads: int
+    step: int = 1
+    grid: int = 0
+    drop_at: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table in words: a title, heads of columns, rows of as many cells."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the rows of a protocol say of one group of items."""
+
+    sheet: Sheet
+    findings: Sequence[Finding]
+    chart: Chart
+
+
+class Protocol(ABC):
+    """One protocol of a study."""
+
+    name: ClassVar[str]  # in study files, of its conditions and of its figure's file
+
+    @abstractmethod
+    def conditions(self, s: Setting) -> list[Condition]:
+        """What it runs, besides the baseline; labels are its own."""
+
+    @abstractmethod
+    def read(self, group: Group) -> Reading | None:
+        """What the rows say; None where a scoring has nothing that could be read so."""

@@ -1,0 +1,7 @@
+"""The protocols besides the paper's, by the names that study files hold; conditions are run in this order."""
+
+from hookedvid.study.protocols.dose import Dose
+from hookedvid.study.protocols.heads import Heads
+from hookedvid.study.protocols.protocol import Protocol
+
+REGISTRY: dict[str, Protocol] = {p.name: p for p in (Heads(), Dose())}
