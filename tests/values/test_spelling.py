@@ -13,6 +13,7 @@ from hookedvid import (
     Knockout,
     Patch,
     RandomEdges,
+    Replace,
     Steer,
 )
 from hookedvid.errors import InterventionError
@@ -41,6 +42,10 @@ LINES = {
     "patch embed at video from other": Patch("embed", None, "video", "other"),
     "ablate mlp_out @ 4:8 at video by noise seed 3": Ablate("mlp_out", "4:8", "video", "noise", seed=3),
     "ablate deepstack": Ablate("deepstack"),
+    "replace video->last @ 4:8 heads 0,3": Replace("video", "last", "4:8", [0, 3]),
+    "replace VT-K by noise seed 2 from set": Replace(
+        "video", "video", relation="other_frame", by="noise", source="set", seed=2
+    ),
     "steer resid_post @ 4: at last along joy scale -2.5": Steer("resid_post", "4:", "last", "joy", -2.5),
     "adaptive exit by mass below 0.1 @ 4": AdaptiveExit("mass", 0.1, 4),
 }

@@ -172,6 +172,15 @@ class Replace(Intervention):
     """
 
     kind: ClassVar[str] = "replace"
+    spelling = Spelling(
+        "replace",
+        "replace video->last @ 4:8 heads 0,3 by mean",
+        {
+            "@": ("layers", str), "heads": ("heads", numbers), "relation": ("relation", choice), "by": ("by", str),
+            "from": ("source", str), "seed": ("seed", number),
+        },
+        ("edges", str),
+    )  # fmt: skip
     src: str
     dst: str
     layers: LayerRange = EVERYWHERE

@@ -139,6 +139,9 @@ def _parsed(text: str) -> Intervention:
         given = said_fields(spelling, text[len(first) :])
         if "like" in given:  # what is behind it is a knockout's own line
             given["like"] = _parsed(given["like"])
+        if "edges" in given:
+            edges = _parsed(given.pop("edges"))
+            given = {f: getattr(edges, f) for f in ("src", "dst", "relation", "keep_self", "name")} | given
         return _made(cls, spelling, given, text)
     body = re.split(r"\s+(?=@|heads\s|weight\s|relation\s)|\s*(?=@)", text, maxsplit=1)[0].strip()
     given = said_fields(kinds[""][1], text[len(body) :])
