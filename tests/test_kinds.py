@@ -25,6 +25,7 @@ N = 3
 LINES = {
     "knockout": "video[0:2]->text @ 1: heads 0,2 weight 0.5",
     "random_edges": "random like video->text @ 1",
+    "replace": "replace video->text @ 1: heads 0,2 by mean",
     "patch": "patch resid_post @ 1 at video[0:2] from other",
     "ablate": "ablate mlp_out @ 1: at options by noise seed 3",
     "steer": "steer resid_post @ 1: at last along other scale 2",

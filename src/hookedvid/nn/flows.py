@@ -41,12 +41,12 @@ class Flow(NamedTuple):
     edges: Callable[[slice], Bool[Tensor, "some column"]]
     values: Callable[[Tensor], Tensor]
 
-    def differences(self, v: Float[Tensor, "key kv_head d_head"], kv_heads: Int[Tensor, " kv_head"]) -> Tensor:
+    def differences(self, v: Float[Tensor, "key kv_head d_head"], kv_heads: Int[Tensor, " some"]) -> Tensor:
         """V' - v of some kv_heads [kv_head column d_head]."""
         v = _taken(v, self.columns, 0)
         return (self.values(v) - v).transpose(0, 1)[kv_heads]
 
-    def by_kv_head(self, serves: int, device: torch.device) -> tuple[Int[Tensor, " kv_head"], int]:
+    def by_kv_head(self, serves: int, device: torch.device) -> tuple[Int[Tensor, " some"], int]:
         """Whose heads they are, and how many heads each has here, in their order; one, where some have more."""
         whose, counts = torch.unique_consecutive(self.heads // serves, return_counts=True)
         alike = bool((counts == counts[0]).all())

@@ -137,7 +137,7 @@ def _parsed(text: str) -> Intervention:
         first = max(begins, key=len)
         cls, spelling = kinds[first]
         given = said_fields(spelling, text[len(first) :])
-        if "like" in given:  # what is behind it is a knockout's own line
+        if "like" in given:  # what stands there is a knockout's own line
             given["like"] = _parsed(given["like"])
         if "edges" in given:
             edges = _parsed(given.pop("edges"))
