@@ -44,7 +44,7 @@ class Flow(NamedTuple):
     def differences(self, v: Float[Tensor, "key kv_head d_head"], kv_heads: Int[Tensor, " some"]) -> Tensor:
         """V' - v of some kv_heads [kv_head column d_head]."""
         v = _taken(v, self.columns, 0)
-        return (self.values(v) - v).transpose(0, 1)[kv_heads]
+        return _of(self.values(v) - v, kv_heads)
 
     def by_kv_head(self, serves: int, device: torch.device) -> tuple[Int[Tensor, " some"], int]:
         """Whose heads they are, and how many heads each has here, in their order; one, where some have more."""
@@ -64,7 +64,7 @@ def with_flows(
     for f in flows:
         k, v = keys_values(f.item)
         heads, (kv_heads, n) = f.heads.to(q.device), f.by_kv_head(q.shape[2] // k.shape[1], q.device)
-        k, new = k.transpose(0, 1)[kv_heads].to(precise), f.differences(v, kv_heads)
+        k, new = _of(k, kv_heads).to(precise), f.differences(v, kv_heads)
         step = max(1, SCORES // (len(heads) * k.shape[1]))
         for part in (slice(i, i + step) for i in range(0, len(f.rows), step)):
             rows = f.rows[part].to(q.device)
@@ -78,8 +78,14 @@ def with_flows(
 
 def _softmax(scores: Float[Tensor, "head row key"], mask: Tensor) -> Float[Tensor, "head row key"]:
     """In place; a row that sees nothing is zero."""
-    empty, mask = ~visible(mask).any(-1, keepdim=True), mask.to(scores.device)
-    scores = scores.masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else scores.add_(mask)
+    may = visible(mask)
+    empty, mask = ~may.any(-1, keepdim=True), mask.to(scores.device)
+    if mask.dtype == torch.bool:
+        closed = (~may.all(-2).all(0)).nonzero()[:1, 0]  # keys before it are seen by all rows
+        first = int(closed) if len(closed) else mask.shape[-1]
+        scores[..., first:].masked_fill_(~mask[..., first:], float("-inf"))
+    else:
+        scores.add_(mask)
     if not bool(empty.any()):
         return scores.softmax(-1)
     empty = empty.to(scores.device)
@@ -93,8 +99,18 @@ def _along(pattern: Float[Tensor, "head row key"], f: Flow, part: slice) -> Floa
 
 
 def _plus(z: Tensor, f: Flow, rows: Tensor, heads: Tensor, along: Tensor) -> Tensor:
-    at = torch.tensor(f.item, device=z.device), rows[:, None], heads
-    return z.index_put(at, along.reshape(len(heads), len(rows), -1).transpose(0, 1).to(z.dtype), accumulate=True)
+    along = along.reshape(len(heads), len(rows), -1).transpose(0, 1).to(z.dtype)
+    if z.requires_grad or along.requires_grad:
+        at = torch.tensor(f.item, device=z.device), rows[:, None], heads
+        return z.index_put(at, along, accumulate=True)
+    z[f.item, rows[:, None], heads] += along
+    return z
+
+
+def _of(x: Float[Tensor, "row kv_head d_head"], kv_heads: Tensor) -> Float[Tensor, "kv_head row d_head"]:
+    """All kv_heads, or the rows of some."""
+    x = x.transpose(0, 1)
+    return x if len(kv_heads) == len(x) and bool((kv_heads.diff() == 1).all()) else x[kv_heads]
 
 
 def _taken(x: Tensor, places: Int[Tensor, " place"], axis: int) -> Tensor:
