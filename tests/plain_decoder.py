@@ -12,7 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hookedvid.values.interventions import Ablate, EarlyExit, Edit, Intervention, Knockout, Patch, Replace, Steer
+from hookedvid.values.interventions import (
+    Ablate,
+    EarlyExit,
+    Edit,
+    Intervention,
+    Knockout,
+    Patch,
+    Replace,
+    SameTime,
+    Steer,
+)
 from hookedvid.values.layout import TokenLayout
 
 NAMES = {
@@ -113,7 +123,7 @@ def run(
     lm, w, place = model.cfg.lm, dict(model.named_parameters()), Place(layout)
     held, x, points = list(range(place.n)), embeds[:, : lm.d_model], {}
     added = embeds[:, lm.d_model :].split(lm.d_model, -1) if embeds.shape[1] > lm.d_model else ()
-    cos, sin = angles(lm, place)
+    cos, sin = angles(lm, place, any(isinstance(g, SameTime) for g in given))
 
     def at(hook: str, layer: int, act: Tensor) -> Tensor:
         """Rows of positions first (maps: heads second)."""
@@ -249,7 +259,7 @@ def replaced(change, rows: Tensor, positions: list[int], prompt: Tensor, point: 
     return mean + spread * sources["normal", point, change.seed][positions]
 
 
-def angles(lm, place: Place) -> tuple[Tensor, Tensor]:
+def angles(lm, place: Place, same_time: bool = False) -> tuple[Tensor, Tensor]:
     """In float32, as transformers has them; dynamic NTK reacts to the length of the prompt."""
     theta = lm.rope.theta
     if lm.rope.scaling == "dynamic" and place.prompt > lm.n_ctx:
@@ -258,7 +268,11 @@ def angles(lm, place: Place) -> tuple[Tensor, Tensor]:
     turns = torch.arange(place.n, dtype=torch.float32)[:, None] * inverse
     if lm.rope.sections:  # t h w t h w …, time where the others' are used up
         axes = [i % 3 if i < 3 * lm.rope.sections[i % 3] else 0 for i in range(lm.d_head // 2)]
-        turns = torch.tensor(place.numbers(), dtype=torch.float32)[:, axes] * inverse
+        numbers = place.numbers()
+        if same_time:
+            start = numbers[place.roles.index("video")][0]
+            numbers = [(start if r == "video" else t, y, x) for r, (t, y, x) in zip(place.roles, numbers, strict=True)]
+        turns = torch.tensor(numbers, dtype=torch.float32)[:, axes] * inverse
     turns = torch.cat([turns, turns], -1)[:, None]
     return turns.cos().double(), turns.sin().double()
 

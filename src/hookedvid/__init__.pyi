@@ -8,6 +8,13 @@ from .model.flops import edge_share as edge_share
 from .model.hooked_video_llm import HookedVideoLLM as HookedVideoLLM
 from .model.patching import patch_sweep as patch_sweep
 from .sweep.session import Session as Session
+from .values.clips import Black as Black
+from .values.clips import Blurred as Blurred
+from .values.clips import From as From
+from .values.clips import Frozen as Frozen
+from .values.clips import Reversed as Reversed
+from .values.clips import Shuffled as Shuffled
+from .values.clips import Swapped as Swapped
 from .values.config import DecoderConfig as DecoderConfig
 from .values.config import MergeConfig as MergeConfig
 from .values.config import ProjectorConfig as ProjectorConfig
@@ -34,6 +41,7 @@ from .values.layout import Segment as Segment
 from .values.layout import TokenLayout as TokenLayout
 from .values.masks import NoEdgeWarning as NoEdgeWarning
 from .values.places import TokenPlaces as TokenPlaces
+from .values.same_time import SameTime as SameTime
 from .video.frames import read_frames as read_frames
 
 __version__: str

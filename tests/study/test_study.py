@@ -31,10 +31,10 @@ from hookedvid.study.records import ROWS, Records, frame
 from hookedvid.study.results import findings as laws
 from hookedvid.study.results import summary
 from hookedvid.study.run import tasks as running
-from hookedvid.study.run.inputs import shuffled
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.words import Words
+from hookedvid.values.clips import Shuffled
 from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LV_K, VT_K, Ablate, EarlyExit, Edit, LayerRange, Steer, to_json
 from hookedvid.values.masks import allowed
@@ -288,11 +288,15 @@ def test_a_second_writer_is_refused(tmp_path):
 def test_shuffled_frames_are_the_same_frames_in_another_order(folder):
     item = read_items(folder / "set" / "items.jsonl")[0]
     clip = read_clip(folder / "set" / item.video, 8)
-    mixed = shuffled(clip, 0, item.video).frames
+
+    def shuffled(seed):
+        return Shuffled(seed, item.video).change(clip.frames, None)
+
+    mixed = shuffled(0)
     assert not np.array_equal(mixed, clip.frames)
     assert sorted(f.tobytes() for f in mixed) == sorted(f.tobytes() for f in clip.frames)
-    assert np.array_equal(mixed, shuffled(clip, 0, item.video).frames)  # one order a clip
-    assert not np.array_equal(mixed, shuffled(clip, 1, item.video).frames)
+    assert np.array_equal(mixed, shuffled(0))  # one order a clip
+    assert not np.array_equal(mixed, shuffled(1))
 
 
 def test_scoring_by_words_and_by_generation(model, folder):

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
+from hookedvid.model.counterfactual import shown
 from hookedvid.model.leaving import RunRecord
 from hookedvid.model.run_plan import RunPlan
 from hookedvid.nn.attention import Attention, Kernel, Probe, attend
@@ -30,7 +31,7 @@ from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Intervention, as_interventions
+from hookedvid.values.interventions import Intervention
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, step_name
 from hookedvid.values.masks import masked, masks_of, visible
 from hookedvid.values.selectors import ROLES_OF
@@ -153,10 +154,9 @@ def read_attention(
     """
     if reduce not in get_args(Reduce):
         raise InputError(f"no reduction {reduce!r} ({nearest(str(reduce), get_args(Reduce))})")
-    interventions = as_interventions(interventions)
     if model.cfg.decoder is None:
         raise InputError("this model is a vision tower alone; it has no decoder to read")
-    batch = model.inputs_of(inputs)
+    batch, interventions = shown(model, model.inputs_of(inputs), interventions)
     if batch.batch_size != 1:
         raise InputError(f"attention is read of one item at a time, and this batch holds {batch.batch_size}")
     layout = batch.layout

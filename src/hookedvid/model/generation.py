@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.model.answers import real_tokens
+from hookedvid.model.counterfactual import shown
 from hookedvid.nn.kv import KVCache
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import as_interventions
 from hookedvid.values.serial import counted
 from hookedvid.values.tensors import ints
 
@@ -57,7 +57,7 @@ def generate(
     max_new_tokens = counted("max_new_tokens", max_new_tokens)
     warpers = _warpers(do_sample, temperature, top_k, top_p)
     ends = _stop_texts(model, stop_strings, return_type)
-    batch, interventions = model.inputs_of(input), as_interventions(interventions)
+    batch, interventions = shown(model, model.inputs_of(input), interventions)
     stops: set[int] = _stop_ids(model, eos_token_id) if stop_at_eos else set()
     cache = KVCache(model.cfg.n_layers) if use_past_kv_cache else None
     new: list[Tensor] = []

@@ -20,6 +20,7 @@ from hookedvid.model.answers import Answer, is_predicted, next_token_loss, real_
 from hookedvid.model.attention_maps import Probes, read_attention
 from hookedvid.model.bound import BoundModel
 from hookedvid.model.cache import VideoCache
+from hookedvid.model.counterfactual import counterfactual, shown
 from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
@@ -150,6 +151,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     # ---- inputs ------------------------------------------------------------------------------------------
 
     prepare = prepare  # (video, question, options, …) -> inputs
+    counterfactual = counterfactual  # (inputs, clips) -> inputs that show other frames
     find_sinks = find_sinks  # (inputs, layer, factor) -> inputs with the group `sinks`
 
     def inputs_from_tensors(
@@ -229,7 +231,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
-        plan = RunPlan(self.cfg.lm, batch, effects(as_interventions(interventions), self.cfg.n_layers), kv_cache)
+        batch, rest = shown(self, batch, interventions, from_pixels=start_at_layer is None)
+        plan = RunPlan(self.cfg.lm, batch, effects(rest, self.cfg.n_layers), kv_cache)
         batch = encoding(batch, plan.effects, start_at_layer)
         hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
         flows = Flows(self, sources, batch, plan)
@@ -239,7 +242,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         leaving = self._leaving(plan, batch, layers.start)
         if record is not None:
             record.rows, record.left = plan.rows, leaving.left
-        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, plan.n_rope, layers, plan.keys)
+        turned = plan.n_rope, plan.effects.same_time
+        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, *turned, layers, plan.keys)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, layers.start)
             resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving, flows)
@@ -363,13 +367,14 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     # ---- what the hook verbs ask -------------------------------------------------------------------------
 
     def prepared(self, args: Args, kwargs: Keywords) -> tuple[Args, Keywords]:
-        """Raw token ids as inputs and interventions as a tuple, so that either is read once."""
+        """Raw token ids as inputs, clips shown and other interventions as a tuple, so that each is read once."""
         if kwargs.get("interventions") is not None:
             kwargs = {**kwargs, "interventions": as_interventions(kwargs["interventions"])}
         if self.cfg.decoder is None or not args or kwargs.get("start_at_layer") is not None:
             return args, kwargs
-        does = effects(kwargs.get("interventions") or (), self.cfg.n_layers)
-        return (encoding(self.inputs_of(*args), does), *args[1:]), kwargs
+        inputs, rest = shown(self, self.inputs_of(*args), kwargs.get("interventions"))
+        inputs = encoding(inputs, effects(rest, self.cfg.n_layers))
+        return (inputs, *args[1:]), {**kwargs, "interventions": rest}
 
     def inputs_of(self, input: Any, *, start_at_layer: int | None = None, inputs: Any = None, **_: Any) -> VideoInputs:
         """The VideoInputs a call of `forward` reads."""

@@ -69,9 +69,9 @@ def prepare(
     form = _checked_form(model, question, options, answer, form)
     cfg = model.cfg
     instruction = named_instruction(time_instruction or cfg.time_instruction)
-    timing, shape, pixels = None, None, None
+    timing, shape, pixels, footage = None, None, None, None
     if video is not None:
-        timing, shape, pixels = _seen(cfg, video, n_frames, sampler, bound, folder_fps, instruction)
+        timing, shape, pixels, footage = _seen(cfg, video, n_frames, sampler, bound, folder_fps, instruction)
 
     def laid_out(shape: VideoShape | None) -> list[Run]:
         return _laid_out(model, question, options, shape, timing, form, answer)
@@ -81,14 +81,16 @@ def prepare(
     warn_of_unknown_words(model.tokenizer, texts, ints(tokens[0]))
     letters = letter_tokens(model.tokenizer, len(options), form.prefill)
     check_vocabulary(cfg, letters)
-    return VideoInputs(tokens, (layout,), (pixels,), (tuple(options),), (letters,)).to(model.device)
+    inputs = VideoInputs(tokens, (layout,), (pixels,), (tuple(options),), (letters,), footage=(footage,))
+    return inputs.to(model.device)
 
 
 def _seen(
     cfg: VideoLLMConfig, video: Any, n_frames: int | None, sampler: str | None, bound: Bound, folder_fps: Any,
     instruction: TimeInstruction,
-) -> tuple[Timing | None, VideoShape, torch.Tensor]:  # fmt: skip
-    """When frames were taken, what became of them, and their pixels."""
+) -> tuple[Timing | None, VideoShape, torch.Tensor, Any]:  # fmt: skip
+    """When frames were taken, what became of them, their pixels, and how they are had again."""
+    from hookedvid.video.footage import Footage
     from hookedvid.video.frames import Clip, read_clip
     from hookedvid.video.transforms import preprocess
 
@@ -101,7 +103,8 @@ def _seen(
     n, height, width, _ = clip.frames.shape
     size, times = frame_size(cfg.vision, n, height, width), sampled_times(clip)
     gone, seconds = dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)
-    return timing, VideoShape(n, *size, gone, seconds, (height, width), times), pixels
+    footage = Footage.of(video, clip, asked, rule, bound, folder_fps)
+    return timing, VideoShape(n, *size, gone, seconds, (height, width), times), pixels, footage
 
 
 def sampled_times(clip: Any) -> tuple[float, ...]:

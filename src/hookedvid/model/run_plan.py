@@ -46,6 +46,8 @@ class RunPlan:
         self.pos = inputs.pos[:, cached:]
         self.n_rope = _lengths(lm, inputs, kv_cache)
         self.effects = effects
+        assert not effects.clips, "a run begins with the clip that its condition shows"
+        self._check_time(kv_cache)
         self.heads = range(lm.n_heads)
         check_heads(effects.every_cut, lm.n_heads)
         self._fixed = [e for e in effects.exits if not e.decided_late]
@@ -122,9 +124,19 @@ class RunPlan:
                     "give the exit from the first step on"
                 )
 
+    def _check_time(self, kv_cache: KVCache | None) -> None:
+        """Raise InterventionError where cached keys of the video are turned by other times."""
+        if not self.is_prefill and kv_cache is not None and kv_cache.same_time != self.effects.same_time:
+            raise InterventionError(
+                "the cached keys of the video are turned by its "
+                + ("one time" if kv_cache.same_time else "own times")
+                + "; give SameTime in every step from the first on, or in none"
+            )
+
     def position_ids(self, pos: Int[Tensor, "batch column"]) -> Int[Tensor, "axis batch column"]:
         """The numbers by which positions of the layouts are turned, on each axis; -1 where padded."""
-        ids = [layout.position_ids[:, p.clamp(min=0)] for layout, p in zip(self.layouts, pos, strict=True)]
+        of = [x.position_ids_at_one_time if self.effects.same_time else x.position_ids for x in self.layouts]
+        ids = [numbers[:, p.clamp(min=0)] for numbers, p in zip(of, pos, strict=True)]
         axes = max(len(i) for i in ids)  # a text among videos has one number for all
         return torch.stack([i.expand(axes, -1) for i in ids], 1).masked_fill(pos == PAD, PAD)
 

@@ -32,25 +32,32 @@ class KVCache:
     """A decoder's keys and values, layer by layer.
 
     Layers may hold different rows: after an early exit the later ones have no video. `n_rope` is the length
-    that dynamic NTK scaling was fixed at, the prompt's, so that every step turns keys by the same angles. `notes` is
-    what a step's writes leave for those of later ones.
+    that dynamic NTK scaling was fixed at, the prompt's, so that every step turns keys by the same angles; `same_time`
+    says whether all frames are turned by one time. `notes` is what a step's writes leave for those of later ones.
     """
 
     def __init__(self, n_layers: int):
         self.layers = [LayerKV() for _ in range(n_layers)]
         self.n_rope: tuple[int, ...] = ()
         self.n_tokens = 0
+        self.same_time = False
         self.notes: dict[Any, Tensor] = {}
 
     @contextmanager
     def step(
-        self, n_tokens: int, n_rope: tuple[int, ...], layers: range, keys: Sequence[Int[Tensor, "batch _"]]
+        self,
+        n_tokens: int,
+        n_rope: tuple[int, ...],
+        same_time: bool,
+        layers: range,
+        keys: Sequence[Int[Tensor, "batch _"]],
     ) -> Iterator[None]:
         """A forward that appends rows to the layers: they count once it ends, and an exception takes them back.
 
         Args:
             n_tokens: Columns of the batch, those of earlier steps included.
             n_rope: As the attribute.
+            same_time: As the attribute.
             layers: Those that it runs.
             keys: Of every layer the positions of all rows that it holds in the end; read then.
         """
@@ -64,6 +71,6 @@ class KVCache:
             self.notes.clear()
             self.notes.update(noted)
             raise
-        self.n_tokens, self.n_rope = n_tokens, n_rope
+        self.n_tokens, self.n_rope, self.same_time = n_tokens, n_rope, same_time
         for i in layers:
             self.layers[i].pos = keys[i]

@@ -273,7 +273,7 @@ def plan(
     plan = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
     if study.frame_order == "shuffled" and plan.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
-    _check_names(conditions, items, model.cfg.n_layers)
+    _check_conditions(conditions, items, model.cfg.n_layers)
     hashes: dict[Path, str] = {}
     cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
     for item in items:
@@ -289,12 +289,18 @@ def plan(
     return plan
 
 
-def _check_names(conditions: Sequence[Condition], items: Sequence[Item], n_layers: int) -> None:
-    """Raise SelectorError for a condition with a name that is no selector, and no group of any item."""
+def _check_conditions(conditions: Sequence[Condition], items: Sequence[Item], n_layers: int) -> None:
+    """Raise for a condition with a name that is no selector, and no group of any item, or with another video."""
     given: list[Any] = [item.groups for item in items]
     groups: list[str] = list(dict.fromkeys(name for group in given if hasattr(group, "keys") for name in group))
     for condition in conditions:
-        for selector in effects(condition.interventions, n_layers).selectors:
+        joint = effects(condition.interventions, n_layers)
+        if files := [f for clip in joint.clips for f in clip.files]:
+            raise InterventionError(
+                f"{condition.label}: a study cannot show the frames of {files[0]}, since the keys of its rows say "
+                "nothing of that file's bytes; ask in Python, model.answer(inputs, [From(…)])"
+            )
+        for selector in joint.selectors:
             for term in parse_selector(selector):
                 if term.name not in (*SELECTORS, *groups):
                     raise unknown_name(term.name, selector, groups)

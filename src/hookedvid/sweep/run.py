@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hookedvid.errors import InputError
+from hookedvid.model.counterfactual import several
 from hookedvid.model.patching import ItemWrite, write_of
 from hookedvid.model.replaced_values import Known, Place, Values, flows_at, values_of
 from hookedvid.nn.attention import AttnContext
@@ -29,8 +30,10 @@ from hookedvid.nn.layers import rope_angles
 from hookedvid.nn.model import Model
 from hookedvid.nn.text_states import Joined, States, View
 from hookedvid.sweep.tree import Cell, Changes, Node, Sweep, TextStep, shareable, stream_length
+from hookedvid.values.clips import by_clip
 from hookedvid.values.effects import Cut, Intervention, Swap, Write, by_heads, check_heads
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import as_interventions
 from hookedvid.values.masks import as_m, mask_of, masks_of, same_type, visible
 
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
@@ -400,6 +403,7 @@ def sweep(
     """Logits [d_vocab] of the last position, for each question under each condition.
 
     Equal to `model(x, interventions=c, sources=sources)` up to rounding, which depends on what is asked together.
+    Conditions that show one clip (`hookedvid.values.clips`) share its encoding, as those of the original do.
 
     Args:
         inputs: Questions on one video.
@@ -410,7 +414,24 @@ def sweep(
     if isinstance(inputs, VideoInputs) or not inputs:
         what = "one input alone" if inputs else "no inputs"
         raise InputError(f"{what} to sweep; give at least one question on a video, in a list")
-    plan = Sweep(model.cfg.n_layers, inputs, conditions)
+    n_layers = model.cfg.n_layers
+    plans: list[tuple[list[int], Sequence[VideoInputs], Sweep]] = []
+    for clips, members in by_clip([as_interventions(c) for c in conditions], n_layers).items():
+        seen = several(model, inputs, clips) if clips else inputs
+        plans.append(([n for n, _ in members], seen, Sweep(n_layers, seen, [rest for _, rest in members])))
+    found: list[list[Any]] = [[None] * len(conditions) for _ in inputs]
+    for numbers, seen, plan in plans:
+        readings = _walked(model, plan, seen, progress, sources, read)
+        for (question, place), value in readings.items():
+            found[question][numbers[place]] = value
+    return found
+
+
+def _walked(
+    model: Model, plan: Sweep, inputs: Sequence[VideoInputs], progress: Callable[[int], object] | None,
+    sources: Sources, read: Read,
+) -> dict[Cell, Tensor]:  # fmt: skip
+    """What is read of each cell of one clip's sweep, whose video is encoded once."""
     with model.turn(hooked=any(c.writes for c in plan.conditions)):
         check_sweepable(model)
         rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
@@ -418,7 +439,7 @@ def sweep(
         top = [torch.cat([rows.stream, rows.texts], 1)]
         del rows.stream, rows.texts
         walk.down(plan.tree, top)
-    return [[walk.readings[q, c] for c in range(len(plan.conditions))] for q in range(len(inputs))]
+    return walk.readings
 
 
 def check_sweepable(model: Model) -> None:

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, score_options
+from hookedvid.model.counterfactual import counterfactual
 from hookedvid.nn.kv import LayerKV
 from hookedvid.nn.model import Model
 from hookedvid.sweep.run import Rows, check_sweepable
 from hookedvid.sweep.tree import NOTHING, Node, Sweep
+from hookedvid.values.clips import parted
+from hookedvid.values.effects import Intervention
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
 
@@ -48,7 +51,8 @@ class Session:
     """Last-position logits of one item under any conditions, each from the first block that it changes.
 
     The numbers do not depend on it, bit for bit. Conditions that a sweep cannot place
-    (`hookedvid.sweep.tree.shareable`) raise.
+    (`hookedvid.sweep.tree.shareable`) raise. Of a counterfactual clip (`hookedvid.values.clips`), the last one that was
+    asked for, block 0's stream alone is kept.
 
     Args:
         device_memory, cpu_memory: Bytes the session may keep beside the model and block 0's stream (None: as much as it
@@ -64,6 +68,7 @@ class Session:
         if inputs.batch_size != 1:
             raise InputError(f"a session is about one item, and this batch holds {inputs.batch_size}")
         self._plan = Sweep(model.cfg.n_layers, [self.inputs], [()])
+        self._other: tuple[tuple[Intervention, ...], Session] | None = None
         self._resid: dict[int, Tensor] = {}
         self._kv: dict[int, LayerKV] = {}
         with model.turn(), torch.no_grad():
@@ -88,10 +93,21 @@ class Session:
     @torch.no_grad()
     def _run(self, interventions: Any, sources: Mapping[str, Any] | None) -> Float[Tensor, "last d_vocab"]:
         """At the end of the prompt, and at every token of an answer that the inputs hold."""
-        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [as_interventions(interventions)])
+        clips, rest = parted(as_interventions(interventions), self.model.cfg.n_layers)
+        if clips:
+            return self._showing(clips)._run(rest, sources)
+        plan = Sweep(self.model.cfg.n_layers, [self.inputs], [rest])
         with self.model.turn(hooked=bool(plan.conditions[0].writes)):
             check_sweepable(self.model)
             return self._follow(plan, sources)
+
+    def _showing(self, clips: tuple[Intervention, ...]) -> "Session":
+        """A session on a counterfactual clip, kept until another clip is asked for."""
+        if self._other is None or self._other[0] != clips:
+            self._other = None
+            inputs = counterfactual(self.model, self.inputs, clips)
+            self._other = (clips, Session(self.model, inputs, device_memory=0, cpu_memory=0))
+        return self._other[1]
 
     def _follow(self, plan: Sweep, sources: Mapping[str, Any] | None) -> Float[Tensor, "last d_vocab"]:
         path = list(_path(plan))

@@ -43,16 +43,16 @@ def shareable(interventions: Sequence[Intervention], layout: TokenLayout, n_laye
 
     It cannot where a write is to attention maps, which the sweep makes in parts, to the tower or the projector, whose
     features all conditions share, or to positions of the stream and of the text at once, which it computes apart,
-    nor where the run decides who leaves the sequence. Nor where the stream's rows read a mean that is of text as well,
-    or any row a mean of positions of which some left.
+    nor where the run decides who leaves the sequence, or all frames are at one time, since a sweep turns keys once. Nor
+    where the stream's rows read a mean that is of text as well, or any row a mean of positions of which some left.
 
     Raises:
         InterventionError: For exits that no run can have.
     """
     joint = effects(as_interventions(interventions), n_layers)
     kept_positions(layout, joint.exits)
-    late = any(e.decided_late for e in joint.exits)
-    return not late and not any(_refusal(w, layout) for w in joint.writes) and not _unplaced(joint, layout)
+    alone = joint.same_time or any(e.decided_late for e in joint.exits)
+    return not alone and not any(_refusal(w, layout) for w in joint.writes) and not _unplaced(joint, layout)
 
 
 def _refusal(write: Write, layout: TokenLayout) -> str:
@@ -253,6 +253,11 @@ def _check_condition(condition: Effects, layout: TokenLayout) -> None:
             )
     if why := _unplaced(condition, layout):
         raise InterventionError(f"a sweep cannot share {why}; run this condition alone")
+    assert not condition.clips, "a sweep is of one clip, which its inputs show"
+    if condition.same_time:
+        raise InterventionError(
+            "a sweep turns the keys of the video once, and SameTime turns them otherwise; run this condition alone"
+        )
     for w in condition.writes:
         if why := _refusal(w, layout):
             raise InterventionError(f"a sweep cannot share {w.label}: {why}; run this condition alone")

@@ -222,6 +222,27 @@ class Exit:
         return max(0, self.layer - back)
 
 
+class FrameChange:
+    """What makes other frames of a clip's decoded ones; see `hookedvid.values.clips`."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of other videos that it reads."""
+        return ()
+
+    def change(self, frames: Any, read: Callable[[str], Any]) -> Any:
+        """The frames that are shown; those given stay as they are.
+
+        Args:
+            frames: Sampled ones, uint8 RGB [frame, height, width, 3], as decoded.
+            read: Gives another video's.
+
+        Raises:
+            InterventionError: For frames that are not there.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Effects:
     """What interventions do to a model.
@@ -230,12 +251,16 @@ class Effects:
         cuts: Of each block.
         exits: In the order of their blocks.
         swaps: Of each block, or empty where there are none at all.
+        clips: What becomes of the decoded frames before a run, in order: done where a run begins, and then gone.
+        same_time: Whether the time axis of positions has one number for the whole video (`SameTime`).
     """
 
     cuts: tuple[tuple[Cut, ...], ...]
     writes: tuple[Write, ...] = ()
     exits: tuple[Exit, ...] = ()
     swaps: tuple[tuple[Swap, ...], ...] = ()
+    clips: tuple[FrameChange, ...] = ()
+    same_time: bool = False
 
     @property
     def every_cut(self) -> tuple[Cut, ...]:
@@ -255,8 +280,8 @@ class Effects:
 
     @property
     def enters(self) -> bool:
-        """Whether it writes before block 0, so that a run has to begin with the inputs."""
-        return any(w.layer is None for w in self.writes)
+        """Whether it shows another clip or writes before block 0, so that a run has to begin with the inputs."""
+        return bool(self.clips) or any(w.layer is None for w in self.writes)
 
     @property
     def encodes(self) -> bool:
@@ -266,6 +291,8 @@ class Effects:
     @property
     def first_layer(self) -> int:
         """The first block that is changed: all before it compute what the intact model does. n_layers if none."""
+        if self.clips or self.same_time:
+            return 0
         touched = [i for of in (self.cuts, self.swaps) for i, cuts in enumerate(of) if cuts]
         written, left = (w.block for w in self.writes), (e.first_layer for e in self.exits)
         return min([*touched, *written, *left], default=len(self.cuts))
@@ -322,6 +349,8 @@ def effects(interventions: Iterable[Intervention], n_layers: int) -> Effects:
         tuple(w for one in each for w in one.writes),
         tuple(sorted((e for one in each for e in one.exits), key=lambda e: e.layer)),
         tuple(tuple(s for one in swapping for s in one.swaps[layer]) for layer in range(n_layers if swapping else 0)),
+        tuple(c for one in each for c in one.clips),
+        any(one.same_time for one in each),
     )
 
 

@@ -37,6 +37,8 @@ class VideoInputs:
             are encoded. Columns are the stream's d_model, then as many for each block of DeepStack. Made by
             `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says by
             which weights (`hookedvid.model.encode_video.encoder_of`).
+        footage: One per item, how its decoded frames are had again (`hookedvid.video.footage.Footage`), for
+            counterfactual clips; None, or empty, for inputs of tensors.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -46,6 +48,7 @@ class VideoInputs:
     option_tokens: tuple[tuple[int, ...], ...] = ()
     features: tuple[Float[Tensor, "_video_pos _d_model"] | None, ...] = ()
     encoder: str = ""
+    footage: tuple[Any, ...] = ()
 
     @property
     def batch_size(self) -> int:
@@ -194,7 +197,9 @@ class VideoInputs:
         features = tuple(f for i in items for f in i.features or (None,) * i.batch_size) if encoders else ()
         tokens = [torch.nn.functional.pad(i.tokens, (longest - i.tokens.shape[1], 0), value=PAD) for i in items]
         per_item = {f: tuple(x for i in items for x in getattr(i, f)) for f in _PER_ITEM}
-        return VideoInputs(torch.cat(tokens), **per_item, features=features, encoder="".join(encoders))
+        footage = tuple(f for i in items for f in i.footage or (None,) * i.batch_size)
+        encoder = "".join(encoders)
+        return VideoInputs(torch.cat(tokens), **per_item, features=features, encoder=encoder, footage=footage)
 
 
 _PER_ITEM = ("layouts", "pixel_values", "options", "option_tokens")

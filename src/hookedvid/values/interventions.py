@@ -12,6 +12,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, cast
 
 from hookedvid.errors import InterventionError, nearest
+from hookedvid.values.clips import Black as Black
+from hookedvid.values.clips import Blurred as Blurred
+from hookedvid.values.clips import From as From
+from hookedvid.values.clips import Frozen as Frozen
+from hookedvid.values.clips import Reversed as Reversed
+from hookedvid.values.clips import Shuffled as Shuffled
+from hookedvid.values.clips import Swapped as Swapped
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
 from hookedvid.values.edges import Replace as Replace
@@ -22,6 +29,7 @@ from hookedvid.values.layer_range import LayerRange as LayerRange
 from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
 from hookedvid.values.layer_range import set_fields, spelled
+from hookedvid.values.same_time import SameTime as SameTime
 from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import from_dict
 from hookedvid.values.spelling import Spelling, number, said_fields

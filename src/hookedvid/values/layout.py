@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hookedvid.errors import InputError, SelectorError
+from hookedvid.errors import InputError, InterventionError, SelectorError
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.selectors import (
@@ -215,6 +215,27 @@ class TokenLayout:
         prompt = torch.cat(parts, 1)
         after = int(prompt.max()) + 1 + torch.arange(self.n_tokens - self.n_prompt)
         return torch.cat([prompt, after.expand(grid.n_axes, -1)], 1)
+
+    @cached_property
+    def position_ids_at_one_time(self) -> Int[Tensor, "axis pos"]:
+        """`position_ids` with every video position at the time of the first one.
+
+        Raises:
+            InterventionError: Where positions have no time, and without a video.
+        """
+        at = [s.start for s in self.segments if s.role in ROLES_OF["video"]]
+        if self.grid is None or self.grid.n_axes == 1 or not at:
+            raise InterventionError(
+                "all frames at one time: "
+                + (
+                    "this model's positions have one number each, and none for time; Qwen-VL's have"
+                    if at
+                    else "this input has no video"
+                )
+            )
+        ids = self.position_ids.clone()
+        ids[0, self.mask("video")] = ids[0, at[0]]
+        return ids
 
     def extend(self, n: int) -> "TokenLayout":
         """The layout after `n` more tokens were generated."""

@@ -43,6 +43,7 @@ from hookedvid.study.run.inputs import prepared
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
 from hookedvid.sweep.tree import Changes, Node, Sweep, groups_before, shareable, stream_length
+from hookedvid.values.clips import by_clip
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import Cut, Intervention, effects
 from hookedvid.values.inputs import VideoInputs
@@ -218,9 +219,10 @@ def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, i
             groups.setdefault((groups_before(inputs.layout, n), shared), []).append(inputs)
     flops, memory = 0, 0
     for (_, conditions), inputs in groups.items():
-        plan = Sweep(cfg.n_layers, inputs, conditions)
-        flops += sweep_flops(cfg, plan).total
-        memory = max(memory, sweep_memory(cfg.lm, plan, size))
+        for members in by_clip(conditions, cfg.n_layers).values():
+            plan = Sweep(cfg.n_layers, inputs, [rest for _, rest in members])
+            flops += sweep_flops(cfg, plan).total
+            memory = max(memory, sweep_memory(cfg.lm, plan, size))
     return flops, memory
 
 

@@ -3,13 +3,12 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from hookedvid.data.item import Item, subtitles_path
 from hookedvid.model.prepare import expected
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, question_hash
 from hookedvid.study.rows import Task
+from hookedvid.values.clips import Shuffled
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.places import as_definitions
 from hookedvid.video.frames import Clip
@@ -36,7 +35,9 @@ def prepared(plan: Plan, model: Model, item: Item, task: Task, clip: Clip | None
     if clip is None:
         ask = partial(expected, model, **sampling)
     else:
-        clip = shuffled(clip, plan.study.seed, item.video) if plan.study.frame_order == "shuffled" else clip
+        if plan.study.frame_order == "shuffled":  # the same for every question on the clip, whatever else is asked
+            order = Shuffled(plan.study.seed, item.video).order(len(clip.frames))
+            clip = clip._replace(frames=clip.frames[list(order)])
         ask = partial(model.prepare, clip, sampler=plan.settings["sampler"], **sampling)
     inputs = plan.scoring.inputs(ask, model, item, _subtitles(plan, model.cfg.family, item, task, clip))
     return inputs.with_groups(item.groups if clip is not None else _unseen(item.groups))
@@ -59,9 +60,3 @@ def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | Non
     if question_hash(item, plan.annotations, plan.scoring) != task.settings["question"]:
         raise changed(path)
     return speech
-
-
-def shuffled(clip: Clip, seed: int, video: str) -> Clip:
-    """A clip in an order of its own: the same for every question on it, whatever else the study asks."""
-    rng = np.random.default_rng([seed, *video.encode(errors="surrogatepass")])
-    return clip._replace(frames=clip.frames[rng.permutation(len(clip.frames))])
