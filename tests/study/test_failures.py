@@ -10,7 +10,7 @@ from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
-from hookedvid.errors import ConfigError, HookError, InputError, RunError, SelectorError
+from hookedvid.errors import ConfigError, HookError, InputError, InterventionError, RunError, SelectorError
 from hookedvid.families.registry import small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
@@ -18,7 +18,7 @@ from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.values.interventions import Knockout, to_json
+from hookedvid.values.interventions import LV_K, Black, From, Knockout, Reversed, label, to_json
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -124,6 +124,26 @@ def test_groups_of_items_are_selectors_of_a_study_and_a_damaged_one_is_a_failed_
     mistyped = Study(protocols=("baseline",), custom=(tuple(to_json([Knockout("bal", "text")])),))
     with pytest.raises(SelectorError, match=r"no selector 'bal' in 'bal' .*its groups are ball, video"):
         plan(mistyped, model, tmp_path / "items.jsonl")
+
+
+@pytest.mark.parametrize("reuse", ["none", "layers", "layers+positions"])
+def test_a_study_shows_other_clips_and_refuses_another_files(reuse, model, annotations, tmp_path):
+    shown = ((Reversed(),), (Reversed(), LV_K.at("2:")), (Black((0, 1)),))
+    study = Study(protocols=("baseline",), custom=tuple(tuple(to_json(c)) for c in shown), reuse=reuse)
+    laid = plan(study, model, annotations)
+    assert "12 rows" in str(estimate(laid, model, tmp_path))
+    rows = run(laid, model, tmp_path)
+    assert {r["condition"] for r in rows} == {"baseline", *map(label, shown)}
+    for item, condition, task in laid.tasks:
+        (row,) = [r for r in rows if r["key"] == task.key]
+        inputs = model.prepare(annotations.parent / item.video, item.question, item.options)
+        said = model.answer(inputs, condition.interventions)
+        assert row["chosen"] == said.index
+        assert row["prob"] == pytest.approx(said.probs[item.answer], abs=1e-6)
+    with pytest.raises(
+        InterventionError, match=r"a study cannot show the frames of b\.mp4, since the keys of its rows"
+    ):
+        plan(Study(protocols=("baseline",), custom=(tuple(to_json([From("b.mp4")])),)), model, annotations)
 
 
 @pytest.mark.parametrize("where", ["ours", "ours, permanent", "torch", "torch, before", "torch, everywhere"])

@@ -8,13 +8,21 @@ from hookedvid import (
     VT_K,
     Ablate,
     AdaptiveExit,
+    Black,
+    Blurred,
     Drop,
     EarlyExit,
+    From,
+    Frozen,
     Knockout,
     Patch,
     RandomEdges,
     Replace,
+    Reversed,
+    SameTime,
+    Shuffled,
     Steer,
+    Swapped,
 )
 from hookedvid.errors import InterventionError
 from hookedvid.values.effects import Intervention
@@ -47,6 +55,14 @@ LINES = {
         "video", "video", relation="other_frame", by="noise", source="set", seed=2
     ),
     "steer resid_post @ 4: at last along joy scale -2.5": Steer("resid_post", "4:", "last", "joy", -2.5),
+    "reversed": Reversed(),
+    "shuffled seed 3": Shuffled(3),
+    "frozen frame 2": Frozen(2),
+    "swapped 1 with -1": Swapped(1, -1),
+    "black": Black(),
+    "blurred frames 2:5 in 40,20.5,90,60 sigma 4": Blurred((2, 3, 4), (40, 20.5, 90, 60), 4),
+    "from clips/other.mp4": From("clips/other.mp4"),
+    "same time": SameTime(),
     "adaptive exit by mass below 0.1 @ 4": AdaptiveExit("mass", 0.1, 4),
 }
 

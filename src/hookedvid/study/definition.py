@@ -11,7 +11,7 @@ from torch import nn
 
 from hookedvid.data.convention import Convention
 from hookedvid.data.item import Item, read_items, subtitles_path, video_path
-from hookedvid.errors import ConfigError, HookError, nearest
+from hookedvid.errors import ConfigError, HookError, InterventionError, nearest
 from hookedvid.families.registry import named_instruction, template
 from hookedvid.nn.hooks import hooked
 from hookedvid.nn.model import Model

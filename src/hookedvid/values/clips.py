@@ -21,10 +21,15 @@ from hookedvid.errors import InterventionError
 from hookedvid.values.effects import Effects, FrameChange, Intervention
 from hookedvid.values.layer_range import as_number, set_fields, spelled
 from hookedvid.values.serial import is_number
+from hookedvid.values.spelling import Spelling, number, numbers
 
 Frames = UInt8[np.ndarray, "frame _height _width 3"]
 Read = Callable[[str], Frames]  # another video's frames, as many, sampled in the same way
 REACH = 4.0  # standard deviations at which a Gaussian is cut off: 1 in 16,000 of it lies beyond
+
+
+def _box_said(text: str) -> tuple[float, ...]:
+    return tuple(float(x) for x in text.split(","))
 
 
 class ClipChange(Intervention, FrameChange):
@@ -53,6 +58,7 @@ class Reversed(Order):
     """The frames from last to first."""
 
     kind: ClassVar[str] = "reversed"
+    spelling = Spelling("reversed", "reversed")
 
     def order(self, n_frames: int) -> tuple[int, ...]:
         """From last to first."""
@@ -72,6 +78,7 @@ class Shuffled(Order):
     """
 
     kind: ClassVar[str] = "shuffled"
+    spelling = Spelling("shuffled", "shuffled seed 3", {"seed": ("seed", number), "of": ("of", str)})
     seed: int = 0
     of: str = ""
 
@@ -96,6 +103,7 @@ class Frozen(Order):
     """One frame in all places."""
 
     kind: ClassVar[str] = "frozen"
+    spelling = Spelling("frozen", "frozen frame 2", {"frame": ("frame", number)})
     frame: int = 0
 
     def __post_init__(self):
@@ -116,6 +124,7 @@ class Swapped(Order):
     """Frames `i` and `j` at each other's place."""
 
     kind: ClassVar[str] = "swapped"
+    spelling = Spelling("swapped", "swapped 1 with 3", {"with": ("j", number)}, ("i", number))
     i: int
     j: int
 
@@ -138,6 +147,7 @@ class Black(ClipChange):
     """Frames without a picture: all bytes 0. `frames` are numbers, a range, or None for all."""
 
     kind: ClassVar[str] = "black"
+    spelling = Spelling("black", "black frames 0,2", {"frames": ("frames", numbers)})
     frames: tuple[int, ...] | None = None
 
     def __post_init__(self):
@@ -165,6 +175,11 @@ class Blurred(ClipChange):
     """
 
     kind: ClassVar[str] = "blurred"
+    spelling = Spelling(
+        "blurred",
+        "blurred frames 2:5 in 40,20,90,60 sigma 4",
+        {"frames": ("frames", numbers), "in": ("box", _box_said), "sigma": ("sigma", number)},
+    )
     frames: tuple[int, ...] | None = None
     box: tuple[float, ...] | None = None
     sigma: float = 8.0
@@ -200,6 +215,7 @@ class From(ClipChange):
     """The frames of another video, `path`, as many and sampled in the same way."""
 
     kind: ClassVar[str] = "from"
+    spelling = Spelling("from", "from other.mp4", first=("path", str))
     path: str
 
     def __post_init__(self):
@@ -241,9 +257,9 @@ def by_clip(
 ) -> dict[tuple[Intervention, ...], list[tuple[int, tuple[Intervention, ...]]]]:
     """Conditions by the clip that they show: its changes -> the number of each condition, and the rest of it."""
     grouped: dict[tuple[Intervention, ...], list[tuple[int, tuple[Intervention, ...]]]] = {}
-    for number, condition in enumerate(conditions):
+    for i, condition in enumerate(conditions):
         clips, rest = parted(condition, n_layers)
-        grouped.setdefault(clips, []).append((number, rest))
+        grouped.setdefault(clips, []).append((i, rest))
     return grouped
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from hookedvid.values.effects import Effects, Intervention
 from hookedvid.values.layer_range import spelled
+from hookedvid.values.spelling import Spelling
 
 
 @spelled
@@ -18,6 +19,7 @@ class SameTime(Intervention):
     """
 
     kind: ClassVar[str] = "same_time"
+    spelling = Spelling("same time", "same time")
 
     def effect(self, n_layers: int) -> Effects:
         """One time for the whole video, from the first block on."""
