@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hookedvid import Session, VideoInputs
 from hookedvid.cli.commands import main
@@ -18,6 +20,8 @@ from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import shareable
 from hookedvid.values.effects import Intervention
 from hookedvid.values.interventions import from_json, parse, to_json
+from hookedvid.video.footage import Footage
+from hookedvid.video.frames import read_clip
 from models import ROUNDING, random_model, rich_inputs
 
 N = 3
@@ -32,8 +36,16 @@ LINES = {
     "early_exit": "exit @ 2 of video[0:2]",
     "drop": "drop @ 1 keep 0.5 by attention",
     "adaptive_exit": "adaptive exit by mass below 0.5",
+    "reversed": "reversed",
+    "shuffled": "shuffled seed 1",
+    "frozen": "frozen frame 2",
+    "swapped": "swapped 0 with 3",
+    "black": "black frames 0,2",
+    "blurred": "blurred frames 1:3 in 10,10,50,40 sigma 3",
+    "from": "from other",
+    "same_time": "same time",
 }
-NOT_SHARED = ("drop", "adaptive_exit")
+NOT_SHARED = ("drop", "adaptive_exit", "same_time")
 
 
 def kinds(cls: type[Intervention] = Intervention) -> set[str]:
@@ -47,7 +59,10 @@ def test_every_kind_has_a_line_here():
 
 def asked(m, seed=0, n_frames=4):
     x = rich_inputs(m, n_frames, seed)
-    return replace(x, option_tokens=((5, 9),), options=(("a", "b"),))
+    frames = np.random.default_rng(seed).integers(0, 256, (n_frames, 64, 96, 3), dtype=np.uint8)
+    clip = read_clip(frames, n_frames)  # what clips change; the pixels of the intact run are others
+    footage = (Footage.of(frames, clip, n_frames, "linspace", None, None),)
+    return replace(x, option_tokens=((5, 9),), options=(("a", "b"),), footage=footage)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +79,12 @@ def sources(model):
 
 
 @pytest.fixture(params=LINES)
-def case(request, sources):
+def case(request, sources, tmp_path):
     (value,) = parse(LINES[request.param])
+    if request.param == "from":
+        for i, frame in enumerate(np.random.default_rng(9).integers(0, 256, (4, 64, 96, 3), dtype=np.uint8)):
+            Image.fromarray(frame).save(tmp_path / f"{i}.png")
+        value = replace(value, path=str(tmp_path))
     assert value.kind == request.param
     return value, sources.get(request.param)
 
@@ -150,8 +169,17 @@ def test_a_study_and_the_command_ask_it_or_refuse(kind, tmp_path, capsys):
         assert main(["ask", clip, item.question, *item.options, "--under", line]) == 2
         assert "other" in capsys.readouterr().err
         return
+    if kind == "from":
+        with pytest.raises(InterventionError, match="a study cannot show the frames of other"):
+            plan(Study(**how), tiny, tmp_path / "items.jsonl")
+        assert main(["ask", clip, item.question, *item.options, "--under", f"from {clip}"]) == 0
+        return
     rows = run(plan(Study(**how), tiny, tmp_path / "items.jsonl"), tiny, tmp_path / "out")
     assert rows[0]["status"] == "ok" and rows[0]["key"] != rows[1]["key"]
+    if kind == "same_time":
+        assert rows[1]["status"] == "failed" and "positions have one number each" in rows[1]["reason"]
+        assert main(["ask", clip, item.question, *item.options, "--under", line]) == 2
+        return
     if kind == "adaptive_exit":
         assert rows[1]["status"] == "failed" and "what it costs is known after the run alone" in rows[1]["reason"]
     else:

@@ -237,7 +237,7 @@ def test_one_time_is_refused_where_it_has_no_meaning(models):
     with pytest.raises(InterventionError, match="this input has no video"):
         model(model.prepare(None, "what ?"), interventions=SameTime())
     assert not shareable([SameTime()], inputs.layout, 3)
-    with pytest.raises(InterventionError, match="SameTime turns them otherwise; run this condition alone"):
+    with pytest.raises(InterventionError, match="cannot share all frames at one time: it turns the keys"):
         sweep(model, [inputs], [[SameTime()]])
     cache = KVCache(3)
     model(inputs, kv_cache=cache)

@@ -256,7 +256,7 @@ def _check_condition(condition: Effects, layout: TokenLayout) -> None:
     assert not condition.clips, "a sweep is of one clip, which its inputs show"
     if condition.same_time:
         raise InterventionError(
-            "a sweep turns the keys of the video once, and SameTime turns them otherwise; run this condition alone"
+            "a sweep cannot share all frames at one time: it turns the keys of the video once; run this condition alone"
         )
     for w in condition.writes:
         if why := _refusal(w, layout):

@@ -274,7 +274,8 @@ class Effects:
     @property
     def selectors(self) -> tuple[str, ...]:
         """Every selector that they name positions by."""
-        cuts = (s for cut in self.every_cut for s in (cut.src, cut.dst))
+        every = (*self.every_cut, *(swap for swaps in self.swaps for swap in swaps))
+        cuts = (s for cut in every for s in (cut.src, cut.dst))
         named = (*cuts, *(w.at for w in self.writes), *(e.drop for e in self.exits))
         return tuple(dict.fromkeys(named))
 
