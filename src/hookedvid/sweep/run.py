@@ -421,25 +421,17 @@ def sweep(
         plans.append(([n for n, _ in members], seen, Sweep(n_layers, seen, [rest for _, rest in members])))
     found: list[list[Any]] = [[None] * len(conditions) for _ in inputs]
     for numbers, seen, plan in plans:
-        readings = _walked(model, plan, seen, progress, sources, read)
-        for (question, place), value in readings.items():
+        with model.turn(hooked=any(c.writes for c in plan.conditions)):
+            check_sweepable(model)
+            rows = Rows(model, plan, [x.to(model.device) for x in seen], sources)
+            walk = _Walk(rows, progress, read)
+            top = [torch.cat([rows.stream, rows.texts], 1)]
+            del rows.stream, rows.texts
+            walk.down(plan.tree, top)
+        for (question, place), value in walk.readings.items():
             found[question][numbers[place]] = value
+        del rows, walk, top  # before the next clip's are made
     return found
-
-
-def _walked(
-    model: Model, plan: Sweep, inputs: Sequence[VideoInputs], progress: Callable[[int], object] | None,
-    sources: Sources, read: Read,
-) -> dict[Cell, Tensor]:  # fmt: skip
-    """What is read of each cell of one clip's sweep, whose video is encoded once."""
-    with model.turn(hooked=any(c.writes for c in plan.conditions)):
-        check_sweepable(model)
-        rows = Rows(model, plan, [x.to(model.device) for x in inputs], sources)
-        walk = _Walk(rows, progress, read)
-        top = [torch.cat([rows.stream, rows.texts], 1)]
-        del rows.stream, rows.texts
-        walk.down(plan.tree, top)
-    return walk.readings
 
 
 def check_sweepable(model: Model) -> None:
