@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,8 +207,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     ) -> Any:
         """Logits [batch, pos, d_vocab], a loss, both, or nothing (`return_type=None`).
 
-        The loss is the mean next-token cross entropy over positions whose next token is text, rows of the vocabulary
-        that no token has left out.
+        The loss is the mean cross entropy of next tokens that are text, among rows of the vocabulary with a token.
 
         Args:
             input: Prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
@@ -236,14 +234,12 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         batch = encoding(batch, plan.effects, start_at_layer)
         hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
         flows = Flows(self, sources, batch, plan)
-        if plan.is_prefill:
-            warn_of_idle(plan.effects.every_cut, batch.layouts)
+        warn_of_idle(plan.effects.every_cut if plan.is_prefill else (), batch.layouts)
         layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
         leaving = self._leaving(plan, batch, layers.start)
         if record is not None:
             record.rows, record.left = plan.rows, leaving.left
-        turned = plan.n_rope, plan.effects.same_time
-        step = nullcontext() if kv_cache is None else kv_cache.step(plan.n_columns, *turned, layers, plan.keys)
+        step = plan.step(kv_cache, layers)
         with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
             resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, layers.start)
             resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving, flows)

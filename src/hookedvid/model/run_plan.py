@@ -1,6 +1,7 @@
 """What one forward needs to know of its interventions: positions, masks, and who leaves early."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -123,6 +124,12 @@ class RunPlan:
                     f"the key-value cache holds positions in block {exit.layer} (0-based) that this exit drops; "
                     "give the exit from the first step on"
                 )
+
+    def step(self, kv_cache: KVCache | None, layers: range) -> AbstractContextManager[None]:
+        """What appends the rows of these blocks to a key-value cache, if there is one."""
+        if kv_cache is None:
+            return nullcontext()
+        return kv_cache.step(self.n_columns, self.n_rope, self.effects.same_time, layers, self.keys)
 
     def _check_time(self, kv_cache: KVCache | None) -> None:
         """Raise InterventionError where cached keys of the video are turned by other times."""
