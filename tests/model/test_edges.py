@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import plain_decoder as plain
-from hookedvid import Flops, edge_share
+from hookedvid import Flops, Replace, edge_share
 from hookedvid.errors import InterventionError
 from hookedvid.model.flops import Costs, pair
 from hookedvid.sweep.run import sweep
@@ -188,3 +188,18 @@ def test_values_from_before_have_the_json_form_they_had():
     assert LV_K.to_json().keys() == {"kind", "src", "dst", "layers", "relation", "keep_self", "name"}
     assert replace(LV_K, heads=slice(None), weight=0).to_json() == LV_K.to_json()
     assert replace(LV_K, heads=range(2)).to_json()["heads"] == [0, 1]
+
+
+@pytest.mark.usefixtures("shapes_checked")
+@torch.no_grad()
+def test_shapes_are_those_stated():
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    both = VideoInputs.stack([x, m.encoded(rich_inputs(m, 8, seed=1, n_text=11))])
+    given = [replace(LV_K, heads=[0, 3], weight=0.5), VT_K.at(1), Replace("video", "text", heads=[1, 2, 5])]
+    logits = m(x, interventions=given)[0, -1]
+    assert apart(sweep(m, [x], [given, ()])[0][0], logits) <= 1e-12
+    assert apart(Session(m, x).logits(given), logits) <= 1e-12
+    assert apart(m(both, interventions=[*given, RandomEdges(LV_K)])[0, -1], logits) > 1e-6
+    assert m.attention(x, interventions=given, reduce="segments").heads == tuple(range(m.cfg.n_heads))
+    assert m.run_with_cache(x, interventions=given)[0].isfinite().all()

@@ -107,7 +107,7 @@ def _plus(z: Tensor, f: Flow, rows: Tensor, heads: Tensor, along: Tensor) -> Ten
     return z
 
 
-def _of(x: Float[Tensor, "row kv_head d_head"], kv_heads: Tensor) -> Float[Tensor, "kv_head row d_head"]:
+def _of(x: Float[Tensor, "row kv_head d_head"], kv_heads: Tensor) -> Float[Tensor, "some row d_head"]:
     """All kv_heads, or the rows of some."""
     x = x.transpose(0, 1)
     return x if len(kv_heads) == len(x) and bool((kv_heads.diff() == 1).all()) else x[kv_heads]
