@@ -6,21 +6,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hookedvid.data.item import Item
+from hookedvid.data.item import Item, read_items
+from hookedvid.data.shapes.clips import make_dataset
+from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError
+from hookedvid.families.registry import small_config
+from hookedvid.model.flops import Costs
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.model.leaving import RunRecord
 from hookedvid.report import plots
-from hookedvid.study.definition import Study
-from hookedvid.study.protocols import Condition
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.protocols import Condition, adaptive_exit, pruning
 from hookedvid.study.protocols import dose as doses
 from hookedvid.study.protocols.registry import REGISTRY
+from hookedvid.study.results import efficiency
 from hookedvid.study.results import findings as laws
 from hookedvid.study.results.charts import Curves, HeatMap
 from hookedvid.study.results.evidence import Finding
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import Resamples
 from hookedvid.study.results.summary import Outcomes
+from hookedvid.study.run.estimate import estimate
+from hookedvid.study.run.tasks import run
+from hookedvid.study.scorings.likelihood import Likelihood
 from hookedvid.values.effects import effects
-from hookedvid.values.interventions import LV_K, LayerRange
+from hookedvid.values.interventions import LV_K, AdaptiveExit, EarlyExit, LayerRange, to_json
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -194,3 +204,155 @@ def test_half_of_an_effect_by_hand():
 def test_heads_need_a_models_number_of_heads():
     with pytest.raises(ConfigError, match="heads are counted from a model"):
         Study(protocols=("heads",)).conditions(N)
+
+
+# ---- pruning -------------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_and_random_draws_at_every_share():
+    conditions = Study(protocols=("pruning",)).conditions(8)[1:]
+    exits = [effects(c.interventions, 8).exits for c in conditions]
+    found = [(e.layer, e.keep, e.rank, e.seed) for (e,) in exits]
+    rules = [*((rank, 0) for rank in pruning.RULES), *(("random", seed) for seed in range(3))]
+    assert found == [(2, keep, rank, seed) for keep in (0.5, 0.25, 0.1) for rank, seed in rules]
+    assert {c.layer for c in Study(protocols=("pruning",), drop_at=5).conditions(8)} == {None, 5}
+
+
+def pruning_group(n_videos: int = 40) -> Group:
+    """At a quarter, attention keeps everything, norm loses all; random keeps every other video, in draws of its own."""
+    conditions = Study(protocols=("pruning",)).conditions(N)
+
+    def right(c: Condition, v: int) -> bool:
+        if "keep 0.25 " not in c.label:
+            return True
+        if c.knockout == "random":
+            return (v + int(c.label[-1])) % 2 == 0
+        return {"attention": True, "norm": False}.get(c.knockout, v % 2 == 0)
+
+    def cost(c: Condition) -> float:
+        return 1.0 if c.protocol == "baseline" else effects(c.interventions, N).exits[0].keep
+
+    return made_up(conditions, lambda c, v: 1.0, n_videos, 2, right, cost)
+
+
+def test_rules_are_held_against_the_mean_of_random_draws():
+    found = told(pruning_group())
+    assert list(found) == [f"a rule beats random at keep {k:g}" for k in (0.5, 0.25, 0.1)] + [
+        "cheapest pruning after layer 1"
+    ]
+    # Of three draws, videos are right in 2 or in 1: attention has 1/3 or 2/3 more on half of them each.
+    at = found["a rule beats random at keep 0.25"]
+    assert at.supported and at.sentence.startswith("attention by 50.0 points [")
+    assert "; worse than random: norm by 50.0 points [" in at.sentence
+    same = found["a rule beats random at keep 0.5"]
+    assert not same.supported and same.sentence.startswith("no rule beats random; most has attention, 0.0 points [")
+    cheapest = found["cheapest pruning after layer 1"].sentence
+    assert cheapest.startswith("keep 0.1 by attention takes 10.0% of the decoder's")
+    chart = REGISTRY["pruning"].read(pruning_group()).chart
+    lines = {line.name: line for line in chart.lines}
+    assert lines["random"].xs == [50.0, 25.0, 10.0] and lines["random"].ys[1].value == pytest.approx(0.5)
+
+
+# ---- adaptive exits ------------------------------------------------------------------------------------------------
+
+
+def test_rules_by_thresholds_and_fixed_exits():
+    conditions = Study(protocols=("adaptive-exit",), grid=2).conditions(8)[1:]
+    rules = [e for c in conditions for e in effects(c.interventions, 8).exits if e.rule]
+    assert [(e.rule, e.threshold) for e in rules] == [(r, t) for r, ts in adaptive_exit.THRESHOLDS.items() for t in ts]
+    assert [c.layer for c in conditions if c.layer is not None] == [2, 4, 6]
+
+
+def adaptive_group(early: int, n_videos: int = 100) -> Group:
+    """Half of the videos need layer 3; entropy at 0.5 lets the others go after `early`, and all else is wrong there."""
+    conditions = Study(protocols=("adaptive-exit",)).conditions(N)
+
+    def left(c: Condition, v: int) -> int | None:
+        if c.label == "entropy 0.5":
+            return 3 if v % 2 else early
+        return None if c.knockout == "answer" else 1
+
+    def seen(c: Condition, v: int) -> int:
+        return c.layer or (N if left(c, v) is None else left(c, v) or 0)
+
+    def right(c: Condition, v: int) -> bool:
+        return c.protocol == "baseline" or seen(c, v) >= (3 if v % 2 else 1)
+
+    conditions_by = {c.label: c for c in conditions}
+    group = made_up(conditions, lambda c, v: 1.0, n_videos, 3, right, left=left)
+    for i, c in enumerate(group.outcomes.conditions):  # each item's operations are its own
+        group.outcomes.decoder_share[i] = [
+            1.0 if c.protocol == "baseline" else seen(conditions_by[c.label], int(item.video[:-4])) / N
+            for item in group.outcomes.items
+        ]
+    return group
+
+
+def test_a_rule_that_lets_each_item_go_in_time_beats_the_fixed_exit():
+    group = replace(adaptive_group(1), keep=0.9)
+    found = told(group)
+    assert found["leaving by a rule"].supported
+    assert found["leaving by a rule"].sentence.startswith("entropy 0.5 takes 50.0% of the decoder's operations (")
+    assert found["adaptive beats fixed"].supported
+    text = found["adaptive beats fixed"].sentence
+    assert text.startswith("entropy 0.5 takes ") and "than fixed exit after layer 3" in text
+    saved = float(text.split("takes ")[1].split("%")[0])
+    _, second = efficiency.halves([i.video for i in group.items], 0)
+    odd = np.mean([int(i.video[:-4]) % 2 for i, b in zip(group.items, second, strict=True) if b])
+    assert saved == pytest.approx(100 * (1 - odd) * 2 / N, abs=0.06), "two layers of four, on even videos"
+    rows = {row[0]: row for row in REGISTRY["adaptive-exit"].read(group).sheet.rows}
+    assert rows["entropy 0.5"][1:3] == ["2.0", "1–3"] and rows["answer 2"][1:3] == ["4.0", "4–4"]
+
+
+def test_a_rule_that_lets_all_go_at_one_block_beats_nothing():
+    found = told(replace(adaptive_group(3), keep=0.9))["adaptive beats fixed"]
+    assert not found.supported and "takes 0.0% [" in found.sentence
+
+
+def test_a_scoring_without_right_and_wrong_has_no_such_search():
+    group = adaptive_group(1)
+    group.outcomes.scoring = Likelihood()
+    assert REGISTRY["adaptive-exit"].read(group) is None
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedVideoLLM:
+    cfg = replace(small_config("longva", n_layers=4, d_vocab=len(VOCABULARY)), prompt="tiny")
+    return HookedVideoLLM.from_config(cfg, tokenizer=tokenizer())
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("set"), seed=3, split="test", n_videos=2, questions_per_video=2)
+
+
+@pytest.mark.parametrize("changed", [{}, {"reuse": "none"}, {"scoring": "generate"}])
+def test_a_row_says_when_its_video_left_and_costs_what_that_leaves(changed, model, annotations, tmp_path):
+    rule = AdaptiveExit("mass", 0.85)  # some items leave, at blocks of their own
+    study = Study(protocols=("baseline",), custom=((EarlyExit(2),), (rule,)), **changed)
+    laid = plan(study, model, annotations)
+    told = estimate(laid, model)
+    assert told.n_rows == 12 and told.works
+    rows = run(laid, model, tmp_path)
+    assert run(laid, model, tmp_path) == rows, "read again, byte by byte"
+    left = set()
+    for item, (intact, early, adaptive) in zip(
+        read_items(annotations), zip(*[iter(rows)] * 3, strict=True), strict=True
+    ):
+        assert "left" not in intact and "left" not in early
+        inputs, record = model.prepare(annotations.parent / item.video, item.question, list(item.options)), RunRecord()
+        logits = model(inputs, interventions=[rule], record=record)
+        assert adaptive["left"] == [of[0] for of in record.left]
+        (at,) = adaptive["left"]
+        left.add(at)
+        costs = Costs(model.cfg, inputs.layout)
+        shares = costs.shares([EarlyExit(at)] if at is not None else [])
+        assert (adaptive["attention_share"], adaptive["decoder_share"]) == (shares.attention, shares.decoder)
+        if not changed.get("scoring"):
+            alone = model(inputs, interventions=[EarlyExit(at)] if at is not None else [])
+            assert (logits[0, -1] - alone[0, -1]).abs().max() < 1e-5
+    assert left - {None}, "no item left"
+    assert rows[0]["settings"] and to_json([rule])[0] == rows[2]["interventions"][0]

@@ -23,9 +23,11 @@ from hookedvid.model.leaving import without
 from hookedvid.nn.grids import windows
 from hookedvid.nn.structured import structure
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.values.effects import Cut, Exit, Intervention, by_heads, check_heads, effects
+from hookedvid.values.effects import Cut, Effects, Exit, Intervention, by_heads, check_heads, effects
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.masks import allowed
+
+Left = Sequence[int | None] | None
 
 
 class Shares(NamedTuple):
@@ -88,22 +90,34 @@ class Costs:
         self._pairs: _Memo = {}
 
     def of(
-        self, interventions: Sequence[Intervention] = (), start_at_layer: int = 0, logits_to_keep: int | None = None
+        self,
+        interventions: Sequence[Intervention] = (),
+        start_at_layer: int = 0,
+        logits_to_keep: int | None = None,
+        left: Left = None,
     ) -> Flops:
         """Of a forward with these arguments; one that starts at a later block runs no tower.
 
         Unless told, logits are those of the prompt's last position and of an answer after it.
+
+        Args:
+            left: Of each exit the block before which the run let it take place, None where it did not, as
+                `RunRecord.left` tells of one item. Empty: no rule ever held, which costs most.
+
+        Raises:
+            InterventionError: For an exit of which the run decides when it takes place, without `left`.
         """
         lm, layout = self.cfg.lm, self.layout
         n_logits = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
-        blocks = _blocks(self.layout, interventions, lm.n_layers, lm.n_heads, self._pairs)[start_at_layer:]
+        joint = _decided(effects(interventions, lm.n_layers), left)
+        blocks = _blocks(self.layout, joint, lm.n_heads, self._pairs)[start_at_layer:]
         linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * n_logits
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
         return Flops(linear, attention) + (Flops() if start_at_layer else video(self.cfg, self.layout))
 
-    def shares(self, interventions: Sequence[Intervention]) -> Shares:
-        """What interventions leave of the intact forward."""
-        return self.of(interventions).shares(self.of())
+    def shares(self, interventions: Sequence[Intervention], left: Left = None) -> Shares:
+        """What interventions leave of the intact forward; `left` as in `of`."""
+        return self.of(interventions, left=left).shares(self.of())
 
 
 def edge_share(
@@ -122,11 +136,12 @@ def edge_share(
     Raises:
         InterventionError: For heads named without how many there are.
     """
-    named = [cut for cut in effects(interventions, n_layers).every_cut if cut.heads is not None]
+    joint = _decided(effects(interventions, n_layers))
+    named = [cut for cut in joint.every_cut if cut.heads is not None]
     if named and n_heads is None:
         raise InterventionError(f"{named[0].label}: its share depends on how many heads there are; give n_heads")
     n, heads = layout.n_tokens, n_heads or 1
-    pairs = sum(pairs for _, pairs in _blocks(layout, interventions, n_layers, heads, {}))
+    pairs = sum(pairs for _, pairs in _blocks(layout, joint, heads, {}))
     return pairs / (heads * n_layers * n * (n + 1) // 2)
 
 
@@ -168,24 +183,30 @@ def head_pairs(
 _Memo = dict[tuple[tuple[Exit, ...], tuple[Cut, ...]], tuple[int, int]]
 
 
-def _blocks(
-    layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, n_heads: int, memo: _Memo
-) -> list[tuple[int, int]]:
-    """Rows and all heads' allowed pairs in each block; `memo` holds them by who left and what is cut.
+def _decided(joint: Effects, left: Left = None) -> Effects:
+    """Effects whose rules are replaced by what came of them, exits in the order of their blocks."""
+    exits: list[Exit] = []
+    for n, exit in enumerate(joint.exits):
+        if not exit.rule:
+            exits.append(exit)
+            continue
+        if left is None:
+            raise InterventionError(
+                f"{exit.label}: what it costs is known after the run alone; RunRecord.left says when it took place"
+            )
+        at = left[n] if left else None
+        if at is not None:
+            exits.append(Exit(at, exit.drop, label=exit.label))
+    return replace(joint, exits=tuple(sorted(exits, key=lambda e: e.layer)))
 
-    Raises:
-        InterventionError: For an exit of which the run decides when it takes place.
-    """
-    joint = effects(interventions, n_layers)
+
+def _blocks(layout: TokenLayout, joint: Effects, n_heads: int, memo: _Memo) -> list[tuple[int, int]]:
+    """Rows and all heads' allowed pairs in each block; `memo` holds them by who left and what is cut."""
     check_heads(joint.every_cut, n_heads)
     rest, left = torch.arange(layout.n_tokens), 0
     blocks: list[tuple[int, int]] = []
     for layer, cuts in enumerate(joint.cuts):
         for exit in joint.exits[left:]:
-            if exit.rule:
-                raise InterventionError(
-                    f"{exit.label}: what it costs is known after the run alone; RunRecord.left says when it took place"
-                )
             if exit.layer <= layer:
                 rest, left = without(layout, exit, rest), left + 1
         what = (tuple(replace(e, layer=0) for e in joint.exits[:left]), cuts)

@@ -200,12 +200,15 @@ def _curves(shown: Curves, about: str) -> "Figure":
     figure, axes = _figure()
     for (name, y), line in zip(shown.levels.items(), cycle(("--", ":", "-.")), strict=False):
         axes.axhline(y, color="0.4", lw=1, ls=line, label=_drawn(name))
-    for (colour, style), line in zip(cycle(STYLES), shown.lines, strict=False):
-        ends: Any = {"fmt": f"o{style}" if line.joined else "o", "ms": 4, "capsize": 2, "color": colour}
-        axes.errorbar(line.xs, [y.value for y in line.ys], yerr=_error(line.ys), label=_drawn(line.name), **ends)
+    xs = sorted({x for line in shown.lines for x in line.xs})
+    gap = (xs[-1] - xs[0]) / 80 if shown.apart else 0.0
+    for n, ((colour, style), line) in enumerate(zip(cycle(STYLES), shown.lines, strict=False)):
+        look: Any = {"fmt": "ks--", "ms": 5} if line.control else {"fmt": f"o{style}", "ms": 4, "color": colour}
+        at = [x + gap * (n - (len(shown.lines) - 1) / 2) for x in line.xs]
+        bars = _error(line.ys)
+        axes.errorbar(at, [y.value for y in line.ys], bars, capsize=2, elinewidth=0.8, label=_drawn(line.name), **look)
     axes.set(xlabel=shown.x, ylabel=shown.y)
     if shown.straight_to is not None:
-        xs = sorted({x for line in shown.lines for x in line.xs})
         axes.set_xscale("symlog", linthresh=shown.straight_to)
         axes.set_xticks(xs, [f"{x:g}" for x in xs])
         axes.minorticks_off()

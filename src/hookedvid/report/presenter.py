@@ -14,7 +14,7 @@ from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.records import write_parquet
 from hookedvid.study.results import breakdown, efficiency, submission
 from hookedvid.study.results.cells import number, short, star
-from hookedvid.study.results.findings import CHEAPEST, findings
+from hookedvid.study.results.findings import findings
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.summary import Outcomes, Summary, summarise, write_csv
 from hookedvid.study.run.manifest import Manifest
@@ -72,7 +72,7 @@ def _conclude(
     """Findings, figures and the page."""
     sampling = (run.study.n_resamples, run.study.seed)
     laws = {g: findings(outcomes, g, run.n_layers, *sampling, run.study.keep) for g in tables}
-    looked = [g for g in tables if any(f.law == CHEAPEST for f in laws[g])]
+    looked = [g for g in tables if any(f.law == efficiency.CHEAPEST for f in laws[g])]
     searches = {g: efficiency.search(outcomes, g, run.study.keep, *sampling) for g in looked}
     if run.scoring.note:
         console.say(run.scoring.note, style="dim")

@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, cast
 
@@ -48,12 +48,13 @@ class Task:
 def row_of(task: Task, outcome: Outcome) -> Row:
     """The row of a finished task."""
     shared = {"interventions": task.interventions, "settings": dict(task.settings)}
-    return {**{name: getattr(task, name) for name in _OF_TASK}, **asdict(outcome), **shared}
+    told = {name: value for name, value in asdict(outcome).items() if name not in _LATER or value is not None}
+    return {**{name: getattr(task, name) for name in _OF_TASK}, **told, **shared}
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
     """A row as its line, the line's end apart: what it shares with other rows stands last, then the checksum."""
-    own = json_bytes({name: row[name] for name in _HINTS})[:-1]
+    own = json_bytes({name: row[name] for name in _HINTS if name in row})[:-1]
     shared = (f', "{name}": '.encode() + canonical(row[name]) for name in SHARED)
     return sealed(own + b"".join(shared) + b"}")
 
@@ -88,13 +89,13 @@ class Lines:
         return self._known[text]
 
     def _is_row(self, value: Any) -> bool:
-        """Whether it has every field with a value of its type."""
+        """Whether it has every field with a value of its type; of fields that came later, it may lack some."""
         row = cast(Row, value) if isinstance(value, dict) else {}
-        if row.keys() != _FITS.keys():
+        if not _FITS.keys() - _LATER <= row.keys() <= _FITS.keys():
             return False
         kinds = (*row, *map(type, row.values()), *(row[name] for name in _NAMED if isinstance(row[name], str)))
         if kinds not in self._kinds:  # few kinds of rows stand for all
-            if not all(fits(row[name]) for name, fits in _FITS.items()):
+            if not all(fits(row[name]) for name, fits in _FITS.items() if name in row):
                 return False
             self._kinds.add(kinds)
         return True
@@ -162,5 +163,6 @@ def _fits(hint: Any) -> Callable[[Any], bool]:
 SHARED = ("interventions", "settings")
 _OF_TASK = tuple(name for name in typing.get_type_hints(Task) if name not in SHARED)
 _HINTS = {n: h for n, h in (typing.get_type_hints(Task) | typing.get_type_hints(Outcome)).items() if n not in SHARED}
+_LATER = {f.name for f in fields(Outcome) if "later" in f.metadata}  # left out where they are None
 _FITS = {name: _fits(hint) for name, hint in _HINTS.items()}
 _NAMED = tuple(name for name, hint in _HINTS.items() if typing.get_origin(hint) is typing.Literal)

@@ -263,6 +263,11 @@ class Effects:
     same_time: bool = False
 
     @property
+    def by_rule(self) -> bool:
+        """Whether a rule decides in the run when positions leave."""
+        return any(exit.rule is not None for exit in self.exits)
+
+    @property
     def every_cut(self) -> tuple[Cut, ...]:
         """The cuts and swaps of all blocks, one by one."""
         return tuple(cut for cuts in (*self.cuts, *self.swaps) for cut in cuts)

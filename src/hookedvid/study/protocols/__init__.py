@@ -26,7 +26,8 @@ class Condition:
     """Interventions under a name.
 
     Attributes:
-        protocol: `baseline`, `cumulative`, `all layers`, `windows`, `efficiency` or the user's own.
+        protocol: `baseline`, `cumulative`, `all layers`, `windows`, `efficiency`, one of `registry`, or the user's own.
+        knockout: Its name; of pruning and adaptive exits, the rule's.
         layer: Where the condition stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 =
             none; efficiency: layers that see the video), if it has one.
     """

@@ -50,7 +50,11 @@ class Dose(Protocol):
         for c in conditions:
             by_name.setdefault(c.knockout, []).append(c)
         lines = [
-            Line(name, [1.0, *(_weight(c) for c in some)], [Interval(0.0, 0.0, 0.0), *(_lost(e, c) for c in some)])
+            Line(
+                name,
+                [1.0, *(_weight(c) for c in some)],
+                [Interval(0.0, 0.0, 0.0), *(-e.cost[c.label].size for c in some)],
+            )
             for name, some in by_name.items()
         ]
         chart = Curves(
@@ -63,11 +67,6 @@ class Dose(Protocol):
 
 def _weight(c: Condition) -> float:
     return float(effects(c.interventions, 1).cuts[0][0].weight)
-
-
-def _lost(e: Evidence, c: Condition) -> Interval:
-    cost = e.cost[c.label].size
-    return Interval(-cost.value, -cost.high, -cost.low)
 
 
 def _sheet(group: Group, e: Evidence, conditions: Sequence[Condition]) -> Sheet:

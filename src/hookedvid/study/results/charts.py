@@ -11,16 +11,16 @@ from hookedvid.study.results.statistics import Interval
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one kind, joined from left to right.
+    """Points of one kind, joined.
 
     Attributes:
-        joined: Whether a line is drawn through them.
+        control: Whether it is what the others are held against.
     """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[Interval]
-    joined: bool = True
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Curves:
         levels: Values of y by name, drawn straight across.
         straight_to: Where given, x is logarithmic from here up and straight from 0 to here.
         falling: Whether x runs from its largest value down.
+        apart: Whether lines are drawn a little beside each other, where they share their xs.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Curves:
     levels: Mapping[str, float] = field(default_factory=dict[str, float])
     straight_to: float | None = None
     falling: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import LEVEL, Interval
 from hookedvid.study.results.summary import Outcomes
 
-CHEAPEST = "cheapest inference"
 # From where on later cuts count as costing next to nothing: this share of what the cut in every layer costs. Of the
 # 50 videos of a small study, none of which loses anything, one in twenty may all the same.
 NEXT_TO_NOTHING = 1 / 10
@@ -41,13 +40,13 @@ def findings(
         return _compared(evidence, n_layers, scoring.amount) + _read(of, evidence)
     baseline, guess = of.resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(of.items)
     if not baseline.low > guess:
-        text = f"the baseline's accuracy, {_percent(baseline)}, is not above chance, {guess:.0%}"
+        text = f"the baseline's accuracy, {efficiency.percents(baseline)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, text)]
     laws = _compared(evidence, n_layers, scoring.amount)
     if "random control" in evidence.by_protocol and "all layers" in evidence.by_protocol:
         laws.append(_specific(evidence, scoring.amount))
     if EFFICIENCY in evidence.by_protocol:
-        laws.append(_cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
+        laws.append(efficiency.cheapest(efficiency.search(o, group, keep, n_resamples, seed), keep))
     return laws + _read(of, evidence)
 
 
@@ -154,21 +153,6 @@ def _specific(e: Evidence, amount: Amount) -> Finding:
     return Finding("these edges or fewer edges", bool(pairs) and all(unlike), f"{text} ({_all_on(more)})")
 
 
-def _cheapest(search: efficiency.Search, keep: float) -> Finding:
-    choice = search.choice
-    if choice is None:
-        tried = f"none of {search.n_tried} exits and windows keeps {keep:.0%} of the accuracy"
-        return Finding(CHEAPEST, False, f"{tried} on {search.n_chosen_on} videos")
-    text = (
-        f"{choice.condition.label} takes {choice.decoder_share:.1%} of the decoder's operations "
-        f"({choice.attention_share:.1%} of attention) and keeps {_percent(choice.held_out)} of the accuracy on "
-        f"{search.n_held_out} other videos ({choice.accuracy.value:.1%} there; {choice.chosen_on.value:.1%} kept on "
-        f"the {search.n_chosen_on} it was chosen on, to keep {keep:.0%})"
-    )
-    proven = enough(choice.n_held_out, search.n_held_out) and choice.held_out.low >= keep
-    return Finding(CHEAPEST, proven, text)
-
-
 def _all_on(effects: Sequence[Effect]) -> str:
     """`176 questions, 50 videos`, of the fewest where they differ."""
     least = min(effects, key=lambda x: (x.n_videos, x.n))
@@ -176,8 +160,4 @@ def _all_on(effects: Sequence[Effect]) -> str:
 
 
 def _more(i: Interval, amount: Amount) -> str:
-    return f"{amount(i)} more" if not i.value < 0 else f"{amount(Interval(-i.value, -i.high, -i.low))} less"
-
-
-def _percent(i: Interval) -> str:
-    return f"{i.value:.1%} [{i.low:.1%}, {i.high:.1%}]"
+    return f"{amount(i)} more" if not i.value < 0 else f"{amount(-i)} less"

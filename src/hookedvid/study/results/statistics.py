@@ -31,6 +31,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __neg__(self) -> "Interval":
+        """Of what is lost, where this is of what is gained."""
+        return Interval(-self.value, -self.high, -self.low)
+
 
 class McNemar(NamedTuple):
     """Items that score more under the first and under the second of two conditions, and the p of no change.

@@ -110,6 +110,8 @@ class Outcomes:
             name: np.full(shape, np.nan) for name in self.scoring.measures
         }
         self.attention_share, self.decoder_share = (np.full(shape, np.nan) for _ in range(2))
+        # Blocks before the one where a rule let the first exit take place: inf where it did not, NaN without a rule.
+        self.left = np.full(shape, np.nan)
         self.status = np.full(shape, "missing", dtype=object)
         self.flag = np.full(shape, "", dtype=object)
         for row in rows:
@@ -117,6 +119,8 @@ class Outcomes:
             self.status[at], self.flag[at] = row["status"], row.get("flag", "")
             for shares, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
                 shares[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
+            if row.get("left"):
+                self.left[at] = np.inf if row["left"][0] is None else row["left"][0]
             if row["status"] != "failed":
                 for name, value in self.scoring.values(self.items[at[1]], row).items():
                     self.values[name][at] = value

@@ -177,7 +177,7 @@ def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Que
 
 def _placed(costs: Costs, interventions: Interventions) -> None:
     """Raises SelectorError where a layout lacks what interventions select."""
-    costs.of(interventions)
+    costs.of(interventions, left=())
     shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
@@ -186,7 +186,7 @@ def _works(plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: 
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
     tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
-    naive = sum(Costs(cfg, x.layout).of(c).total for x, conditions in everything for c in conditions)
+    naive = sum(Costs(cfg, x.layout).of(c, left=()).total for x, conditions in everything for c in conditions)
     works = [Work("none", naive * share, max(tower, whole))]
     if plan.scoring.reads_text:
         return tuple(works)
@@ -207,7 +207,7 @@ def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[In
     """The intact forward, and of each condition the blocks from its first changed one on."""
     costs = Costs(cfg, layout)
     firsts = [(c, effects(c, cfg.n_layers).first_layer) for c in conditions]
-    return costs.of().total + sum(costs.of(c, i).decoder for c, i in firsts if i < cfg.n_layers)
+    return costs.of().total + sum(costs.of(c, i, left=()).decoder for c, i in firsts if i < cfg.n_layers)
 
 
 def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError, RunError
 from hookedvid.model.flops import Costs, Shares
+from hookedvid.model.leaving import RunRecord
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
@@ -29,7 +30,7 @@ from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import groups_before, shareable, stream_length
-from hookedvid.values.effects import effects
+from hookedvid.values.effects import Effects, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
 from hookedvid.video.clip_files import ClipRequest
@@ -237,6 +238,7 @@ def _run_video(
     """Outcomes of all that is asked about one video, in order."""
     results: dict[str, Tensor | Outcome] = {}
     shares: dict[str, Shares] = {}
+    prices: dict[str, Costs] = {}
     ready: dict[str, VideoInputs] = {}
     runnable: dict[str, Tasks] = {}
     for item, tasks in items:
@@ -244,9 +246,9 @@ def _run_video(
         if isinstance(inputs, Outcome):
             results |= {task.key: inputs for _, task in tasks}
             continue
-        ready[item.id], costs = inputs, Costs(model.cfg, inputs.layout)
+        ready[item.id], prices[item.id] = inputs, Costs(model.cfg, inputs.layout)
         for condition, task in tasks:
-            priced = attempt(costs.shares, condition.interventions)
+            priced = attempt(prices[item.id].shares, condition.interventions, ())
             if isinstance(priced, Outcome):
                 results[task.key] = priced
             else:
@@ -263,6 +265,8 @@ def _run_video(
             outcome = results[task.key]
             if isinstance(outcome, Tensor):
                 outcome = attempt(plan.scoring.outcome, model, item, outcome, ready[item.id])
+            if outcome.left is not None:  # of which the run alone could tell
+                shares[task.key] = prices[item.id].shares(condition.interventions, outcome.left)
             yield (condition, task), _priced(outcome, shares.get(task.key))
 
 
@@ -338,22 +342,28 @@ def _start(plan: Plan, model: Model, inputs: VideoInputs) -> _Start:
 
 
 def _run_alone(plan: Plan, model: Model, item: Item, start: _Start, c: Condition) -> Outcome:
-    inputs, scoring = start.inputs, plan.scoring
-    if scoring.reads_text:
-        return scoring.generated(model, item, inputs, c.interventions)
-    n = scoring.n_last(inputs)
-    does = effects(c.interventions, model.cfg.n_layers)
-    first = does.first_layer
-    if start.logits is None or does.enters:
-        logits = model(inputs, interventions=c.interventions, logits_to_keep=n)
-    elif first == model.cfg.n_layers:
-        logits = start.logits
+    does, record = effects(c.interventions, model.cfg.n_layers), RunRecord()
+    if plan.scoring.reads_text:
+        outcome = plan.scoring.generated(model, item, start.inputs, c.interventions)
+        if does.by_rule:  # a generation goes on as its prompt decides
+            model(start.inputs, interventions=c.interventions, return_type=None, record=record)
     else:
-        logits = model(
-            start.streams["resid_pre", first], start_at_layer=first, inputs=inputs, interventions=c.interventions,
-            logits_to_keep=n,
-        )  # fmt: skip
-    return scoring.outcome(model, item, scoring.read(model, logits[0], inputs), inputs)
+        logits = _logits(model, start, c, does, plan.scoring.n_last(start.inputs), record)
+        values = plan.scoring.read(model, logits[0], start.inputs)
+        outcome = plan.scoring.outcome(model, item, values, start.inputs)
+    return replace(outcome, left=tuple(of[0] for of in record.left)) if does.by_rule else outcome
+
+
+def _logits(model: Model, start: _Start, c: Condition, does: Effects, n: int, record: RunRecord) -> Tensor:
+    """Of the last `n` positions, from the pixels or from the first changed block."""
+    if start.logits is None or does.enters:
+        return model(start.inputs, interventions=c.interventions, logits_to_keep=n, record=record)
+    if does.first_layer == model.cfg.n_layers:
+        return start.logits
+    return model(
+        start.streams["resid_pre", does.first_layer], start_at_layer=does.first_layer, inputs=start.inputs,
+        interventions=c.interventions, logits_to_keep=n, record=record,
+    )  # fmt: skip
 
 
 def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:

@@ -1,6 +1,6 @@
 """What one item under one condition came to, by whatever scoring."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hookedvid.errors import HookedVidError, NonFiniteError
@@ -26,6 +26,8 @@ class Outcome:
         fault: Of what kind that is, in one word (docs/videos.md lists them).
         log_probs: Of each token of the reference, its end included, natural logarithms.
         span: The seconds that generated text named, as said.
+        left: Where a rule decided in the run when positions leave: of each exit of the condition the block (0-based)
+            before which it took place, None where it did not. Rows of other conditions have no such field.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -41,6 +43,7 @@ class Outcome:
     fault: str = ""
     log_probs: tuple[float, ...] | None = None
     span: tuple[float, float] | None = None
+    left: tuple[int | None, ...] | None = field(default=None, metadata={"later": True})
 
     @classmethod
     def failed(cls, error: HookedVidError, fault: str = "input") -> "Outcome":
