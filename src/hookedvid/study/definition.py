@@ -3,7 +3,7 @@
 import importlib.metadata
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +23,8 @@ from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.study.scorings.scoring import Scoring
+from hookedvid.study.sources import Source, check_named
+from hookedvid.study.sources import names as source_names
 from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import NAMED as KNOCKOUTS
@@ -57,6 +59,10 @@ class Study:
         keep: The share of the intact accuracy that its cheapest has to keep.
         custom: Lists of interventions, one condition each: lines of text (`LV-K @ 4:8 heads 0,3 weight 0.5`, see
             `hookedvid.values.interventions.parse`), values, or their JSON form (which is kept).
+        sources: What interventions take activations from, by name: another item's run (`{item = "ID"}`), the item's
+            own question on another video (`{paired = "video", seed = 0}`), its own intact run (`{paired = "itself"}`),
+            or mean and standard deviation of the positions they name over items (`{reference = "all"}`, or ids), see
+            `hookedvid.study.sources`. Conditions that take from one are run alone.
         scoring: One of `hookedvid.study.scorings`: `letters`, `words` and `generate` choose among an item's options;
             `likelihood` is that of its reference, `grounding` the overlap of the span it names with its own.
         frame_order: `shuffled` permutes the sampled frames of every clip.
@@ -81,6 +87,7 @@ class Study:
     drop_at: int = 0
     keep: float = 0.97
     custom: tuple[tuple[InJson | str | Intervention, ...], ...] = ()
+    sources: dict[str, Any] = field(default_factory=dict[str, Any])
     scoring: str = "letters"
     convention: str = ""
     n_frames: int | None = None
@@ -105,11 +112,8 @@ class Study:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, SCORINGS)})")
         custom = protocols.in_json(self.custom)
         object.__setattr__(self, "custom", custom)
-        for named in (i for several in custom for i in from_json(several) if i.sources):
-            raise ConfigError(
-                f"a study file cannot {named.label()}: it has no way to say what {named.sources[0]!r} is; leave the "
-                "custom condition out, and run it from Python with model.answer(inputs, …, sources=…)"
-            )
+        for several in custom:
+            check_named(from_json(several), self.named_sources)
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         self._check_numbers()
         if not 0 < self.keep <= 1:
@@ -129,6 +133,15 @@ class Study:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ConfigError(f"{name} is {value}; give a whole number from {least:,} to {most:,}")
+
+    @property
+    def named_sources(self) -> dict[str, Source]:
+        """Its sources.
+
+        Raises:
+            ConfigError: For what is none.
+        """
+        return {name: Source.of(name, how) for name, how in self.sources.items()}
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -182,6 +195,8 @@ class Plan:
     Attributes:
         annotations: The file or the dataset's folder that the items' paths are relative to.
         left_out: Reasons by id of what the dataset asks and this study cannot.
+        sources: By name.
+        pool: The items that sources are taken of, and nothing without sources; `videos` are their hashes.
     """
 
     study: Study
@@ -192,6 +207,9 @@ class Plan:
     convention: Convention | None = None
     tasks: list[tuple[Item, Condition, Task]] = field(default_factory=list[tuple[Item, Condition, Task]])
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
+    pool: Sequence[Item] = ()
+    videos: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def scoring(self) -> Scoring:
@@ -270,23 +288,52 @@ def plan(
     settings = settings_of(study, model, convention, device)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     named_instruction(settings["time_instruction"])
-    plan = Plan(study, items, annotations, conditions, settings, convention, left_out=left_out or {})
+    sources = study.named_sources
+    plan = Plan(
+        study, items, annotations, conditions, settings, convention, left_out=left_out or {}, sources=sources,
+        pool=items if sources else (),
+    )  # fmt: skip
     if study.frame_order == "shuffled" and plan.settings["time_instruction"] != "none":
         raise ConfigError('shuffled frames have no times to tell: set time_instruction = "none"')
     _check_conditions(conditions, items, model.cfg.n_layers)
-    hashes: dict[Path, str] = {}
-    cuts = [(cut, canonical(cut)) for cut in (to_json(c.interventions) for c in conditions)]
+    contents = _Contents(plan)
+    cuts = [(c, cut, canonical(cut)) for c, cut in ((c, to_json(c.interventions)) for c in conditions)]
     for item in items:
-        path = video_path(item, annotations)
-        if path not in hashes:
-            hashes[path] = video_hash(path)
-        content = {"video": hashes[path], "question": question_hash(item, annotations, plan.scoring)}
-        settings = {**plan.settings, **content}
+        settings = {**plan.settings, **contents.of(item)}
         fixed = canonical(settings)
-        for c, (cut, text) in zip(conditions, cuts, strict=True):
+        for c, cut, text in cuts:
+            taken = {n: contents.source(n, item) for n in source_names(c.interventions)}
+            own, own_text = (settings | {"sources": taken}, None) if taken else (settings, fixed)
+            key = key_of(item.id, text, own_text or canonical(own))
             names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
-            plan.tasks.append((item, c, Task(key_of(item.id, text, fixed), *names, cut, settings)))
-    return plan
+            plan.tasks.append((item, c, Task(key, *names, cut, own)))
+    return replace(plan, videos=contents.videos) if sources else plan
+
+
+class _Contents:
+    """Hashes of what a plan's items hold; a video is read once."""
+
+    def __init__(self, plan: "Plan"):
+        self._plan = plan
+        self.videos: dict[str, str] = {}
+        self._known: dict[str, str] = {}
+
+    def of(self, item: Item) -> dict[str, str]:
+        """Of an item's video and question, as they stand in the settings of its rows."""
+        path = str(video_path(item, self._plan.annotations))
+        if path not in self.videos:
+            self.videos[path] = video_hash(Path(path))
+        return {"video": self.videos[path], "question": question_hash(item, self._plan.annotations, self._plan.scoring)}
+
+    def source(self, name: str, item: Item) -> str:
+        """A digest of all that a source is made of, for an item."""
+        source = self._plan.sources[name]
+        memo = f"{name} of {item.id}" if source.paired else name
+        if memo not in self._known:
+            items = source.items(item, self._plan.pool)
+            made = [[one.id, *self.of(one).values()] for one in items]
+            self._known[memo] = digest(canonical(made))
+        return self._known[memo]
 
 
 def _check_conditions(conditions: Sequence[Condition], items: Sequence[Item], n_layers: int) -> None:

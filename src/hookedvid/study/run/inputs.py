@@ -16,14 +16,14 @@ from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
 
 
-def prepared(plan: Plan, model: Model, item: Item, task: Task, clip: Clip | None = None) -> VideoInputs:
+def prepared(plan: Plan, model: Model, item: Item, task: Task | None, clip: Clip | None = None) -> VideoInputs:
     """The prompt of one of the item's tasks, laid out by the study's scoring and convention.
 
     Args:
         plan: The study.
         model: What is asked.
         item: Of the study.
-        task: One of the item's, which names the question that its key was made of.
+        task: One of the item's, which names the question that its key was made of. None for the run of a source.
         clip: The video's frames. None: tokens and layout for as many frames as the study asks for, without pixels; a
             short clip may have fewer.
 
@@ -48,7 +48,7 @@ def _unseen(groups: Any) -> Any:
     return {n: {"selector": "video"} if {"box", "seconds"} & how.keys() else how for n, how in as_definitions(groups)}
 
 
-def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | None) -> str | None:
+def _subtitles(plan: Plan, family: str, item: Item, task: Task | None, clip: Clip | None) -> str | None:
     """What is said in the video, where the convention's prompt holds it."""
     by = plan.convention
     if by is None or not by.form_for(family).wants_subtitles:
@@ -57,6 +57,6 @@ def _subtitles(plan: Plan, family: str, item: Item, task: Task, clip: Clip | Non
         return ""
     n = by.subtitle_frames_for(family)
     speech = expected_subtitles(path, n) if clip is None else shown_subtitles(path, clip, n)
-    if question_hash(item, plan.annotations, plan.scoring) != task.settings["question"]:
+    if task is not None and question_hash(item, plan.annotations, plan.scoring) != task.settings["question"]:
         raise changed(path)
     return speech

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from hookedvid.data.item import Item, video_path
-from hookedvid.errors import HookedVidError, RunError
+from hookedvid.errors import HookedVidError, InputError, RunError
 from hookedvid.model.flops import Costs, Shares
 from hookedvid.model.leaving import RunRecord
 from hookedvid.nn.model import Model
@@ -25,16 +26,18 @@ from hookedvid.study.records import Folder, Records, Shard
 from hookedvid.study.rows import Row, Task, named
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.run.inputs import prepared
+from hookedvid.study.run.sources import Given
 from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import Scoring
+from hookedvid.study.sources import names
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import groups_before, shareable, stream_length
 from hookedvid.values.effects import Effects, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
 from hookedvid.video.clip_files import ClipRequest
-from hookedvid.video.decoders import Batch, Decoders
+from hookedvid.video.decoders import Batch, Decoders, gathered
 from hookedvid.video.frames import Clip
 
 # A row whose key falls on a multiple of this is run once more from the pixels.
@@ -44,6 +47,7 @@ THRESHOLD = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.5, torc
 
 Tasks = list[tuple[Condition, Task]]  # of one item
 Clips = Mapping[ClipRequest, Clip | HookedVidError]
+Sources = Callable[[Item, Condition, Task], dict[str, Any] | None]  # what a condition takes from elsewhere
 
 
 class Audit:
@@ -85,7 +89,7 @@ def run(
     timing = timing or Timing()
     with Decoders() if decoders is None else nullcontext(decoders) as pool:
         timing.n_processes = pool.n
-        engine = Answering(plan, model, pool).answers
+        engine = Answering(plan, model, pool, Records.of(folder).folder / "sources").answers
         return carry_out(plan, engine, folder, on_row, shard, audit, retry_failed=retry_failed, timing=timing)
 
 
@@ -165,11 +169,19 @@ Engine = Callable[[Sequence[Unit]], Generator[tuple[Unit, Answers], None, None]]
 
 
 class Answering:
-    """One process's model and decoders at work on one plan."""
+    """One process's model and decoders at work on one plan.
 
-    def __init__(self, plan: Plan, model: Model, decoders: Decoders):
+    Args:
+        plan: Its tasks may be elsewhere.
+        model: That answers.
+        decoders: Of its videos.
+        store: A folder for the reference sets of its sources; None keeps them in memory.
+    """
+
+    def __init__(self, plan: Plan, model: Model, decoders: Decoders, store: Path | None = None):
         check_bare(model)
         self._plan, self._model, self._decoders = plan, model, decoders
+        self._given = Given(plan, model, store)
         self._n_lost = decoders.n_lost
 
     def answers(self, units: Iterable[Unit]) -> Generator[tuple[Unit, Answers], None, None]:
@@ -178,14 +190,38 @@ class Answering:
             yield unit, self.answer(unit, batch)
 
     def requests(self, unit: Unit) -> list[ClipRequest]:
-        """The clips that a unit needs."""
-        return list({_request(self._plan, item, tasks): None for item, tasks in unit.items})
+        """The clips that a unit needs, those of other items' runs among them; reference sets ask for their own."""
+        own = {_request(self._plan, item, tasks[0][1].settings): None for item, tasks in unit.items}
+        others = {self._request_of(one): None for item, tasks in unit.items for one in self._others(item, tasks)}
+        return list(own | others)
+
+    def _others(self, item: Item, tasks: Tasks) -> list[Item]:
+        """The items whose runs an item's conditions take from."""
+        used = dict.fromkeys(name for c, _ in tasks for name in names(c.interventions))
+        sources = [self._plan.sources[name] for name in used]
+        return [one for s in sources if not s.reference for one in s.items(item, self._plan.pool)]
+
+    def _request_of(self, item: Item) -> ClipRequest:
+        path = str(video_path(item, self._plan.annotations))
+        return _request(self._plan, item, {**self._plan.settings, "video": self._plan.videos[path]})
+
+    def _sources(self, clips: Clips) -> "Sources":
+        def asked(item: Item) -> VideoInputs:
+            request = self._request_of(item)
+            found = clips if request in clips else gathered({request: self._decoders.submit(request)}).clips
+            clip = found[request]
+            if isinstance(clip, HookedVidError):
+                raise InputError(f"source {item.id!r}: {clip}") from clip
+            return prepared(self._plan, self._model, item, None, clip)
+
+        return lambda item, c, task: self._given.of(item, c, task, asked)
 
     @torch.no_grad()  # on a generator it may be lost under decorators
     def answer(self, unit: Unit, batch: Batch) -> Answers:
         """Run a unit on its clips. Raises what is no fault of the video or of an item."""
         audit, start = Audit(), time.perf_counter()
-        outcomes = [o for _, o in _run_video(self._plan, self._model, unit.items, batch.clips, audit)]
+        sources = self._sources(batch.clips)
+        outcomes = [o for _, o in _run_video(self._plan, self._model, unit.items, batch.clips, audit, sources)]
         seconds, before, self._n_lost = time.perf_counter() - start, self._n_lost, self._decoders.n_lost
         videos = {unit.video: {"decoding": round(batch.decoding, 3), "model": round(seconds, 3)}}
         timing = Timing(batch.decoding, seconds, batch.waited, videos=videos)
@@ -211,8 +247,8 @@ def _work(
     return distinct if rest and (whole or any(t.key in stored for _, tasks in rest for _, t in tasks)) else rest
 
 
-def _request(plan: Plan, item: Item, tasks: Tasks) -> ClipRequest:
-    source, settings = str(video_path(item, plan.annotations)), tasks[0][1].settings
+def _request(plan: Plan, item: Item, settings: Mapping[str, Any]) -> ClipRequest:
+    source = str(video_path(item, plan.annotations))
     sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
     return ClipRequest(source, *sampling, content=settings["video"])
 
@@ -233,7 +269,7 @@ def _distinct(tasks: Tasks) -> Tasks:
 
 
 def _run_video(
-    plan: Plan, model: Model, items: Sequence[tuple[Item, Tasks]], clips: Clips, audit: Audit
+    plan: Plan, model: Model, items: Sequence[tuple[Item, Tasks]], clips: Clips, audit: Audit, sources: Sources
 ) -> Iterator[tuple[tuple[Condition, Task], Outcome]]:
     """Outcomes of all that is asked about one video, in order."""
     results: dict[str, Tensor | Outcome] = {}
@@ -242,7 +278,7 @@ def _run_video(
     ready: dict[str, VideoInputs] = {}
     runnable: dict[str, Tasks] = {}
     for item, tasks in items:
-        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, tasks)], tasks)
+        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, tasks[0][1].settings)], tasks)
         if isinstance(inputs, Outcome):
             results |= {task.key: inputs for _, task in tasks}
             continue
@@ -259,7 +295,7 @@ def _run_video(
     for item, tasks in items:
         rest = [(c, t) for c, t in runnable.get(item.id, ()) if t.key not in results]
         if rest:
-            outcomes = _alone(plan, model, item, ready[item.id], [c for c, _ in rest])
+            outcomes = _alone(plan, model, item, ready[item.id], rest, sources)
             results |= zip((task.key for _, task in rest), outcomes, strict=True)
         for condition, task in tasks:
             outcome = results[task.key]
@@ -289,7 +325,7 @@ def _swept(
         if not (n := stream_length(inputs.layout)):
             continue
         n_layers = model.cfg.n_layers
-        shared = [(c, t) for c, t in tasks if attempt(shareable, c.interventions, inputs.layout, n_layers) is True]
+        shared = [(c, t) for c, t in tasks if attempt(_shared, c, inputs, n_layers) is True]
         if shared:
             # Questions asked under the same conditions, behind the same tokens with the same names.
             named = groups_before(inputs.layout, n)
@@ -314,13 +350,22 @@ def _swept(
     return results
 
 
+def _shared(c: Condition, inputs: VideoInputs, n_layers: int) -> bool:
+    """Whether a sweep takes a condition: one that takes from nowhere else, which questions would not share."""
+    return not names(c.interventions) and shareable(c.interventions, inputs.layout, n_layers)
+
+
 def _alone(
-    plan: Plan, model: Model, item: Item, inputs: VideoInputs, conditions: Sequence[Condition]
+    plan: Plan, model: Model, item: Item, inputs: VideoInputs, tasks: Tasks, sources: Sources
 ) -> Iterator[Outcome]:
     """Outcomes of conditions run one by one, from the pixels or from their first changed block."""
     start = attempt(_start, plan, model, inputs)
-    for c in conditions:
-        yield start if isinstance(start, Outcome) else attempt(_run_alone, plan, model, item, start, c)
+    for c, task in tasks:
+        given = attempt(sources, item, c, task)
+        if isinstance(start, Outcome) or isinstance(given, Outcome):
+            yield start if isinstance(start, Outcome) else cast(Outcome, given)
+        else:
+            yield attempt(_run_alone, plan, model, item, start, c, given)
 
 
 class _Start(NamedTuple):
@@ -341,29 +386,28 @@ def _start(plan: Plan, model: Model, inputs: VideoInputs) -> _Start:
     return _Start(inputs, *model.run_with_cache(inputs, names_filter="resid_pre", logits_to_keep=n))
 
 
-def _run_alone(plan: Plan, model: Model, item: Item, start: _Start, c: Condition) -> Outcome:
+def _run_alone(plan: Plan, model: Model, item: Item, start: _Start, c: Condition, sources: Any) -> Outcome:
     does, record = effects(c.interventions, model.cfg.n_layers), RunRecord()
+    how = {"interventions": c.interventions, "sources": sources}
     if plan.scoring.reads_text:
-        outcome = plan.scoring.generated(model, item, start.inputs, c.interventions)
+        outcome = plan.scoring.generated(model, item, start.inputs, **how)
         if does.by_rule:  # a generation goes on as its prompt decides
-            model(start.inputs, interventions=c.interventions, return_type=None, record=record)
+            model(start.inputs, **how, return_type=None, record=record)
     else:
-        logits = _logits(model, start, c, does, plan.scoring.n_last(start.inputs), record)
+        logits = _logits(model, start, does, logits_to_keep=plan.scoring.n_last(start.inputs), record=record, **how)
         values = plan.scoring.read(model, logits[0], start.inputs)
         outcome = plan.scoring.outcome(model, item, values, start.inputs)
     return replace(outcome, left=tuple(of[0] for of in record.left)) if does.by_rule else outcome
 
 
-def _logits(model: Model, start: _Start, c: Condition, does: Effects, n: int, record: RunRecord) -> Tensor:
-    """Of the last `n` positions, from the pixels or from the first changed block."""
+def _logits(model: Model, start: _Start, does: Effects, **how: Any) -> Tensor:
+    """Of the last positions, from the pixels or from the first changed block."""
     if start.logits is None or does.enters:
-        return model(start.inputs, interventions=c.interventions, logits_to_keep=n, record=record)
+        return model(start.inputs, **how)
     if does.first_layer == model.cfg.n_layers:
         return start.logits
-    return model(
-        start.streams["resid_pre", does.first_layer], start_at_layer=does.first_layer, inputs=start.inputs,
-        interventions=c.interventions, logits_to_keep=n, record=record,
-    )  # fmt: skip
+    first = does.first_layer
+    return model(start.streams["resid_pre", first], start_at_layer=first, inputs=start.inputs, **how)
 
 
 def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:

@@ -153,11 +153,14 @@ class Scoring(ABC):
         raise NotImplementedError(f"{self.name} reads texts")
 
     @torch.no_grad()
-    def generated(self, model: Model, item: Item, inputs: VideoInputs, interventions: Any) -> Outcome:
+    def generated(
+        self, model: Model, item: Item, inputs: VideoInputs, interventions: Any, sources: Any = None
+    ) -> Outcome:
         """From greedily generated tokens."""
         try:
             n = self.settings()["max_new_tokens"]
-            text = model.generate(inputs, interventions, max_new_tokens=n, return_type="text")
+            how = {"sources": sources, "max_new_tokens": n, "return_type": "text"}
+            text = model.generate(inputs, interventions, **how)
         except NonFiniteError as e:
             return Outcome.failed(e)
         return self.read_text(item, text)
