@@ -16,7 +16,10 @@ pytestmark = pytest.mark.shapes_unchecked
 
 DOCS = Path(__file__).parents[1] / "docs"
 # Executed in one namespace a page: ```python; ```sh by the command line. A ```text after either is what it prints.
-PAGES = ("cache", "frames", "knockout", "patch", "attention", "study", "sweep", "structured-attention")
+PAGES = (
+    "cache", "frames", "knockout", "patch", "attention", "study", "sweep", "structured-attention", "which-head", "dose",
+    "order", "pruning",
+)  # fmt: skip
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.M | re.S)
 
 

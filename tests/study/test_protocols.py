@@ -29,6 +29,7 @@ from hookedvid.study.results.summary import Outcomes
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.likelihood import Likelihood
+from hookedvid.values.clips import Black, Blurred, Frozen, Reversed, Shuffled
 from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LV_K, AdaptiveExit, EarlyExit, LayerRange, to_json
 
@@ -313,6 +314,44 @@ def test_a_scoring_without_right_and_wrong_has_no_such_search():
     group = adaptive_group(1)
     group.outcomes.scoring = Likelihood()
     assert REGISTRY["adaptive-exit"].read(group) is None
+
+
+# ---- counterfactual clips ------------------------------------------------------------------------------------------
+
+
+def test_each_clip_change_is_a_condition_without_anything_inside():
+    conditions = Study(protocols=("counterfactual",), seed=3).conditions(N)[1:]
+    changes = [effects(c.interventions, N).clips for c in conditions]
+    assert changes == [(Reversed(),), (Shuffled(3),), (Frozen(0),), (Blurred(),), (Black(),)]
+
+
+def test_what_breaks_one_family_is_said_of_that_family():
+    conditions = Study(protocols=("counterfactual",)).conditions(N)
+    one = made_up(conditions, lambda c, v: 1.0).outcomes.items
+    items = [replace(i, id=f"{f}-{i.id}", family=f) for f in ("temporal", "static") for i in one]
+
+    def right(c: Condition, i: Item) -> bool:
+        lost = {"reversed": i.family == "temporal", "black": True}.get(c.knockout, False)
+        return not lost or int(i.video[:-4]) % 4 == 0
+
+    rows = [
+        {"condition": c.label, "item": i.id, "status": "ok", "correct": right(c, i), "prob": 0.5, "margin": 0.0}
+        for c in conditions
+        for i in items
+    ]
+    group = Group(Outcomes(items, conditions, rows), "all", N, 300)
+    found = told(group)
+    at = found["what a clip reversed breaks"]
+    assert at.supported and at.sentence.startswith("temporal loses 75.0 points [")
+    assert "(24 questions, 24 videos); not shown to lose: static 0.0 points [" in at.sentence
+    assert "temporal loses" in found["what a clip black breaks"].sentence
+    assert "static loses" in found["what a clip black breaks"].sentence
+    assert not found["what a clip frozen breaks"].supported
+    chart = REGISTRY["counterfactual"].read(group).chart
+    assert chart.rows == ["black", "blurred", "frozen", "shuffled", "reversed"]
+    assert chart.values[4].tolist() == [-0.75, 0.0] and set(chart.marked) == {(0, 0), (0, 1), (4, 0)}
+    (alone,) = (f for f in laws.findings(group.outcomes, "temporal", N, 300) if "reversed" in f.law)
+    assert alone.supported and "not shown" not in alone.sentence
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
