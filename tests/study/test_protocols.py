@@ -16,7 +16,7 @@ from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.leaving import RunRecord
 from hookedvid.report import plots
 from hookedvid.study.definition import Study, plan
-from hookedvid.study.protocols import Condition, adaptive_exit, pruning
+from hookedvid.study.protocols import Condition, adaptive_exit, pruning, tracing
 from hookedvid.study.protocols import dose as doses
 from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.results import efficiency
@@ -352,6 +352,50 @@ def test_what_breaks_one_family_is_said_of_that_family():
     assert chart.values[4].tolist() == [-0.75, 0.0] and set(chart.marked) == {(0, 0), (0, 1), (4, 0)}
     (alone,) = (f for f in laws.findings(group.outcomes, "temporal", N, 300) if "reversed" in f.law)
     assert alone.supported and "not shown" not in alone.sentence
+
+
+# ---- tracing -------------------------------------------------------------------------------------------------------
+
+
+def test_every_role_and_step_is_put_back_after_every_layer():
+    study = Study(protocols=("tracing",))
+    noise, *places = study.conditions(N, HEADS, 2)[1:]
+    (corrupt,) = effects(noise.interventions, N).writes
+    found = []
+    for c in places:
+        first, back = effects(c.interventions, N).writes
+        assert first == corrupt
+        found.append((back.layer, back.at))
+    assert found == [(i, at) for i in range(N) for at in ("video[0]", "video[1]", *tracing.ROLES)]
+    assert study.named_sources[tracing.INTACT].paired == "itself"
+    assert not Study().named_sources
+
+
+def test_places_that_bring_back_half_are_found():
+    """The video brings all back after layers 1 and 2, `last` three quarters after layer 4, nothing else anything."""
+
+    def margin(c: Condition, v: int) -> float:
+        share = {"baseline": 1.0, "video after layer 1": 1.0, "video after layer 2": 1.0, "last after layer 4": 0.75}
+        return -1.0 + (3.0 + 0.1 * (v % 3)) * share.get(c.label, 0.0)
+
+    group = made_up(Study(protocols=("tracing",)).conditions(N, HEADS), margin)
+    found = told(group)["where the answer is held"]
+    assert found.supported
+    assert "bring back half of it or more: video after layer 1, 2; last after layer 4 (24 que" in found.sentence
+    chart = REGISTRY["tracing"].read(group).chart
+    assert chart.values[3].tolist() == pytest.approx([0, 0, 0, 0.75]) and chart.columns == list(tracing.ROLES)
+    assert set(chart.marked) == {(0, 0), (1, 0), (3, 3)}
+
+
+def test_what_is_put_back_is_the_items_own_run(model, annotations, tmp_path):
+    study = Study(protocols=("tracing",), grid=4)
+    laid = plan(study, model, annotations)
+    by_item = {(row["item"], row["condition"]): row for row in run(laid, model, tmp_path)}
+    for item in read_items(annotations):
+        intact, corrupt, whole = (
+            by_item[item.id, c]["margin"] for c in ("baseline", "noise", "last after layer 4")
+        )  # fmt: skip
+        assert whole == pytest.approx(intact, abs=1e-4) and corrupt != pytest.approx(intact, abs=1e-4)
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------

@@ -136,12 +136,15 @@ class Study:
 
     @property
     def named_sources(self) -> dict[str, Source]:
-        """Its sources.
+        """Its sources, and those that its protocols take from.
 
         Raises:
             ConfigError: For what is none.
         """
-        return {name: Source.of(name, how) for name, how in self.sources.items()}
+        given = dict(self.sources)
+        for name in self.protocols:
+            given |= REGISTRY[name].sources if name in REGISTRY else {}
+        return {name: Source.of(name, how) for name, how in given.items()}
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -156,7 +159,7 @@ class Study:
             raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
         return from_dict(cls, data, ConfigError)
 
-    def conditions(self, n_layers: int, n_heads: int = 0) -> list[Condition]:
+    def conditions(self, n_layers: int, n_heads: int = 0, n_frames: int = 0) -> list[Condition]:
         """Every condition for a model of that size; the baseline first, whether it is asked for or not.
 
         A knockout named twice is run once, and a custom condition that is one of the others is left out.
@@ -177,7 +180,7 @@ class Study:
             conditions += protocols.random_control(cuts, self.seed)
         if protocols.EFFICIENCY in self.protocols:
             conditions += protocols.efficiency(n_layers, self.grid)
-        setting = Setting(cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed)
+        setting = Setting(cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed, n_frames)
         for name, protocol in REGISTRY.items():
             conditions += protocol.conditions(setting) if name in self.protocols else []
         named = {c.label: c.interventions for c in conditions}
@@ -283,9 +286,9 @@ def plan(
     check_bare(model)
     items = list(read_items(annotations) if items is None else items)[:limit]
     SCORINGS[study.scoring]().check(items)
-    conditions = study.conditions(model.cfg.n_layers, model.cfg.lm.n_heads)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
+    conditions = study.conditions(model.cfg.n_layers, model.cfg.lm.n_heads, settings["n_frames"])
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     named_instruction(settings["time_instruction"])
     sources = study.named_sources

@@ -5,9 +5,9 @@ functions of the package, their findings and figures stand in `results.findings`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results.charts import Chart
@@ -23,6 +23,7 @@ class Setting:
     Attributes:
         knockouts: The study's, each once.
         n_layers, n_heads: Of the model.
+        n_frames: That a video has, as many as are asked for.
         step, grid, drop_at, seed: As in a Study.
     """
 
@@ -33,6 +34,7 @@ class Setting:
     grid: int = 0
     drop_at: int = 0
     seed: int = 0
+    n_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Protocol(ABC):
     """One protocol of a study."""
 
     name: ClassVar[str]  # in study files, of its conditions and of its figure's file
+    sources: ClassVar[Mapping[str, Any]] = {}  # that its conditions take from, as a study file defines them
 
     @abstractmethod
     def conditions(self, s: Setting) -> list[Condition]:

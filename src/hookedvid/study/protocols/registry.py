@@ -6,5 +6,8 @@ from hookedvid.study.protocols.dose import Dose
 from hookedvid.study.protocols.heads import Heads
 from hookedvid.study.protocols.protocol import Protocol
 from hookedvid.study.protocols.pruning import Pruning
+from hookedvid.study.protocols.tracing import Tracing
 
-REGISTRY: dict[str, Protocol] = {p.name: p for p in (Heads(), Dose(), Pruning(), AdaptiveExits(), Counterfactual())}
+REGISTRY: dict[str, Protocol] = {
+    p.name: p for p in (Heads(), Dose(), Pruning(), AdaptiveExits(), Counterfactual(), Tracing())
+}
