@@ -184,6 +184,8 @@ def _heat_map(shown: HeatMap, about: str) -> "Figure":
     for ticks, names in ((axes.set_xticks, shown.columns), (axes.set_yticks, shown.rows)):
         every = -(-len(names) // MOST_TICKS)
         ticks(range(0, len(names), every), [_drawn(x) for x in names[::every]])
+    if sum(map(len, shown.columns[: MOST_TICKS + 1])) > LONGEST // 2:  # names that would stand over each other
+        axes.tick_params(axis="x", labelrotation=90)
     if n_rows <= MOST_CELLS and n_columns <= MOST_CELLS:
         for (y, x), value in np.ndenumerate(shown.values):
             colour = "white" if abs(value) > 0.6 * most else "black"
