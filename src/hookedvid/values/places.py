@@ -233,8 +233,8 @@ def _from_box(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:
     if layout.grid is None or not layout.grid.heights:
         raise InputError(
             "nothing says which pixels of the original video these tokens are made of: inputs of tensors do not, and "
-            "those of LLaVA-OneVision-1.5's published code are made of their neighbours' patches; take cells, or "
-            "prepare the video (there: overrides={'vision.cls_cut': 'each_frame'})"
+            "where class tokens are cut as released (`vision.cls_cut`) tokens are made of their neighbours' patches; "
+            "take cells, prepare the video, or load with overrides={'vision.cls_cut': 'each_frame'}"
         )
     in_time = layout.mask(_of_seconds("patches", given["seconds"]) if "seconds" in given else "patches")
     places = TokenPlaces.of(layout)
