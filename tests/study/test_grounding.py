@@ -252,7 +252,7 @@ def test_a_study_generates_reads_and_tables(made, tmp_path, monkeypatch):
 
     def say(inputs, interventions, **kwargs):
         asked = net.tokenizer.decode(inputs.tokens[0][inputs.tokens[0] >= 0])
-        assert kwargs == {"max_new_tokens": 64, "return_type": "text"} and "<unk>" in asked  # when
+        assert kwargs == {"sources": None, "max_new_tokens": 64, "return_type": "text"} and "<unk>" in asked  # when
         return next(text for q, text in dictated.items() if asked.endswith(q[8:])) if not interventions else "0 - 0.1"
 
     monkeypatch.setattr(net, "generate", say)

@@ -131,7 +131,14 @@ def _chart(group: Group, by_keep: dict[float, dict[str, list[Condition]]]) -> Cu
     if group.scoring.level_name:
         levels[group.scoring.level_name] = group.scoring.level(group.items)
     title = f"Video dropped after layer {layer}, {group.name} questions"
-    return Curves(title, "decoder operations left, %", group.scoring.label, lines, levels, apart=True)
+    return Curves(
+        title,
+        "decoder operations left, % (rules of one share stand beside each other)",
+        group.scoring.label,
+        lines,
+        levels,
+        apart=True,
+    )
 
 
 def _mean(group: Group, several: Sequence[Condition]) -> Interval:
