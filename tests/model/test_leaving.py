@@ -249,6 +249,8 @@ def test_what_cannot_be_decided_is_refused_in_words():
     m(x, kv_cache=cache)
     with pytest.raises(InterventionError, match=r"holds positions in block 2 \(0-based\) that this exit drops"):
         m(x.extend(torch.tensor([[5]])), kv_cache=cache, interventions=drop)
+    with pytest.raises(InterventionError, match="the key-value cache was begun without it"):
+        m(x.extend(torch.tensor([[5]])), kv_cache=cache, interventions=late)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_rows_are_those_of_sources_run_by_hand(reuse, model, annotations, study,
     for item in read_items(annotations):
         for line in LINES:
             (row,) = [r for r in rows if r["item"] == item.id and r["condition"] == label(parse(line))]
+            # float32, and a run from its first changed block against one from the pixels.
             assert row["prob"] == pytest.approx(by_hand(model, annotations, item, line), abs=1e-5)
     assert len(list((tmp_path / "sources").glob("*.safetensors"))) == 1
 

@@ -54,8 +54,9 @@ class RunPlan:
         self._fixed = [e for e in effects.exits if not e.decided_late]
         before = [None] * lm.n_layers if kv_cache is None else [layer.pos for layer in kv_cache.layers]
         for exit in effects.exits:
+            decided = kv_cache is None or self.is_prefill or exit in kv_cache.rules
             if exit.layer < lm.n_layers:
-                self._check_left(exit, before[exit.layer])
+                self._check_left(exit, before[exit.layer], decided)
         self.rows = self._rows(lm.n_layers)
         self.keys = [h if b is None else torch.cat([b, h], 1) for b, h in zip(before, self.rows, strict=True)]
         self._masks: dict[tuple[tuple[Cut, ...], int], tuple[Tensor | Calls | None, bool]] = {}
@@ -112,8 +113,13 @@ class RunPlan:
             )
             self._alike.append(self._alike[i - 1] if same else i)
 
-    def _check_left(self, exit: Exit, before: Int[Tensor, "batch key"] | None) -> None:
-        """Raise InterventionError where the exit's block has cached what leaves before it."""
+    def _check_left(self, exit: Exit, before: Int[Tensor, "batch key"] | None, decided: bool) -> None:
+        """Raise InterventionError where the exit's block has cached what leaves before it, or no step decided that."""
+        if exit.rule and not decided:
+            raise InterventionError(
+                f"{exit.label}: the key-value cache was begun without it, and the prompt decides who leaves; give the "
+                "exit from the first step on"
+            )
         if before is None or exit.rule:
             return
         for layout, pos in zip(self.layouts, before, strict=True):
@@ -129,6 +135,8 @@ class RunPlan:
         """What appends the rows of these blocks to a key-value cache, if there is one."""
         if kv_cache is None:
             return nullcontext()
+        if self.is_prefill:
+            kv_cache.rules = tuple(e for e in self.effects.exits if e.rule)
         return kv_cache.step(self.n_columns, self.n_rope, self.effects.same_time, layers, self.keys)
 
     def _check_time(self, kv_cache: KVCache | None) -> None:

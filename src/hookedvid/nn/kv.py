@@ -33,7 +33,8 @@ class KVCache:
 
     Layers may hold different rows: after an early exit the later ones have no video. `n_rope` is the length
     that dynamic NTK scaling was fixed at, the prompt's, so that every step turns keys by the same angles; `same_time`
-    says whether all frames are turned by one time. `notes` is what a step's writes leave for those of later ones.
+    says whether all frames are turned by one time. `notes` is what a step's writes leave for those of later ones;
+    `rules` are the exits by rule that the first step decided.
     """
 
     def __init__(self, n_layers: int):
@@ -42,6 +43,7 @@ class KVCache:
         self.n_tokens = 0
         self.same_time = False
         self.notes: dict[Any, Tensor] = {}
+        self.rules: tuple[Any, ...] = ()
 
     @contextmanager
     def step(
