@@ -1,4 +1,4 @@
-"""Ways for video to leave the sequence early that depend on the run: by rank, in stages, by item.
+"""Ways for video to leave the sequence early: all of it at a block, or as the run decides, by rank or by item.
 
 Which tokens a vision-language model can do without, and from which block on, is decided here by stated rules. Every
 rank has `random` as its control: the same number of positions, drawn.
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar, cast, get_args
 
 from hookedvid.errors import InterventionError, nearest
+from hookedvid.values.edges import Knockout
 from hookedvid.values.effects import Effects, Exit, Intervention, Rank, Rule
-from hookedvid.values.layer_range import as_number, set_fields, spelled
+from hookedvid.values.layer_range import LayerRange, as_number, set_fields, spelled
 from hookedvid.values.selectors import as_selector
 from hookedvid.values.spelling import Spelling, choice, number
 
@@ -32,6 +33,50 @@ def _as_share(value: object, what: str, least: float | int, most: float | int) -
 
 def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _leaving(exit: Exit, n_layers: int) -> Effects:
+    """An exit as what is done to a model.
+
+    Raises:
+        InterventionError: Beyond the last block.
+    """
+    if exit.layer > n_layers:
+        raise InterventionError(f"{exit.label}: this model has {n_layers} blocks")
+    return Effects(((),) * n_layers, exits=(exit,) if exit.keep < 1 else ())
+
+
+@spelled
+@dataclass(frozen=True)
+class EarlyExit(Intervention):
+    """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
+
+    The paper's exit after layer 18 of 28 is EarlyExit(18). Other positions keep their numbers. At the last
+    position this equals `as_knockout()`.
+    """
+
+    kind: ClassVar[str] = "early_exit"
+    spelling = Spelling("exit", "exit @ 18", {"@": ("layer", number), "of": ("drop", str)})
+    layer: int
+    drop: str = "video"
+
+    def __post_init__(self):
+        what = "how many blocks an EarlyExit could keep the video for"
+        set_fields(self, layer=as_number(self.layer, what), drop=as_selector(self.drop))
+        if self.layer < 0:
+            raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
+
+    def effect(self, n_layers: int) -> Effects:
+        """Its exit. Raises InterventionError beyond the last block."""
+        return _leaving(Exit(self.layer, self.drop, label=self.label()), n_layers)
+
+    def as_knockout(self) -> Knockout:
+        """The mask that gives the same logits at every position that is kept."""
+        return Knockout(self.drop, "all", LayerRange(self.layer))
+
+    def label(self) -> str:
+        """For tables and plots; what leaves is said where it is not the whole video."""
+        return f"exit after layer {self.layer}" + ("" if self.drop == "video" else f" of {self.drop}")
 
 
 @spelled
@@ -98,14 +143,8 @@ class Drop(Intervention):
         return Exit(self.layer, self.of, self.keep, self.rank, self.seed, label=self.label())
 
     def effect(self, n_layers: int) -> Effects:
-        """Its exit, none where everything stays.
-
-        Raises:
-            InterventionError: Beyond the last block.
-        """
-        if self.layer > n_layers:
-            raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
-        return Effects(((),) * n_layers, exits=(self._exit,) if self.keep < 1 else ())
+        """Its exit, none where everything stays. Raises InterventionError beyond the last block."""
+        return _leaving(self._exit, n_layers)
 
     def label(self) -> str:
         """For tables and plots: after how many blocks, what share stays, by what."""
@@ -155,15 +194,9 @@ class AdaptiveExit(Intervention):
             raise InterventionError(f"AdaptiveExit from layer {self.layer}: there is nothing to look at before block 1")
 
     def effect(self, n_layers: int) -> Effects:
-        """Its exit.
-
-        Raises:
-            InterventionError: Beyond the last block.
-        """
-        if self.layer > n_layers:
-            raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
+        """Its exit. Raises InterventionError beyond the last block."""
         exit = Exit(self.layer, self.drop, rule=self.rule, threshold=self.threshold, label=self.label())
-        return Effects(((),) * n_layers, exits=(exit,))
+        return _leaving(exit, n_layers)
 
     def label(self) -> str:
         """For tables and plots."""

@@ -8,8 +8,8 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 # pyright: reportUnnecessaryIsInstance=false
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, cast
+from dataclasses import MISSING, fields, is_dataclass, replace
+from typing import Any, cast
 
 from hookedvid.errors import InterventionError, nearest
 from hookedvid.values.clips import Black as Black
@@ -22,62 +22,21 @@ from hookedvid.values.clips import Swapped as Swapped
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
 from hookedvid.values.edges import Replace as Replace
-from hookedvid.values.effects import Effects, Exit, Intervention
+from hookedvid.values.effects import Intervention
 from hookedvid.values.exits import AdaptiveExit as AdaptiveExit
 from hookedvid.values.exits import Drop as Drop
+from hookedvid.values.exits import EarlyExit as EarlyExit
 from hookedvid.values.layer_range import LayerRange as LayerRange
 from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
-from hookedvid.values.layer_range import set_fields, spelled
 from hookedvid.values.same_time import SameTime as SameTime
-from hookedvid.values.selectors import as_selector
 from hookedvid.values.serial import from_dict
-from hookedvid.values.spelling import Spelling, number, said_fields
+from hookedvid.values.spelling import Spelling, said_fields
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
 from hookedvid.values.writes import Steer as Steer
 from hookedvid.values.writes import as_source as as_source
-
-
-@spelled
-@dataclass(frozen=True)
-class EarlyExit(Intervention):
-    """Positions `drop` leave the sequence after `layer` blocks: blocks `layer`, `layer`+1, … never see them.
-
-    The paper's exit after layer 18 of 28 is EarlyExit(18). Other positions keep their numbers. At the last
-    position this equals `as_knockout()`.
-    """
-
-    kind: ClassVar[str] = "early_exit"
-    spelling = Spelling("exit", "exit @ 18", {"@": ("layer", number), "of": ("drop", str)})
-    layer: int
-    drop: str = "video"
-
-    def __post_init__(self):
-        what = "how many blocks an EarlyExit could keep the video for"
-        set_fields(self, layer=as_number(self.layer, what), drop=as_selector(self.drop))
-        if self.layer < 0:
-            raise InterventionError(f"EarlyExit({self.layer}): count the blocks that keep the video, from 0 up")
-
-    def effect(self, n_layers: int) -> Effects:
-        """Its exit.
-
-        Raises:
-            InterventionError: Beyond the last block.
-        """
-        if self.layer > n_layers:
-            raise InterventionError(f"{self.label()}: this model has {n_layers} blocks")
-        return Effects(((),) * n_layers, exits=(Exit(self.layer, self.drop, label=self.label()),))
-
-    def as_knockout(self) -> Knockout:
-        """The mask that gives the same logits at every position that is kept."""
-        return Knockout(self.drop, "all", LayerRange(self.layer))
-
-    def label(self) -> str:
-        """For tables and plots; what leaves is said where it is not the whole video."""
-        return f"exit after layer {self.layer}" + ("" if self.drop == "video" else f" of {self.drop}")
-
 
 # The paper's three (facts: language-to-video, video temporal, video spatial).
 LV_K = Knockout("video", "text", name="LV-K")
