@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
@@ -69,7 +69,12 @@ class Leaving:
         text = any(e.rank == "text_attention" for e in due)
 
         @torch.no_grad()
-        def look(q: Tensor, k: Tensor, may: Tensor | Calls | None, lse: Tensor | None) -> None:
+        def look(
+            q: Float[Tensor, "batch row head d_head"],
+            k: Float[Tensor, "batch row kv_head d_head"],
+            may: Tensor | Calls | None,
+            lse: Tensor | None,
+        ) -> None:
             mask = may if isinstance(may, Tensor) else None
             self._last, self._text = [], []
             for item, layout in enumerate(self.layouts):
@@ -83,7 +88,14 @@ class Leaving:
         return look
 
     def _attention(
-        self, item: int, layer: int, pos: Tensor, query: Tensor, q: Tensor, k: Tensor, mask: Tensor | None
+        self,
+        item: int,
+        layer: int,
+        pos: Int[Tensor, " row"],
+        query: Int[Tensor, " query"],
+        q: Float[Tensor, "batch row head d_head"],
+        k: Float[Tensor, "batch row kv_head d_head"],
+        mask: Bool[Tensor, "#batch #head row row"] | Float[Tensor, "#batch #head row row"] | None,
     ) -> Pattern:
         """What some queries pay to every row of the block, mean over queries and heads; the pattern is made again."""
         layout, n_kv = self.layouts[item], k.shape[2]
@@ -127,16 +139,26 @@ class Leaving:
                 moved = moved or len(gone) > 0
         return there if moved else None
 
-    def _stream(self, item: int, pos: Tensor, resid: Tensor, position: int) -> Tensor:
+    def _stream(
+        self, item: int, pos: Int[Tensor, "batch row"], resid: Float[Tensor, "batch row d_model"], position: int
+    ) -> Float[Tensor, " d_model"]:
         row = int(torch.searchsorted(pos[item].contiguous(), torch.tensor(position)))
         return resid[item, row]
 
     # ---- rules ---------------------------------------------------------------------------------------------
 
-    def _listen(self, n: int, item: int, last: Tensor) -> None:
+    def _listen(self, n: int, item: int, last: Float[Tensor, " d_model"]) -> None:
         self._said.setdefault((n, item), []).append(int(self.lens(item, last).argmax()))
 
-    def _holds(self, n: int, exit: Exit, item: int, candidates: Tensor, pos: Tensor, resid: Tensor) -> bool:
+    def _holds(
+        self,
+        n: int,
+        exit: Exit,
+        item: int,
+        candidates: Int[Tensor, " candidate"],
+        pos: Int[Tensor, "batch row"],
+        resid: Float[Tensor, "batch row d_model"],
+    ) -> bool:
         if exit.rule == "mass":
             rows = torch.searchsorted(pos[item].contiguous(), candidates)
             return float(self._last[item][rows].sum()) < exit.threshold
@@ -149,7 +171,13 @@ class Leaving:
     # ---- ranks ---------------------------------------------------------------------------------------------
 
     def _first(
-        self, exit: Exit, item: int, candidates: Tensor, there: Tensor, pos: Tensor, resid: Tensor
+        self,
+        exit: Exit,
+        item: int,
+        candidates: Int[Tensor, " candidate"],
+        there: Int[Tensor, " there"],
+        pos: Int[Tensor, " row"],
+        resid: Float[Tensor, "row d_model"],
     ) -> Int[Tensor, " kept"]:
         """The candidates that stay."""
         count = round(len(candidates) * exit.keep)
@@ -216,7 +244,11 @@ def _by_layout(exit: Exit, n: int, count: int) -> Int[Tensor, " kept"]:
 
 
 def _likeness(
-    stream: Float[Tensor, "row d_model"], pos: Tensor, there: Tensor, candidates: Tensor, beside: Tensor
+    stream: Float[Tensor, "row d_model"],
+    pos: Int[Tensor, " row"],
+    there: Int[Tensor, " there"],
+    candidates: Int[Tensor, " candidate"],
+    beside: Int[Tensor, "neighbour candidate"],
 ) -> Float[Tensor, " candidate"]:
     """Mean cosine of each candidate's stream with those of its neighbours that are there, -1 without any."""
     unit = torch.nn.functional.normalize(stream, dim=-1)
@@ -230,15 +262,20 @@ def _likeness(
 
 def _neighbours(layout: TokenLayout, exit: Exit) -> Int[Tensor, "neighbour pos"]:
     """Positions beside each, -1 where there is none: in time, or left, right, above and below."""
-    columns = 0 if layout.grid is None or _merged(layout) else layout.grid.columns
+    columns = 0 if layout.grid is None or layout.merged else layout.grid.columns
     if exit.rank == "space" and not columns:
         raise InterventionError(
             f"{exit.label}: the tokens of this video are merged and have no neighbours in space; rank by another way"
         )
-    places = _places(layout)
-    at = {place: p for p, place in places.items()}
+    at: dict[tuple[int, str, int], int] = {}  # step, role, and cell or, of what is in none, number among its like
+    for step, frames in enumerate(layout.steps):
+        for role in ("video", "cls", "newline"):
+            own = [s for s in layout.segments if s.role == role and s.frame == frames.start]
+            positions = [p for s in own for p in range(s.start, s.stop)]
+            cells = ints(layout.cells_of(step)[1]) if columns and role == "video" else range(len(positions))
+            at |= {(step, role, cell): p for cell, p in zip(cells, positions, strict=True)}
     beside = torch.full((1 if exit.rank == "time" else 4, layout.n_tokens), -1)
-    for p, (step, role, cell) in places.items():
+    for (step, role, cell), p in at.items():
         if exit.rank == "time":
             beside[0, p] = at.get((step - 1, role, cell), -1)
         elif role == "video":
@@ -247,26 +284,3 @@ def _neighbours(layout: TokenLayout, exit: Exit) -> Int[Tensor, "neighbour pos"]
             near = (left, right, cell - columns, cell + columns)
             beside[:, p] = torch.tensor([at.get((step, role, c), -1) for c in near])
     return beside
-
-
-def _places(layout: TokenLayout) -> dict[int, tuple[int, str, int]]:
-    """The step, the role and the cell (of what is none, its number among its like) of each position of a frame."""
-    step_of = {f: i for i, step in enumerate(layout.steps) for f in step}
-    places: dict[int, tuple[int, str, int]] = {}
-    seen: dict[tuple[int, str], int] = {}
-    merged = _merged(layout)
-    for s in layout.segments:
-        if s.frame is None or s.role not in ("video", "cls", "newline"):
-            continue
-        step = step_of[s.frame]
-        cells = ints(layout.grid.kept(step)) if layout.grid is not None and s.role == "video" and not merged else None
-        for p in range(s.start, s.stop):
-            number = seen.get((step, s.role), 0)
-            seen[step, s.role] = number + 1
-            places[p] = step, s.role, number if cells is None else cells[number]
-    return places
-
-
-def _merged(layout: TokenLayout) -> bool:
-    """Whether a token stands for no cell of its step."""
-    return any(s.blend > s.frames for s in layout.segments)

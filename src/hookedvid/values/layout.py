@@ -132,6 +132,11 @@ class TokenLayout:
         """Frames mixed into one video token: 1, or 4 after token merging."""
         return max((s.blend for s in self.segments), default=1)
 
+    @property
+    def merged(self) -> bool:
+        """Whether tokens are merged of some anywhere in several frames, so that none is in a cell."""
+        return any(s.blend > s.frames for s in self.segments)
+
     def mask(self, selector: str) -> Bool[Tensor, " pos"]:
         """Positions a selector names.
 
@@ -258,7 +263,7 @@ class TokenLayout:
         own = [s for s in self.segments if s.role == "video" and s.frame == self.steps[step].start]
         if self.grid is None:
             raise SelectorError("these frames have no cells: nothing says how their tokens lie; count frames, video[3]")
-        if any(s.blend > s.frames for s in own):
+        if self.merged:
             raise SelectorError(
                 f"these frames have no cells: each token is merged of some anywhere in its {self.blend} frames; count "
                 "frames, video[3], or name positions, inputs.with_group(…, positions=…)"

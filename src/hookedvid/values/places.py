@@ -75,7 +75,7 @@ class TokenPlaces:
                 )
                 box[own] = torch.tensor([left, top, right, bottom], dtype=torch.float64)
         columns = 1
-        if grid is not None and not _merged(layout):
+        if grid is not None and not layout.merged:
             columns = grid.columns
             for step in range(len(layout.steps)):
                 at, numbers = layout.cells_of(step)
@@ -96,10 +96,6 @@ class TokenPlaces:
         common = sides[0] * sides[1]
         own = (self.box[:, 2] - self.box[:, 0]) * (self.box[:, 3] - self.box[:, 1])
         return (common > 0) & (common >= share * own * (1 - 1e-12))  # rounding takes no token that is all inside
-
-
-def _merged(layout: TokenLayout) -> bool:
-    return any(s.blend > s.frames for s in layout.segments if s.role == "video")
 
 
 def group_name(name: object) -> str:
@@ -174,7 +170,7 @@ def _numbers(value: object, n: int, name: str, what: str) -> tuple[float, ...]:
 
 def _there(layout: TokenLayout) -> str:
     grid = layout.grid
-    cells = "" if grid is None or _merged(layout) else f", {grid.rows} rows and {grid.columns} columns of tokens"
+    cells = "" if grid is None or layout.merged else f", {grid.rows} rows and {grid.columns} columns of tokens"
     seen = ""
     if grid is not None and grid.heights:
         seen = f", pixels x {grid.widths[0][0]:g} to {grid.widths[-1][1]:g}, y {grid.heights[0][0]:g} to "
@@ -225,7 +221,7 @@ def _from_box(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:
         raise InputError(f"box is {given['box']!r}; give {what}")
     if not is_number(share) or not 0 <= share <= 1:
         raise InputError(f"share is {share!r}; give the least part of a token's pixels that is in the box, 0 to 1")
-    if _merged(layout):
+    if layout.merged:
         raise InputError(
             f"tokens of this model are merged of some anywhere in {layout.blend} frames, so no box picks any of them; "
             "take frames or seconds"
