@@ -41,7 +41,10 @@ class ClipChange(Intervention, FrameChange):
 
 
 class Order(ClipChange):
-    """The sampled frames at other places."""
+    """The sampled frames at other places; its fields are numbers of frames, unless it says otherwise."""
+
+    def __post_init__(self):
+        set_fields(self, **{name: as_number(value, "a frame's number") for name, value in vars(self).items()})
 
     def order(self, n_frames: int) -> tuple[int, ...]:
         """Which frame each place shows."""
@@ -106,9 +109,6 @@ class Frozen(Order):
     spelling = Spelling("frozen", "frozen frame 2", {"frame": ("frame", number)})
     frame: int = 0
 
-    def __post_init__(self):
-        set_fields(self, frame=as_number(self.frame, "a frame's number"))
-
     def order(self, n_frames: int) -> tuple[int, ...]:
         """That frame, everywhere."""
         return _numbers(self, (self.frame,), n_frames) * n_frames
@@ -127,9 +127,6 @@ class Swapped(Order):
     spelling = Spelling("swapped", "swapped 1 with 3", {"with": ("j", number)}, ("i", number))
     i: int
     j: int
-
-    def __post_init__(self):
-        set_fields(self, i=as_number(self.i, "a frame's number"), j=as_number(self.j, "a frame's number"))
 
     def order(self, n_frames: int) -> tuple[int, ...]:
         """Each frame at its place but for these two."""
