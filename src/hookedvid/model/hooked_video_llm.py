@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError, check_keywords
@@ -42,7 +43,7 @@ from hookedvid.values.effects import effects
 from hookedvid.values.inputs import PAD, PatchRows, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Intervention, as_interventions
 from hookedvid.values.masks import warn_of_idle
-from hookedvid.values.processed import unprocessed
+from hookedvid.values.processor_tensors import unprocessed
 from hookedvid.values.serial import counted
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -169,12 +170,15 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return from_tokens(self.cfg, tokens, *unprocessed(self.cfg, pixel_values, processed)).to(self.device)
 
     def process(
-        self, frames: Any, fps: float | int | None = None, settings: Mapping[str, Any] | None = None
+        self,
+        frames: UInt8[np.ndarray, "frame height width 3"] | UInt8[Tensor, "frame height width 3"],
+        fps: float | int | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor]:
         """The tensors that the family's official processor makes of sampled frames, by its names and bit for bit.
 
         Args:
-            frames: uint8 RGB [frame, height, width, 3], an array or a tensor.
+            frames: RGB.
             fps: How many of them were taken a second, where the processor tells (`second_per_grid_ts`).
             settings: Fields of the processor's config, where they are not those of the model's.
         """
