@@ -1,8 +1,8 @@
 """A decoder in plain sums with dense masks, one sequence at a time: what a run under interventions must give.
 
 Written apart from the package's masks, plans and hooks: of it only the weights, the layout's segments and the values'
-fields are read. Writes are applied in the order of the list; an exit deletes rows; generation runs all of the
-sequence again for each token.
+fields are read (`assert_met` apart, which compares). Writes are applied in the order of the list; an exit deletes
+rows; generation runs all of the sequence again for each token.
 """
 
 import math
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hookedvid.sweep.run import sweep
+from hookedvid.sweep.session import Session
 from hookedvid.values.interventions import (
     Ablate,
     EarlyExit,
@@ -24,6 +26,7 @@ from hookedvid.values.interventions import (
     Steer,
 )
 from hookedvid.values.layout import TokenLayout
+from models import apart
 
 NAMES = {
     "video": ("video", "newline", "cls"),
@@ -303,3 +306,13 @@ def generated(model, inputs, given: Sequence[Intervention], sources: dict | None
         new = torch.nn.functional.pad(model.embed.weight[ids[-1:]], (0, embeds.shape[1] - model.cfg.d_model))
         embeds, layout = torch.cat([embeds, new]), layout.extend(1)
     return ids, torch.stack(rows)
+
+
+def assert_met(model, x, conditions, sources: dict | None = None, by_hand: dict | None = None) -> None:
+    """A forward, a sweep and a session under each condition give what this decoder gives, to 1e-12."""
+    swept = sweep(model, [x], conditions, sources=sources)[0]
+    for given, logits in zip(conditions, swept, strict=True):
+        wanted = run(model, x.layout, embedded(model, x), given, by_hand)[0]
+        assert apart(model(x, interventions=given, sources=sources)[0], wanted) <= 1e-12
+        assert apart(logits, wanted[-1]) <= 1e-12
+        assert apart(Session(model, x).logits(given, sources), wanted[-1]) <= 1e-12

@@ -38,13 +38,7 @@ SOFT = [
 @pytest.mark.parametrize("family", UNLIKE)
 def test_heads_and_weights_are_those_of_the_explicit_softmax(family, kernel):
     m = random_model(family, kernel=kernel)
-    x = m.encoded(rich_inputs(m))
-    swept = sweep(m, [x], SOFT)[0]
-    for given, logits in zip(SOFT, swept, strict=True):
-        wanted = plain.run(m, x.layout, plain.embedded(m, x), given)[0]
-        assert apart(m(x, interventions=given)[0], wanted) <= 1e-12
-        assert apart(logits, wanted[-1]) <= 1e-12
-        assert apart(Session(m, x).logits(given), wanted[-1]) <= 1e-12
+    plain.assert_met(m, m.encoded(rich_inputs(m)), SOFT)
 
 
 @torch.no_grad()

@@ -53,12 +53,7 @@ def test_replaced_values_are_those_put_in_by_hand(family, kernel):
         [replace(VIDEO, by="resample", source="clip"), Replace("video[0]", "last", 1, by="zero")],
         [Replace("video", "video", relation="other_frame", by="mean"), Replace("text", "last", heads=2, by="zero")],
     ]
-    swept = sweep(m, [x], cases, sources={"clip": theirs})[0]
-    for given, logits in zip(cases, swept, strict=True):
-        wanted = plain.run(m, x.layout, plain.embedded(m, x), given, named)[0]
-        assert apart(m(x, interventions=given, sources={"clip": theirs})[0], wanted) <= 1e-12
-        assert apart(logits, wanted[-1]) <= 1e-12
-        assert apart(Session(m, x).logits(given, {"clip": theirs}), wanted[-1]) <= 1e-12
+    plain.assert_met(m, x, cases, {"clip": theirs}, named)
 
 
 @torch.no_grad()
