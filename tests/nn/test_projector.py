@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hookedvid.errors import ConfigError, InputError
-from hookedvid.nn.projector import Projector, merge_tokens, pool_patches, shuffle_patches
+from hookedvid.nn.projector import Projector, merge_tokens, merged_into, pool_patches, shuffle_patches
 from hookedvid.values.config import MergeConfig, ProjectorConfig
 from models import square_video
 
@@ -75,6 +75,15 @@ def test_merging_averages_the_most_similar_pairs_weighted_by_size():
         tokens, sizes = torch.stack([sums[j][0] / sums[j][1] for j in b]), [sums[j][1] for j in b]
     merged = merge_tokens(x, cfg).reshape(8, 8)
     torch.testing.assert_close(merged, tokens, rtol=0, atol=1e-12)  # sums in another order
+
+
+def test_merged_into_says_which_tokens_make_each_merged_one():
+    cfg = MergeConfig(frames_per_clip=2, tokens_per_clip=6, metric_heads=2)
+    x = features(4, 5, 8).requires_grad_()
+    number, merged = merged_into(x.detach(), cfg), merge_tokens(x, cfg).flatten(0, 1)
+    for token, row in enumerate(merged):
+        (moved,) = torch.autograd.grad(row.sum(), x, retain_graph=True)
+        assert torch.equal(moved.abs().sum(-1) > 0, number == token)
 
 
 def test_merging_keeps_unmerged_tokens_in_front():

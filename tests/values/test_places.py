@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,21 +12,22 @@ from hookedvid.errors import InputError, SelectorError
 from hookedvid.families.registry import FAMILIES, small_config
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.sweep.run import sweep
+from hookedvid.values.clips import Reversed
 from hookedvid.values.config import ProjectorConfig
 from hookedvid.values.fitting import cell_patches
 from hookedvid.values.frame_size import sizes_in_turn
+from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Ablate, Knockout
 from hookedvid.values.layout import FrameBlendWarning
 from hookedvid.values.places import TokenPlaces
 from hookedvid.video.frames import read_clip
-from hookedvid.video.transforms import preprocess
 from models import UNLIKE, perturb
 from versions import processors_of_today
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 96, 160, 3), dtype=np.uint8)
 # Lanczos needs a torch of today.
 NAMES = [pytest.param(f, marks=processors_of_today if f == "smolvlm2" else ()) for f in FAMILIES]
-WITH_BOXES = [n for n in NAMES if n.values[0] not in ("internvideo2.5", "llava-onevision-1.5")]
+WITH_CELLS = [n for n in NAMES if n.values[0] not in ("internvideo2.5", "llava-onevision-1.5")]  # one box a token
 
 
 def model_of(name, **changes):
@@ -45,56 +47,66 @@ def models():
     return lambda name: known.setdefault(name, model_of(name))
 
 
-def painted(box, height, width, n=4):
-    """Black but for one box of noise, which no filter averages away."""
-    frames = np.zeros((n, height, width, 3), np.uint8)
-    x0, y0, x1, y1 = box
-    frames[:, y0:y1, x0:x1] = np.random.default_rng(1).integers(128, 256, (n, y1 - y0, x1 - x0, 3))
-    return frames
+def lit(model, inputs, other):
+    """Video positions whose row in the stream is another one of other inputs, by the model's own way from pixels.
+
+    The blocks of its tower add nothing, so that a patch knows of no other.
+    """
+    assert torch.equal(other.tokens, inputs.tokens)
+    rows = [model.encode_video(x) for x in (inputs, other)]
+    return set(inputs.layout.positions("video")[(rows[0] - rows[1]).abs().amax(1) > 0].tolist())
 
 
-def changed_cells(model, frames):
-    """Cells of step 0, one of whose patches' processed pixels are not a black frame's, by reshaping them."""
-    cfg = model.cfg
-    pixels = (preprocess(frames, cfg.vision) - preprocess(np.zeros_like(frames), cfg.vision))[0].abs().amax(0)
-    size = cfg.vision.patch_size
-    rows, columns = (side // size for side in pixels.shape)
-    patches = (
-        pixels[: rows * size, : columns * size].unflatten(0, (rows, size)).unflatten(2, (columns, size)).amax((1, 3))
-    )
-    touched = [cell_patches(cfg.projector, n) for n in (rows, columns)]
-    return {
-        (r, c)
-        for (r, ys), (c, xs) in itertools.product(enumerate(touched[0]), enumerate(touched[1]))
-        if bool((patches[ys[0] : ys[1] + 1, xs[0] : xs[1] + 1] > 0).any())
-    }
-
-
-@pytest.mark.parametrize("name", WITH_BOXES)
-@pytest.mark.parametrize(("height", "width"), [(240, 400), (333, 301)])
-def test_a_painted_box_changes_the_patches_of_its_tokens_and_no_others(name, height, width, models):
-    model = models(name)
-    n = 4
-    # What is dropped is no token: noise in every frame keeps all of them.
-    noise = np.random.default_rng(2).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
-    inputs = asked(model, noise)
-    grid, places = inputs.layout.grid, inputs.places
-    # Bicubic and Lanczos filters look 2 and 3 of the coarser pixels beyond what a pixel stands for, in every resizing.
+def margins(model, n, height, width):
+    """How far filters look beyond what a pixel stands for: 3 of the coarser pixels at most, in every resizing."""
     sizes = [(height, width), *sizes_in_turn(model.cfg.vision, n, height, width)]
-    margin = [
+    return [
         int(sum(np.ceil(3 * sizes[0][i] / min(a[i], b[i])) + 1 for a, b in itertools.pairwise(sizes))) for i in (0, 1)
     ]
-    rng = np.random.default_rng(3)
-    for _ in range(4):
+
+
+def bright(frames, frame, box):
+    """Frames with a box of one of them in noise, which no filter averages away."""
+    x0, y0, x1, y1 = box
+    changed = frames.copy()
+    changed[frame, y0:y1, x0:x1] = np.random.default_rng(1).integers(128, 256, (y1 - y0, x1 - x0, 3))
+    return changed
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "height", "width"), [(4, 240, 400), (3, 333, 301)])
+@pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")  # a frame of a pair is its pair
+def test_a_bright_cell_lights_the_tokens_that_claim_it_and_no_others(name, n, height, width):
+    model = model_of(name)
+    for block in model.vision.blocks:
+        for written in (block.attn.o, getattr(block.mlp, "out", None) or block.mlp.down):
+            torch.nn.init.zeros_(written.weight)
+            torch.nn.init.zeros_(written.bias)
+    merging = model.cfg.projector.merge is not None
+    n = 8 if merging else n  # whole clips
+    # What repeats is dropped: in noise nothing does.
+    frames = np.random.default_rng(2).integers(0, 128, (n, height, width, 3), dtype=np.uint8)
+    inputs = asked(model, frames)
+    grid, places = inputs.layout.grid, model.places(inputs)
+    margin, rng, seen = margins(model, n, height, width), np.random.default_rng(3), 0
+    for frame in (0, n - 1, n - 1):
         r, c = (sorted(rng.integers(0, k, 2)) for k in (grid.rows, grid.columns))
         y0, y1 = int(np.ceil(grid.heights[r[0]][0])) + margin[0], int(grid.heights[r[1]][1]) - margin[0]
         x0, x1 = int(np.ceil(grid.widths[c[0]][0])) + margin[1], int(grid.widths[c[1]][1]) - margin[1]
         if y0 >= y1 or x0 >= x1:
             continue
-        named = inputs.with_group("ball", box=(x0, y0, x1, y1))
-        at = torch.isin(places.position, named.layout.positions("ball")) & (places.frames[:, 0] == 0)
-        tokens = set(zip(places.row[at].tolist(), places.column[at].tolist(), strict=True))
-        assert tokens == changed_cells(model, painted((x0, y0, x1, y1), height, width, n))
+        seen += 1
+        box, when = (x0, y0, x1, y1), (frame / 2, frame / 2 + 0.1)
+        claimed = places.position[places.overlapping(box, frames=[frame])].tolist()
+        other = asked(model, bright(frames, frame, box))
+        if merging:  # by so little that the same tokens are alike
+            before, after = (x.pixel_values[0] for x in (inputs, other))
+            other = replace(other, pixel_values=(before + 1e-5 * (after - before),))
+            assert torch.equal(model.places(other).pieces.token, places.pieces.token)
+        else:
+            assert inputs.with_group("ball", box=box, seconds=when).layout.positions("ball").tolist() == claimed
+        assert lit(model, inputs, other) == set(claimed) > set()
+    assert seen
 
 
 @pytest.mark.parametrize("pool", ["none", "average", "max", "bilinear"])
@@ -123,6 +135,9 @@ def test_every_video_position_has_its_place(name, models):
     layout, places = inputs.layout, inputs.places
     assert torch.equal(places.position, layout.positions("video"))
     cells = places.row >= 0
+    if name == "llava-onevision-1.5":  # as published: patches of other cells and frames, class tokens among them
+        assert len(places.pieces.token) == 4 * int(cells.sum()) - 7
+        return
     # In raster order within each step, whatever stands between rows.
     keys = [
         (f, r, c)
@@ -143,7 +158,7 @@ def test_every_video_position_has_its_place(name, models):
         assert torch.equal(places.box, torch.tensor([0.0, 0, 160, 96], dtype=torch.float64).expand(len(places.box), 4))
 
 
-@pytest.mark.parametrize("name", WITH_BOXES)
+@pytest.mark.parametrize("name", WITH_CELLS)
 def test_a_box_means_any_overlap_or_a_share_of_each_token(name, models):
     inputs = asked(models(name))
     places = inputs.places
@@ -227,6 +242,21 @@ def test_inputs_of_tensors_know_neither_boxes_nor_times(models):
     with pytest.raises(SelectorError, match="nothing says when these frames were taken"):
         bare.with_group("early", seconds=(0, 1))
     assert bool(bare.places.box.isnan().all()) and bool(bare.places.seconds.isnan().all())
+
+
+def test_inputs_hold_the_frames_and_times_that_places_count(models):
+    model = models("qwen3-vl")
+    inputs = asked(model, FRAMES[:7])  # an odd last frame is alone in its pair
+    assert np.array_equal(inputs.frames, FRAMES[:7]) and inputs.times == tuple(i / 2 for i in range(7))
+    assert np.array_equal(model.counterfactual(inputs, Reversed()).frames, FRAMES[6::-1])
+    bare = model.inputs_from_tensors(inputs.tokens, inputs.pixel_values[0], second_per_grid_ts=1.0)
+    assert bare.times == ()
+    with pytest.raises(InputError, match="inputs of tensors hold no decoded frames"):
+        _ = bare.frames
+    with pytest.raises(InputError, match="have no video, so no frames"):
+        _ = model.prepare(None, "what ?").frames
+    with pytest.raises(InputError, match="each with its own layout"):
+        _ = VideoInputs.stack([inputs, inputs]).frames
 
 
 def test_groups_are_refused_in_words(models):

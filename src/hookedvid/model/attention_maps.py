@@ -203,7 +203,7 @@ class _Request(NamedTuple):
         if reduce in ("frames", "patches"):
             if not layout.n_frames:
                 raise InputError(f'reduce={reduce!r} needs a video; this sequence has none: use "segments"')
-            if any(s.blend > s.frames for s in layout.segments):
+            if layout.merged:
                 text = f"each video token mixes {layout.blend} frames: mass on a frame is mass on its neighbours too"
                 warnings.warn(text, FrameBlendWarning, stacklevel=4)
         if reduce == "patches":

@@ -25,6 +25,7 @@ from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.leaving import Leaving, RunRecord, both
+from hookedvid.model.merging import places
 from hookedvid.model.patching import encoding, patch_hooks
 from hookedvid.model.prepare import prepare
 from hookedvid.model.replaced_values import Flows
@@ -152,6 +153,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     prepare = prepare  # (video, question, options, …) -> inputs
     counterfactual = counterfactual  # (inputs, clips) -> inputs that show other frames
+    places = places  # (inputs) -> TokenPlaces, those of merged tokens too
     find_sinks = find_sinks  # (inputs, layer, factor) -> inputs with the group `sinks`
 
     def inputs_from_tensors(

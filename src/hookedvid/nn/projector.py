@@ -1,12 +1,13 @@
 """From patch features to decoder tokens: joining, pooling or merging, a two-layer MLP, newline tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError
@@ -53,13 +54,7 @@ class Projector(nn.Module):
         cfg = self.cfg
         side = math.isqrt(features.shape[1])
         sizes = sizes or [(features.shape[0], side, side)]
-        x = self.hook_in(features)
-        if self.ln_patch is not None:
-            x = self.ln_patch(x)
-        if cfg.shuffle > 1:
-            x = join(
-                [shuffle_patches(v, cfg.shuffle, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes
-            )
+        x = self.joined(self.hook_in(features), sizes)
         if cfg.merge is not None:
             x = merge_tokens(x, cfg.merge)
         if cfg.pool != "none" and cfg.pool_before:
@@ -71,6 +66,16 @@ class Projector(nn.Module):
         if cfg.pool != "none" and not cfg.pool_before:
             x = join([pool_patches(v, cfg, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes)
         return self.hook_out(x)
+
+    def joined(
+        self, x: Float[Tensor, "unit patch d_vision"], sizes: Sequence[Size]
+    ) -> Float[Tensor, "unit cell d_joined"]:
+        """Patches normed and joined into cells, where they are; what is merged or pooled then."""
+        x = x if self.ln_patch is None else self.ln_patch(x)
+        k = self.cfg.shuffle
+        if k == 1:
+            return x
+        return join([shuffle_patches(v, k, s[1:]) for v, s in zip(split(x, sizes), sizes, strict=True)], sizes)
 
     def videos(self, tokens: Float[Tensor, "unit token d_out"], sizes: Sequence[Size]) -> list[Tensor]:
         """Each video's part [unit, token, d_out] of what `forward` gave."""
@@ -117,12 +122,33 @@ def shuffle_patches(
     return cells.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
-def merge_tokens(x: Float[Tensor, "frame patch d"], cfg: MergeConfig) -> Float[Tensor, "frame token d"]:
+class Pairs(NamedTuple):
+    """What a round of merging does to the tokens of each clip, counted among those at even places (A) or odd ones (B).
+
+    Attributes:
+        merged: The A that join a B, the most similar first.
+        into: The B of each.
+        rest: The other A, which come first afterwards; all B follow.
+    """
+
+    merged: Int[Tensor, "clip r"]
+    into: Int[Tensor, "clip r"]
+    rest: Int[Tensor, "clip rest"]
+
+
+def merge_tokens(
+    x: Float[Tensor, "frame patch d"], cfg: MergeConfig, on_round: Callable[[Pairs], object] | None = None
+) -> Float[Tensor, "frame token d"]:
     """Clips of frames shrunk to `tokens_per_clip` tokens by averaging the most similar pairs, round by round.
 
     In each round tokens at even places (A) look for their most similar token at odd places (B), by cosine of
     the mean over `metric_heads` parts of the channels; the r most similar A join their B, weighted by how
     many tokens each already holds. Unmerged A come first, then B. Source: HiCo in InternVideo2.5.
+
+    Args:
+        x: Tokens of frames.
+        cfg: The merging.
+        on_round: Is given the pairs of each round.
     """
     n_frames = x.shape[0]
     if n_frames % cfg.frames_per_clip:
@@ -134,24 +160,42 @@ def merge_tokens(x: Float[Tensor, "frame patch d"], cfg: MergeConfig) -> Float[T
     size = clips.new_ones(*clips.shape[:2], 1)
     while clips.shape[1] > cfg.tokens_per_clip:
         r = min(clips.shape[1] // 2, clips.shape[1] - cfg.tokens_per_clip)
-        clips, size = _merge_round(clips, size, r, cfg.metric_heads)
+        pairs = _pairs(clips, r, cfg.metric_heads)
+        if on_round is not None:
+            on_round(pairs)
+        total = _merged(size, pairs)
+        clips, size = _merged(clips * size, pairs) / total, total
     return clips.reshape(n_frames, cfg.tokens_per_frame, -1)
 
 
-def _merge_round(x: Tensor, size: Tensor, r: int, metric_heads: int) -> tuple[Tensor, Tensor]:
+def merged_into(x: Float[Tensor, "frame patch d"], cfg: MergeConfig) -> Int[Tensor, "frame patch"]:
+    """The number, through all clips, of the token that `merge_tokens` makes each one a part of."""
+    rounds = list[Pairs]()
+    merge_tokens(x, cfg, rounds.append)
+    n_clips = len(x) // cfg.frames_per_clip
+    token = torch.arange(cfg.frames_per_clip * x.shape[1], device=x.device).repeat(n_clips, 1)
+    for merged, into, rest in rounds:
+        n_rest = rest.shape[1]
+        after = torch.empty(n_clips, n_rest + merged.shape[1], dtype=torch.long, device=x.device)
+        after.scatter_(1, rest, torch.arange(n_rest, device=x.device).repeat(n_clips, 1))
+        after.scatter_(1, merged, n_rest + into)
+        of_even = after.gather(1, (token // 2).clamp(max=after.shape[1] - 1))
+        token = torch.where(token % 2 == 0, of_even, n_rest + token // 2)
+    first = torch.arange(n_clips, device=x.device)[:, None] * cfg.tokens_per_clip
+    return (first + token).view(len(x), -1)
+
+
+def _pairs(x: Float[Tensor, "clip token d"], r: int, metric_heads: int) -> Pairs:
     metric = x.unflatten(-1, (metric_heads, -1)).mean(2)
     metric = metric / metric.norm(dim=-1, keepdim=True)
     similarity, partner = (metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)).max(-1)
     order = similarity.argsort(dim=-1, descending=True)
-    merged, rest = order[:, :r], order[:, r:]
-    into = partner.gather(1, merged)
+    merged = order[:, :r]
+    return Pairs(merged, partner.gather(1, merged), order[:, r:])
 
-    def join(t: Tensor) -> Tensor:
-        a, b = t[:, ::2], t[:, 1::2]
-        width = t.shape[-1]
-        moved = a.gather(1, merged[..., None].expand(-1, -1, width))
-        b = b.scatter_add(1, into[..., None].expand(-1, -1, width), moved)
-        return torch.cat([a.gather(1, rest[..., None].expand(-1, -1, width)), b], dim=1)
 
-    total = join(size)
-    return join(x * size) / total, total
+def _merged(t: Float[Tensor, "clip token width"], pairs: Pairs) -> Float[Tensor, "clip fewer width"]:
+    """Each B with the sum of the A that join it, behind the other A."""
+    merged, into, rest = (i[..., None].expand(-1, -1, t.shape[-1]) for i in pairs)
+    a, b = t[:, ::2], t[:, 1::2]
+    return torch.cat([a.gather(1, rest), b.scatter_add(1, into, a.gather(1, merged))], dim=1)

@@ -27,13 +27,11 @@ def pixel_spans(cfg: VideoLLMConfig, n_frames: int, height: int, width: int) -> 
         width: Of these, in pixels.
 
     Returns:
-        Those of rows and those of columns. Nothing where tokens are not made of their own cells' pixels: the code
-        published with LLaVA-OneVision-1.5 (`cls_cut="released"`) gives tokens their neighbours' patches.
+        Those of rows and those of columns of cells. The code published with LLaVA-OneVision-1.5 gives tokens the
+        patches of neighbouring cells (`hookedvid.values.grid.Grid.shifted`).
     """
     vision, projector = cfg.vision, cfg.projector
     assert vision is not None and projector is not None
-    if vision.cls_cut == "released":
-        return (), ()
     resized = sizes_in_turn(vision, n_frames, height, width)[-1]
     spans: list[Spans] = []
     for original, side in zip((height, width), resized, strict=True):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hookedvid.values.config import VideoLLMConfig
@@ -47,6 +47,8 @@ class Grid:
         heights, widths: Of each row and each column, the pixels [from, to) of the frames as they were decoded that its
             tokens are made of; empty where nothing says so.
         times: Seconds of the original video at which each frame was sampled; empty where nobody knows.
+        shifted: Patches along a cell's side where tokens are made of their neighbours' patches, since class tokens are
+            cut as LLaVA-OneVision-1.5's published code does (`hookedvid.values.places`); else 0.
     """
 
     rows: int
@@ -58,6 +60,7 @@ class Grid:
     heights: Spans = ()
     widths: Spans = ()
     times: tuple[float, ...] = ()
+    shifted: int = 0
 
     @classmethod
     def of(cls, cfg: VideoLLMConfig, shape: VideoShape) -> "Grid":
@@ -66,12 +69,30 @@ class Grid:
         patch = cfg.vision.patch_size
         rows, columns = cfg.projector.cells(shape.height // patch, shape.width // patch)
         heights, widths = ((), ()) if shape.source is None else pixel_spans(cfg, shape.n_frames, *shape.source)
-        plain = cls(rows, columns, shape.dropped, heights=heights, widths=widths, times=shape.times)
+        shifted = cfg.vision.multiple // patch if cfg.vision.cls_cut == "released" else 0
+        plain = cls(rows, columns, shape.dropped, heights=heights, widths=widths, times=shape.times, shifted=shifted)
         if cfg.decoder is None:
             return plain
         rope = cfg.decoder.rope
         rate = 1.0 if rope.per_second is None or shape.seconds is None else shape.seconds * rope.per_second
         return replace(plain, n_axes=rope.n_axes, rate=rate, text_after=rope.text_after)
+
+    @property
+    def seen(self) -> Float[Tensor, " 4"]:
+        """x0, y0, x1, y1 of all pixels of the frames as they were decoded that are in some cell."""
+        sides = (self.widths[0][0], self.heights[0][0], self.widths[-1][1], self.heights[-1][1])
+        return torch.tensor(sides, dtype=torch.float64)
+
+    def boxes(self, numbers: Int[Tensor, " cell"], parts: int = 1) -> Float[Tensor, "cell 4"]:
+        """x0, y0, x1, y1 of some cells, in pixels of the frames as they were decoded.
+
+        Args:
+            numbers: Of the cells, in raster order.
+            parts: Into how many each cell is divided on each side: their numbers are then those of these parts.
+        """
+        y, x = (_divided(spans, parts) for spans in (self.heights, self.widths))
+        y, x = y[numbers // len(x)], x[numbers % len(x)]
+        return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
 
     def kept(self, step: int) -> Int[Tensor, " cell"]:
         """The cells of a step that are tokens, 0-based in raster order."""
@@ -97,3 +118,9 @@ class Grid:
         cells = self.kept(step)
         time = torch.full_like(cells, int(since * self.rate))
         return torch.stack([time, cells // self.columns, cells % self.columns])
+
+
+def _divided(spans: Spans, parts: int) -> Float[Tensor, "part 2"]:
+    start, stop = torch.tensor(spans, dtype=torch.float64).T
+    bounds = [start + (stop - start) * i / parts for i in range(parts)] + [stop]
+    return torch.stack([torch.stack(bounds[:-1], 1), torch.stack(bounds[1:], 1)], -1).flatten(0, 1)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from hookedvid.errors import InputError
@@ -37,8 +38,8 @@ class VideoInputs:
             are encoded. Columns are the stream's d_model, then as many for each block of DeepStack. Made by
             `HookedVideoLLM.encoded`, so that one video asked often goes through the tower once; `encoder` says by
             which weights (`hookedvid.model.encode_video.encoder_of`).
-        footage: One per item, how its decoded frames are had again (`hookedvid.video.footage.Footage`), for
-            counterfactual clips; None, or empty, for inputs of tensors.
+        footage: One per item, how its decoded frames are had again (`hookedvid.video.footage.Footage`), for `frames`
+            and counterfactual clips; None, or empty, for inputs of tensors.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -179,6 +180,32 @@ class VideoInputs:
     def places(self) -> TokenPlaces:
         """Where the video positions of a single item are: frames, rows and columns, pixels of the video, seconds."""
         return TokenPlaces.of(self.layout)
+
+    @property
+    def frames(self) -> UInt8[np.ndarray, "frame height width 3"]:
+        """The sampled frames of a single item's video as they are shown, in RGB: what `places.box` counts pixels of.
+
+        As decoded, before any resizing; of a counterfactual clip as it was changed. Up to 256 MiB of them are held;
+        those of a longer video are decoded from its file anew each time.
+
+        Raises:
+            InputError: On a batch, and where there are none: without a video, and of inputs of tensors.
+            VideoError: Where the file cannot be read again, or is another one by now.
+        """
+        if not self.layout.n_frames:
+            raise InputError("these inputs have no video, so no frames")
+        footage = self.footage[0] if self.footage else None
+        if footage is None:
+            raise InputError(
+                "inputs of tensors hold no decoded frames, but what preprocessing made of them (.pixel_values): to see "
+                "frames, prepare the video"
+            )
+        return footage.frames()
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """When each sampled frame of a single item was taken, in seconds of the video; empty where nobody knows."""
+        return () if self.layout.grid is None else self.layout.grid.times
 
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":

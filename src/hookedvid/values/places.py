@@ -8,21 +8,36 @@ One account for all families; groups of tokens by cells, boxes and seconds are r
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, SelectorError
+from hookedvid.values.grid import Grid
 from hookedvid.values.layout import TokenLayout
-from hookedvid.values.selectors import NAMES, ROLES_OF, parse_selector
+from hookedvid.values.selectors import NAMES, ROLES_OF, Seconds, frames_at, parse_selector
 from hookedvid.values.serial import is_number
 from hookedvid.values.tensors import ints
 
-Box = tuple[float, float, float, float]
+Box = Sequence[float | int]  # x0, y0, x1, y1
 HOW = ("positions", "cells", "box", "seconds", "share", "selector")
 CELLS = ("frames", "rows", "columns")
+
+
+class Pieces(NamedTuple):
+    """What tokens are made of: boxes of pixels, one a token, or several where it holds patches of several places.
+
+    Attributes:
+        token: Whose it is: its row among the places, ascending.
+        frames: Sampled frames [first, stop) that it is taken from.
+        box: x0, y0, x1, y1 as of `TokenPlaces`.
+    """
+
+    token: Int[Tensor, " piece"]
+    frames: Int[Tensor, "piece 2"]
+    box: Float[Tensor, "piece 4"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +51,13 @@ class TokenPlaces:
         row, column: Of its frame's grid of tokens, 0-based; -1 of what is in no cell: newlines, class tokens, merged
             tokens.
         box: x0, y0, x1, y1 in pixels of the video as decoded, upright, half-open: those of the patches that it is made
-            of. Of class tokens and merged ones all that the tower sees of the frame; NaN of newlines, and where nobody
-            knows (inputs of tensors).
+            of, or the smallest that holds them. Of class tokens, and of merged ones unless the tower's run told
+            (`HookedVideoLLM.places`), all that the tower sees of the frame; NaN of newlines, and where nobody knows
+            (inputs of tensors).
         seconds: When its first and its last frame were sampled; NaN where nobody knows.
+        pieces: The boxes that each is made of: of most tokens `box` itself. Those of merged tokens, and of
+            LLaVA-OneVision-1.5's published code, which gives tokens their neighbours' patches, are several. Newlines
+            and class tokens have none, nor has what nobody knows.
     """
 
     position: Int[Tensor, " token"]
@@ -47,55 +66,117 @@ class TokenPlaces:
     column: Int[Tensor, " token"]
     box: Float[Tensor, "token 4"]
     seconds: Float[Tensor, "token 2"]
+    pieces: Pieces
 
     @classmethod
-    def of(cls, layout: TokenLayout) -> "TokenPlaces":
-        """The places of a layout's video positions."""
+    def of(cls, layout: TokenLayout, merged: Int[Tensor, " cell"] | None = None) -> "TokenPlaces":
+        """The places of a layout's video positions.
+
+        Args:
+            layout: The sequence's.
+            merged: Of merged tokens, what only the tower's run tells: of each cell, through all frames in raster order,
+                the number of the video position that it became a part of.
+        """
         held = [s for s in layout.segments if s.role in ROLES_OF["video"]]
         position = torch.cat([torch.arange(s.start, s.stop) for s in held]) if held else torch.zeros(0).long()
         index = torch.full((layout.n_tokens,), -1)
         index[position] = torch.arange(len(position))
         frames, cell = torch.full((len(position), 2), -1), torch.full((len(position),), -1)
         box = torch.full((len(position), 4), math.nan, dtype=torch.float64)
-        seconds = torch.full((len(position), 2), math.nan, dtype=torch.float64)
-        grid = layout.grid
+        grid, columns = layout.grid, 1
+        known = grid if grid is not None and grid.heights else None
         for s in held:
             if s.frame is None:
                 continue
-            own = index[s.start : s.stop]
-            n = max(s.frames, s.blend)
+            own, n = index[s.start : s.stop], max(s.frames, s.blend)
             first = s.frame // n * n if s.blend > s.frames else s.frame
-            last = min(first + n, layout.n_frames)
-            frames[own] = torch.tensor([first, last])
-            if grid is not None and grid.times:
-                seconds[own] = torch.tensor([grid.times[first], grid.times[last - 1]], dtype=torch.float64)
-            if grid is not None and grid.heights and s.role != "newline":
-                (top, _), (_, bottom), (left, _), (_, right) = (
-                    x for spans in (grid.heights, grid.widths) for x in (spans[0], spans[-1])
-                )
-                box[own] = torch.tensor([left, top, right, bottom], dtype=torch.float64)
-        columns = 1
+            frames[own] = torch.tensor([first, min(first + n, layout.n_frames)])
+            if known is not None and s.role != "newline":
+                box[own] = known.seen
         if grid is not None and not layout.merged:
             columns = grid.columns
             for step in range(len(layout.steps)):
                 at, numbers = layout.cells_of(step)
                 cell[index[at]] = numbers
-                if grid.heights:
-                    y = torch.tensor(grid.heights, dtype=torch.float64)[numbers // columns]
-                    x = torch.tensor(grid.widths, dtype=torch.float64)[numbers % columns]
-                    box[index[at]] = torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1)
+                if known is not None:
+                    box[index[at]] = known.boxes(numbers)
+        own = (cell >= 0).nonzero()[:, 0] if known is not None else torch.zeros(0).long()
+        pieces = Pieces(own, frames[own], box[own])
+        if known is not None and known.shifted:
+            pieces = _shifted(known, own, frames, box)
+        elif known is not None and merged is not None:
+            pieces = _parts(known, merged)
+            _cover(pieces, frames, box)
+        times = torch.tensor(() if grid is None else grid.times, dtype=torch.float64)
+        seconds = torch.full((len(position), 2), math.nan, dtype=torch.float64)
+        if len(times):
+            there = frames[:, 0] >= 0
+            seconds[there] = times[frames[there] - torch.tensor([0, 1])]
         row, column = cell // columns, torch.where(cell < 0, -1, cell % columns)
-        return cls(position, frames, row, column, box, seconds)
+        return cls(position, frames, row, column, box, seconds, pieces)
 
-    def overlapping(self, box: Box, share: float = 0.0) -> Bool[Tensor, " token"]:
-        """Whether each token's pixels and a box have an area in common: any, or at least `share` of the token's own."""
+    def overlapping(self, box: Box, share: float = 0.0, frames: Sequence[int] | None = None) -> Bool[Tensor, " token"]:
+        """Whether each token's pieces and a box have an area in common: any, or at least `share` of the token's own.
+
+        Args:
+            box: x0, y0, x1, y1.
+            share: The least part of a token's own area.
+            frames: Only what is taken from one of these counts as common.
+        """
+        mine = self.pieces.box
         sides = [
-            (torch.clamp(self.box[:, i + 2], max=box[i + 2]) - torch.clamp(self.box[:, i], min=box[i])).clamp(min=0)
+            (torch.clamp(mine[:, i + 2], max=box[i + 2]) - torch.clamp(mine[:, i], min=box[i])).clamp(min=0)
             for i in (0, 1)
         ]
         common = sides[0] * sides[1]
-        own = (self.box[:, 2] - self.box[:, 0]) * (self.box[:, 3] - self.box[:, 1])
-        return (common > 0) & (common >= share * own * (1 - 1e-12))  # rounding takes no token that is all inside
+        if frames is not None:
+            first, stop = self.pieces.frames[:, :1], self.pieces.frames[:, 1:]
+            wanted = torch.tensor(list(frames))
+            common = common * ((first <= wanted) & (wanted < stop)).any(1)
+        area = (mine[:, 2] - mine[:, 0]) * (mine[:, 3] - mine[:, 1])
+        of_token = torch.zeros(2, len(self.position), dtype=torch.float64)
+        of_token.index_add_(1, self.pieces.token, torch.stack([common, area]))
+        # Rounding takes no token that is all inside.
+        return (of_token[0] > 0) & (of_token[0] >= share * of_token[1] * (1 - 1e-12))
+
+
+def _parts(grid: Grid, merged: Int[Tensor, " cell"]) -> Pieces:
+    """The cells that each merged token is made of."""
+    n = grid.rows * grid.columns
+    order = merged.argsort(stable=True)
+    frame = order // n
+    return Pieces(merged[order], torch.stack([frame, frame + 1], 1), grid.boxes(order % n))
+
+
+def _shifted(
+    grid: Grid, own: Int[Tensor, " cell"], frames: Int[Tensor, "token 2"], box: Float[Tensor, "token 4"]
+) -> Pieces:
+    """The patches of each token where class tokens are cut as LLaVA-OneVision-1.5's published code does.
+
+    Its rows are, frame after frame, a class token and the patches, square by square of `shifted` x `shifted`, which
+    become one token. It takes as many as there are patches from the second row on, so that each frame's are one further
+    on for each frame before. A class token among them holds all of its frame, and is no piece.
+    """
+    side, n = grid.shifted, grid.rows * grid.columns * grid.shifted**2
+    row = torch.arange(len(own) * side**2) + 1
+    frame, patch = row // (n + 1), row % (n + 1) - 1
+    square, within = (patch // side**2).clamp(min=0), patch % side**2
+    y, x = square // grid.columns * side + within // side, square % grid.columns * side + within % side
+    token = own.repeat_interleave(side**2)
+    held = torch.stack([frame, frame + 1], 1)
+    pieces = Pieces(token, held, grid.boxes(y * grid.columns * side + x, side))
+    pieces.box[patch < 0] = grid.seen
+    _cover(pieces, frames, box)
+    return Pieces(*(x[patch >= 0] for x in pieces))
+
+
+def _cover(pieces: Pieces, frames: Int[Tensor, "token 2"], box: Float[Tensor, "token 4"]) -> None:
+    """Make the frames and box of tokens the smallest that hold their pieces, in place."""
+    for of_tokens, of_pieces in ((frames, pieces.frames), (box, pieces.box)):
+        n = of_tokens.shape[1]
+        for side in range(n):
+            reduce = "amin" if side < n // 2 else "amax"
+            of_tokens[:, side].scatter_reduce_(0, pieces.token, of_pieces[:, side], reduce, include_self=False)
 
 
 def group_name(name: object) -> str:
@@ -156,9 +237,14 @@ def group_positions(layout: TokenLayout, how: Mapping[str, Any]) -> list[int]:
     return found
 
 
+def _seconds(given: object) -> tuple[float, float]:
+    first, stop = _numbers(given, 2, "seconds", "(a, b): frames that were sampled from a on and before b")
+    return first, stop
+
+
 def _of_seconds(name: str, seconds: object) -> str:
-    first, last = _numbers(seconds, 2, "seconds", "(a, b): frames that were sampled from a on and before b")
-    return f"{name}[{first:.17f}s:{last:.17f}s]"  # as many digits as tell floats apart
+    first, stop = _seconds(seconds)
+    return f"{name}[{first:.17f}s:{stop:.17f}s]"  # as many digits as tell floats apart
 
 
 def _numbers(value: object, n: int, name: str, what: str) -> tuple[float, ...]:
@@ -223,19 +309,21 @@ def _from_box(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:
         raise InputError(f"share is {share!r}; give the least part of a token's pixels that is in the box, 0 to 1")
     if layout.merged:
         raise InputError(
-            f"tokens of this model are merged of some anywhere in {layout.blend} frames, so no box picks any of them; "
-            "take frames or seconds"
+            f"tokens of this model are merged of some anywhere in {layout.blend} frames, so no box picks any of them "
+            "before the tower has run; take frames or seconds, or positions=places.position[places.overlapping(box)] "
+            "of places = model.places(inputs)"
         )
     if layout.grid is None or not layout.grid.heights:
         raise InputError(
-            "nothing says which pixels of the original video these tokens are made of: inputs of tensors do not, and "
-            "where class tokens are cut as released (`vision.cls_cut`) tokens are made of their neighbours' patches; "
-            "take cells, prepare the video, or load with overrides={'vision.cls_cut': 'each_frame'}"
+            "nothing says which pixels of the original video these tokens are made of: inputs of tensors do not; take "
+            "cells, or prepare the video"
         )
-    in_time = layout.mask(_of_seconds("patches", given["seconds"]) if "seconds" in given else "patches")
+    frames = None
+    if "seconds" in given:
+        layout.mask(_of_seconds("patches", given["seconds"]))  # refuses what holds no frame, warns of parts of pairs
+        frames = frames_at(Seconds(*_seconds(given["seconds"])), layout.grid.times, "patches")
     places = TokenPlaces.of(layout)
-    inside = (places.row >= 0) & places.overlapping(cast(Box, box), share) & in_time[places.position]
-    return ints(places.position[inside])
+    return ints(places.position[places.overlapping(box, share, frames)])
 
 
 _FINDERS = {"positions": _from_positions, "selector": _from_selector, "cells": _from_cells, "box": _from_box}
