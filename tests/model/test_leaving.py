@@ -117,6 +117,26 @@ def test_what_ranks_last_is_what_nobody_sees_from_there_on(family, rank):
     assert (got - wanted).abs().max() < ROUNDING
 
 
+@pytest.mark.parametrize("rank", ["attention", "text_attention"])
+def test_a_rank_looks_at_the_attention_that_positions_had_though_others_leave_with_them(rank):
+    """Frames that leave at the same block stood before those that are ranked."""
+    m = model("llava-video")
+    x = asked(m)
+    first, video = x.layout.positions("video[0:2]"), x.layout.positions("video")
+    rest = video[~torch.isin(video, first)]
+    stay = kept(rank, x, 2, 0.5, rest, *seen(m, x))
+    gone = torch.cat([first, rest[~torch.isin(rest, stay)]])
+    given = [Drop(2, 0.5, rank), EarlyExit(2, "video[0:2]")]
+    assert (m(x, interventions=given)[0, -1] - cut_off(m, x, dict.fromkeys((2, 3), gone))).abs().max() < ROUNDING
+    (pattern, _), last = seen(m, x), x.layout.n_prompt - 1
+    mass = float(pattern[1].mean(0)[last, rest].sum())
+    for threshold, left in ((mass + 1e-9, 2), (mass - 1e-9, None)):
+        record = RunRecord()
+        rule = AdaptiveExit("mass", threshold, 2)
+        m(x, interventions=[rule, EarlyExit(2, "video[0:2]")], stop_at_layer=3, record=record)
+        assert record.left == [[left], [2]]
+
+
 @pytest.mark.parametrize("family", ["llava-onevision", "qwen3-vl"])
 def test_drops_at_their_ends_are_what_there_was(family):
     m = model(family)

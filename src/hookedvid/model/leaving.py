@@ -19,7 +19,7 @@ from hookedvid.values.tensors import ints
 
 # Of one item's stream at its prompt's last position [d_model], the logits of what it could answer.
 Lens = Callable[[int, Tensor], Tensor]
-Pattern = Float[Tensor, " key"]
+Pattern = Float[Tensor, " pos"]
 
 
 @dataclass
@@ -97,7 +97,10 @@ class Leaving:
         k: Float[Tensor, "batch row kv_head d_head"],
         mask: Bool[Tensor, "#batch #head row row"] | Float[Tensor, "#batch #head row row"] | None,
     ) -> Pattern:
-        """What some queries pay to every row of the block, mean over queries and heads; the pattern is made again."""
+        """What some queries pay to each position, mean over queries and heads; the pattern is made again.
+
+        By position and not by row: fixed exits take rows away before it is read.
+        """
         layout, n_kv = self.layouts[item], k.shape[2]
         rows = torch.searchsorted(pos.contiguous(), query).to(q.device)
         precise = torch.promote_types(q.dtype, torch.float32)
@@ -110,7 +113,9 @@ class Leaving:
             m = mask[item % len(mask)][:, rows]
         scores = masked(scores, m)
         empty = (scores == float("-inf")).all(-1, keepdim=True)
-        return scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0).mean((0, 1)).to("cpu")
+        paid = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0).mean((0, 1)).to("cpu")
+        there = pos != PAD
+        return paid.new_zeros(layout.n_tokens).index_copy(0, pos[there], paid[there])
 
     def _due(self, n: int, exit: Exit, layer: int) -> bool:
         """Whether an exit may take place before a block."""
@@ -160,12 +165,12 @@ class Leaving:
         resid: Float[Tensor, "batch row d_model"],
     ) -> bool:
         if exit.rule == "mass":
-            rows = torch.searchsorted(pos[item].contiguous(), candidates)
-            return float(self._last[item][rows].sum()) < exit.threshold
+            return float(self._last[item][candidates].sum()) < exit.threshold
         if exit.rule == "answer":
             said = self._said[n, item][-int(exit.threshold) :]
             return len(said) == exit.threshold and len(set(said)) == 1
         logits = self.lens(item, self._stream(item, pos, resid, self.layouts[item].n_prompt - 1))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return float(torch.distributions.Categorical(logits=logits).entropy()) < exit.threshold
 
     # ---- ranks ---------------------------------------------------------------------------------------------
@@ -185,10 +190,10 @@ class Leaving:
             return candidates[:0]
         if exit.rank in ("uniform", "random"):
             return candidates[_by_layout(exit, len(candidates), count)]
-        rows = torch.searchsorted(pos.contiguous(), candidates)
         if exit.reads_attention:
-            score = (self._last if exit.rank == "attention" else self._text)[item][rows]
+            score = (self._last if exit.rank == "attention" else self._text)[item][candidates]
         else:
+            rows = torch.searchsorted(pos.contiguous(), candidates)
             stream = resid.to(torch.promote_types(resid.dtype, torch.float32))
             if exit.rank == "norm":
                 score = stream[rows.to(resid.device)].square().sum(-1).to("cpu")
