@@ -187,6 +187,15 @@ def test_a_curve_that_turns_back_is_not_monotone():
     assert not found.supported and "LV-K weight 0.01 costs less than the weight before" in found.sentence
 
 
+def test_a_margin_below_zero_at_the_end_is_no_turn():
+    """The cut makes answers wrong, by 3 logits: the curve still falls all the way."""
+    group = dose_group(lambda w, v: 5 * (1 - w) + 0.2 * (v % 2))
+    found = told(group)["is the effect of LV-K graded"]
+    assert found.supported and "less than the weight before" not in found.sentence, found.sentence
+    back = told(dose_group(lambda w, v: 5 * (1 - w) if w else 3.0))["is the effect of LV-K graded"]
+    assert not back.supported and "LV-K weight 0 costs less than the weight before" in back.sentence, back.sentence
+
+
 def test_no_effect_has_no_half():
     found = told(dose_group(lambda w, v: 0.1 * (-1) ** v * (1 - w)))["is the effect of LV-K graded"]
     assert not found.supported and "which is not told from nothing" in found.sentence

@@ -100,7 +100,7 @@ def _finding(group: Group, e: Evidence, name: str, some: Sequence[Condition]) ->
     under = [{c.label: 1.0, e.baseline: -TENTH, last.label: TENTH - 1} for c in between]
     sides = _shown(e, [*over, *under], known)
     graded = [c for i, c in enumerate(between) if sides[i] and sides[i + len(between)]]
-    back = [{e.baseline: -TENTH, b.label: 1.0, a.label: -1.0, last.label: TENTH} for a, b in pairwise(some)]
+    back = [_turn(e.baseline, a.label, b.label, last.label) for a, b in pairwise(some)]
     turns = [b for (_, b), shown in zip(pairwise(some), _shown(e, back, known), strict=True) if shown]
     weights = [1.0, *map(_weight, some)]
     costs = e.scores[0] - e.scores[[0, *(e.row[c.label] for c in some)]]
@@ -117,6 +117,14 @@ def _finding(group: Group, e: Evidence, name: str, some: Sequence[Condition]) ->
     else:
         text += "; no weight is shown to cost between one and nine tenths of it"
     return Finding(law, bool(graded) and not turns, f"{text} ({cut.on})")
+
+
+def _turn(baseline: str, before: str, here: str, last: str) -> dict[str, float]:
+    """A sum that is above 0 where one weight costs less than that before it, by a tenth of the last one's or more."""
+    parts = dict.fromkeys((baseline, before, here, last), 0.0)
+    for name, weight in ((baseline, -TENTH), (before, -1.0), (here, 1.0), (last, TENTH)):
+        parts[name] += weight / (1 + TENTH)  # weights above 0 come to 1, as those of any sum of evidence
+    return parts
 
 
 def _shown(e: Evidence, sums: Sequence[Mapping[str, float]], known: Bool[np.ndarray, " item"]) -> list[bool]:
