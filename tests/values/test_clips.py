@@ -78,6 +78,14 @@ def test_a_blurred_pixel_is_the_gaussian_mean_around_it(box):
     assert np.array_equal(found, wanted) and not np.array_equal(found, FRAMES)
 
 
+def test_a_box_is_what_of_it_lies_in_the_frames():
+    height, width = FRAMES.shape[1:3]
+    assert np.array_equal(changed(Blurred(box=(-9, -9, 2, 3))), changed(Blurred(box=(0, 0, 2, 3))))
+    for box in ((-9, -9, -4, -5), (-9, 0, -4, 3), (0, -9, 2, -5), (width, 0, width + 2, 3), (0, height, 2, height + 1)):
+        with pytest.raises(InterventionError, match="the box lies outside the frames"):
+            changed(Blurred(box=box))
+
+
 @LAW
 @given(st.lists(clips, max_size=3))
 def test_changes_keep_the_form_of_clips_and_survive_json(changes):

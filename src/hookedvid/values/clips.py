@@ -191,7 +191,8 @@ class Blurred(ClipChange):
         """The clip with these pixels blurred, rounded to whole numbers."""
         _, height, width, _ = frames.shape
         x0, y0, x1, y1 = (0, 0, width, height) if self.box is None else self.box
-        rows, columns = slice(max(0, math.floor(y0)), math.ceil(y1)), slice(max(0, math.floor(x0)), math.ceil(x1))
+        ends = ((y0, y1), (x0, x1))
+        rows, columns = (slice(max(0, math.floor(a)), max(0, math.ceil(b))) for a, b in ends)
         shown = frames.copy()
         if not shown[:, rows, columns].size:
             raise InterventionError(f"{self.label()}: the box lies outside the frames of {width} x {height} pixels")
