@@ -86,6 +86,20 @@ def test_rows_are_those_of_sources_run_by_hand(reuse, model, annotations, study,
     assert len(list((tmp_path / "sources").glob("*.safetensors"))) == 1
 
 
+def test_parts_of_one_video_are_runs_of_their_own(model, annotations, study):
+    given = running.Given(plan(study, model, annotations), model)
+    first, need = read_items(annotations)[0], running.Need("blocks.0.hook_resid_post", "video")
+    asked = []
+
+    def of(item):
+        asked.append(item.bound)
+        return model.prepare(str(annotations.parent / item.video), item.question, item.options)
+
+    parts = [replace(first, bound=b) for b in ((0.0, 1.0), (1.0, 2.0), (0.0, 1.0))]
+    caches = [given._run(part, [need], of) for part in parts]
+    assert asked == [(0.0, 1.0), (1.0, 2.0)] and caches[0] is caches[2] is not caches[1]
+
+
 def test_what_was_made_is_resumed_and_keys_say_what_it_was_made_of(model, annotations, study, tmp_path, monkeypatch):
     laid = plan(study, model, annotations)
     rows = run(laid, model, tmp_path)

@@ -48,7 +48,7 @@ class Given:
 
     def __init__(self, plan: Plan, model: Model, store: Path | None = None):
         self._plan, self._model, self._store = plan, model, store
-        self._runs: dict[tuple[str, str, tuple[str, ...]], VideoCache] = {}
+        self._runs: dict[tuple[bytes, tuple[str, ...]], VideoCache] = {}
         self._sets: dict[str, dict[str, Tensor]] = {}
 
     def of(self, item: Item, condition: Condition, task: Task, asked: Asked) -> dict[str, Any] | None:
@@ -99,7 +99,8 @@ class Given:
 
     def _run(self, item: Item, needs: Sequence[Need], asked: Asked) -> VideoCache:
         hooks = tuple(dict.fromkeys(n.hook for n in needs))
-        key = item.id, item.video, hooks
+        # Paired with items on one video, one question is asked of the part, and with the groups, of each.
+        key = canonical([item.id, item.video, item.bound, item.folder_fps, item.subtitles, item.groups]), hooks
         if key not in self._runs:
             while len(self._runs) >= KEPT:
                 del self._runs[next(iter(self._runs))]
