@@ -5,6 +5,7 @@ That forwards, batches, sweeps, sessions and generation are the plain decoder's 
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,8 @@ def test_a_sweep_of_heads_and_layers_evaluates_each_layers_stream_once(cut):
         (lambda: replace(LV_K, heads=slice(4, None)), "counts from the last head, which a model knows; give both ends"),
         (lambda: replace(LV_K, heads={"4:": 1}), "heads of layers 4:: name each layer, or a range with its end"),
         (lambda: replace(LV_K, heads={}), "heads name no layer"),
+        (lambda: replace(LV_K, heads=[[0, 1, 2]]), r"pairs \(layer, heads\), and \[0, 1, 2\] is none"),
+        (lambda: replace(LV_K, heads=slice(0, 2.5)), "2.5 is not an end of heads"),
         (lambda: replace(LV_K, heads={7: 1}).at("0:4"), r"heads are told of layers \[7\], none in 0:4"),
         (lambda: replace(LV_K, weight=-0.5), "weight is -0.5; give a number from 0"),
         (lambda: replace(LV_K, weight=float("inf")), "weight is inf; give a number from 0"),
@@ -182,6 +185,8 @@ def test_values_from_before_have_the_json_form_they_had():
     assert LV_K.to_json().keys() == {"kind", "src", "dst", "layers", "relation", "keep_self", "name"}
     assert replace(LV_K, heads=slice(None), weight=0).to_json() == LV_K.to_json()
     assert replace(LV_K, heads=range(2)).to_json()["heads"] == [0, 1]
+    for two in (np.arange(2), torch.arange(2), (h for h in (1, 0)), {0: torch.tensor(3)}):
+        assert replace(LV_K, heads=two).to_json()["heads"] in ([0, 1], [[0, [3]]])
 
 
 @pytest.mark.usefixtures("shapes_checked")

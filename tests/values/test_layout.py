@@ -129,6 +129,8 @@ def test_positions_of_a_layout_counted_by_hand(selector, positions):
         ("vidoe", "no selector 'vidoe' in 'vidoe' (nearest: 'video'"),
         ("", "cannot read '' in selector ''; write a name, name[3] or name[2:5]"),
         ("video+", "cannot read '' in selector 'video+'"),
+        ("video[1 2]", "'1 2' in selector 'video[1 2]' would be read as one word or number"),
+        ("video last", "'video last' in selector 'video last' would be read as one word"),
         ("video[]", "cannot read 'video[]'"),
         ("video[1:2:3:4]", "cannot read 'video[1:2:3:4]'"),
         ("video[::0]", "cannot read 'video[::0]'"),

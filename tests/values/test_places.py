@@ -18,10 +18,10 @@ from hookedvid.values.fitting import cell_patches
 from hookedvid.values.frame_size import sizes_in_turn
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Ablate, Knockout
-from hookedvid.values.layout import FrameBlendWarning
-from hookedvid.values.places import TokenPlaces
+from hookedvid.values.layout import FrameBlendWarning, TokenLayout
+from hookedvid.values.places import TokenPlaces, _spelled, group_positions
 from hookedvid.video.frames import read_clip
-from models import UNLIKE, perturb
+from models import UNLIKE, perturb, square_video
 from versions import processors_of_today
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 96, 160, 3), dtype=np.uint8)
@@ -287,6 +287,18 @@ def test_groups_are_refused_in_words(models):
     with pytest.raises(SelectorError, match=r"no selector 'cap' in 'cap\+last' .*its groups are cup"):
         inputs.layout.mask("cap+last")
     assert "cup" in str(inputs.layout)
+
+
+def test_numbers_of_positions_and_cells_may_come_from_numpy_or_torch():
+    layout = TokenLayout.of(square_video(ProjectorConfig(d_in=1, d_out=1), 2, 3))
+    for positions in ([1, 4], np.array([1, 4]), torch.tensor([1, 4]), range(1, 5, 3), (p for p in (1, 4))):
+        assert group_positions(layout, {"positions": positions}) == [1, 4]
+    for alone in (4, np.int64(4), torch.tensor(4)):
+        assert group_positions(layout, {"positions": alone}) == [4]
+    for wrong in (4.0, [True], torch.tensor([True]), "4", -1):
+        with pytest.raises(InputError, match="give numbers of positions"):
+            group_positions(layout, {"positions": wrong})
+    assert _spelled((np.int64(0), 2)) == "0:2" and _spelled(np.int32(1)) == "1"
 
 
 def test_definitions_of_a_file_are_those_of_python(models):

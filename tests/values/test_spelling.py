@@ -62,6 +62,7 @@ LINES = {
     "black": Black(),
     "blurred frames 2:5 in 40,20.5,90,60 sigma 4": Blurred((2, 3, 4), (40, 20.5, 90, 60), 4),
     "from clips/other.mp4": From("clips/other.mp4"),
+    "from clips/two  spaces @.mp4": From("clips/two  spaces @.mp4"),
     "same time": SameTime(),
     "adaptive exit by mass below 0.1 @ 4": AdaptiveExit("mass", 0.1, 4),
 }
@@ -98,6 +99,8 @@ def test_every_kinds_example_can_be_read(kind):
         ("LV-K heads a", "cannot read 'heads' 'a'"),
         ("LV-K @ 4:8 headz 0", "cannot read layers '4:8 headz 0'"),
         ("exit", r"'exit' lacks '@'; write 'exit @ 18'"),
+        ("replace LV-K weight 0.5 by mean", "cannot read 'LV-K weight 0.5' as edges alone; write source->destination"),
+        ("replace reversed by mean", "cannot read 'reversed' as edges alone"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_said_with_what_could_be(line, said):

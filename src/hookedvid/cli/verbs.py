@@ -222,9 +222,8 @@ def ask(
     device: str | None, dtype: str | None, overrides: Mapping,
 ) -> int:  # fmt: skip
     """`hookedvid ask`: the answer, intact and under each condition."""
-    console = Terminal()
+    console, under = Terminal(), [parse(c) for c in conditions]  # before a model is loaded for nothing
     model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
-    under = [parse(c) for c in conditions]
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     console.say(str(inputs.layout))
     for interventions in ((), *under):

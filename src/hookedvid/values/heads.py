@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from hookedvid.errors import InterventionError
 from hookedvid.values.layer_range import as_number, as_range
+from hookedvid.values.serial import as_whole
 
 Some = tuple[int, ...]
 # None: all heads. Heads, ascending. Or of each layer (ascending, 0-based) its own.
@@ -17,16 +18,16 @@ def as_heads(heads: Any) -> Heads:
     Raises:
         InterventionError: For what names no heads, or as many as only a model could tell.
     """
-    if heads is None or heads == slice(None):
+    if heads is None or (isinstance(heads, slice) and heads == slice(None)):
         return None
     if isinstance(heads, Mapping):
         return _by_layer(cast(Mapping[Any, Any], heads).items())
-    if isinstance(heads, Iterable) and not isinstance(heads, str):
-        several = list(cast(Iterable[Any], heads))
-        if several and all(isinstance(one, list | tuple) for one in several):
-            return _by_layer(several)
-        return _some(several)
-    return _some(heads)
+    several = _listed(heads)
+    if several and all(isinstance(one, list | tuple) for one in several):
+        if wrong := [one for one in several if len(one) != 2]:
+            raise InterventionError(f"heads by layer are pairs (layer, heads), and {wrong[0]!r} is none")
+        return _by_layer(several)
+    return _some(several[0] if len(several) == 1 else several)
 
 
 def heads_in(heads: Heads, layer: int) -> Some | None:
@@ -57,17 +58,26 @@ def _named(heads: Some) -> str:
 def _some(heads: Any) -> Some:
     if isinstance(heads, slice):
         ends = cast(Any, heads)
-        start, stop, step = ends.start, ends.stop, ends.step
+        start, stop, step = (
+            None if end is None else as_number(end, "an end of heads") for end in (ends.start, ends.stop, ends.step)
+        )
         if stop is None or min(start or 0, stop) < 0:
             raise InterventionError(f"{heads} counts from the last head, which a model knows; give both ends from 0 up")
         heads = range(start or 0, stop, step or 1)
-    several = cast(Iterable[Any], heads) if isinstance(heads, Iterable) and not isinstance(heads, str) else [heads]
-    numbers = sorted({as_number(one, "a head") for one in several})
+    numbers = sorted({as_number(one, "a head") for one in _listed(heads)})
     if not numbers or numbers[0] < 0:
         raise InterventionError(
             f"heads are {heads!r}; give numbers from 0 up, as 3, [0, 3], slice(0, 4) or {{12: [3, 7]}}, or None for all"
         )
     return tuple(numbers)
+
+
+def _listed(heads: Any) -> list[Any]:
+    """Several one by one; what is one number, of numpy or torch as well, alone."""
+    one = as_whole(heads)
+    if one is not None or isinstance(heads, str) or not isinstance(heads, Iterable):
+        return [heads if one is None else one]
+    return list(cast(Iterable[Any], heads))
 
 
 def _by_layer(pairs: Iterable[Any]) -> tuple[tuple[int, Some], ...]:

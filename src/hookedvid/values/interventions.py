@@ -107,8 +107,7 @@ def _parsed(text: str) -> Intervention:
         if "like" in given:  # what stands there is a knockout's own line
             given["like"] = _parsed(given["like"])
         if "edges" in given:
-            edges = _parsed(given.pop("edges"))
-            given = {f: getattr(edges, f) for f in ("src", "dst", "relation", "keep_self", "name")} | given
+            given = _edges(given.pop("edges")) | given
         return _made(cls, spelling, given, text)
     body = re.split(r"\s+(?=@|heads\s|weight\s|relation\s)|\s*(?=@)", text, maxsplit=1)[0].strip()
     given = said_fields(kinds[""][1], text[len(body) :])
@@ -122,6 +121,17 @@ def _parsed(text: str) -> Intervention:
         f"no knockout {body!r} ({nearest(body, [*NAMED, *filter(None, kinds)])}); or write source->destination; lines "
         f"that can be read: {'; '.join(examples)}"
     )
+
+
+def _edges(text: str) -> dict[str, Any]:
+    """What a knockout's line says of edges, which is all that it may say."""
+    cut = _parsed(text)
+    told: dict[str, Any] = {f: getattr(cut, f, "") for f in ("src", "dst", "relation", "keep_self", "name")}
+    if cut.kind != Knockout.kind or cut != Knockout(**told):
+        raise InterventionError(
+            f"cannot read {text!r} as edges alone; write source->destination or a knockout's name, without a weight"
+        )
+    return told
 
 
 def _made(cls: type[Intervention], spelling: Spelling, given: Mapping[str, Any], text: str) -> Intervention:
@@ -154,7 +164,7 @@ def from_json(data: Sequence[Mapping[str, Any]]) -> tuple[Intervention, ...]:
     kinds = {cls.kind: cls for cls in _below(Intervention) if cls.kind}
     read: list[Intervention] = []
     for d in data:
-        kind = d.get("kind")
+        kind = d.get("kind") if isinstance(d, Mapping) else d
         if kind not in kinds:
             raise InterventionError(f"no intervention of kind {kind!r}; there are {', '.join(kinds)}")
         rest = {k: v for k, v in d.items() if k != "kind"}

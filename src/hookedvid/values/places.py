@@ -6,7 +6,7 @@ One account for all families; groups of tokens by cells, boxes and seconds are r
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from hookedvid.errors import InputError, SelectorError
 from hookedvid.values.grid import Grid
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.selectors import NAMES, ROLES_OF, Seconds, frames_at, parse_selector
-from hookedvid.values.serial import is_number
+from hookedvid.values.serial import as_whole, is_number
 from hookedvid.values.tensors import ints
 
 Box = Sequence[float | int]  # x0, y0, x1, y1
@@ -266,10 +266,12 @@ def _there(layout: TokenLayout) -> str:
 
 def _from_positions(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:
     asked = given["positions"]
-    values: list[Any] = ints(asked.flatten()) if isinstance(asked, Tensor) else list(asked)
-    if any(isinstance(p, bool) or not isinstance(p, int) or not 0 <= p < layout.n_tokens for p in values):
-        raise InputError(f"positions are {values!r:.80}; give numbers of positions, 0 to {layout.n_tokens - 1}")
-    return values
+    several: Iterable[Any] = asked.flatten() if isinstance(asked, Tensor) else asked
+    values = [as_whole(p) for p in (several if isinstance(asked, Iterable) else [asked])]
+    known = [p for p in values if p is not None and 0 <= p < layout.n_tokens]
+    if len(known) < len(values):
+        raise InputError(f"positions are {asked!r:.80}; give numbers of positions, 0 to {layout.n_tokens - 1}")
+    return known
 
 
 def _from_selector(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:
@@ -294,9 +296,10 @@ def _spelled(index: Any) -> str:
         bounds = [run.start, run.stop, run.step or 1]
     elif isinstance(index, tuple | list) and len(cast(list[Any], index)) == 2:
         bounds = list(cast(list[Any], index))
-    if any(b is not None and type(b) is not int for b in bounds):
+    numbers = [None if b is None else as_whole(b) for b in bounds]
+    if any(b is not None and n is None for b, n in zip(bounds, numbers, strict=True)):
         raise InputError(f"cells hold {index!r}; give a number, (from, to) half-open, or None for all")
-    return ":".join("" if b is None else str(b) for b in bounds)
+    return ":".join("" if n is None else str(n) for n in numbers)
 
 
 def _from_box(layout: TokenLayout, given: Mapping[str, Any]) -> list[int]:

@@ -38,6 +38,7 @@ SINKS = "sinks"  # the group that `find_sinks` makes
 _TERM = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(\[(?P<first>[^\[\]]+)\](\[(?P<second>[^\[\]]+)\])?)?")
 _SPAN = re.compile(r"(?P<start>-?\d+)?:(?P<stop>-?\d+)?(:(?P<step>-?\d+))?")
 _SECONDS = re.compile(r"\d+(\.\d+)?s")
+_APART = re.compile(r"[\w.]+ +(?!s\b)[\w.]+")  # what a space holds apart, but a number's unit
 
 
 class Seconds(NamedTuple):
@@ -97,7 +98,13 @@ def parse_selector(selector: str) -> tuple[Term, ...]:
         SelectorError: On a form that does not exist.
     """
     terms: list[Term] = []
-    for part in _joined(selector).replace(" ", "").split("+"):
+    text = _joined(selector)
+    if apart := _APART.search(text):
+        raise SelectorError(
+            f"{apart[0]!r} in selector {text!r} would be read as one word or number; write '+' between names, ':' or "
+            "',' between numbers"
+        )
+    for part in text.replace(" ", "").split("+"):
         match = _TERM.fullmatch(part)
         index = match and match["first"] and _index(match["first"])
         cells = match and match["second"] and _cells(match["second"])

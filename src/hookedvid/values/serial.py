@@ -28,8 +28,9 @@ def is_text(value: str) -> bool:
 
 def as_whole(value: Any) -> int | None:
     """A whole number, of numpy or torch as well, as an int; None for anything else, True and 2.0 among it."""
+    truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
-        return None if isinstance(value, bool) else operator.index(value)
+        return None if truth else operator.index(value)
     except TypeError:
         return None
 

@@ -66,7 +66,10 @@ def said_fields(spelling: Spelling, rest: str) -> dict[str, Any]:
     """
     parts: dict[str, list[str]] = {"": []}
     at = ""
-    for word in re.sub(r"(^|\s)@\s*", r"\1@ ", rest).split():
+    words = re.sub(r"(^|\s)@\s*", r"\1@ ", rest).split()
+    if not spelling.words:  # a path keeps its spaces
+        words = [rest.strip()] * bool(words)
+    for word in words:
         if word in spelling.words:
             if word in parts:
                 raise InterventionError(f"{rest!r} says {word!r} twice; {_how(spelling)}")

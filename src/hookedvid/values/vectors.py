@@ -55,7 +55,7 @@ def checked(numbers: Tensor, what: str) -> Vector:
         raise InterventionError(f"{what}: its vector is {numbers.dtype} {tuple(numbers.shape)}; give real numbers [d]")
     if numbers.requires_grad:
         raise InterventionError(f"{what}: its vector asks for a gradient, which a value keeps not; give it detached")
-    numbers = numbers.cpu().contiguous()
+    numbers = numbers.cpu().contiguous().clone()  # whoever gave it may go on to change it
     if not bool(torch.isfinite(numbers).all()):
         raise InterventionError(f"{what}: its vector holds numbers that are not finite")
     told = hashlib.sha256(f"{numbers.dtype} {tuple(numbers.shape)}".encode())
