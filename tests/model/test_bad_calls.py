@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from hookedvid import (
     LV_K,
+    Ablate,
     EarlyExit,
     Edit,
     HookedVideoLLM,
     LayerRange,
     Patch,
+    Replace,
+    SameTime,
     VideoInputs,
     VideoLLMConfig,
     small_config,
@@ -56,6 +60,10 @@ def ids(*values: int) -> Tensor:
 
 def inputs(frames: int = 2) -> VideoInputs:
     return model().inputs_from_tensors(ids(), pixels(frames))
+
+
+def later(given: Any) -> Tensor:
+    return model()(model().embed_inputs(inputs()), start_at_layer=-1, inputs=inputs(), interventions=given)
 
 
 def numbers_as_mask() -> dict[str, Tensor]:
@@ -120,6 +128,10 @@ RUNNING = {
         lambda: model()(ids(1, 2)[None], start_at_layer=1),
         "start_at_layer takes the residual stream",
     ),
+    "a stream of other inputs": (
+        lambda: model()(torch.zeros(1, 4, 64), start_at_layer=1, inputs=inputs()),
+        "the stream given is [1, 4, 64], and these inputs' is [1, ",
+    ),
     "inputs for a stream": (lambda: model()(inputs(), start_at_layer=1), "stream [batch, pos, d_model] as input"),
     "unknown return_type": (
         lambda: unchecked(HookedVideoLLM.forward)(model(), inputs(), return_type="probs"),
@@ -159,6 +171,17 @@ INTERVENING = {
         lambda: model()(torch.zeros(1, 4, 64), start_at_layer=2, stop_at_layer=1),
         f"start_at_layer=2, stop_at_layer=1 {NO_LAYERS}",
     ),
+    "a knockout before the start": (
+        lambda: later(LV_K),
+        "LV-K all layers: it acts in block 0 (0-based), and the run begins at block 2; run the inputs, or give what",
+    ),
+    "a write before the start": (
+        lambda: later([LV_K.at(2), Ablate("z", 1)]),
+        "ablate z 2 at all: it acts in block 1 (0-based), and the run begins at block 2; run the inputs",
+    ),
+    "values before the start": (lambda: later(Replace("video", "text", "1:")), "mean: it acts in block 1 (0-based), "),
+    "an exit before the start": (lambda: later(EarlyExit(1)), "exit after layer 1: it acts in block 1 (0-based), and"),
+    "times before the start": (lambda: later(SameTime()), "all frames at one time: it acts in block 0 (0-based), and"),
     "an exit of text": (
         lambda: model()(inputs(), interventions=EarlyExit(1, "question")),
         "exit after layer 1 of question: cannot drop 'question': it holds text, from which the answer is read; drop",

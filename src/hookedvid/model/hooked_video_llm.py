@@ -29,7 +29,7 @@ from hookedvid.model.merging import places
 from hookedvid.model.patching import encoding, patch_hooks
 from hookedvid.model.prepare import prepare
 from hookedvid.model.replaced_values import Flows
-from hookedvid.model.run_plan import RunPlan, blocks_run, columns
+from hookedvid.model.run_plan import RunPlan, blocks_run, check_begin, columns
 from hookedvid.model.sinks import find_sinks
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
@@ -219,7 +219,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             input: Prepared inputs; token ids [batch, pos] of text alone; the pixels of a bare tower; or, with
                 `start_at_layer=k`, the residual stream [batch, pos, d_model] entering block k, whose positions are
                 those of `inputs` (plain text when not given).
-            interventions: Knockouts, patches, edits, an early exit (which leaves fewer positions).
+            interventions: Knockouts, writes, exits (which leave fewer positions); none before block `start_at_layer`.
             sources: What interventions name (`Intervention.sources`): caches of other runs, reference sets, vectors.
             stop_at_layer: Return the stream entering that block. Both count from the end if negative.
             logits_to_keep: Only the last so many positions' logits.
@@ -237,11 +237,12 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
         batch, rest = shown(self, batch, interventions, from_pixels=start_at_layer is None)
         plan = RunPlan(self.cfg.lm, batch, effects(rest, self.cfg.n_layers), kv_cache)
-        batch = encoding(batch, plan.effects, start_at_layer)
+        layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
+        check_begin(plan, None if start_at_layer is None else input, self.cfg.lm.d_model, layers.start)
+        batch = encoding(batch, plan.effects)
         hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
         flows = Flows(self, sources, batch, plan)
         warn_of_idle(plan.effects.every_cut if plan.is_prefill else (), batch.layouts)
-        layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
         leaving = self._leaving(plan, batch, layers.start)
         if record is not None:
             record.rows, record.left = plan.rows, leaving.left

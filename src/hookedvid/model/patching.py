@@ -75,17 +75,8 @@ def _seen(keys: Tensor, positions: Tensor, n_prompt: int) -> Int[Tensor, " seen"
     return ((keys >= 0) & (keys <= last)).nonzero()[:, 0]
 
 
-def encoding(inputs: VideoInputs, effects: Effects, start_at_layer: int | None = None) -> VideoInputs:
-    """The inputs that a run under writes reads: without features where a write reaches what makes them.
-
-    Raises:
-        InterventionError: For writes before block 0 in a run that begins behind it.
-    """
-    if start_at_layer is not None and effects.enters:
-        early = next(w for w in effects.writes if w.layer is None)
-        raise InterventionError(
-            f"{early.label}: it writes before block 0, and the run begins at block {start_at_layer}; run the inputs"
-        )
+def encoding(inputs: VideoInputs, effects: Effects) -> VideoInputs:
+    """The inputs that a run under writes reads: without features where a write reaches what makes them."""
     return replace(inputs, features=(), encoder="") if effects.encodes and inputs.features else inputs
 
 

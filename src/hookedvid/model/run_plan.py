@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -188,6 +189,37 @@ def blocks_run(n_layers: int, start: int | None, stop: int | None) -> tuple[int,
             f"start_at_layer={start}, stop_at_layer={stop} do not fit a model of {n_layers} blocks, numbered from 0"
         )
     return first, end
+
+
+def check_begin(plan: RunPlan, stream: Any, d_model: int, start: int) -> None:
+    """Look at a run that begins with a given stream, if it does.
+
+    Raises:
+        InputError: For a stream of other inputs.
+        InterventionError: For what is to be done before the block that it enters: nobody would do it.
+    """
+    if stream is None:
+        return
+    effects, shape = plan.effects, [len(plan.layouts), plan.n_new, d_model]
+    if list(stream.shape) != shape:
+        raise InputError(
+            f"the stream given is {list(stream.shape)}, and these inputs' is {shape}: give both of one run, before "
+            "anything left it"
+        )
+    if early := next((w for w in effects.writes if w.layer is None), None):
+        raise InterventionError(
+            f"{early.label}: it writes before block 0, and the run begins at block {start}; run the inputs"
+        )
+    acts = [(i, cut.label) for of in (effects.cuts, effects.swaps) for i, cuts in enumerate(of) for cut in cuts]
+    acts += [(w.block, w.label) for w in effects.writes]
+    acts += [(e.layer, e.label) for e in effects.exits if not e.decided_late]  # the others look at where it begins
+    acts += [(0, "all frames at one time")] * effects.same_time
+    for block, label in acts:
+        if block < start:
+            raise InterventionError(
+                f"{label}: it acts in block {block} (0-based), and the run begins at block {start}; run the inputs, or "
+                f"give what it does from block {start} on alone, with the stream of a run that did the rest"
+            )
 
 
 def _check_step(inputs: VideoInputs, cached: int) -> None:
