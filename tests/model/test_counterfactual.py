@@ -8,8 +8,11 @@ from PIL import Image
 import plain_decoder as plain
 from hookedvid.errors import InputError, InterventionError, VideoError
 from hookedvid.families.registry import FAMILIES, small_config
+from hookedvid.model.flops import Costs
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn.kv import KVCache
+from hookedvid.study.protocols import Condition
+from hookedvid.study.run import tasks
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.session import Session
 from hookedvid.sweep.tree import shareable
@@ -184,6 +187,26 @@ def test_groups_stay_where_tokens_do_and_are_refused_where_there_are_others(mode
     named = asked(dropping).with_group("ball", selector="video[0]")
     with pytest.raises(InputError, match="has other tokens than its original, so that the groups ball are no longer"):
         dropping(named, interventions=[Frozen(0), *condition])
+
+
+def test_operations_of_a_clip_are_those_of_its_own_tokens(models):
+    model = models("videollama3")
+    inputs = asked(model)
+    costs, other = Costs(model.cfg, inputs.layout), model.counterfactual(inputs, [Frozen(0)])
+    assert other.layout.n_tokens < inputs.layout.n_tokens
+    with pytest.raises(InterventionError, match="frozen at frame 0: its pictures decide which tokens there are; give"):
+        costs.of([Frozen(0), LV_K])
+    frozen = Condition("frozen", (Frozen(0), LV_K))
+    wanted = Costs(model.cfg, other.layout).of([LV_K]).shares(costs.of())
+    assert tasks._shares(model, inputs, costs, frozen, ()) == wanted
+    fixed = models("llava-video")
+    same = Costs(fixed.cfg, asked(fixed).layout)
+    assert same.of([Reversed(), From("b.mp4")]) == same.of()
+    shaped = models("qwen3-vl")
+    kept = Costs(shaped.cfg, asked(shaped).layout)
+    assert kept.of([Reversed()]) == kept.of()
+    with pytest.raises(InterventionError, match="its pictures decide which tokens there are"):
+        kept.of([From("b.mp4")])
 
 
 def test_what_shows_no_clip_is_refused_in_words(models):

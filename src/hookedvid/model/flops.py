@@ -22,8 +22,9 @@ from hookedvid.errors import InterventionError
 from hookedvid.model.leaving import without
 from hookedvid.nn.grids import windows
 from hookedvid.nn.structured import structure
+from hookedvid.values.clips import parted
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
-from hookedvid.values.effects import Cut, Effects, Exit, Intervention, by_heads, check_heads, effects
+from hookedvid.values.effects import Cut, Effects, Exit, FrameChange, Intervention, by_heads, check_heads, effects
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.masks import allowed
 
@@ -105,11 +106,18 @@ class Costs:
                 `RunRecord.left` tells of one item. Empty: no rule ever held, which costs most.
 
         Raises:
-            InterventionError: For an exit of which the run decides when it takes place, without `left`.
+            InterventionError: For an exit of which the run decides when it takes place, without `left`; and for a clip
+                that may have other tokens than this layout (`moves_tokens`).
         """
         lm, layout = self.cfg.lm, self.layout
+        joint = effects(interventions, lm.n_layers)
+        if moves_tokens(self.cfg, joint.clips):
+            raise InterventionError(
+                f"{parted(interventions, lm.n_layers)[0][0].label()}: its pictures decide which tokens there are; give "
+                "the layout of model.counterfactual(inputs, clips), and what else is done"
+            )
         n_logits = 1 + layout.n_tokens - layout.n_prompt if logits_to_keep is None else logits_to_keep
-        joint = _decided(effects(interventions, lm.n_layers), left)
+        joint = _decided(joint, left)
         blocks = _blocks(self.layout, joint, lm.n_heads, self._pairs)[start_at_layer:]
         linear = block_linear(lm) * sum(rows for rows, _ in blocks) + unembedding(lm) * n_logits
         attention = pair(lm) * sum(pairs for _, pairs in blocks)
@@ -120,6 +128,13 @@ class Costs:
         return self.of(interventions, left=left).shares(self.of())
 
 
+def moves_tokens(cfg: VideoLLMConfig, clips: Sequence[FrameChange]) -> bool:
+    """Whether changes of a clip may give it other tokens: where what repeats is dropped, or another shape is kept."""
+    if not clips or (vision := cfg.vision) is None:
+        return False
+    return vision.drop_below is not None or (vision.resize == "fit" and any(c.files for c in clips))
+
+
 def edge_share(
     layout: TokenLayout, interventions: Sequence[Intervention], n_layers: int, n_heads: int | None = None
 ) -> float:
@@ -128,7 +143,7 @@ def edge_share(
     Counts QK^T and AV pairs under causality. Patches leave attention whole and count nothing.
 
     Args:
-        layout: Of the input.
+        layout: Of the input; of a changed clip, that of `model.counterfactual`.
         interventions: What is done to it.
         n_layers: Of the model.
         n_heads: Of a block, where interventions name heads.

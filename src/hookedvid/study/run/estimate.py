@@ -43,7 +43,7 @@ from hookedvid.study.run.inputs import prepared
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
 from hookedvid.sweep.tree import Changes, Node, Sweep, groups_before, shareable, stream_length
-from hookedvid.values.clips import by_clip
+from hookedvid.values.clips import by_clip, parted
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import Cut, Intervention, effects
 from hookedvid.values.inputs import VideoInputs
@@ -147,7 +147,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
 
 def _does(interventions: Interventions, n_layers: int) -> tuple[Any, ...]:
     does = effects(interventions, n_layers)
-    return tuple(map(frozenset, does.cuts)), does.writes, does.exits, does.swaps
+    return tuple(map(frozenset, does.cuts)), does.writes, does.exits, does.swaps, does.clips, does.same_time
 
 
 def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Questions], int, float]:
@@ -177,7 +177,7 @@ def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Que
 
 def _placed(costs: Costs, interventions: Interventions) -> None:
     """Raises SelectorError where a layout lacks what interventions select."""
-    costs.of(interventions, left=())
+    costs.of(parted(interventions, costs.cfg.n_layers)[1], left=())
     shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
@@ -186,7 +186,8 @@ def _works(plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: 
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
     tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
-    naive = sum(Costs(cfg, x.layout).of(c, left=()).total for x, conditions in everything for c in conditions)
+    inside = [(x.layout, parted(c, lm.n_layers)[1]) for x, conditions in everything for c in conditions]
+    naive = sum(Costs(cfg, layout).of(c, left=()).total for layout, c in inside)
     works = [Work("none", naive * share, max(tower, whole))]
     if plan.scoring.reads_text:
         return tuple(works)
@@ -207,7 +208,8 @@ def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[In
     """The intact forward, and of each condition the blocks from its first changed one on."""
     costs = Costs(cfg, layout)
     firsts = [(c, effects(c, cfg.n_layers).first_layer) for c in conditions]
-    return costs.of().total + sum(costs.of(c, i, left=()).decoder for c, i in firsts if i < cfg.n_layers)
+    inside = [(parted(c, cfg.n_layers)[1], i) for c, i in firsts if i < cfg.n_layers]
+    return costs.of().total + sum(costs.of(c, i, left=()).decoder for c, i in inside)
 
 
 def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError, InputError, RunError
-from hookedvid.model.flops import Costs, Shares
+from hookedvid.model.counterfactual import counterfactual
+from hookedvid.model.flops import Costs, Left, Shares, moves_tokens
 from hookedvid.model.leaving import RunRecord
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, check_bare
@@ -33,6 +34,7 @@ from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.study.sources import names
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import groups_before, shareable, stream_length
+from hookedvid.values.clips import parted
 from hookedvid.values.effects import Effects, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
@@ -284,7 +286,7 @@ def _run_video(
             continue
         ready[item.id], prices[item.id] = inputs, Costs(model.cfg, inputs.layout)
         for condition, task in tasks:
-            priced = attempt(prices[item.id].shares, condition.interventions, ())
+            priced = attempt(_shares, model, inputs, prices[item.id], condition, ())
             if isinstance(priced, Outcome):
                 results[task.key] = priced
             else:
@@ -302,7 +304,7 @@ def _run_video(
             if isinstance(outcome, Tensor):
                 outcome = attempt(plan.scoring.outcome, model, item, outcome, ready[item.id])
             if outcome.left is not None:  # of which the run alone could tell
-                shares[task.key] = prices[item.id].shares(condition.interventions, outcome.left)
+                shares[task.key] = _shares(model, ready[item.id], prices[item.id], condition, outcome.left)
             yield (condition, task), _priced(outcome, shares.get(task.key))
 
 
@@ -408,6 +410,15 @@ def _logits(model: Model, start: _Start, does: Effects, **how: Any) -> Tensor:
         return start.logits
     first = does.first_layer
     return model(start.streams["resid_pre", first], start_at_layer=first, inputs=start.inputs, **how)
+
+
+def _shares(model: Model, inputs: VideoInputs, intact: Costs, c: Condition, left: Left) -> Shares:
+    """What a condition leaves of the intact run's operations, where another clip may have tokens of its own."""
+    n = model.cfg.n_layers
+    if not moves_tokens(model.cfg, effects(c.interventions, n).clips):
+        return intact.shares(c.interventions, left)
+    clips, rest = parted(c.interventions, n)
+    return Costs(model.cfg, counterfactual(model, inputs, clips).layout).of(rest, left=left).shares(intact.of())
 
 
 def _priced(outcome: Outcome, shares: Shares | None) -> Outcome:
