@@ -24,7 +24,7 @@ class Tracing(Protocol):
 
     Noise of the embedded video's own mean and variance takes its place. Then the stream of the item's intact run is
     put back at one role, or at one step of the video, after one layer. Recovery is the share of what noise took from
-    the right answer's margin (or the score) that comes back; 0 is none of it, 1 all.
+    the right answer's margin (or the score) that comes back; 0 is none of it, 1 all. What DeepStack adds stays.
     """
 
     name: ClassVar[str] = "tracing"
