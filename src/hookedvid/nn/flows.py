@@ -69,7 +69,7 @@ def with_flows(
         for part in (slice(i, i + step) for i in range(0, len(f.rows), step)):
             rows = f.rows[part].to(q.device)
             # Heads of one kv_head beside each other in one row axis, over which its keys need no copies.
-            mine = (q[f.item, rows][:, heads] * q.shape[-1] ** -0.5).transpose(0, 1).to(precise)
+            mine = (q[f.item, rows][:, heads].to(precise) * q.shape[-1] ** -0.5).transpose(0, 1)
             scores = (mine.reshape(len(kv_heads), -1, mine.shape[-1]) @ k.transpose(1, 2)).view(*mine.shape[:2], -1)
             shares = _along(_softmax(scores, f.mask(part)), f, part).flatten(0, 1)
             z = _plus(z, f, rows, heads, shares.view(len(kv_heads), n * len(rows), -1).to(new.dtype) @ new)
