@@ -25,8 +25,9 @@ MODELS = (*VIDEO_MODELS, "text")
 UNLIKE = ("llava-video", "llava-onevision", "internvideo2.5", "qwen3-vl")
 # The same examples every time, on a machine of any speed.
 LAW = settings(deadline=None, derandomize=True, max_examples=25)
-# float64 sums taken in another order, through three layers with peaked attention and logits of some 30.
-ROUNDING = 1e-11
+# float64 sums taken in another order, through three layers with peaked attention and logits of some 30: all families
+# and kinds stay within some 1e-14 of the largest logit; edits that double scores or swap rows magnify that.
+ROUNDING = 1e-12
 
 
 SEVEN_B = VideoLLMConfig(

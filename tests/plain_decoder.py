@@ -35,6 +35,7 @@ NAMES = {
     "markers": ("marker",),
     "text": ("question", "options", "template", "generated"),
 }
+SECONDS = 1.25  # from step to step, in the inputs of `models.random_inputs`
 Taken = dict[tuple[str, int | None], Tensor]
 Writing = Ablate | Edit | Patch | Steer
 
@@ -73,18 +74,20 @@ class Place:
     def in_any(self, i: int, frames: list[int]) -> bool:
         return self.frames[i] is not None and any(self.frames[i] + n in frames for n in range(self.shared[i]))
 
-    def numbers(self) -> list[tuple[int, int, int]]:
-        """Time, row and column of every position where each step of the video stands between texts."""
-        found, at, inside, cell = [], 0, None, 0
+    def numbers(self, rate: float) -> list[tuple[int, int, int]]:
+        """Time, row and column of every position; a step of a run of video moves on by `rate`."""
+        found, at, steps, cell = [], 0, [], 0
         for i in range(self.n):
             if self.roles[i] != "video":
-                at, inside = (at if inside is None else max(max(x) for x in found) + 1), None
+                at, steps = (max(max(x) for x in found) + 1 if steps else at), []
                 found.append((at,) * 3)
                 at += 1
                 continue
-            if inside != self.frames[i]:
-                inside, cell = self.frames[i], 0
-            found.append((at, at + cell // self.columns, at + cell % self.columns))
+            if self.frames[i] not in steps:
+                steps.append(self.frames[i])
+                cell = 0
+            time = at + int((len(steps) - 1) * rate)
+            found.append((time, at + cell // self.columns, at + cell % self.columns))
             cell += 1
         return found
 
@@ -269,9 +272,13 @@ def angles(lm, place: Place, same_time: bool = False) -> tuple[Tensor, Tensor]:
         theta *= (lm.rope.factor * place.prompt / lm.n_ctx - (lm.rope.factor - 1)) ** (lm.d_head / (lm.d_head - 2))
     inverse = 1.0 / theta ** (torch.arange(0, lm.d_head, 2, dtype=torch.float32) / lm.d_head)
     turns = torch.arange(place.n, dtype=torch.float32)[:, None] * inverse
-    if lm.rope.sections:  # t h w t h w …, time where the others' are used up
-        axes = [i % 3 if i < 3 * lm.rope.sections[i % 3] else 0 for i in range(lm.d_head // 2)]
-        numbers = place.numbers()
+    if lm.rope.scaling == "linear":
+        turns = turns / lm.rope.factor
+    if lm.rope.sections:
+        axes = [axis for axis, n in enumerate(lm.rope.sections) for _ in range(n)]
+        if lm.rope.interleaved:  # t h w t h w …, time where the others' are used up
+            axes = [i % 3 if i < 3 * lm.rope.sections[i % 3] else 0 for i in range(lm.d_head // 2)]
+        numbers = place.numbers(SECONDS * lm.rope.per_second if lm.rope.per_second else 1.0)
         if same_time:
             start = numbers[place.roles.index("video")][0]
             numbers = [(start if r == "video" else t, y, x) for r, (t, y, x) in zip(place.roles, numbers, strict=True)]
