@@ -1,6 +1,7 @@
 """Interventions as lines of text."""
 
 import pytest
+import torch
 
 from hookedvid import (
     LV_K,
@@ -72,6 +73,28 @@ LINES = {
 def test_a_line_is_its_value(line):
     assert parse(line) == (LINES[line],)
     assert from_json(to_json(parse(line))) == (LINES[line],)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_value_says_its_line(line):
+    assert parse(LINES[line].line()) == (LINES[line],)
+
+
+def test_a_line_is_said_as_it_is_written_or_not_at_all():
+    for line in ("LV-K @ 4:8 heads 0,3 weight 0.5", "video[2:5]+newlines->last @ 1:", "random like LV-K @ 2: seed 7",
+                 "replace VT-K by noise from set seed 2", "swapped 1 with -1", "LV-K heads 2:5"):  # fmt: skip
+        assert parse(line)[0].line() == line
+    unsayable = (
+        Knockout("video", "text", weight=torch.tensor(0.5)),
+        Knockout("video", "text", heads={1: [0]}),
+        Knockout("video", "text", keep_self=False),
+        Replace("video", "last", by="resample", source="a by b"),
+        From("a; b.mp4"),
+        Steer("resid_post", 0, "last", torch.ones(4)),
+    )
+    for value in unsayable:
+        with pytest.raises(InterventionError, match="no line of text says it"):
+            value.line()
 
 
 def test_names_are_kept_and_lines_stand_beside_values():

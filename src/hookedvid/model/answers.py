@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hookedvid.errors import InputError, NonFiniteError
 from hookedvid.values.inputs import PAD, VideoInputs
+from hookedvid.values.markup import shaded, shown, table
 from hookedvid.values.tensors import floats
+from hookedvid.values.texts import one_line
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class Answer:
     text: str
     probs: tuple[float, ...]
     logits: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        rest = f", margin {self.margin:.3g}" if len(self.logits) > 1 else ""
+        return f"Answer({self.letter}. {one_line(self.text)}, p = {self.prob:.3f}{rest})"
+
+    def _repr_html_(self) -> str:
+        """Each option's probability and logit."""
+        rows = [
+            (letter, shaded(f"{p:.3f}", p), f"{logit:.3f}", "← chosen" if i == self.index else "")
+            for i, (letter, p, logit) in enumerate(zip(LETTERS, self.probs, self.logits, strict=False))
+        ]
+        return shown(f"{self.letter}. {self.text}", table(("option", "probability", "logit", ""), rows))
 
     @property
     def prob(self) -> float:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, InterventionError, nearest
+from hookedvid.model.attention_table import html, told
 from hookedvid.model.counterfactual import shown
 from hookedvid.model.leaving import RunRecord
 from hookedvid.model.run_plan import RunPlan
@@ -80,6 +81,13 @@ class AttentionMap:
     def layers(self) -> tuple[int, ...]:
         """Layers read, 0-based."""
         return tuple(self.maps)
+
+    def __repr__(self) -> str:
+        return told(self)
+
+    def _repr_html_(self) -> str:
+        """Its mass by layer, the mean over heads and queries."""
+        return html(self)
 
     def __getitem__(self, layer: int) -> Tensor:
         if layer not in self.maps:

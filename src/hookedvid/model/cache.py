@@ -1,5 +1,7 @@
 """The activations of one run, found by TransformerLens's names or by frame and segment."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeGuard, cast
 
@@ -12,6 +14,9 @@ from hookedvid.nn.hooks import ActivationCache
 from hookedvid.nn.model import Model
 from hookedvid.values.hook_names import pos_axis
 from hookedvid.values.layout import TokenLayout
+from hookedvid.values.markup import shown, table
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def has_layer(name: Any) -> TypeGuard[tuple[str, int]]:
@@ -54,6 +59,42 @@ class VideoCache(ActivationCache):
                 if len(points) == 1:
                     return self.cache_dict[points[0]]
             raise HookError(f"{key!r} is not in this cache ({nearest(str(key), names)}; {len(names)} held)") from None
+
+    def __repr__(self) -> str:
+        return f"VideoCache: {self._size()}; {', '.join(name for name, *_ in self._kinds()) or 'nothing'}"
+
+    def _repr_html_(self) -> str:
+        """What it holds, and how large that is."""
+        head = ("activation", "layers", "shape", "type", "MiB")
+        rows = [(name, of, shape, dtype, f"{size / 2**20:.2f}") for name, of, shape, dtype, size in self._kinds()]
+        return shown(f"VideoCache: {self._size()}", table(head, rows, n_left=2))
+
+    def _ipython_key_completions_(self) -> list[Any]:
+        """What `cache[…]` takes: full names, and short ones with their layer."""
+        short = Counter(key for name in self.cache_dict if (key := _with_layer(name)) is not None)
+        return [*self.cache_dict, *(key for key, n in short.items() if n == 1)]
+
+    def _size(self) -> str:
+        size = sum(_bytes(x) for x in self.cache_dict.values())
+        items = f"of {len(self.layouts)} items" if len(self.layouts) > 1 else "of one item"
+        return f"{len(self.cache_dict)} activations {items}, {size / 2**20:,.1f} MiB"
+
+    def _kinds(self) -> list[tuple[str, str, str, str, int]]:
+        """Of each kind of activation its name, the blocks that have it, a shape, its type, bytes of all."""
+        kinds: dict[str, list[tuple[str, Tensor]]] = {}
+        for name, x in self.cache_dict.items():
+            block = _BLOCK.search(name)
+            kinds.setdefault(_BLOCK.sub("", name).replace("hook_", ""), []).append((block[1] if block else "", x))
+        told: list[tuple[str, str, str, str, int]] = []
+        for name, several in kinds.items():
+            numbers = sorted(int(i) for i, _ in several if i)
+            run = numbers == list(range(numbers[0], numbers[-1] + 1)) if numbers else False
+            of = f"{numbers[0]}:{numbers[-1] + 1}" if run else ", ".join(map(str, numbers))
+            shapes = list(dict.fromkeys(str(list(x.shape)) for _, x in several))
+            shape = shapes[0] + (f" and {len(shapes) - 1} other(s)" if len(shapes) > 1 else "")
+            dtype = str(several[0][1].dtype).removeprefix("torch.")
+            told.append((name, of, shape, dtype, sum(_bytes(x) for _, x in several)))
+        return told
 
     @property
     def layout(self) -> TokenLayout:
@@ -120,3 +161,13 @@ class VideoCache(ActivationCache):
                 f"{n - 1}"
             )
         return item
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
+def _with_layer(name: str) -> tuple[str, int] | None:
+    """`("z", 3)` of blocks.3.attn.hook_z."""
+    parts = name.split(".")
+    return (parts[-1].removeprefix("hook_"), int(parts[1])) if parts[0] == "blocks" else None

@@ -3,6 +3,7 @@
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, SupportsIndex, get_args
@@ -58,6 +59,10 @@ class Knockout(Intervention):
         set_fields(self, src=as_selector(self.src), dst=as_selector(self.dst), layers=as_range(self.layers))
         set_fields(self, heads=as_heads(self.heads), weight=as_weight(self.weight))
         _check_edges(self)
+
+    def line_head(self) -> tuple[str, Sequence[str]]:
+        """Its name where that is known, else an arrow."""
+        return _line_head(self)
 
     def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Knockout":
         """The same knockout in other layers."""
@@ -126,6 +131,10 @@ class RandomEdges(Intervention):
     def layers(self) -> LayerRange:
         """Where it applies: the layers of `like`."""
         return self.like.layers
+
+    def line_head(self) -> tuple[str, Sequence[str]]:
+        """The knockout's own line behind its words."""
+        return f"random like {self.like.line()}", ("like",)
 
     def at(self, layers: LayerRange | SupportsIndex | str | range) -> "RandomEdges":
         """The same control in other layers."""
@@ -208,6 +217,11 @@ class Replace(Intervention):
                 "of a run, or the key of one in `sources`"
             )
 
+    def line_head(self) -> tuple[str, Sequence[str]]:
+        """The knockout's name or arrow behind its word."""
+        head, said = _line_head(self)
+        return f"replace {head}", said
+
     def at(self, layers: LayerRange | SupportsIndex | str | range) -> "Replace":
         """The same in other layers."""
         return replace(self, layers=as_range(layers))
@@ -235,6 +249,14 @@ class Replace(Intervention):
     def sources(self) -> tuple[str, ...]:
         """Keys that a run's `sources` have to hold."""
         return (self.source,) if isinstance(self.source, str) else ()
+
+
+def _line_head(k: Knockout | Replace) -> tuple[str, Sequence[str]]:
+    """As a line begins that says which edges, and the fields that this says."""
+    known, edges = NAMED.get(k.name), ("src", "dst", "relation", "keep_self")
+    if known is not None and all(getattr(k, f) == getattr(known, f) for f in edges):
+        return k.name, edges
+    return f"{k.src}->{k.dst}", edges[:2]
 
 
 def _told(k: Knockout | Replace) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -275,3 +297,25 @@ def _in_layers(
         )
     heads = [heads_in(like.heads, i) if i in layers else () for i in range(n_layers)]
     return tuple(() if some == () else (replace(k.cut, heads=some) if own else k.cut,) for some in heads)
+
+
+# The paper's three (facts: language-to-video, video temporal, video spatial).
+LV_K = Knockout("video", "text", name="LV-K")
+VT_K = Knockout("video", "video", relation="other_frame", name="VT-K")
+VS_K = Knockout("video", "video", relation="same_frame", name="VS-K")
+
+# The pathways of Map the Flow (arXiv 2510.13251). Its "question" is the question with its options, and its
+# last→last also cuts the diagonal.
+PATHWAYS: dict[str, Knockout] = {
+    k.name: k
+    for k in (
+        Knockout("patches", "patches", relation="other_frame", name="cross-frame"),
+        Knockout("video", "question+options", name="video→question"),
+        Knockout("video", "last", name="video→last"),
+        Knockout("question+options", "last", name="question→last"),
+        Knockout("last", "last", keep_self=False, name="last→last"),
+    )
+}
+
+
+NAMED: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}

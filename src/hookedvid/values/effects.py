@@ -6,9 +6,9 @@ and one value serves every item of a batch, every question of a sweep and every 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from jaxtyping import Int
 from torch import Tensor
@@ -17,8 +17,9 @@ from hookedvid.errors import InterventionError
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange
 from hookedvid.values.layout import TokenLayout
+from hookedvid.values.markup import line
 from hookedvid.values.serial import to_dict
-from hookedvid.values.spelling import Spelling
+from hookedvid.values.spelling import Spelling, line_of
 
 Relation = Literal["any", "same_frame", "other_frame"]
 By = Literal["zero", "mean", "resample", "noise"]
@@ -325,6 +326,38 @@ class Intervention:
     def label(self) -> str:
         """For tables and plots; layers counted from 1."""
         raise NotImplementedError
+
+    def line(self) -> str:
+        """Its line of text, from which `hookedvid.values.interventions.parse` reads an equal value; layers from 0.
+
+        Raises:
+            InterventionError: Where no line says it: tensors and caches, heads told by layer.
+        """
+        text = None
+        if self.spelling is not None:
+            head, said = self.line_head()
+            rest = {f.name: getattr(self, f.name) for f in fields(cast(Any, self)) if f.compare and f.name not in said}
+            plain = {f.name: f.default for f in fields(cast(Any, self))}
+            told = {k: str(v) if isinstance(v, LayerRange) else v for k, v in rest.items() if v != plain[k]}
+            text = line_of(self.spelling, head, told)
+        if text is None:
+            raise InterventionError(f"{self.label()}: no line of text says it; keep it as a value, or as to_json gives")
+        return text
+
+    def line_head(self) -> tuple[str, Sequence[str]]:
+        """What stands before all words in its line, and the fields that this says."""
+        assert self.spelling is not None
+        if self.spelling.first is None:
+            return self.spelling.begins, ()
+        name = self.spelling.first[0]
+        return f"{self.spelling.begins} {getattr(self, name)}", (name,)
+
+    def _repr_html_(self) -> str:
+        """Its line of text, and what tables call it."""
+        try:
+            return line(self.line(), self.label())
+        except InterventionError:
+            return line(type(self).__name__, self.label())
 
     def to_json(self) -> dict[str, Any]:
         """Its JSON object, `kind` first.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.values.config import VideoLLMConfig
+from hookedvid.values.contents import html, plain
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.patch_rows import shape_of
@@ -206,6 +207,13 @@ class VideoInputs:
     def times(self) -> tuple[float, ...]:
         """When each sampled frame of a single item was taken, in seconds of the video; empty where nobody knows."""
         return () if self.layout.grid is None else self.layout.grid.times
+
+    def __repr__(self) -> str:
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        """Its items: the prompt's parts by role, and its frames."""
+        return html(self)
 
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":

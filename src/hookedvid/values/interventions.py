@@ -19,6 +19,11 @@ from hookedvid.values.clips import Frozen as Frozen
 from hookedvid.values.clips import Reversed as Reversed
 from hookedvid.values.clips import Shuffled as Shuffled
 from hookedvid.values.clips import Swapped as Swapped
+from hookedvid.values.edges import LV_K as LV_K
+from hookedvid.values.edges import NAMED as NAMED
+from hookedvid.values.edges import PATHWAYS as PATHWAYS
+from hookedvid.values.edges import VS_K as VS_K
+from hookedvid.values.edges import VT_K as VT_K
 from hookedvid.values.edges import Knockout as Knockout
 from hookedvid.values.edges import RandomEdges as RandomEdges
 from hookedvid.values.edges import Replace as Replace
@@ -37,27 +42,6 @@ from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
 from hookedvid.values.writes import Steer as Steer
 from hookedvid.values.writes import as_source as as_source
-
-# The paper's three (facts: language-to-video, video temporal, video spatial).
-LV_K = Knockout("video", "text", name="LV-K")
-VT_K = Knockout("video", "video", relation="other_frame", name="VT-K")
-VS_K = Knockout("video", "video", relation="same_frame", name="VS-K")
-
-# The pathways of Map the Flow (arXiv 2510.13251). Its "question" is the question with its options, and its
-# last→last also cuts the diagonal.
-PATHWAYS: dict[str, Knockout] = {
-    k.name: k
-    for k in (
-        Knockout("patches", "patches", relation="other_frame", name="cross-frame"),
-        Knockout("video", "question+options", name="video→question"),
-        Knockout("video", "last", name="video→last"),
-        Knockout("question+options", "last", name="question→last"),
-        Knockout("last", "last", keep_self=False, name="last→last"),
-    )
-}
-
-
-NAMED: dict[str, Knockout] = {k.name: k for k in (LV_K, VT_K, VS_K, *PATHWAYS.values())}
 
 
 def as_interventions(

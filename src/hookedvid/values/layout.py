@@ -18,6 +18,7 @@ from torch import Tensor
 from hookedvid.errors import InputError, InterventionError, SelectorError
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.grid import Grid, VideoShape
+from hookedvid.values.markup import shown, table
 from hookedvid.values.selectors import (
     ROLES_OF,
     Cells,
@@ -323,6 +324,21 @@ class TokenLayout:
         return numbers_of(term.which, n, term.name, what)
 
     def __str__(self) -> str:
+        head, rows = self._told()
+        width = max((len(span) for span, _, _ in rows), default=0)
+        return "\n".join(
+            [f"TokenLayout: {head}", *(f"  {s:>{width}}  {name:<12}{note}".rstrip() for s, name, note in rows)]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Its table: positions, selector, what is there."""
+        head, rows = self._told()
+        return shown(f"TokenLayout: {head}", table(("positions", "selector", "holds"), rows, n_left=3))
+
+    def _told(self) -> tuple[str, list[tuple[str, str, str]]]:
+        """What a reader is told: how much it is, and of each stretch its positions, its selector and what it holds."""
         rows = _rows(self.segments)
         if len(self.steps) > 6:
             first, last = (
@@ -331,10 +347,8 @@ class TokenLayout:
             )
             rows[first:last] = [("…", "…", "", None)]
         in_steps = f" in {len(self.steps)} steps" if len(self.steps) < self.n_frames else ""
-        head = f"TokenLayout: {self.n_tokens:,} tokens, {self.n_frames} frames{in_steps}"
-        width = max((len(r[0]) for r in rows), default=0)
-        rows += [("", name, f"{len(positions)} tokens, a group", None) for name, positions in self.groups]
-        return "\n".join([head, *(f"  {span:>{width}}  {name:<12}{note}".rstrip() for span, name, note, _ in rows)])
+        named = [("", name, f"{len(positions)} tokens, a group") for name, positions in self.groups]
+        return f"{self.n_tokens:,} tokens, {self.n_frames} frames{in_steps}", [*(r[:3] for r in rows), *named]
 
 
 def _rows(segments: Sequence[Segment]) -> list[tuple[str, str, str, int | None]]:

@@ -5,9 +5,9 @@ with its name, or with `source->destination`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hookedvid.errors import InterventionError, nearest
 
@@ -91,6 +91,43 @@ def said_fields(spelling: Spelling, rest: str) -> dict[str, Any]:
         except ValueError as e:
             raise InterventionError(f"cannot read {word!r} {' '.join(said)!r} of {rest!r}; {_how(spelling)}") from e
     return found
+
+
+def line_of(spelling: Spelling, head: str, fields: Mapping[str, Any]) -> str | None:
+    """The line that says a kind's fields, words in their order; None where no line can.
+
+    Args:
+        spelling: The kind's.
+        head: What stands before all words.
+        fields: What the words shall say.
+    """
+    texts = {name: _text(fields[name], read) for name, read in spelling.words.values() if name in fields}
+    if None in texts.values() or texts.keys() != fields.keys():
+        return None
+    words = {name: (word, read) for word, (name, read) in spelling.words.items()}
+    rest = "".join(f" {words[name][0]} {text}" for name, text in texts.items())
+    try:  # a text may hold a word that leads to another field
+        read = said_fields(spelling, rest)
+    except InterventionError:
+        return None
+    same = all(read.get(name) == words[name][1](cast(str, text)) for name, text in texts.items())
+    return f"{head}{rest}" if same and len(read) == len(texts) and ";" not in head + rest else None
+
+
+def _text(value: Any, read: Read) -> str | None:
+    """What a reader reads as a value."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, tuple):
+        several = cast(Sequence[Any], value)
+        if not several or not all(type(x) in (int, float) for x in several):
+            return None
+        if read is numbers and len(several) > 1 and list(several) == list(range(several[0], several[-1] + 1)):
+            return f"{several[0]}:{several[-1] + 1}"
+        return ",".join(map(repr, several))
+    if isinstance(value, str):
+        return value.replace("_", " ") if read is choice else value
+    return repr(value) if type(value) in (int, float) else None
 
 
 def _how(spelling: Spelling) -> str:

@@ -1,6 +1,7 @@
 """Decoded frames of an input that was prepared: held, or decoded again where holding them would take too much."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hookedvid.video.frames import Clip, read_clip
+from hookedvid.video.pictures import as_uri
 from hookedvid.video.refusals import refusal
 
 # Bytes of frames that an input holds on the CPU: 32 frames of 1080p are 190 MiB. Of a longer video from a file only its
@@ -55,6 +57,18 @@ class Footage:
         for change in self.changes:
             frames = change.change(frames, self.of_another)
         return frames
+
+    def thumbnails(self, numbers: Sequence[int], height: int = 72) -> list[str]:
+        """Some of the frames as small WebP pictures, `data:` URIs; none where they would have to be decoded again.
+
+        Args:
+            numbers: Of the frames.
+            height: In pixels.
+        """
+        if not isinstance(self.video, Clip):
+            return []
+        frames = self.frames()
+        return [as_uri(frames[i], height) for i in numbers]
 
     def of_another(self, path: str) -> UInt8[np.ndarray, "frame _height _width 3"]:
         """The frames of another video, all of it, sampled in the same way."""

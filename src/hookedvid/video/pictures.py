@@ -1,5 +1,7 @@
-"""A still picture that Pillow has opened, of whatever kind, as upright 8-bit RGB."""
+"""Still pictures: what Pillow has opened, of whatever kind, as upright 8-bit RGB; and RGB as a file within HTML."""
 
+import base64
+import io
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -48,6 +50,24 @@ def upright_rgb(image: "Image", source: object) -> UInt8[np.ndarray, "height wid
             raise unreadable(source, e) from e
         raise refusal(source, f"the image cannot be read ({e})", TODO) from e
     return np.ascontiguousarray(turn(pixels)) if turn else pixels
+
+
+def as_uri(picture: UInt8[np.ndarray, "_height _width 3"], height: int, quality: int = 70) -> str:
+    """A picture no higher than asked as a WebP file in a `data:` URI.
+
+    Args:
+        picture: RGB.
+        height: In pixels; a smaller picture stays as it is.
+        quality: WebP's, to 100.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    if image.height > height:
+        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BOX)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=quality)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _upper_bits(image: "Image") -> np.ndarray:
