@@ -5,9 +5,7 @@ verbs print without a traceback.
 """
 
 import difflib
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 
 class HookedVidError(ValueError):
@@ -60,14 +58,6 @@ class RunError(HookedVidError):
 
 class DataError(HookedVidError):
     """An annotation file or dataset folder that does not hold what it should."""
-
-
-def check_keywords(function: Callable[..., Any], names: Iterable[str], called: str) -> None:
-    """Raise TypeError, as Python does, for a keyword that a function has not, with the nearest ones it has."""
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for name in names:
-        if name not in known:
-            raise TypeError(f"{called}() got an unexpected keyword argument {name!r} ({nearest(name, known)})")
 
 
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:

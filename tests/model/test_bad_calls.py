@@ -344,9 +344,11 @@ def test_unknown_keywords_are_refused(call):
         call()
 
 
-def test_a_mistyped_keyword_of_loading_is_told_the_nearest_before_anything_is_found():
-    with pytest.raises(TypeError, match=r"from_pretrained\(\) got .* 'devise' \(nearest: 'device'"):
-        HookedVideoLLM.from_pretrained("no-such-model", devise="cpu")
+def test_doors_and_verbs_name_their_arguments():
+    verbs = (HookedVideoLLM.from_pretrained, HookedVideoLLM.from_transformers, HookedVideoLLM.from_config)
+    for verb in (*verbs, HookedVideoLLM.from_open_clip, HookedVideoLLM.generate, HookedVideoLLM.prepare):
+        kinds = {p.kind for p in inspect.signature(verb).parameters.values()}
+        assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, verb
 
 
 def test_nothing_is_left_behind_by_a_refused_run():

@@ -16,15 +16,16 @@ from hookedvid.conversion.packed import refuse_packed, refuse_type
 from hookedvid.conversion.rules import to_ours
 from hookedvid.conversion.shards import Shards
 from hookedvid.errors import ConversionError, nearest
+from hookedvid.nn.attention import Kernel
 from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.parts import CLIP_L_336
 
 
-def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, **kwargs: Any) -> Any:
+def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: Kernel = "sdpa") -> Any:
     """A model whose parameters have shapes alone: nothing is allocated, no random number is drawn."""
     with torch.device("meta"):
-        return cls(cfg, tokenizer, **kwargs)
+        return cls(cfg, tokenizer, kernel)
 
 
 def put(model: Model, name: str, tensor: Tensor) -> None:
@@ -46,13 +47,13 @@ def install(model: Model, shards: Shards, dtype: torch.dtype | None, device: tor
                 put(model, name, tensor if dtype is None else tensor.to(dtype))
 
 
-def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, **kwargs: Any) -> Any:
+def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, kernel: Kernel) -> Any:
     """See `HookedVideoLLM.from_config`."""
     from hookedvid.checkpoints.byte_tokenizer import byte_tokenizer
 
     if tokenizer is None and cfg.decoder is not None:
         tokenizer = byte_tokenizer(cfg.decoder.d_vocab)
-    model = empty_model(cls, cfg, tokenizer, **kwargs)
+    model = empty_model(cls, cfg, tokenizer, kernel)
     generator = torch.Generator().manual_seed(seed)
     for name, p in list(model.named_parameters()):
         if p.ndim > 1 or "token" in name or "newline" in name:
@@ -66,10 +67,9 @@ def from_transformers(
     cls: type,
     hf: nn.Module,
     tokenizer: Any,
-    *,
-    ignore: Collection[str] = (),
-    overrides: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    ignore: Collection[str],
+    overrides: Mapping[str, Any] | None,
+    kernel: Kernel,
 ) -> Any:
     """See `HookedVideoLLM.from_transformers`."""
     name = type(hf).__name__
@@ -83,10 +83,10 @@ def from_transformers(
     for weight, parameter in hf.named_parameters():
         refuse_type(weight, str(parameter.dtype).removeprefix("torch."))
     reading = layouts.read_transformers(hf.config, name, tensors, ignore, overrides)
-    return fill(empty_model(cls, reading.cfg, tokenizer, **kwargs), tensors, reading.table, name)
+    return fill(empty_model(cls, reading.cfg, tokenizer, kernel), tensors, reading.table, name)
 
 
-def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) -> Any:
+def from_open_clip(cls: type, name: str, pretrained: str | None, kernel: Kernel) -> Any:
     """See `HookedVideoLLM.from_open_clip`."""
     import open_clip
 
@@ -132,7 +132,7 @@ def from_open_clip(cls: type, name: str, pretrained: str | None, **kwargs: Any) 
     )
     cfg = VideoLLMConfig(family="open_clip", vision=vision, model_name=f"{name}/{pretrained}")
     tensors = {k: v for k, v in clip.state_dict().items() if k.startswith("visual.")}
-    return fill(empty_model(cls, cfg, **kwargs), tensors, tables.open_clip(vision), f"open_clip {name}")
+    return fill(empty_model(cls, cfg, kernel=kernel), tensors, tables.open_clip(vision), f"open_clip {name}")
 
 
 def fill(model: Model, tensors: Any, table: Sequence[Line], what: str) -> Any:

@@ -20,6 +20,7 @@ from hookedvid.lmms import arguments
 from hookedvid.lmms.arguments import Value
 from hookedvid.model.answers import answer_log_probs, real_tokens
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.nn.attention import Kernel
 from hookedvid.values.inputs import VideoInputs
 
 
@@ -43,7 +44,7 @@ class HookedVid(lmms):
         pretrained: Value = "tiny",
         device: str | None = None,
         dtype: str | None = None,
-        kernel: str = "sdpa",
+        kernel: Kernel = "sdpa",
         overrides: str = "",
         n_frames: Value | None = None,
         sampler: str | None = None,

@@ -22,6 +22,7 @@ from hookedvid.values.tensors import ints
 Warper = Callable[[Any, Tensor], Tensor]  # (ids, logits) -> logits; ids are read by none of these
 
 
+@torch.no_grad()
 def generate(
     model: Model,
     input: VideoInputs | Tensor,

@@ -6,7 +6,7 @@
 * A part that is absent from the config is absent here: a plain decoder has no tower, a bare tower no decoder.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from hookedvid.errors import InputError, check_keywords
+from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, real_tokens, score_options
 from hookedvid.model.attention_maps import Probes, read_attention
 from hookedvid.model.bound import BoundModel
@@ -82,7 +82,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     @classmethod
     def from_config(
-        cls, cfg: VideoLLMConfig, *, tokenizer: Any = None, seed: int = 0, **kwargs: Any
+        cls, cfg: VideoLLMConfig, *, tokenizer: Any = None, seed: int = 0, kernel: Kernel = "sdpa"
     ) -> "HookedVideoLLM":
         """Random weights, the same for the same seed: N(0, 0.02) matrices and embeddings, norms at 1, biases at 0.
 
@@ -90,10 +90,13 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """
         from hookedvid.checkpoints.fill import random_model
 
-        return random_model(cls, cfg, tokenizer, seed, **kwargs)
+        return random_model(cls, cfg, tokenizer, seed, kernel)
 
     @classmethod
-    def from_transformers(cls, hf_model: nn.Module, tokenizer: Any = None, **kwargs: Any) -> "HookedVideoLLM":
+    def from_transformers(
+        cls, hf_model: nn.Module, tokenizer: Any = None, *, ignore: Collection[str] = (),
+        overrides: Mapping[str, Any] | None = None, kernel: Kernel = "sdpa",
+    ) -> "HookedVideoLLM":  # fmt: skip
         """A transformers model in memory, its weights copied: a Video-LLM, a decoder or a vision tower.
 
         Args:
@@ -105,19 +108,25 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """
         from hookedvid.checkpoints.fill import from_transformers
 
-        return from_transformers(cls, hf_model, tokenizer, **kwargs)
+        return from_transformers(cls, hf_model, tokenizer, ignore, overrides, kernel)
 
     @classmethod
     def from_open_clip(
-        cls, name: str = "ViT-L-14-336", pretrained: str | None = None, **kwargs: Any
+        cls, name: str = "ViT-L-14-336", pretrained: str | None = None, *, kernel: Kernel = "sdpa"
     ) -> "HookedVideoLLM":
         """The visual tower of an open_clip model, loaded by open_clip (any tag it offers; None = random)."""
         from hookedvid.checkpoints.fill import from_open_clip
 
-        return from_open_clip(cls, name, pretrained, **kwargs)
+        return from_open_clip(cls, name, pretrained, kernel)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> "HookedVideoLLM":
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: Any = None,
+        dtype: torch.dtype | str | None = None, revision: str | None = None, overrides: Mapping[str, Any] | None = None,
+        first_n_layers: int | None = None, device_map: str | Mapping[str, Any] | None = None,
+        max_memory: Mapping[Any, Any] | None = None, adapter: str | Path | None = None, tokenizer: Any = None,
+        kernel: Kernel = "sdpa",
+    ) -> "HookedVideoLLM":  # fmt: skip
         """A checkpoint by published name (`hookedvid models`), `tiny`, hub repository or folder of any known layout.
 
         What is not in our layout is downloaded, converted once into HOOKEDVID_HOME (default ~/.cache/hookedvid)
@@ -140,8 +149,11 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """
         from hookedvid.checkpoints.load import load
 
-        check_keywords(load, kwargs, "from_pretrained")
-        return load(cls, name_or_path, **kwargs)
+        return load(
+            cls, name_or_path, device=device, dtype=dtype, revision=revision, overrides=overrides,
+            first_n_layers=first_n_layers, device_map=device_map, max_memory=max_memory, adapter=adapter,
+            tokenizer=tokenizer, kernel=kernel,
+        )  # fmt: skip
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights (safetensors) and tokenizer into a folder `from_pretrained` reads."""
@@ -362,10 +374,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
 
-    @torch.no_grad()
-    def generate(self, input: VideoInputs | Tensor, interventions: Given = None, **kwargs: Any) -> Any:
-        """Continue the prompt; see `hookedvid.model.generation.generate`."""
-        return generate(self, input, interventions, **kwargs)
+    generate = generate  # (input, interventions, max_new_tokens, …) -> text, or ids
 
     # ---- what the hook verbs ask -------------------------------------------------------------------------
 
