@@ -20,6 +20,7 @@ from hookedvid.values.effects import Effects, Write
 from hookedvid.values.hook_names import part_of, pos_axis
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LayerRange, Patch, as_range
+from hookedvid.values.progress import bar
 
 Hook = Callable[[Tensor, Any], Tensor]  # (activation, hook point) -> what becomes of it
 
@@ -258,11 +259,13 @@ def patch_sweep(
     )
     dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
     result = torch.zeros(len(blocks), len(selectors), dtype=dtype)
-    for r, layer in enumerate(blocks):
-        for c, selector in enumerate(selectors):
-            patch = Patch(hook, layer, selector, source)
-            logits = model(base["resid_pre", layer], start_at_layer=layer, inputs=inputs, interventions=patch)
-            result[r, c] = _one_number(metric(logits))
+    with bar(result.numel(), "patching", "runs") as done:
+        for r, layer in enumerate(blocks):
+            for c, selector in enumerate(selectors):
+                patch = Patch(hook, layer, selector, source)
+                logits = model(base["resid_pre", layer], start_at_layer=layer, inputs=inputs, interventions=patch)
+                result[r, c] = _one_number(metric(logits))
+                done(1)
     return result
 
 

@@ -10,6 +10,7 @@
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -35,6 +36,7 @@ from hookedvid.values.effects import Cut, Intervention, Swap, Write, by_heads, c
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import as_interventions
 from hookedvid.values.masks import as_m, mask_of, masks_of, same_type, visible
+from hookedvid.values.progress import bar
 
 __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
@@ -370,7 +372,7 @@ def _into(write: ItemWrite, rows: Tensor) -> Callable[..., Tensor]:
 class _Walk:
     """One walk over a sweep's tree; `readings` fills as paths end."""
 
-    def __init__(self, rows: Rows, progress: Callable[[int], object] | None, read: Read):
+    def __init__(self, rows: Rows, progress: Callable[[int], object], read: Read):
         self.rows, self.progress, self.read = rows, progress, read
         self.readings: dict[Cell, Tensor] = {}
 
@@ -383,8 +385,7 @@ class _Walk:
             else:
                 for t, logits in self.rows.logits(node.texts, below.pop()[:, self.rows.plan.n_stream :]):
                     self.readings.update(dict.fromkeys(t.cells, self.read(t.question, logits)))
-            if self.progress is not None:
-                self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
+            self.progress(sum(len(t.cells) for t in node.texts) if not node.children else 0)
 
 
 def _last(question: int, logits: Tensor) -> Tensor:
@@ -407,7 +408,7 @@ def sweep(
 
     Args:
         inputs: Questions on one video.
-        progress: Told how many cells are done.
+        progress: Told how many cells are done, in place of a bar from two seconds on.
         read: What to keep of a cell instead, from the question's index and the logits [last, d_vocab] of its positions
             `last`, several where inputs hold an answer.
     """
@@ -420,17 +421,19 @@ def sweep(
         seen = several(model, inputs, clips) if clips else inputs
         plans.append(([n for n, _ in members], seen, Sweep(n_layers, seen, [rest for _, rest in members])))
     found: list[list[Any]] = [[None] * len(conditions) for _ in inputs]
-    for numbers, seen, plan in plans:
-        with model.turn(hooked=any(c.writes for c in plan.conditions)):
-            check_sweepable(model)
-            rows = Rows(model, plan, [x.to(model.device) for x in seen], sources)
-            walk = _Walk(rows, progress, read)
-            top = [torch.cat([rows.stream, rows.texts], 1)]
-            del rows.stream, rows.texts
-            walk.down(plan.tree, top)
-        for (question, place), value in walk.readings.items():
-            found[question][numbers[place]] = value
-        del rows, walk, top  # before the next clip's are made
+    own = bar(len(inputs) * len(conditions), "sweep", "cells") if progress is None else nullcontext(progress)
+    with own as done:
+        for numbers, seen, plan in plans:
+            with model.turn(hooked=any(c.writes for c in plan.conditions)):
+                check_sweepable(model)
+                rows = Rows(model, plan, [x.to(model.device) for x in seen], sources)
+                walk = _Walk(rows, done, read)
+                top = [torch.cat([rows.stream, rows.texts], 1)]
+                del rows.stream, rows.texts
+                walk.down(plan.tree, top)
+            for (question, place), value in walk.readings.items():
+                found[question][numbers[place]] = value
+            del rows, walk, top  # before the next clip's are made
     return found
 
 

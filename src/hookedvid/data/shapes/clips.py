@@ -17,6 +17,7 @@ from hookedvid.data.shapes.tasks import FPS, answered, described, located
 from hookedvid.data.shapes.words import LETTERS
 from hookedvid.errors import DataError, nearest
 from hookedvid.values.files import locked, write_if_other
+from hookedvid.values.progress import bar
 
 LOCK = ".lock"  # in the folder, held by the one process that makes data there
 PATIENCE = 600  # seconds to wait for another process; the held-out set takes some ten
@@ -69,14 +70,16 @@ def make_dataset(
 
 def _make(folder: Path, seed: int, split: Split, n_videos: int, questions_per_video: int) -> None:
     tasks: dict[str, list[Item]] = {task: [] for task in TASKS}
-    for index, (scene, asked) in enumerate(make_items(seed, split, n_videos, questions_per_video)):
-        clip, video = _clip(split, seed, index), asked[0].video
-        picture = render(stream(seed, split, index, 1), in_between(scene))[0]
-        write_if_other(folder / video, mp4_bytes(picture, fps=FPS))
-        tasks["questions"] += asked
-        tasks["captions"].append(described(clip, video, scene))
-        tasks["answers"] += answered(asked)
-        tasks["grounding"] += located(clip, video, scene)
+    with bar(n_videos, "making clips", "clips") as done:
+        for index, (scene, asked) in enumerate(make_items(seed, split, n_videos, questions_per_video)):
+            clip, video = _clip(split, seed, index), asked[0].video
+            picture = render(stream(seed, split, index, 1), in_between(scene))[0]
+            write_if_other(folder / video, mp4_bytes(picture, fps=FPS))
+            tasks["questions"] += asked
+            tasks["captions"].append(described(clip, video, scene))
+            tasks["answers"] += answered(asked)
+            tasks["grounding"] += located(clip, video, scene)
+            done(1)
     for task in reversed(TASKS):
         write_if_other(folder / TASKS[task], jsonl(tasks[task]))
 

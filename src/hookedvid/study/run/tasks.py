@@ -337,8 +337,9 @@ def _swept(
     for (*_, interventions), members in groups.items():
         several = [inputs for inputs, _ in members]
         rows = attempt(
-            sweep, model, several, interventions, read=lambda q, logits, x=several: scoring.read(model, logits, x[q])
-        )
+            sweep, model, several, interventions, lambda n: None,  # a study shows its own bar
+            read=lambda q, logits, x=several: scoring.read(model, logits, x[q]),
+        )  # fmt: skip
         if isinstance(rows, Outcome):
             if rows.fault not in PASSING:  # said of the condition it comes from, when that is run alone
                 continue
