@@ -100,9 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--hooks", action="store_true", help="list every hook point")
     inspect.set_defaults(run=_from("cli.verbs", "inspect"))
 
-    check = verbs.add_parser("check-data", help="what is there of a downloaded dataset, what is missing or left out")
-    check.add_argument("name", help="a published dataset; parts after colons, as in videomme:long:subtitles")
-    check.add_argument("folder", type=Path, help="where it was downloaded to")
+    check = verbs.add_parser(
+        "check-data",
+        help="what is there of a downloaded dataset, what is missing; what is wrong in your own items.jsonl",
+    )
+    check.add_argument(
+        "name", help="a published dataset, parts after colons as in videomme:long:subtitles; or your own file, x.jsonl"
+    )
+    check.add_argument("folder", type=Path, nargs="?", help="where the dataset was downloaded to")
     check.set_defaults(run=_from("cli.verbs", "check_data"))
     _add_scores(verbs)
     _add_weights(verbs)

@@ -9,6 +9,7 @@ from hookedvid.checkpoints import convert as converting
 from hookedvid.checkpoints.devices import named_device
 from hookedvid.cli.progress import conduct
 from hookedvid.conversion.provenance import Provenance
+from hookedvid.data import check_items
 from hookedvid.data.check import reasons, table
 from hookedvid.data.convention import Convention
 from hookedvid.data.dataset import Dataset
@@ -32,6 +33,7 @@ from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.values.interventions import label, parse
+from hookedvid.video.decoders import Decoders
 
 
 def run_study(
@@ -142,8 +144,18 @@ def _dataset(study: Study, beside: Path, name: str | None, folder: Path | None, 
     return dataset
 
 
-def check_data(name: str, folder: Path) -> int:
-    """`hookedvid check-data`: what a folder holds of a dataset; status 1 unless all that can be asked is there."""
+def check_data(name: str, folder: Path | None) -> int:
+    """`hookedvid check-data`: what a folder holds of a dataset, or what is wrong in one's own file of items.
+
+    Returns:
+        1 unless all that can be asked is there, or where a line has a problem.
+    """
+    if name.endswith(".jsonl"):
+        return _check_items(Path(name), folder)
+    if folder is None:
+        raise DataError(
+            f"{name} is asked of a folder: hookedvid check-data {name} FOLDER; your own file ends in .jsonl"
+        )
     console = Terminal(110)
     dataset = read_dataset(name, folder)
     console.say(f"{dataset.name} in {dataset.folder}")
@@ -152,6 +164,25 @@ def check_data(name: str, folder: Path) -> int:
         console.say(line)
     console.say("complete" if dataset.complete else "not complete")
     return 0 if dataset.complete else 1
+
+
+def _check_items(path: Path, folder: Path | None) -> int:
+    if folder is not None:
+        raise DataError(f"{path} says itself where its videos are, beside it; leave out {folder}")
+    console = Terminal()
+    with Decoders() as decoders:
+        found = check_items.report(path, decoders)
+    console.say(f"{path}: {found.n_items} questions that can be read, about {found.n_videos} videos")
+    for number, problems in found.problems.items():
+        for problem in problems:
+            console.say(f" {problem}", lead=f"line {number}:")
+    for note in found.notes:
+        console.say(f"note: {note}")
+    n = sum(map(len, found.problems.values()))
+    if not n and not found.n_items:
+        raise DataError(f"{path} holds no items; write one JSON object a line")
+    console.say(f"{n} problems on {len(found.problems)} lines" if n else "nothing is wrong")
+    return 1 if n else 0
 
 
 def plot(out: Path) -> int:

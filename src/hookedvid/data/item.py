@@ -7,11 +7,13 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from string import ascii_uppercase as LETTERS
+from typing import Any, NamedTuple
 
 from hookedvid.errors import DataError
 from hookedvid.values.files import read_regular, write_bytes
@@ -19,6 +21,7 @@ from hookedvid.values.serial import from_dict, to_dict
 
 MetaValue = str | int | float
 LARGEST = 1 << 30  # bytes of an annotation file, which is read whole: enough for three million questions
+_LETTER = re.compile(r"\s*\(?([A-Za-z])[).]?\s*")
 SELDOM = ("bound", "folder_fps", "subtitles", "groups")  # fields that are written only where they say something
 
 
@@ -84,6 +87,29 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
         DataError: Listing every problem in the file with its 1-based line number: lines that are no JSON object,
             unknown, missing or wrongly typed fields, answers out of range, ids met before.
     """
+    lines = read_lines(path)
+    problems = [f"line {number}: {problem}" for number, _, found in lines for problem in found]
+    if problems:
+        raise DataError(f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+    if not lines:
+        raise DataError(f"{path} holds no items; write one JSON object a line")
+    return [item for _, item, _ in lines if item is not None]
+
+
+class Line(NamedTuple):
+    """A line of a JSONL file: its number from 1, its item, if it is one, and what is wrong with it."""
+
+    number: int
+    item: Item | None
+    problems: tuple[str, ...] = ()
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[Line]:
+    """Every line of a JSONL file that is not blank, wrong ones among them.
+
+    Raises:
+        DataError: Where the file cannot be read.
+    """
     path = Path(path)
     try:
         text = read_regular(path, LARGEST).decode().replace("\r\n", "\n").replace("\r", "\n")
@@ -91,8 +117,7 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
         raise DataError(f"cannot read annotations {str(path)!r}: {e.strerror}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not UTF-8 text (byte {e.start}): is it an annotation file?") from e
-    items: list[Item] = []
-    problems: list[str] = []
+    lines: list[Line] = []
     first_line: dict[str, int] = {}
     # split, not splitlines: a question may hold U+2028 and its like, which JSON leaves unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -101,17 +126,14 @@ def read_items(path: str | os.PathLike[str]) -> list[Item]:
         try:
             item = _parse(line)
         except DataError as e:
-            problems.append(f"line {number}: {e}")
+            lines.append(Line(number, None, (str(e),)))
             continue
+        problems: tuple[str, ...] = ()
         if item.id in first_line:
-            problems.append(f"line {number}: id {item.id!r} was used on line {first_line[item.id]}; ids are unique")
+            problems = (f"id {item.id!r} was used on line {first_line[item.id]}; ids are unique",)
         first_line.setdefault(item.id, number)
-        items.append(item)
-    if problems:
-        raise DataError(f"{path} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
-    if not items:
-        raise DataError(f"{path} holds no items; write one JSON object a line")
-    return items
+        lines.append(Line(number, item, problems))
+    return lines
 
 
 def write_items(items: Iterable[Item], path: str | os.PathLike[str]) -> None:
@@ -162,6 +184,10 @@ def _parse(line: str) -> Item:
             del data["span"]
         if not isinstance(data.get("options", []), list):
             problems.append(f"Item.options should be a list, got {data.pop('options')!r}")
+        if isinstance(answer := data.get("answer"), str) and (letter := _LETTER.fullmatch(answer)):
+            index = LETTERS.index(letter[1].upper())
+            problems.append(f"answer {answer!r} is a letter; write the option's number, counted from 0: {index}")
+            del data["answer"]
         if meta_problems := _meta_problems(data.get("meta", {})):
             problems += meta_problems
             del data["meta"]
