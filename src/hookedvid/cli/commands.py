@@ -17,11 +17,11 @@ from hookedvid.errors import HookedVidError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
     arguments = vars(_parser().parse_args(argv))
-    verb, run = arguments.pop("verb"), arguments.pop("run")
+    verb, run, tables = arguments.pop("verb"), arguments.pop("run"), arguments.pop("tables", "text")
     from hookedvid.report.terminal import Output
     from hookedvid.values.texts import printable
 
-    with redirect_stdout(Output(sys.stdout)):
+    with redirect_stdout(Output(sys.stdout, tables)):
         try:
             return run(**arguments)
         except HookedVidError as e:
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
     plot.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
+    _add_format(plot)
     plot.set_defaults(run=_from("cli.verbs", "plot"))
 
     inspect = verbs.add_parser("inspect", help="a model's parts, and its hook points")
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "name", help="a published dataset, parts after colons as in videomme:long:subtitles; or your own file, x.jsonl"
     )
     check.add_argument("folder", type=Path, nargs="?", help="where the dataset was downloaded to")
+    _add_format(check)
     check.set_defaults(run=_from("cli.verbs", "check_data"))
     _add_scores(verbs)
     _add_weights(verbs)
@@ -135,6 +137,7 @@ def _add_study(verbs: Any) -> None:
     study.add_argument("--limit", type=_count, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
+    _add_format(study)
     _add_execution(study)
     study.set_defaults(run=_study)
 
@@ -146,6 +149,7 @@ def _add_scores(verbs: Any) -> None:
         "--extractor", dest="name", required=True, metavar="NAME",
         help="lmms-eval@2026-04, official, leading-letter@1, …",
     )  # fmt: skip
+    _add_format(rescore)
     rescore.set_defaults(run=_from("cli.verbs", "rescore"))
 
     submission = verbs.add_parser("submission", help="a finished study's file for the server that knows the answers")
@@ -180,6 +184,7 @@ def _add_execution(study: argparse.ArgumentParser) -> None:
 
 def _add_weights(verbs: Any) -> None:
     models = verbs.add_parser("models", help="the published models known by name")
+    _add_format(models)
     models.set_defaults(run=_from("cli.model_list", "models"))
 
     convert = verbs.add_parser("convert", help="a checkpoint of the original packages or transformers into our layout")
@@ -197,6 +202,13 @@ def _add_weights(verbs: Any) -> None:
     export.add_argument("folder", type=Path, help="what hookedvid convert wrote")
     export.add_argument("out", type=Path, help="where to; must not exist, or be empty")
     export.set_defaults(run=_from("cli.verbs", "export"))
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", dest="tables", choices=("text", "latex"), default="text",
+        help="of printed tables: latex (booktabs; all else that is printed is a comment then)",
+    )  # fmt: skip
 
 
 def _add_override(parser: argparse.ArgumentParser, help: str | None = None) -> None:

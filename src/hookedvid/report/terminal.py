@@ -5,9 +5,13 @@ import os
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from hookedvid.report.latex import comment, latex
 from hookedvid.values.texts import printable
+
+TEXT, LATEX = TABLES = ("text", "latex")
 
 
 class Terminal(Console):
@@ -29,6 +33,13 @@ class Terminal(Console):
         """Rich's own way with every text that it is given, tables' cells and titles included."""
         return super().render_str(printable(text), **kwargs)
 
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        """Rich's own; where tables are asked for as LaTeX, all else is a comment there."""
+        if getattr(self.file, "tables", TEXT) == LATEX:
+            kwargs = {"soft_wrap": True}
+            objects = tuple(Text(latex(o) if isinstance(o, Table) else comment(_plain(o))) for o in objects)
+        super().print(*objects, **kwargs)
+
     def say(self, text: str, lead: str = "", style: str = "") -> None:
         """A line as it is, not broken into several: paths stay whole.
 
@@ -38,11 +49,20 @@ class Terminal(Console):
         self.print(Text.assemble((printable(lead), "bold"), (printable(text), style)), soft_wrap=True)
 
 
-class Output:
-    """A stream that goes on when its reader has gone, such as `head`: what is printed later goes nowhere."""
+def _plain(shown: object) -> str:
+    return printable(shown.plain if isinstance(shown, Text) else str(shown))
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+
+class Output:
+    """A stream that goes on when its reader has gone, such as `head`: what is printed later goes nowhere.
+
+    Args:
+        stream: Where it goes.
+        tables: As what a `Terminal` prints tables there, text or LaTeX.
+    """
+
+    def __init__(self, stream: Any, tables: str = TEXT):
+        self._stream, self.tables = stream, tables
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
 
