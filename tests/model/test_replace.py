@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import plain_decoder as plain
-from hookedvid import LV_K, EarlyExit, Knockout, Replace, Session
+from hookedvid import LV_K, EarlyExit, Knockout, RandomEdges, Replace, Session
 from hookedvid.errors import InterventionError
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import Sweep, shareable
@@ -124,6 +124,17 @@ def test_other_readers_and_heads_get_what_they_got(kernel):
     assert moved[text][:, [1, 2]].all() and moved.sum() == 2 * text.sum()
     assert torch.equal(before["resid_post", 0], after["resid_post", 0])
     assert apart(m.attention(x, 1, interventions=given)[1], m.attention(x, 1)[1]) == 0
+
+
+@torch.no_grad()
+def test_beside_random_edges_each_question_of_a_sweep_has_its_own():
+    m = random_model("llava-onevision")
+    x, n = rich_inputs(m), 49 - 9  # two questions, unlike in length, behind one video
+    longer = rich_inputs(m, n_text=12)
+    longer = longer.with_tokens(torch.cat([x.tokens[:, :n], longer.tokens[:, n:]], 1))
+    given = [Replace("video[1]", "video", 1, by="mean"), RandomEdges(LV_K.at(1))]
+    for swept, one in zip(sweep(m, [x, longer], [given, ()]), (x, longer), strict=True):
+        assert apart(swept[0], m(one, interventions=given)[0, -1]) <= 1e-12 < apart(*swept)
 
 
 @torch.no_grad()

@@ -310,7 +310,7 @@ class Rows:
         """The flows among rows and keys at these positions."""
         if not changes.swaps:
             return ()
-        question = max(q for _, q in changes.swaps)
+        question = max(q for _, q in (*changes.cuts, *changes.swaps))  # random edges are of one alone
         cuts = tuple(cut for cut, _ in changes.cuts)
         place = Place(item, self.plan.layouts[question], rows, keys, cuts, (question, cuts, len(keys)))
 
