@@ -106,6 +106,8 @@ def test_a_bright_cell_lights_the_tokens_that_claim_it_and_no_others(name, n, he
         else:
             assert inputs.with_group("ball", box=box, seconds=when).layout.positions("ball").tolist() == claimed
         assert lit(model, inputs, other) == set(claimed) > set()
+        shown = places.on_frame(torch.isin(places.position, torch.tensor(claimed)).double(), frame, height, width)
+        assert bool((shown[y0:y1, x0:x1] == 1).all())
     assert seen
 
 
@@ -257,6 +259,18 @@ def test_inputs_hold_the_frames_and_times_that_places_count(models):
         _ = model.prepare(None, "what ?").frames
     with pytest.raises(InputError, match="each with its own layout"):
         _ = VideoInputs.stack([inputs, inputs]).frames
+
+
+def test_numbers_of_tokens_are_drawn_over_the_pixels_they_are_made_of(models):
+    places = asked(models("llava-onevision"), FRAMES[:3]).places
+    values = torch.arange(len(places.position)).double()
+    shown = places.on_frame(values, 1, 96, 160)
+    for token in ((places.frames[:, 0] == 1) & (places.row >= 0)).nonzero()[:, 0]:
+        x, y = (places.box[token, :2] + places.box[token, 2:]) / 2
+        assert shown[int(y), int(x)] == values[token]
+    # SigLIP's last pixels are in no patch.
+    assert bool(shown[-1].isnan().all()) == (places.box[:, 3].nan_to_num().max() < 95.5)
+    assert bool(places.on_frame(values, 7, 96, 160).isnan().all())
 
 
 def test_groups_are_refused_in_words(models):

@@ -139,6 +139,29 @@ class TokenPlaces:
         # Rounding takes no token that is all inside.
         return (of_token[0] > 0) & (of_token[0] >= share * of_token[1] * (1 - 1e-12))
 
+    def on_frame(
+        self, values: Float[Tensor, " token"], frame: int, height: int, width: int
+    ) -> Float[Tensor, "height width"]:
+        """A number of each token as a picture over a frame: every pixel has that of the token made of it.
+
+        The mean where several are (bilinear pooling reads patches twice), NaN where none is. A pixel belongs to the
+        piece that holds its middle.
+
+        Args:
+            values: One a video position, in the order of `position`.
+            frame: Sampled, 0-based.
+            height: Of the frames as they were decoded, in pixels (`VideoInputs.frames`).
+            width: Of these, in pixels.
+        """
+        total, n = torch.zeros(2, height, width, dtype=torch.float64)
+        numbers = values.detach().double().cpu()
+        there = (self.pieces.frames[:, 0] <= frame) & (frame < self.pieces.frames[:, 1])
+        corners = (self.pieces.box[there] - 0.5).ceil().long().clamp(min=0)
+        for token, (x0, y0, x1, y1) in zip(ints(self.pieces.token[there]), map(ints, corners), strict=True):
+            total[y0:y1, x0:x1] += numbers[token]
+            n[y0:y1, x0:x1] += 1
+        return total / n  # 0 / 0 is NaN
+
 
 def _parts(grid: Grid, merged: Int[Tensor, " cell"]) -> Pieces:
     """The cells that each merged token is made of."""
