@@ -404,7 +404,8 @@ def test_what_is_put_back_is_the_items_own_run(model, annotations, tmp_path):
         intact, corrupt, whole = (
             by_item[item.id, c]["margin"] for c in ("baseline", "noise", "last after layer 4")
         )  # fmt: skip
-        assert whole == pytest.approx(intact, abs=1e-4) and corrupt != pytest.approx(intact, abs=1e-4)
+        # float64: the same sums from the pixels and from the block that is changed first, in another order.
+        assert whole == pytest.approx(intact, abs=1e-12) and corrupt != pytest.approx(intact, abs=1e-6)
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def test_what_is_put_back_is_the_items_own_run(model, annotations, tmp_path):
 @pytest.fixture(scope="module")
 def model() -> HookedVideoLLM:
     cfg = replace(small_config("longva", n_layers=4, d_vocab=len(VOCABULARY)), prompt="tiny")
-    return HookedVideoLLM.from_config(cfg, tokenizer=tokenizer())
+    return HookedVideoLLM.from_config(cfg, tokenizer=tokenizer()).double()
 
 
 @pytest.fixture(scope="module")
@@ -445,6 +446,6 @@ def test_a_row_says_when_its_video_left_and_costs_what_that_leaves(changed, mode
         assert (adaptive["attention_share"], adaptive["decoder_share"]) == (shares.attention, shares.decoder)
         if not changed.get("scoring"):
             alone = model(inputs, interventions=[EarlyExit(at)] if at is not None else [])
-            assert (logits[0, -1] - alone[0, -1]).abs().max() < 1e-5
+            assert (logits[0, -1] - alone[0, -1]).abs().max() < 1e-12  # rows leave at other times, sums are others
     assert left - {None}, "no item left"
     assert rows[0]["settings"] and to_json([rule])[0] == rows[2]["interventions"][0]
