@@ -268,6 +268,12 @@ REFUSED = [
     ),
     (Steer("resid_post", 1, "text", "v"), {"v": torch.ones(64, dtype=torch.long)}, "its vector is torch.int64"),
     (Steer("resid_post", 1, "text", "v"), None, r"takes its vector from 'v'; pass sources=\{'v': vector\}"),
+    (Patch("z", 1, "text", "it"), {"it": {}}, "patch z layer 2 at text: its source holds no 'blocks.1.attn.hook_z'"),
+    (
+        Patch("z", 1, "text", "it"),
+        {"it": {FULL["z"]: torch.ones(1, 99, 8, 4)}},
+        r"its source holds \(8, 4\) numbers for a position, and there are \(8, 8\) here",
+    ),
     (Ablate("resid_pst", 1), None, r"hook 'resid_pst' does not exist \(nearest: 'resid_post'"),
     (Ablate("vision.resid_pst", 1), None, "hook 'vision.resid_pst' does not exist"),
     (Ablate("vision.resid_post", 99, "video"), None, "layers 99:100 reach beyond this model's"),

@@ -236,7 +236,19 @@ def theirs_of(model: Model, write: Write, sources: Sources, name: str, layer: in
     if write.from_layer is not None:
         block = {"layer": write.from_layer} if layer == write.layer else {"tower": as_range(write.from_layer)}
         ((name, layer),) = hooks_of(model, replace(write, **block))
-    return Theirs(source, source[name], name, layer)
+    try:
+        return Theirs(source, source[name], name, layer)
+    except (KeyError, IndexError, TypeError) as e:
+        raise InterventionError(f"{write.label}: its source holds no {name!r}; cache that hook point") from e
+
+
+def check_alike(label: str, taken: Tensor, act: Tensor) -> None:
+    """Raise InterventionError where a source's rows hold other numbers than those they are to replace."""
+    if taken.shape[2:] != act.shape[2:]:
+        raise InterventionError(
+            f"{label}: its source holds {tuple(taken.shape[2:])} numbers for a position, and there are "
+            f"{tuple(act.shape[2:])} here: it is of another model, or of another hook point"
+        )
 
 
 def check_mask(label: str, value: Tensor, act: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hookedvid.errors import InterventionError
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.hook_points import hooks_of
-from hookedvid.model.new_rows import Notes, Place, Sources, Value, check_mask, new_rows, theirs_of
+from hookedvid.model.new_rows import Notes, Place, Sources, Value, check_alike, check_mask, new_rows, theirs_of
 from hookedvid.model.run_plan import RunPlan
 from hookedvid.model.video_writes import VideoWrite, of_video, writer
 from hookedvid.nn.model import Model
@@ -218,6 +218,8 @@ class _Taken(NamedTuple):
         """As `ItemWrite.value`."""
         taken = self.act.index_select(self.axis, self.rows[which].to(self.act.device))
         check_mask(self.label, taken, act)
+        if self.axis == 1:
+            check_alike(self.label, taken, act)
         if self.axis == 2:
             seen = _seen(self.keys, self.positions[which], self.n_prompt)
             taken = taken.index_select(-1, seen.to(taken.device))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hookedvid.errors import InterventionError
 from hookedvid.model.cache import VideoCache
-from hookedvid.model.new_rows import Place, Sources, Value, new_rows, theirs_of
+from hookedvid.model.new_rows import Place, Sources, Value, check_alike, new_rows, theirs_of
 from hookedvid.model.tower_rows import n_rows, video_rows
 from hookedvid.nn.model import Model
 from hookedvid.values.effects import Write
@@ -72,7 +72,13 @@ def _taken(
         what = f"{n} rows here, {len(there)} in the source; both must be equally many"
         whole = f"the source holds {len(act)} rows of {total}; cache a run that encodes all its videos"
         raise InterventionError(f"{write.label}: {what if len(act) == total else whole}")
-    return lambda rows, which: act[(before + there)[which].to(act.device)][None].to(rows)
+
+    def value(rows: Tensor, which: Tensor) -> Tensor:
+        taken = act[(before + there)[which].to(act.device)][None]
+        check_alike(write.label, taken, rows)
+        return taken.to(rows)
+
+    return value
 
 
 def writer(writes: Sequence[VideoWrite]) -> Callable[[Tensor, Any], Tensor]:
