@@ -82,6 +82,12 @@ def test_inputs_without_frames_say_so(model):
     assert page(tower) and len(repr(tower)) < 80
 
 
+def test_clips_and_places_are_said_in_a_line(model):
+    inputs = asked(model)
+    assert repr(inputs.footage[0].video) == "Clip: 5 of 5 frames of 80 x 48 pixels, 0 s to 2 s, of array"
+    assert repr(inputs.places) == "TokenPlaces: 60 video positions of 5 frames, 45 boxes of pixels"
+
+
 def test_a_layout_shows_its_table(model):
     layout = asked(model).layout
     assert repr(layout) == str(layout) and len(repr(layout)) < 1500

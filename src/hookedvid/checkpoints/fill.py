@@ -20,6 +20,7 @@ from hookedvid.nn.attention import Kernel
 from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.parts import CLIP_L_336
+from hookedvid.values.progress import bar
 
 
 def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: Kernel = "sdpa") -> Any:
@@ -40,11 +41,13 @@ def put(model: Model, name: str, tensor: Tensor) -> None:
 def install(model: Model, shards: Shards, dtype: torch.dtype | None, device: torch.device) -> None:
     """Fill an empty model from files, mapped into memory, straight to the device; None keeps each tensor's dtype."""
     wanted = {n for n, _ in model.named_parameters()}
-    for file in shards.headers:
-        with safe_open(shards.folder / file, framework="pt", device=str(device)) as f:
-            for name in wanted & set(f.keys()):
-                tensor = f.get_tensor(name)
-                put(model, name, tensor if dtype is None else tensor.to(dtype))
+    with bar(len(wanted), "loading weights", "tensors") as done:
+        for file in shards.headers:
+            with safe_open(shards.folder / file, framework="pt", device=str(device)) as f:
+                for name in wanted & set(f.keys()):
+                    tensor = f.get_tensor(name)
+                    put(model, name, tensor if dtype is None else tensor.to(dtype))
+                    done(1)
 
 
 def random_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any, seed: int, kernel: Kernel) -> Any:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Probes = Mapping[int, Probe] | None
 Reduce = Literal["none", "segments", "frames", "patches"]
 REST = "rest"  # what belongs to no frame
+_DRAWN = 'read with reduce="frames", or with "none" and draw it by model.places(inputs).on_frame'
 
 # Rows of one call with a dense mask: at 6,387 keys 6 MiB as booleans, 25 as the floats CPU kernels make of them.
 N_ROWS = 1024
@@ -426,11 +427,9 @@ def _kind(s: Segment) -> str:
 def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
     assert cfg.projector is not None and cfg.vision is not None
     if cfg.projector.merge is not None:
-        raise InputError('this model merges tokens, so its patches keep no grid; read with reduce="frames"')
+        raise InputError(f"this model merges tokens, so its patches keep no grid; {_DRAWN}")
     if layout.grid is None or layout.grid.dropped:
-        raise InputError(
-            'tokens of this video are dropped, so its frames have no whole grid; read with reduce="frames"'
-        )
+        raise InputError(f"tokens of this video are dropped, so its frames have no whole grid; {_DRAWN}")
     return len(layout.steps), layout.grid.rows, layout.grid.columns
 
 

@@ -29,6 +29,7 @@ from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
 from hookedvid.values.interventions import NAMED as KNOCKOUTS
 from hookedvid.values.interventions import Intervention, from_json, to_json
+from hookedvid.values.progress import bar
 from hookedvid.values.selectors import NAMES as SELECTORS
 from hookedvid.values.selectors import parse_selector, unknown_name
 from hookedvid.values.serial import from_dict
@@ -301,15 +302,17 @@ def plan(
     _check_conditions(conditions, items, model.cfg.n_layers)
     contents = _Contents(plan)
     cuts = [(c, cut, canonical(cut)) for c, cut in ((c, to_json(c.interventions)) for c in conditions)]
-    for item in items:
-        settings = {**plan.settings, **contents.of(item)}
-        fixed = canonical(settings)
-        for c, cut, text in cuts:
-            taken = {n: contents.source(n, item) for n in source_names(c.interventions)}
-            own, own_text = (settings | {"sources": taken}, None) if taken else (settings, fixed)
-            key = key_of(item.id, text, own_text or canonical(own))
-            names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
-            plan.tasks.append((item, c, Task(key, *names, cut, own)))
+    with bar(len(items), "laying out, hashing videos", "questions") as done:
+        for item in items:
+            settings = {**plan.settings, **contents.of(item)}
+            fixed = canonical(settings)
+            for c, cut, text in cuts:
+                taken = {n: contents.source(n, item) for n in source_names(c.interventions)}
+                own, own_text = (settings | {"sources": taken}, None) if taken else (settings, fixed)
+                key = key_of(item.id, text, own_text or canonical(own))
+                names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
+                plan.tasks.append((item, c, Task(key, *names, cut, own)))
+            done(1)
     return replace(plan, videos=contents.videos) if sources else plan
 
 

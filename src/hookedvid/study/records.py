@@ -22,6 +22,7 @@ from hookedvid.nn.model import Model
 from hookedvid.study.rows import SHARED, Lines, Row, Task, line_of, row_of
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.files import open_regular, take_lock, written
+from hookedvid.values.progress import bar
 from hookedvid.values.texts import utf8
 
 if TYPE_CHECKING:
@@ -232,9 +233,12 @@ def model_hash(model: Model) -> str:
     h = hashlib.sha256(model.cfg.to_json().encode())
     if model.tokenizer is not None:
         h.update(model.tokenizer.backend_tokenizer.to_str().encode())
-    for name, p in sorted(model.named_parameters()):
-        h.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
-        h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    weights = sorted(model.named_parameters())
+    with bar(len(weights), "hashing weights", "tensors") as done:
+        for name, p in weights:
+            h.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
+            h.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            done(1)
     return h.hexdigest()[:16]
 
 

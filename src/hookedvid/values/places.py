@@ -68,6 +68,12 @@ class TokenPlaces:
     seconds: Float[Tensor, "token 2"]
     pieces: Pieces
 
+    def __repr__(self) -> str:
+        n = self.frames[:, 1].max().item() if len(self.position) else 0
+        return (
+            f"TokenPlaces: {len(self.position)} video positions of {n} frames, {len(self.pieces.token)} boxes of pixels"
+        )
+
     @classmethod
     def of(cls, layout: TokenLayout, merged: Int[Tensor, " cell"] | None = None) -> "TokenPlaces":
         """The places of a layout's video positions.

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from hookedvid.errors import InputError
 from hookedvid.values.serial import is_number
+from hookedvid.values.texts import one_line
 from hookedvid.video.decode import decode, fill, read_track
 from hookedvid.video.pictures import upright_rgb
 from hookedvid.video.refusals import refusal, unreadable
@@ -58,6 +59,11 @@ class Clip(NamedTuple):
     n_total: int
     duration: float | None
     source: str
+
+    def __repr__(self) -> str:
+        n, height, width, _ = self.frames.shape
+        when = "" if self.times is None else f", {self.times[0]:g} s to {self.times[-1]:g} s"
+        return f"Clip: {n} of {self.n_total} frames of {width} x {height} pixels{when}, of {one_line(self.source)}"
 
 
 def read_frames(
