@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -52,7 +53,7 @@ from hookedvid.study.run.tasks import carry_out
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.run.timing import Timing
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
-how = Execution(ray=sys.argv[3], n_decoders=1, worker="faulty_worker")
+how = Execution(ray=sys.argv[3], n_decoders=1, actors=1, worker="faulty_worker")
 carry_out(laid, cluster.engine(laid, {"name_or_path": "tiny"}, how, Timing()), Path(sys.argv[2]))
 """
 
@@ -93,7 +94,7 @@ def paths():
 def nodes(paths):
     """Two nodes of one CPU each; a dead one is noticed within seconds."""
     quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5, "health_check_timeout_ms": 2000}
-    head = {"num_cpus": 1, "_system_config": quick, "object_store_memory": 100 << 20}
+    head = {"num_cpus": 1, "_system_config": quick, "object_store_memory": 100 << 20, "include_dashboard": False}
     before = set(psutil.Process().children(recursive=True))
     found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     found.add_node(num_cpus=1, object_store_memory=100 << 20)
@@ -169,31 +170,22 @@ def test_a_killed_driver_goes_on(laid, annotations, undisturbed, nodes, paths, t
     with (out / ROWS).open("ab") as f:
         f.write(b'{"key": "torn')
     told = Counter()
-    rows, timing = spread(laid, out, on(nodes), lambda row, fresh: told.update([fresh]))
+    rows, timing = spread(laid, out, on(nodes, actors=1), lambda row, fresh: told.update([fresh]))
     assert rows == undisturbed and once_each(out, rows)
     assert 0 < told[True] <= len(rows) - 24 and told.total() == len(rows)
-    assert timing.n_actors == 2 and timing.n_actors_lost == 0
+    assert timing.n_actors == 1 and timing.n_actors_lost == 0
     again, timing = spread(laid, out, Execution(ray="nowhere:1"))  # nothing is left to be run, nobody connected to
     assert again == rows and timing == Timing()
 
 
-def test_killed_actors_are_replaced_and_a_video_that_kills_them_takes_no_other_along(
-    laid, undisturbed, nodes, tmp_path
-):
+def test_actors_that_a_video_kills_are_replaced_and_it_takes_no_other_along(laid, undisturbed, nodes, tmp_path):
     few, right = replace(laid, items=laid.items[:12], tasks=laid.tasks[:48]), undisturbed[:48]
-    killed = []
-
-    def kill(row, fresh):
-        if row["video"] == "sound-0.mp4" and not killed:
-            killed.append(actors()[0].pid)
-            os.kill(killed[0], signal.SIGKILL)
-
-    rows, timing = spread(few, tmp_path / "out", on(nodes, "faulty_worker"), kill)
+    rows, timing = spread(few, tmp_path / "out", on(nodes, "faulty_worker"))
     failed = [r for r in rows if r["status"] == "failed"]
     assert {(r["video"], r["fault"]) for r in failed} == {("fell-2.mp4", "killed")} and len(failed) == 8
     assert "3 processes that ran the model on fell-2.mp4 were lost" in failed[0]["reason"]
     assert [r for r in rows if r not in failed] == [r for r in right if r["video"] != "fell-2.mp4"]
-    assert killed and 3 <= timing.n_actors_lost <= 4  # the one killed here may have been running that video
+    assert timing.n_actors_lost == 3
     assert once_each(tmp_path / "out", rows)
     again = run(few, HookedVideoLLM.from_pretrained("tiny"), tmp_path / "out")  # tries what was killed
     assert again == right
@@ -260,5 +252,6 @@ def test_the_command_prints_the_same_table(annotations, paths, tmp_path, capfd):
     assert printed["ray"].out.split("video questions")[1] == printed["one"].out.split("video questions")[1].replace(
         str(tmp_path / "one"), str(tmp_path / "ray")
     )
-    assert "all seconds summed over 2 actors" in printed["ray"].out
+    # On a busy machine one is done before the other has started.
+    assert re.search("all seconds summed over [12] actors", printed["ray"].out)
     assert "raylet" not in printed["ray"].out + printed["ray"].err and "Actor" not in printed["ray"].err

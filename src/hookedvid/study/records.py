@@ -168,19 +168,19 @@ class _Read:
 
 
 class Writer:
-    """Appends one whole line at a time and waits until it is on disk.
+    """Appends whole lines and waits until they are on disk.
 
     Raises:
-        RunError: Where it cannot be: the line is then torn or missing, and the next writer cuts it off.
+        RunError: Where they cannot be: a line is then torn or missing, and the next writer cuts it off.
     """
 
     def __init__(self, file: Any, path: Path):
         self._file, self._path = file, path
 
-    def append(self, task: Task, outcome: Outcome) -> Row:
-        """Write and return the row of a finished task."""
-        row = row_of(task, outcome)
-        rest = memoryview(line_of(row) + b"\n")
+    def append(self, finished: Iterable[tuple[Task, Outcome]]) -> dict[str, Row]:
+        """Write the rows of finished tasks, all with one wait for the disk; what they are, by key."""
+        rows = {task.key: row_of(task, outcome) for task, outcome in finished}
+        rest = memoryview(b"".join(line_of(row) + b"\n" for row in rows.values()))
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -190,7 +190,7 @@ class Writer:
                 f"cannot write to {self._path}: {e.strerror}; every row before this one is kept: make room and "
                 "run the same command to go on"
             ) from e
-        return row
+        return rows
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> "pd.DataFrame":

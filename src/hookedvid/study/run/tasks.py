@@ -139,7 +139,7 @@ def carry_out(
         with closing(engine([unit for unit in units if unit.items])) as answers:
             for unit, (outcomes, unit_audit, unit_timing) in answers:
                 pairs = zip(unit.tasks, outcomes, strict=True)
-                report(unit.video, {t.key: writer.append(t, outcome) for t, outcome in pairs if t.key not in done})
+                report(unit.video, writer.append((t, outcome) for t, outcome in pairs if t.key not in done))
                 audit.add(unit_audit)
                 timing.add(unit_timing)
     rows = records.read()
