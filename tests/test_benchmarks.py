@@ -29,7 +29,7 @@ ON_CPU = tuple(t for t in TABLES if t != "cuda")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("benchmarks") / "RESULTS.md"
-    main(["--quick", "--only", *ON_CPU, "--out", str(out)])
+    main(["--quick", "--rounds", "1", "--only", *ON_CPU, "--out", str(out)])
     return out
 
 
@@ -37,7 +37,7 @@ def test_every_table_writes_a_section_that_says_what_it_ran_on(written):
     found = sections(written.read_text(encoding="utf-8"))
     assert len(found) == len(ON_CPU)
     for name, lines in zip(ON_CPU, found.values(), strict=True):
-        assert f"`python -m benchmarks --only {name} --quick`" in lines[2]
+        assert f"`python -m benchmarks --only {name} --quick --rounds 1`" in lines[2]
         assert f"torch {torch.__version__.split('+')[0]}" in lines[2] and "processor time" in lines[2]
         tables = [line for line in lines if line.startswith("|")]
         assert any(set(line) <= set("|-") for line in tables)
