@@ -69,27 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_study(verbs)
 
-    ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
-    ask.add_argument("video", help="a video file or a folder of frames")
-    ask.add_argument("question")
-    ask.add_argument("options", nargs="*", help="answers to choose from; none: a free answer")
-    ask.add_argument("--model", dest="name", metavar="MODEL", default="tiny")
-    ask.add_argument(
-        "--frames",
-        dest="n_frames",
-        metavar="FRAMES",
-        type=_count,
-        help="how many frames to sample (default: the model's)",
-    )
-    ask.add_argument(
-        "--under", dest="conditions", action="append", default=[], metavar="INTERVENTIONS",
-        help='"LV-K @ 4:8 heads 0,3 weight 0.5", "drop @ 2 keep 0.5 by attention", several joined by ";", layers '
-        "0-based; repeatable, one condition each",
-    )  # fmt: skip
-    ask.add_argument("--device")
-    ask.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
-    _add_override(ask)
-    ask.set_defaults(run=_from("cli.verbs", "ask"))
+    _add_questions(verbs)
 
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
     plot.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
@@ -114,6 +94,45 @@ def _parser() -> argparse.ArgumentParser:
     _add_scores(verbs)
     _add_weights(verbs)
     return parser
+
+
+def _add_questions(verbs: Any) -> None:
+    ask = verbs.add_parser("ask", help="ask one question about one video, with and without knockouts")
+    ask.add_argument("video", help="a video file or a folder of frames")
+    ask.add_argument("question")
+    _add_question(ask)
+    ask.set_defaults(run=_from("cli.verbs", "ask"))
+
+    view = verbs.add_parser("view", help="a page of one question, or of a study's: frames, attention, effects, lens")
+    view.add_argument("video", help="a video file, a folder of frames; without a question, a study's --out folder")
+    view.add_argument("question", nargs="?")
+    _add_question(view)
+    view.add_argument("--answer", metavar="LETTER", help="the right option, where it is known")
+    view.add_argument("--items", nargs="+", default=[], metavar="ID", help="of a study: which (default: its examples)")
+    view.add_argument("--attention-of", dest="queries", action="append", default=[], metavar="SELECTOR",
+        help="also where these positions look, on average; repeatable",
+    )  # fmt: skip
+    view.add_argument("--budget", type=_megabytes, default=20_000_000, metavar="MB", help="of a page (default: 20)")
+    view.add_argument("--out", type=Path, help="the page (default: view.html; a study's go into its folder)")
+    view.set_defaults(run=_from("cli.verbs", "view"), name=None)  # a study has its own
+
+
+def _add_question(verb: argparse.ArgumentParser) -> None:
+    """Who is asked, and under what."""
+    verb.add_argument("options", nargs="*", help="answers to choose from; none: a free answer")
+    verb.add_argument("--model", dest="name", metavar="MODEL", default="tiny")
+    verb.add_argument(
+        "--frames", dest="n_frames", metavar="FRAMES", type=_count,
+        help="how many frames to sample (default: the model's)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--under", dest="conditions", action="append", default=[], metavar="INTERVENTIONS",
+        help='"LV-K @ 4:8 heads 0,3 weight 0.5", "drop @ 2 keep 0.5 by attention", several joined by ";", layers '
+        "0-based; repeatable, one condition each",
+    )  # fmt: skip
+    verb.add_argument("--device")
+    verb.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
+    _add_override(verb)
 
 
 def _add_study(verbs: Any) -> None:
@@ -236,6 +255,11 @@ def _size(text: str) -> float:
     if not 0 <= (value := _number(text)) <= 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
     return value
+
+
+def _megabytes(text: str) -> int:
+    """A size in bytes, of megabytes."""
+    return int(1e6 * _size(text))
 
 
 def _number(text: str) -> float:

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
+from typing import Any
 
 from hookedvid.checkpoints import convert as converting
 from hookedvid.checkpoints.devices import named_device
@@ -23,7 +25,7 @@ from hookedvid.study import definition as studies
 from hookedvid.study.conventions import NAMES, convention
 from hookedvid.study.definition import Study
 from hookedvid.study.extractors import extractor
-from hookedvid.study.records import Records, write_parquet
+from hookedvid.study.records import Records, model_hash, write_parquet
 from hookedvid.study.results import rescoring, submission
 from hookedvid.study.results.file_names import own_folder, renewed
 from hookedvid.study.results.summary import Outcomes, summarise, write_csv
@@ -34,6 +36,7 @@ from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.values.interventions import label, parse
 from hookedvid.video.decoders import Decoders
+from hookedvid.viewer.study import view_items
 
 
 def run_study(
@@ -266,6 +269,58 @@ def ask(
             text = model.generate(inputs, interventions)
         console.say(f"{title}: {text}")
     return 0
+
+
+def view(
+    video: str, question: str | None, options: Sequence[str], conditions: Sequence[str], name: str | None,
+    n_frames: int | None, device: str | None, dtype: str | None, overrides: Mapping, answer: str | None,
+    items: Sequence[str], queries: Sequence[str], budget: int, out: Path | None,
+) -> int:  # fmt: skip
+    """`hookedvid view`: a page of one question, or of a study's items with their index."""
+    console = Terminal()
+    how: dict[str, Any] = {"queries": queries, "budget": budget}
+    under = [parse(c) for c in conditions] or None
+    if question is None:
+        given = {"--out": out, "--answer": answer, "--frames": n_frames, "--dtype": dtype, "--override": overrides}
+        if names := [flag for flag, value in given.items() if value]:
+            raise ConfigError(f"without a question {video} is a study's folder, which has its own {', '.join(names)}")
+        index = _view_study(Path(video), name, items, under, device, console, how)
+        console.say(": open it in a browser", lead=str(index))
+        return 0
+    if items:
+        raise ConfigError("--items are a study's: give its folder without a question, or leave them out")
+    right = None if answer is None else _option(answer, len(options))
+    model = HookedVideoLLM.from_pretrained(name or "tiny", device=device, dtype=dtype, overrides=overrides)
+    inputs = model.prepare(video, question, options, n_frames=n_frames)
+    path = model.view(inputs, under, question=question, answer=right, **how).save(out or Path("view.html"))
+    console.say(f": {path.stat().st_size / 1e6:.1f} MB; open it in a browser", lead=str(path))
+    return 0
+
+
+def _option(letter: str, n: int) -> int:
+    """The number of an option by its letter."""
+    known = LETTERS[:n]
+    if len(letter) != 1 or letter.upper() not in known:
+        raise ConfigError(
+            f"--answer {letter!r} is none of the options' letters: {', '.join(known) or 'there are none'}"
+        )
+    return known.index(letter.upper())
+
+
+def _view_study(
+    folder: Path, name: str | None, ids: Sequence[str], under: Any, device: str | None, console: Terminal,
+    how: Mapping[str, Any],
+) -> Path:  # fmt: skip
+    """Where the index is; the model may lie elsewhere than the study had it."""
+    run = Manifest.load(folder)
+    study, name = run.study, name or run.study.model
+    loading = {"dtype": study.dtype, "kernel": study.kernel, "overrides": study.overrides, "device": device}
+    model = HookedVideoLLM.from_pretrained(name, **loading)
+    if model_hash(model) != run.settings["model"]:
+        raise ConfigError(
+            f"{name} has other weights than {folder} was run with: give those by --model, or run the study again"
+        )
+    return view_items(folder, run, model, ids, under, console.say, **how)
 
 
 def inspect(name: str, hooks: bool) -> int:

@@ -11,7 +11,7 @@ No query x key tensor is built. Runs are read, never changed; editing is `run_wi
 # pandas has no stubs of its own.
 # pyright: reportMissingTypeStubs=false
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 Probes = Mapping[int, Probe] | None
 Reduce = Literal["none", "segments", "frames", "patches"]
+See = Callable[[int, Int[Tensor, " query"], Float[Tensor, "head query pos"]], object]
 REST = "rest"  # what belongs to no frame
 _DRAWN = 'read with reduce="frames", or with "none" and draw it by model.places(inputs).on_frame'
 
@@ -139,6 +140,7 @@ def read_attention(
     sources: Any = None,
     device: torch.device | str | None = None,
     mean_queries: bool = False,
+    see: See | None = None,
 ) -> AttentionMap:
     """Where one item's queries look, in a run whose logits it leaves alone.
 
@@ -151,10 +153,10 @@ def read_attention(
             video and the markers between frames too); a row sums to 1.
         patches: mass on each patch, summed over the queries, on the projector's grid.
     interventions, sources: as in `forward`. What an early exit dropped gets mass 0.
-    device: where each layer's map is put as soon as it is read; by default where the logits are. Of 28 heads, 6,387
-        queries and 8 segments one map is 5.5 MiB.
+    device: where each layer's map is put as soon as it is read; by default where the logits are.
     mean_queries: of segments and frames, keep the mean over the queries of each, one row a segment or frame that has
         any, in the order of the columns: what a map holds then does not grow with the sequence.
+    see: with `none`, is shown each layer's rows, some queries at a time, as they are read; none is held.
 
     A query with no key left looks nowhere: its row is 0. Masses carry an absolute error, of the model's type (in
     float32 some 1e-6), so the smallest are known only as small.
@@ -169,7 +171,9 @@ def read_attention(
     if batch.batch_size != 1:
         raise InputError(f"attention is read of one item at a time, and this batch holds {batch.batch_size}")
     layout = batch.layout
-    request = _Request.of(model, layout, queries, reduce, heads, mean_queries)
+    request = _Request.of(model, layout, queries, reduce, heads, mean_queries)._replace(see=see)
+    if see is not None and reduce != "none":
+        raise InputError(f'see is shown rows, which reduce="none" reads, not {reduce!r}; leave one out')
     numbers = _layers(layers, model.cfg.n_layers)
     joint = effects(interventions, model.cfg.n_layers)
     known = RunPlan(model.cfg.lm, batch, joint, None).rows
@@ -196,6 +200,7 @@ class _Request(NamedTuple):
     rows: list[int] | None  # of which columns the queries are averaged, if they are
     grid: tuple[int, int, int]  # frames, height, width
     kernel: Kernel
+    see: See | None = None
 
     @classmethod
     def of(
@@ -283,6 +288,10 @@ class _Reader:
         if request.reduce in ("segments", "frames"):
             sets = F.one_hot(request.column[positions], len(request.labels)).to(q.device, precise)
             mass = request.mean(layer.mass(F.pad(sets, (0, 0, n_pad, 0)), lse, request.kernel))
+        elif request.see is not None:
+            for some, at in zip(*(torch.split(x, N_EXPLICIT) for x in (rows, request.queries)), strict=True):
+                request.see(self.layer, at, self._by_position(layer.pattern(some)[..., n_pad:].to(precise), positions))
+            return
         elif request.reduce == "none":
             mass = self._by_position(layer.pattern(rows)[..., n_pad:].to(precise), positions)
         else:

@@ -31,6 +31,7 @@ from hookedvid.model.prepare import prepare
 from hookedvid.model.replaced_values import Flows
 from hookedvid.model.run_plan import RunPlan, blocks_run, check_begin, columns
 from hookedvid.model.sinks import find_sinks
+from hookedvid.model.view import view
 from hookedvid.model.weight_views import WeightViews
 from hookedvid.nn.attention import AttnContext, Kernel
 from hookedvid.nn.hooks import HookPoint
@@ -55,8 +56,7 @@ Sources = Mapping[str, Any] | None
 class HookedVideoLLM(HookVerbs, WeightViews):
     """A Video-LLM whose every residual stream, attention pattern and mask is a hook point.
 
-    `kernel` ("sdpa" or "eager") is the attention kernel of every layer nothing listens to; give baseline and
-    condition the same one. Made by `from_config`, `from_transformers`, `from_open_clip` or `from_pretrained`.
+    `kernel` ("sdpa" or "eager") is that of every layer nothing listens to; give baseline and condition the same one.
     """
 
     vision: VisionTower
@@ -373,8 +373,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return [score_options(row, inputs, i, self.cfg.n_tokens) for i, row in enumerate(rows)]
 
     attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
-
     generate = generate  # (input, interventions, max_new_tokens, …) -> text, or ids
+    view = view  # (inputs, conditions, …) -> a page
 
     # ---- what the hook verbs ask -------------------------------------------------------------------------
 

@@ -1,6 +1,10 @@
 """Which positions are sinks: those whose residual stream is far longer than the others'."""
 
+from typing import Any, cast
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.nn.model import Model
@@ -35,8 +39,7 @@ def find_sinks(
     if not is_number(factor) or not factor > 0:
         raise InputError(f"factor is {factor!r}; give how many times the median norm a sink has, above 0")
     at = inputs.layout.positions(among)
-    resid = model(inputs, stop_at_layer=layer)[0, at.to(model.device)]
-    norms = resid.to(torch.promote_types(resid.dtype, torch.float32)).norm(dim=-1).cpu()
+    norms = norms_of(model(inputs, stop_at_layer=layer)[0, at.to(model.device)])
     median = norms.median()
     found = at[norms > factor * median]
     if not len(found):
@@ -45,3 +48,9 @@ def find_sinks(
             f"{norms.max() / median:.2f} times the median, factor is {factor:g}; try other layers, or a lower factor"
         )
     return inputs.with_group(SINKS, positions=found)
+
+
+def norms_of(resid: Float[Tensor, "pos d_model"]) -> Float[Tensor, " pos"]:
+    """The Euclidean norm of each position's stream, in float32 at least; on the CPU."""
+    wide = resid.to(torch.promote_types(resid.dtype, torch.float32))
+    return cast(Any, wide).norm(dim=-1).cpu()  # torch's annotations do not say what it returns

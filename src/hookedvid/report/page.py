@@ -5,7 +5,7 @@ import importlib.resources
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
 from hookedvid.study.protocols.protocol import Sheet
 from hookedvid.study.results.evidence import Finding
+from hookedvid.study.results.examples import N_EXAMPLES, varied, view_file
 from hookedvid.study.results.summary import Summary
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.texts import printable
@@ -26,13 +27,16 @@ from hookedvid.video.decoders import Decoded, Decoders, Limits
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N_EXAMPLES = 6
 LONGEST = 30  # seconds that decoding a clip may take: a picture is worth no longer wait
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip as a strip of its sampled frames, or why there is none, with the answer under some conditions."""
+    """A clip as a strip of its sampled frames, or why there is none, with the answer under some conditions.
+
+    Attributes:
+        view: The path of its page (`hookedvid view`), where one was made.
+    """
 
     question: str
     family: str
@@ -40,6 +44,7 @@ class Example:
     strip: str
     answers: list[dict[str, str]]
     trouble: str = ""
+    view: str = ""
 
 
 def pictures(figures: Iterable[str]) -> str:
@@ -75,7 +80,7 @@ def render(
 
 def examples(
     scoring: Scoring, items: Sequence[Item], annotations: Path, rows: Sequence[Mapping], shown: Sequence[str],
-    sampling: Mapping[str, Any],
+    sampling: Mapping[str, Any], out: Path,
 ) -> list[Example]:  # fmt: skip
     """The first answered item of each family and some more, each from another video where there are enough.
 
@@ -84,16 +89,19 @@ def examples(
 
     Args:
         shown: Labels of the conditions whose answers are printed.
+        out: The study's folder, where views may be.
     """
     answers: dict[str, dict[str, Mapping]] = {}
     failed = {row["item"] for row in rows if row["status"] == "failed"}
     for row in rows:
         answers.setdefault(row["item"], {})[row["condition"]] = row
-    chosen = _varied([i for i in items if i.id not in failed])[:N_EXAMPLES]
+    chosen = varied([i for i in items if i.id not in failed])[:N_EXAMPLES]
     with Decoders(limits=Limits(seconds=LONGEST), cache=FrameCache(home() / "frames", 0)) as decoders:
         requests = [_request(item, annotations, answers[item.id][shown[0]]["settings"], sampling) for item in chosen]
         clips = [decoders.submit(request) for request in requests]
-        return [_example(scoring, i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
+        made = [_example(scoring, i, clip, shown, answers[i.id]) for i, clip in zip(chosen, clips, strict=True)]
+    files = [view_file(item.id) for item in chosen]
+    return [replace(e, view=file if (out / file).is_file() else "") for e, file in zip(made, files, strict=True)]
 
 
 def _request(item: Item, annotations: Path, settings: Mapping[str, Any], sampling: Mapping[str, Any]) -> ClipRequest:
@@ -113,18 +121,6 @@ def _example(
     lines = [{"label": label, "mark": mark, "said": text} for label, mark, text in marked]
     options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
     return Example(item.question, item.family, options, strip, lines, trouble)
-
-
-def _varied(items: Sequence[Item]) -> list[Item]:
-    """Items with new families first, then new videos, then the rest."""
-    families: set[str] = set()
-    videos: set[str] = set()
-    ranked = []
-    for item in items:
-        ranked.append(((item.family in families, item.video in videos), item))
-        families.add(item.family)
-        videos.add(item.video)
-    return [item for _, item in sorted(ranked, key=lambda r: r[0])]
 
 
 def _strip(frames: Any) -> str:

@@ -86,7 +86,7 @@ def _conclude(
     for name, data in figures.items():
         write_bytes(out / f"{name}.png", data)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
-    examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings)
+    examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings, out)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
     sheets = [reading.sheet for reading in readings.values()]
     pictures = list(figures.values())

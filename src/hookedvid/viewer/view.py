@@ -1,0 +1,236 @@
+"""A question's view: what a page of it shows, computed, and the page."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from string import ascii_uppercase as LETTERS
+from typing import Any
+
+import numpy as np
+import torch
+
+from hookedvid.errors import InputError
+from hookedvid.model.answers import check_option_tokens, real_tokens
+from hookedvid.model.merging import places
+from hookedvid.nn.model import Model
+from hookedvid.sweep.run import check_sweepable
+from hookedvid.values.files import write_text
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, VS_K, VT_K, Intervention, as_interventions
+from hookedvid.values.layout import FrameBlendWarning, TokenLayout
+from hookedvid.values.places import TokenPlaces
+from hookedvid.viewer import page
+from hookedvid.viewer.cuts import CutEffects, n_cuts, read_cuts, under
+from hookedvid.viewer.maps import Maps, read_maps
+from hookedvid.viewer.pictures import Pictures, pictures
+from hookedvid.viewer.queries import BASE64, Query, queries_of, within
+
+BUDGET = 20_000_000
+FOR_FRAMES = 0.15  # of the budget
+FOR_PAGE = 100_000  # bytes of script, style and text
+N_NEXT = 5  # likeliest next tokens, where there are no options
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Everything a page shows of one question.
+
+    Attributes:
+        about: Title, question, model and what else is said in words; keys of JSON.
+        layout: Of the prompt.
+        tokens: The text of each position; empty at those of the video.
+        places: Of its video positions.
+        pictures: Of its frames.
+        queries: Whose attention is in `maps`; `left_out` are those that the budget had no room for.
+        maps: Of one run of the prompt.
+        vocabulary: The words of the lens's tokens.
+        candidates: Texts of the next tokens whose probabilities are told, and `conditions` these under each condition,
+            as natural logarithms, the whole prompt's under `baseline`.
+        cuts: What cutting each step does to them.
+    """
+
+    about: dict[str, Any]
+    layout: TokenLayout
+    tokens: tuple[str, ...]
+    places: TokenPlaces
+    pictures: Pictures
+    queries: tuple[Query, ...]
+    maps: Maps
+    vocabulary: dict[int, str]
+    candidates: tuple[str, ...]
+    conditions: dict[str, np.ndarray]
+    cuts: tuple[CutEffects, ...]
+    left_out: tuple[str, ...] = ()
+    _html: list[str] = field(default_factory=list[str], repr=False)
+
+    @property
+    def html(self) -> str:
+        """The page: one file that needs nothing beside it."""
+        if not self._html:
+            self._html.append(page.render(self))
+        return self._html[0]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page; where it is."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.html)
+        return path
+
+    def __repr__(self) -> str:
+        apart = sum(q.apart for q in self.queries)
+        return f"View({self.about['question']!r:.60}, {len(self.queries)} queries, heads apart in {apart})"
+
+    def _repr_html_(self) -> str:
+        return page.in_frame(self.html)
+
+
+def view(
+    model: Model,
+    inputs: VideoInputs,
+    conditions: Iterable[Any] | None = None,
+    *,
+    answer: int | None = None,
+    queries: Sequence[str] = (),
+    cuts: Sequence[str] = ("text", "last"),
+    n_words: int = 3,
+    budget: int = BUDGET,
+    question: str = "",
+    about: dict[str, Any] | None = None,
+) -> View:
+    """One question as a page of its own: frames, attention on them, what cutting each costs, words of a lens.
+
+    Costs a run of the prompt for attention and lens, one for each condition, and a sweep over the steps of the video,
+    in all layers and in each. The page is about the end of the prompt: an answer that the inputs hold is left out.
+
+    Args:
+        model: The model.
+        inputs: Of one item, with a video.
+        conditions: Interventions whose answers stand beside the baseline's, each one, several or a line of text;
+            LV-K, VT-K and VS-K in all layers unless given.
+        answer: The right option (0-based), where it is known.
+        queries: Selectors whose attention is shown too, the mean over their positions.
+        cuts: Selectors of those who may not look at a step of the video, one set of effects each. None of them: no
+            sweep is made.
+        n_words: Words of the logit lens at each position and layer; 0 for none.
+        budget: Bytes of the page. To keep to it, heads are averaged and single tokens left out, which the page says.
+        question: What is asked, as the page's title; the prompt's question unless given.
+        about: More to be said of it: `id`, `family`.
+
+    Raises:
+        InputError: On a batch, without a video, and where the budget is too small for the least that a page shows.
+    """
+    inputs = _prompt(inputs)
+    layout = inputs.layout
+    if cuts:
+        check_sweepable(model)  # before anything long has run
+    whole, tokens = queries_of(layout, queries)
+    shown = pictures(model, inputs, FOR_FRAMES * budget)
+    room = _room(model, inputs, shown, n_words, cuts, budget)
+    chosen = within(room, whole, tokens, _cost(model, layout), model.cfg.n_heads)
+    inputs = model.encoded(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrameBlendWarning)  # the page says so
+        maps = read_maps(model, inputs, chosen, n_words)
+        candidates = _candidates(model, inputs, maps.logits)
+        intact, effects = read_cuts(model, inputs, cuts, candidates)
+        asked = {"baseline": intact, **under(model, inputs, _conditions(conditions, layout), candidates)}
+    texts, said, kept = _texts(model, inputs), _candidate_texts(model, inputs, candidates), {q.name for q in chosen}
+    more = {**_about(model, inputs, question, texts, answer, asked), "budget": budget, **(about or {})}
+    vocabulary = _words(model, {*maps.words.flatten().tolist()})
+    left_out = tuple(q.name for q in (*whole, *tokens) if q.name not in kept)
+    return View(
+        more, layout, texts, places(model, inputs), shown, tuple(chosen), maps, vocabulary, said, asked,
+        tuple(effects), left_out,
+    )  # fmt: skip
+
+
+def _prompt(inputs: VideoInputs) -> VideoInputs:
+    """Inputs without the answer they may hold."""
+    layout = inputs.layout
+    prompt = tuple(s for s in layout.segments if s.role != "generated")
+    return replace(inputs, tokens=inputs.tokens[:, : layout.n_prompt], layouts=(replace(layout, segments=prompt),))
+
+
+def _cost(model: Model, layout: TokenLayout) -> int:
+    """Bytes of one query's maps of one head in all layers: each position's, and 4 for the scale and for columns."""
+    n_columns = len(layout.steps) + len(layout.roles)
+    return model.cfg.n_layers * (layout.n_tokens + 4 * (1 + n_columns))
+
+
+def _room(model: Model, inputs: VideoInputs, shown: Pictures, n_words: int, cuts: Sequence[str], budget: int) -> float:
+    """Bytes that are left for maps."""
+    layout, cfg = inputs.layout, model.cfg
+    words = cfg.n_layers * layout.n_tokens * n_words
+    vocabulary = min(words, cfg.d_vocab) * 12  # a word, quotes and comma
+    n_bytes = sum(map(len, shown.files)) + 5 * words  # of a word its number, below 2^32, and a byte
+    n_bytes += n_cuts(inputs, cfg.n_layers, cuts) * 4 * max(len(inputs.option_tokens[0]), N_NEXT)
+    n_bytes += 40 * layout.n_tokens  # where tokens are
+    return budget - FOR_PAGE - vocabulary - BASE64 * n_bytes
+
+
+def _conditions(conditions: Iterable[Any] | None, layout: TokenLayout) -> list[tuple[Intervention, ...]]:
+    if conditions is not None:
+        return [as_interventions(c) for c in conditions]
+    return [(k,) for k in (LV_K, VT_K, VS_K) if k is not VT_K or len(layout.steps) > 1]  # which one step has not
+
+
+def _candidates(model: Model, inputs: VideoInputs, logits: torch.Tensor) -> list[int]:
+    """The options' letters, or the likeliest next tokens."""
+    if inputs.option_tokens and inputs.option_tokens[0]:
+        check_option_tokens(inputs.option_tokens[0])
+        return list(inputs.option_tokens[0])
+    real = real_tokens(logits, model.cfg.n_tokens)
+    return real.topk(min(N_NEXT, len(real))).indices.tolist()
+
+
+def _candidate_texts(model: Model, inputs: VideoInputs, candidates: Sequence[int]) -> tuple[str, ...]:
+    if inputs.option_tokens and inputs.option_tokens[0]:
+        return tuple(f"{letter}. {o}" for letter, o in zip(LETTERS, inputs.options[0], strict=False))
+    return tuple(_words(model, candidates)[i] for i in candidates)
+
+
+def _words(model: Model, tokens: Iterable[int]) -> dict[int, str]:
+    if model.tokenizer is None:
+        return {i: f"#{i}" for i in tokens}
+    return {i: model.tokenizer.decode([i]) for i in tokens}
+
+
+def _texts(model: Model, inputs: VideoInputs) -> tuple[str, ...]:
+    ids: list[int] = inputs.tokens[0].tolist()
+    words = _words(model, {i for i in ids if i >= 0})
+    return tuple(words.get(i, "") for i in ids)
+
+
+def _about(
+    model: Model, inputs: VideoInputs, question: str, texts: Sequence[str], answer: int | None,
+    asked: dict[str, np.ndarray],
+) -> dict[str, Any]:  # fmt: skip
+    layout, cfg = inputs.layout, model.cfg
+    n_options = len(inputs.options[0]) if inputs.options else 0
+    if answer is not None and not 0 <= answer < n_options:
+        raise InputError(f"answer {answer} is none of the {n_options} options (counted from 0)")
+    if not question:
+        question = "".join(texts[p] for s in layout.segments if s.role == "question" for p in range(s.start, s.stop))
+    right = None if answer is None else {name: int(np.argmax(p)) == answer for name, p in asked.items()}
+    return {
+        "question": question.strip(),
+        "options": list(inputs.options[0]) if n_options else [],
+        "answer": answer,
+        "outcome": [] if right is None else _outcomes(right),
+        "model": cfg.model_name or cfg.family,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "kernel": model.kernel,
+        "n_frames": layout.n_frames,
+        "n_layers": cfg.n_layers,
+        "n_heads": cfg.n_heads,
+        "n_tokens": layout.n_tokens,
+    }
+
+
+def _outcomes(right: dict[str, bool]) -> list[str]:
+    """What an index filters by: how the baseline answered, and which conditions changed that."""
+    first = right["baseline"]
+    turned = "turned wrong by" if first else "turned right by"
+    return ["right" if first else "wrong", *(f"{turned} {n}" for n, r in right.items() if r != first)]
