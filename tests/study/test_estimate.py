@@ -59,7 +59,6 @@ def test_the_papers_study_at_seven_billion_takes_what_the_facts_say():
     naive = sum(costs.of(c).total for c in conditions)
     assert naive / 1e15 == pytest.approx(9.85 * 107 / 108, rel=0.01)  # the facts run the baseline twice
     one, three = (sweep_flops(cfg, Sweep(28, [x] * n, conditions)).total for n in (1, 3))
-    # The facts' engine computes one text row of the last block, where every text row is run here.
     assert one / 1e15 == pytest.approx(2.69, rel=0.01) and three / 1e15 == pytest.approx(2.85, rel=0.01)
 
 

@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Which view of the stream each state has, and who sees whom inside it (`own`, booleans or M).
+    """Which view of the stream each state has, and whom of itself each of its last rows sees (`own`, booleans or M).
 
     Attributes:
         views: Those of heads behind those of whole states, over which they go.
@@ -50,23 +50,24 @@ class States:
     """
 
     views: tuple[View, ...]
-    own: Bool[Tensor, "state #head text text"] | Float[Tensor, "state #head text text"]
+    own: Bool[Tensor, "state #head row text"] | Float[Tensor, "state #head row text"]
     explicit: bool = False
     flows: tuple[Flow, ...] = ()
 
     def attend(
         self,
-        q: Float[Tensor, "1 rows head d_head"],
-        k: Float[Tensor, "1 rows kv_head d_head"],
-        v: Float[Tensor, "1 rows kv_head d_head"],
+        q: Float[Tensor, "item rows head d_head"],
+        k: Float[Tensor, "item keys kv_head d_head"],
+        v: Float[Tensor, "item keys kv_head d_head"],
         stream_k: Float[Tensor, "1 key kv_head d_head"],
         stream_v: Float[Tensor, "1 key kv_head d_head"],
-    ) -> Float[Tensor, "1 rows head d_head"]:
+    ) -> Float[Tensor, "item rows head d_head"]:
         """Attention of every state to its view of the stream and to itself; a row with no key left is zero.
 
-        Of q, k, v the rows are the states', one after the other.
+        An item is a state or, one after the other, all. Of a state q may hold its last rows alone.
         """
-        q, k, v = (x[0].unflatten(0, (len(self.own), -1)) for x in (q, k, v))
+        n_items = len(q)
+        q, k, v = (x.reshape(len(self.own), -1, *x.shape[2:]) for x in (q, k, v))
         own_k, own_v = k, v
         n_kv = k.shape[2]
         grouped = q.unflatten(2, (n_kv, -1)).permute(0, 2, 3, 1, 4)  # [state, kv_head, head of it, text, d_head]
@@ -89,7 +90,7 @@ class States:
         def keys_values(state: int) -> tuple[Tensor, Tensor]:
             return torch.cat([stream_k[0], own_k[state]]), torch.cat([stream_v[0], own_v[state]])
 
-        return with_flows(self.flows, merged, q, keys_values).flatten(0, 1)[None]
+        return with_flows(self.flows, merged, q, keys_values).reshape(n_items, -1, *q.shape[2:])
 
     def _seen(self, view: View, rows: Tensor, stream_k: Tensor, stream_v: Tensor) -> tuple[Tensor, Tensor]:
         """Attention of a view's states to the stream, and its log-sum-exps, in the order of their rows.

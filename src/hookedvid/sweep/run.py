@@ -62,7 +62,8 @@ class Rows:
     """The rows of questions on one video, stream and text apart, and how a block computes either.
 
     The stream is [1, n_stream, d_model]. Text states are [1, state * n_text, d_model], one after the other: each as
-    long as the longest question, shorter ones padded behind their end, where nothing of theirs looks.
+    long as the longest question, shorter ones padded behind their end, where nothing of theirs looks. In calls of their
+    own they are items of a batch.
     """
 
     def __init__(self, model: Model, plan: Sweep, inputs: Sequence[VideoInputs], sources: Sources = None):
@@ -79,7 +80,7 @@ class Rows:
         cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, ids, (prompts[0],), self.dtype)
         self.n_text = longest - n
         self.beside, self.together = states_a_call(n, self.n_text)
-        at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.together)])
+        at = torch.cat([torch.arange(n), torch.arange(n, longest).repeat(self.beside)])
         self._angles = cos[:, at].to(self.device), sin[:, at].to(self.device)
         texts = [whole[:, n:] if q == 0 else model.embed(x.tokens[:, n:].to(self.device)) for q, x in enumerate(inputs)]
         self.texts = torch.cat([pad(t, (0, 0, 0, self.n_text - t.shape[1])) for t in texts], 1)
@@ -128,7 +129,7 @@ class Rows:
         """
         n, block = self.plan.n_stream, self.model.blocks[layer]
         if kv is not None and self._is_last(layer, changes):
-            kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(n, 0)))
+            kv.append(*block.attn.keys_values(rows[:, :n], block.ln1, self._context(0, n)))
             return rows[:, :n]
         mask = self._stream_mask(changes.cuts)
         # A state that sees all before it goes on from an intact stream as any row does.
@@ -138,9 +139,9 @@ class Rows:
         if not beside:
             rows = rows[:, :n]
         elif [t.parent for t in beside] != list(range((rows.shape[1] - n) // self.n_text)):
-            rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:])], 1)
+            rows = torch.cat([rows[:, :n], self._above(beside, rows[:, n:]).flatten(0, 1)[None]], 1)
         hooks = [*self._hooks(0, changes), *self._text_hooks(beside, n)]
-        ctx = self._context(n, len(beside), allowed, causal=mask is None)
+        ctx = self._context(0, n + len(beside) * self.n_text, allowed, causal=mask is None)
         ctx = ctx._replace(flows=self._flows(layer, changes, 0, torch.arange(n), torch.arange(n)))
         return self._through(layer, rows, ctx, kv, hooks, self._deepstack[layer:][:1])
 
@@ -148,22 +149,17 @@ class Rows:
         self, layer: int, rows: Tensor, ctx: AttnContext, kv: LayerKV | None, hooks: list[Hook],
         deepstack: Sequence[Tensor] = (),
     ) -> Tensor:  # fmt: skip
-        """Rows after a block; its MLP, which needs the most memory, takes them in pieces unless a hook wants all.
+        """Rows after a block, in one item. Its MLP needs the most memory, and takes some at a time where no hook acts.
 
-        Args:
-            layer: The block.
-            rows: Those of the stream first, if any.
-            ctx: Of attention.
-            kv: Takes keys and values.
-            hooks: What acts meanwhile.
-            deepstack: What is added to the stream's rows after this block, if anything.
+        The rows given are of one item, those of the stream first, or of an item a state. `deepstack` is what is added
+        to the stream's after this block, if anything.
         """
         block = self.model.blocks[layer]
-        added = [torch.zeros_like(rows)] if layer < len(self._deepstack) else []
-        for x, part in zip(added, deepstack, strict=False):
-            x[:, : part.shape[1]] = part
         with self.model.hooks(hooks):
-            rows = block.after_attn(rows, ctx, kv)
+            rows = block.after_attn(rows, ctx, kv).flatten(0, 1)[None]
+            added = [torch.zeros_like(rows)] if layer < len(self._deepstack) else []
+            for x, part in zip(added, deepstack, strict=False):
+                x[:, : part.shape[1]] = part
             if hooks:
                 return block.after_mlp(rows, *added)
         n = mlp_pieces(rows.shape[1], self.plan.n_stream)
@@ -174,11 +170,10 @@ class Rows:
     def _is_last(self, layer: int, changes: Changes) -> bool:
         return layer == self.plan.n_layers - 1 and not changes.writes
 
-    def _context(self, n: int, states: int, allowed: Any = None, causal: bool = False) -> AttnContext:
-        """For a call with all `n` rows of the stream, or none, and so many states behind them."""
-        rows = slice(self.plan.n_stream - n, self.plan.n_stream + states * self.n_text)
-        cos, sin = self._angles
-        return AttnContext(cos[:, rows], sin[:, rows], allowed, causal, self.model.kernel)
+    def _context(self, start: int, stop: int, allowed: Any = None, causal: bool = False) -> AttnContext:
+        """For a call with these of the stream's rows and of states, one after the other, behind them."""
+        cos, sin = (x[:, start:stop] for x in self._angles)
+        return AttnContext(cos, sin, allowed, causal, self.model.kernel)
 
     def _stream_mask(self, cuts: _Cuts) -> Tensor | Calls | None:
         if not cuts:
@@ -197,22 +192,26 @@ class Rows:
     def text_step(
         self, layer: int, steps: Sequence[TextStep], texts: Tensor, kv: LayerKV, out: Tensor | None = None
     ) -> Tensor:
-        """States after a block (in `out`, if given), from all states above, in calls of some at a time."""
+        """States after a block (in `out`, if given), their rows from `first_made` on, from all states above."""
         assert kv.k is not None and kv.v is not None
-        keys_values = kv.k, kv.v
+        keys_values, n, block = (kv.k, kv.v), self.plan.n_stream, self.model.blocks[layer]
+        first = self.plan.first_made(layer, steps)
         if out is None:
             out = texts.new_empty(1, len(steps) * self.n_text, texts.shape[2])
+        states = out.view(-1, self.n_text, out.shape[2])
         for i in range(0, len(steps), self.together):
-            some = steps[i : i + self.together]
-            ctx = self._context(0, len(some), Joined(self._states(layer, some), held=keys_values))
-            rows = slice(i * self.n_text, (i + len(some)) * self.n_text)
-            out[:, rows] = self._through(layer, self._above(some, texts), ctx, None, self._text_hooks(some, 0))
+            some, own = steps[i : i + self.together], LayerKV()
+            above = self._above(some, texts)
+            if first:
+                own.append(*block.attn.keys_values(above[:, :first], block.ln1, self._context(n, n + first)))
+            ctx = self._context(n + first, n + self.n_text, Joined(self._states(layer, some, first), held=keys_values))
+            rows = self._through(layer, above[:, first:], ctx, own, self._text_hooks(some, 0))
+            states[i : i + len(some), first:] = rows[0].unflatten(0, (len(some), -1))
         return out
 
-    def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Tensor:
+    def _above(self, steps: Sequence[TextStep], texts: Tensor) -> Float[Tensor, "state text d_model"]:
         parents = self._index(tuple(t.parent for t in steps))
-        states = texts[0].reshape(-1, self.n_text, texts.shape[2])
-        return states.index_select(0, parents).flatten(0, 1)[None]
+        return texts.reshape(-1, self.n_text, texts.shape[2]).index_select(0, parents)
 
     def logits(self, steps: Sequence[TextStep], texts: Tensor) -> Iterator[tuple[TextStep, Tensor]]:
         """From states after the last block, each one's logits [last, d_vocab] at its positions `last`."""
@@ -221,7 +220,8 @@ class Rows:
             rows = texts[:, first + layout.n_prompt - 1 : first + layout.n_tokens]
             yield t, self.model.unembed(self.model.ln_final(rows))[0]
 
-    def _states(self, layer: int, steps: Sequence[TextStep]) -> States:
+    def _states(self, layer: int, steps: Sequence[TextStep], first: int = 0) -> States:
+        """What rows of states from the `first` on see."""
         seen, serves = [self._view(t) for t in steps], self.model.cfg.n_heads // self.model.cfg.lm.n_kv_heads
         alike: dict[tuple[int, int, int], tuple[_Columns, list[int], list[int]]] = {}
 
@@ -239,10 +239,11 @@ class Rows:
         views: list[View] = []
         for (kv_head, *_), (columns, states, places) in alike.items():
             heads = None if kv_head < 0 else self._index(tuple(places))
-            views.append(View(self._index(tuple(states)), columns.columns, columns.mask, heads, kv_head))
+            mask = None if columns.mask is None else columns.mask[first:]
+            views.append(View(self._index(tuple(states)), columns.columns, mask, heads, kv_head))
         n_heads = max(len(one.own) for one in seen)
-        own = torch.stack(same_type([one.own.expand(n_heads, -1, -1) for one in seen]))
-        flows = [flow for i, t in enumerate(steps) if t.changes.swaps for flow in self._text_flows(layer, t, i)]
+        own = torch.stack(same_type([one.own[:, first:].expand(n_heads, -1, -1) for one in seen]))
+        flows = [flow for i, t in enumerate(steps) if t.changes.swaps for flow in self._text_flows(layer, t, i, first)]
         return States(tuple(views), own, self.model.kernel == "eager", tuple(flows))
 
     def _index(self, numbers: tuple[int, ...]) -> Int[Tensor, " number"]:
@@ -301,10 +302,10 @@ class Rows:
 
     # ---- replaced values --------------------------------------------------------------------------------------
 
-    def _text_flows(self, layer: int, step: TextStep, state: int) -> Sequence[Flow]:
+    def _text_flows(self, layer: int, step: TextStep, state: int, first: int) -> Sequence[Flow]:
         n, longest = self.plan.layouts[step.question].n_tokens, self.plan.n_stream + self.n_text
         keys = pad(torch.arange(n), (0, longest - n), value=-1)
-        return self._flows(layer, step.changes, state, keys[self.plan.n_stream :], keys)
+        return self._flows(layer, step.changes, state, keys[self.plan.n_stream + first :], keys)
 
     def _flows(self, layer: int, changes: Changes, item: int, rows: Tensor, keys: Tensor) -> Sequence[Flow]:
         """The flows among rows and keys at these positions."""
@@ -312,7 +313,7 @@ class Rows:
             return ()
         question = max(q for _, q in (*changes.cuts, *changes.swaps))  # random edges are of one alone
         cuts = tuple(cut for cut, _ in changes.cuts)
-        place = Place(item, self.plan.layouts[question], rows, keys, cuts, (question, cuts, len(keys)))
+        place = Place(item, self.plan.layouts[question], rows, keys, cuts, (question, cuts, len(rows), len(keys)))
 
         values: list[Values] = []
         for swap, _ in changes.swaps:
@@ -362,8 +363,8 @@ class _Seen(NamedTuple):
 
 def _into(write: ItemWrite, rows: Tensor) -> Callable[..., Tensor]:
     def hook(act: Tensor, hook: Any) -> Tensor:
-        act = act.clone()
-        write.into(act, rows)
+        act = act.clone(memory_format=torch.contiguous_format)
+        write.into(act.view(1, -1, *act.shape[2:]), rows)  # items one after the other
         return act
 
     return hook

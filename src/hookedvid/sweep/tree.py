@@ -99,7 +99,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a sweep evaluates: stream blocks, last blocks' keys and values, text states, and text rows in all."""
+    """What a sweep evaluates: stream blocks, last blocks' keys and values, text states, and their rows in all."""
 
     stream: int
     keys_values: int
@@ -221,6 +221,15 @@ class Sweep:
             node = stack.pop()
             yield node
             stack += reversed(node.children)
+
+    def first_made(self, layer: int, steps: Sequence[TextStep]) -> int:
+        """The first text row of states that a layer makes; of those before it keys and values alone are read.
+
+        Above 0 in the last layer, where the end of each prompt is read, unless something writes to a state there.
+        """
+        if layer < self.n_layers - 1 or any(t.changes.writes for t in steps):
+            return 0
+        return min(layout.n_prompt for layout in self.layouts) - 1 - self.n_stream
 
     @property
     def counts(self) -> Counts:

@@ -251,11 +251,13 @@ def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:
         else:
             linear += n * block_linear(lm)
             attention += pairs(0, node.changes, stream)
+        first = plan.first_made(node.layer, node.texts)
         for t in node.texts:
             layout = plan.layouts[t.question]
             read = 1 + layout.n_tokens - layout.n_prompt
-            linear += n_text * block_linear(lm) + (node.layer == last) * read * unembedding(lm)
-            attention += pairs(t.question, t.changes, torch.arange(n, layout.n_tokens))
+            linear += first * keys_values(lm) + (n_text - first) * block_linear(lm)
+            linear += (node.layer == last) * read * unembedding(lm)
+            attention += pairs(t.question, t.changes, torch.arange(n + first, layout.n_tokens))
     return Flops(linear, attention * pair(lm)) + video(cfg, plan.layouts[0])
 
 
