@@ -1,6 +1,7 @@
 """What a study is said to take: the counts of the plan, the operations of its runs, the memory of its sweep."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.families.registry import small_config
-from hookedvid.model.flops import Costs, Flops
+from hookedvid.model.flops import Costs, Flops, block_linear, keys_values, unembedding, video
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.model.prepare import expected
 from hookedvid.study import protocols
@@ -82,6 +83,43 @@ def test_it_is_the_sum_over_what_is_run(model, annotations):
     assert found.n_rows == len(different) and found.n_distinct < found.n_conditions == len(laid.conditions)
     lengths = [layout.n_tokens for layout in layouts.values()]
     assert found.tokens == (min(lengths), max(lengths))
+
+
+@pytest.mark.parametrize("reuse", ["none", "layers", "layers+positions"])
+def test_it_is_what_the_run_evaluates_sources_and_all(reuse, model, annotations, tmp_path, monkeypatch):
+    """But for attention, whose pairs no call tells: rows of blocks, of keys and values, of logits; videos encoded."""
+    lines = [
+        "patch resid_post @ 1 at video from clean; LV-K @ :2", "patch z @ 2 at last from foil", "reversed; VT-K @ 2",
+        "patch resid_post @ 2 at question from clean", "ablate resid_post @ 1 at video by mean from means",
+        "drop @ 2 keep 0.5 by norm", "LV-K @ 1 heads 0", "ablate embed at video by noise",
+    ]  # fmt: skip
+    sources = {"foil": {"paired": "video"}, "clean": {"paired": "itself"}, "means": {"reference": "all"}}
+    study = Study(protocols=("all-layers",), custom=tuple((x,) for x in lines), sources=sources, reuse=reuse)
+    laid, lm, ran = plan(study, model, annotations, limit=4), model.cfg.lm, Counter()
+    monkeypatch.setattr("hookedvid.study.run.tasks.AUDITED", 1 << 60)
+    with monkeypatch.context() as without_attention:
+        for where in ("model.flops", "study.run.estimate"):
+            without_attention.setattr(f"hookedvid.{where}.pair", lambda lm: 0)
+        found = estimate(laid, model, tmp_path)
+
+    def count(what, owner, name, rows):
+        whole = getattr(owner, name)
+
+        def counted(*args, **given):
+            ran[what] += rows(*args)
+            return whole(*args, **given)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count("blocks", type(model.blocks[0]), "after_attn", lambda block, resid, *_: resid.shape[0] * resid.shape[1])
+    count("keys", type(model.blocks[0].attn), "keys_values", lambda attn, resid, *_: resid.shape[0] * resid.shape[1])
+    count("logits", model.unembed, "forward", lambda rows: rows.shape[0] * rows.shape[1])
+    count("videos", type(model.vision), "forward", lambda tower, videos, *_: len(videos))
+    assert {row["reason"] for row in run(laid, model, tmp_path)} == {""}
+    layout = expected(model, laid.items[0].question, n_frames=8, time_instruction="none").layout
+    each = {"blocks": block_linear(lm), "keys": keys_values(lm), "logits": unembedding(lm)}
+    each["videos"] = video(model.cfg, layout).total
+    assert flops(found)[reuse] == pytest.approx(sum(n * each[what] for what, n in ran.items()), rel=1e-12)
 
 
 def test_what_is_expected_of_a_video_nobody_opened_is_what_it_has(model, annotations):

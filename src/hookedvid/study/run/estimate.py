@@ -2,7 +2,8 @@
 
 No video is opened: prompts are laid out as the run does it, for as many frames as are asked for (a short clip may have
 fewer), with a minute's times and the subtitles of a video that ends with the last of them. Of many videos some are
-looked at and stand for the others. Memory is the largest tensors alive at once, beside the weights;
+looked at and stand for the others. Runs of sources are counted as the run makes them, reference sets as often as they
+are not stored yet. Memory is the largest tensors alive at once, beside the weights and what is kept of sources;
 b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 
 * A forward of N rows: b N (3 d + 2 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
@@ -15,12 +16,14 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hookedvid.data.item import Item
 from hookedvid.model.flops import (
@@ -37,12 +40,13 @@ from hookedvid.model.flops import (
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
-from hookedvid.study.rows import Task
 from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.inputs import prepared
+from hookedvid.study.run.sharing import Tasks, swept_together
+from hookedvid.study.run.sources import Asked, Given, Need, store_in
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.sweep.run import mlp_pieces, states_a_call
-from hookedvid.sweep.tree import Changes, Node, Sweep, groups_before, shareable, stream_length
+from hookedvid.sweep.tree import Changes, Node, Sweep, shareable
 from hookedvid.values.clips import by_clip, parted
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.effects import Cut, Intervention, effects
@@ -52,7 +56,8 @@ from hookedvid.values.layout import TokenLayout
 LOOKED_AT = 16  # videos; prompts differ by their questions alone
 
 Interventions = tuple[Intervention, ...]
-Questions = list[tuple[VideoInputs, list[Interventions]]]  # on one video, and the conditions of each
+Questions = list[tuple[VideoInputs, Tasks]]  # on one video
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,11 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
     done: Collection[str] = () if folder is None else Records.of(folder).read().keys()
     keys = {t.key for _, _, t in plan.tasks}
     cfg = model.cfg
-    videos, n_left, share = _laid_out(plan, model, done)
+    given = _Counted(plan, model, None if folder is None else store_in(folder))
+    videos, n_left, share = _laid_out(plan, model, done, given)
     layouts = [inputs.layout for questions in videos for inputs, _ in questions]
     intact = [Costs(cfg, layout).of() for layout in layouts]
-    works = _works(plan, cfg, videos, share, next(model.parameters()).dtype.itemsize) if layouts else ()
+    works = _works(plan, cfg, videos, share, given, next(model.parameters()).dtype.itemsize) if layouts else ()
     lengths = [layout.n_tokens for layout in layouts]
     return Estimate(
         plan.study.reuse,
@@ -150,28 +156,61 @@ def _does(interventions: Interventions, n_layers: int) -> tuple[Any, ...]:
     return tuple(map(frozenset, does.cuts)), does.writes, does.exits, does.swaps, does.clips, does.same_time
 
 
-def _laid_out(plan: Plan, model: Model, done: Collection[str]) -> tuple[list[Questions], int, float]:
-    """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for."""
-    rest: dict[str, dict[str, tuple[Item, Task, dict[str, Interventions]]]] = {}
-    for item, condition, task in plan.tasks:
-        if task.key not in done:
-            conditions = rest.setdefault(item.video, {}).setdefault(item.id, (item, task, {}))[2]
-            conditions[task.key] = condition.interventions
-    names = list(rest)
-    some = [names[int(i)] for i in np.linspace(0, len(names) - 1, min(LOOKED_AT, len(names)))]
+class _Counted(Given):
+    """A study's sources, their runs counted in place of being made.
+
+    Attributes:
+        runs: Operations of other items' runs.
+        sets: Of reference sets.
+    """
+
+    def __init__(self, plan: Plan, model: Model, store: Path | None):
+        super().__init__(plan, model, store)
+        self.runs, self.sets = 0, 0.0
+
+    def _cache(self, inputs: VideoInputs, hooks: Iterable[str]) -> Any:
+        self.runs += self._run_of(inputs)
+
+    def _computed(self, key: str, items: Sequence[Item], needs: Sequence[Need], asked: Asked) -> dict[str, Tensor]:
+        several = [self._run_of(asked(item)) for item in _some(items)]
+        self.sets += sum(several) / len(several) * len(items)
+        return {}
+
+    def _run_of(self, inputs: VideoInputs) -> int:
+        return Costs(self._model.cfg, inputs.layout).of(logits_to_keep=0).total
+
+
+def _some(things: Sequence[T]) -> list[T]:
+    """At most `LOOKED_AT` of them, evenly."""
+    return [things[int(i)] for i in np.linspace(0, len(things) - 1, min(LOOKED_AT, len(things)))]
+
+
+def _laid_out(plan: Plan, model: Model, done: Collection[str], given: _Counted) -> tuple[list[Questions], int, float]:
+    """Prompts of some videos with what is left to ask of them, of how many, and how many rows each row stands for.
+
+    What their conditions take from sources is counted by `given`.
+    """
+    rest: dict[str, dict[str, tuple[Item, Tasks]]] = {}
+    for item, condition, task in {t.key: (i, c, t) for i, c, t in plan.tasks if t.key not in done}.values():
+        rest.setdefault(item.video, {}).setdefault(item.id, (item, []))[1].append((condition, task))
+
+    def asked(item: Item) -> VideoInputs:
+        return prepared(plan, model, item, None)
+
     videos: list[Questions] = []
-    for name in some:
+    for name in _some(list(rest)):
         questions: Questions = []
-        for item, task, conditions in rest[name].values():
-            inputs = attempt(prepared, plan, model, item, task)
+        for item, tasks in rest[name].values():
+            inputs = attempt(prepared, plan, model, item, tasks[0][1])
             if isinstance(inputs, Outcome):  # failed rows, which the run will tell of
                 continue
             costs = Costs(model.cfg, inputs.layout)
-            possible = [c for c in conditions.values() if not isinstance(attempt(_placed, costs, c), Outcome)]
+            placed = [(c, t) for c, t in tasks if not isinstance(attempt(_placed, costs, c.interventions), Outcome)]
+            possible = [(c, t) for c, t in placed if not isinstance(attempt(given.of, item, c, t, asked), Outcome)]
             questions.append((inputs, possible))
         videos.append(questions)
-    rows = sum(len(conditions) for video in rest.values() for _, _, conditions in video.values())
-    looked_at = sum(len(conditions) for questions in videos for _, conditions in questions)
+    rows = sum(len(tasks) for video in rest.values() for _, tasks in video.values())
+    looked_at = sum(len(tasks) for questions in videos for _, tasks in questions)
     return videos, len(rest), rows / max(1, looked_at)
 
 
@@ -181,51 +220,59 @@ def _placed(costs: Costs, interventions: Interventions) -> None:
     shareable(interventions, costs.layout, costs.cfg.n_layers)
 
 
-def _works(plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: float, size: int) -> tuple[Work, ...]:
+def _works(
+    plan: Plan, cfg: VideoLLMConfig, videos: Sequence[Questions], share: float, given: _Counted, size: int
+) -> tuple[Work, ...]:
     everything = [one for questions in videos for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
     tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
-    inside = [(x.layout, parted(c, lm.n_layers)[1]) for x, conditions in everything for c in conditions]
-    naive = sum(Costs(cfg, layout).of(c, left=()).total for layout, c in inside)
-    works = [Work("none", naive * share, max(tower, whole))]
+
+    def work(reuse: Reuse, flops: int, memory: int) -> Work:
+        return Work(reuse, share * (flops + given.runs) + given.sets, memory)
+
+    inside = [(x.layout, parted(c.interventions, lm.n_layers)[1]) for x, tasks in everything for c, _ in tasks]
+    naive = sum(Costs(cfg, layout).of(rest, left=()).total for layout, rest in inside)
+    works = [work("none", naive, max(tower, whole))]
     if plan.scoring.reads_text:
         return tuple(works)
     by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
-    flops = sum(_by_layers(cfg, x.layout, conditions) for x, conditions in everything)
-    works.append(Work("layers", share * flops, by_layers))
+    works.append(work("layers", sum(_by_layers(cfg, x.layout, tasks) for x, tasks in everything), by_layers))
     flops, memory = 0, tower
     for questions in videos:
-        swept, peak = _swept(cfg, questions, size)
-        alone = [(x.layout, [c for c in cs if not shareable(c, x.layout, cfg.n_layers)]) for x, cs in questions]
-        flops += swept + sum(_by_layers(cfg, layout, conditions) for layout, conditions in alone if conditions)
-        memory = max([memory, peak, *(by_layers for _, conditions in alone if conditions)])
-    works.append(Work("layers+positions", share * flops, memory))
+        swept, peak, keys = _swept(cfg, questions, size)
+        alone = [(x.layout, [(c, t) for c, t in tasks if t.key not in keys]) for x, tasks in questions]
+        flops += swept + sum(_by_layers(cfg, layout, tasks) for layout, tasks in alone if tasks)
+        memory = max([memory, peak, *(by_layers for _, tasks in alone if tasks)])
+    works.append(work("layers+positions", flops, memory))
     return tuple(works)
 
 
-def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, conditions: Sequence[Interventions]) -> int:
-    """The intact forward, and of each condition the blocks from its first changed one on."""
+def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> int:
+    """The intact forward, and of each condition the blocks from its first changed one on.
+
+    Another clip, or one that is written to inside the tower, is encoded as well.
+    """
     costs = Costs(cfg, layout)
-    firsts = [(c, effects(c, cfg.n_layers).first_layer) for c in conditions]
-    inside = [(parted(c, cfg.n_layers)[1], i) for c, i in firsts if i < cfg.n_layers]
-    return costs.of().total + sum(costs.of(c, i, left=()).decoder for c, i in inside)
+    total = costs.of().total
+    for c, _ in tasks:
+        does = effects(c.interventions, cfg.n_layers)
+        if does.first_layer < cfg.n_layers:
+            its = costs.of(parted(c.interventions, cfg.n_layers)[1], does.first_layer, left=())
+            total += its.total if does.clips or does.encodes else its.decoder
+    return total
 
 
-def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int]:
-    """Operations and peak of the sweeps of one video's questions: one for each set of conditions asked together."""
-    groups: dict[Any, list[VideoInputs]] = {}
-    for inputs, conditions in questions:
-        shared = tuple(c for c in conditions if shareable(c, inputs.layout, cfg.n_layers))
-        if shared and (n := stream_length(inputs.layout)):
-            groups.setdefault((groups_before(inputs.layout, n), shared), []).append(inputs)
-    flops, memory = 0, 0
-    for (_, conditions), inputs in groups.items():
+def _swept(cfg: VideoLLMConfig, questions: Questions, size: int) -> tuple[int, int, set[str]]:
+    """Operations and peak of the sweeps of one video's questions, and the rows that they give."""
+    flops, memory, keys = 0, 0, set[str]()
+    for conditions, inputs, tasks in swept_together(questions, cfg.n_layers):
+        keys |= {t.key for some in tasks for _, t in some}
         for members in by_clip(conditions, cfg.n_layers).values():
             plan = Sweep(cfg.n_layers, inputs, [rest for _, rest in members])
             flops += sweep_flops(cfg, plan).total
             memory = max(memory, sweep_memory(cfg.lm, plan, size))
-    return flops, memory
+    return flops, memory, keys
 
 
 def sweep_flops(cfg: VideoLLMConfig, plan: Sweep) -> Flops:

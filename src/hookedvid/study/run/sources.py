@@ -20,6 +20,7 @@ from hookedvid.model.hook_points import hooks_of
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan
 from hookedvid.study.protocols import Condition
+from hookedvid.study.records import Folder, Records
 from hookedvid.study.rows import Task, canonical, digest
 from hookedvid.study.sources import names
 from hookedvid.values.effects import effects
@@ -28,6 +29,11 @@ from hookedvid.values.inputs import VideoInputs
 
 KEPT = 4  # runs of other items that are kept at a time
 Asked = Callable[[Item], VideoInputs]  # an item's inputs, decoded and laid out as the study does
+
+
+def store_in(folder: Folder) -> Path:
+    """Where a study's reference sets are, beside its rows."""
+    return Records.of(folder).folder / "sources"
 
 
 class Need(NamedTuple):
@@ -122,17 +128,17 @@ class Given:
         fixed = {k: v for k, v in self._plan.settings.items() if k != "reuse"}
         key = digest(canonical([content, sorted(list(n) for n in needs), fixed]))
         if key not in self._sets:
-            self._sets[key] = self._stored(key) or self._computed(key, (asked(i) for i in items), needs)
+            self._sets[key] = self._stored(key) or self._computed(key, items, needs, asked)
         return self._sets[key]
 
     def _stored(self, key: str) -> dict[str, Tensor] | None:
         path = None if self._store is None else self._store / f"{key}.safetensors"
         return load_file(path) if path is not None and path.exists() else None
 
-    def _computed(self, key: str, several: Iterable[VideoInputs], needs: Sequence[Need]) -> dict[str, Tensor]:
+    def _computed(self, key: str, items: Sequence[Item], needs: Sequence[Need], asked: Asked) -> dict[str, Tensor]:
         moments = {n: Moments() for n in needs}
-        for inputs in several:
-            cache = self._cache(inputs, [n.hook for n in needs])
+        for item in items:
+            cache = self._cache(asked(item), [n.hook for n in needs])
             for n in needs:
                 block = int(n.hook.split(".")[1]) if n.hook.startswith("blocks.") else 0
                 act, at = cache[n.hook][0], cache.row_of(block, cache.layout.positions(n.at))

@@ -27,17 +27,16 @@ from hookedvid.study.records import Folder, Records, Shard
 from hookedvid.study.rows import Row, Task, named
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.run.inputs import prepared
-from hookedvid.study.run.sources import Given
+from hookedvid.study.run.sharing import Tasks, swept_together
+from hookedvid.study.run.sources import Given, store_in
 from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.study.sources import names
 from hookedvid.sweep.run import sweep
-from hookedvid.sweep.tree import groups_before, shareable, stream_length
 from hookedvid.values.clips import parted
 from hookedvid.values.effects import Effects, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.tensors import ints
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.decoders import Batch, Decoders, gathered
 from hookedvid.video.frames import Clip
@@ -47,7 +46,6 @@ AUDITED = 100
 # Rounding moves logits of order 1 to 10 by far less than this; a wrong share moves them by tenths.
 THRESHOLD = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
-Tasks = list[tuple[Condition, Task]]  # of one item
 Clips = Mapping[ClipRequest, Clip | HookedVidError]
 Sources = Callable[[Item, Condition, Task], dict[str, Any] | None]  # what a condition takes from elsewhere
 
@@ -91,7 +89,7 @@ def run(
     timing = timing or Timing()
     with Decoders() if decoders is None else nullcontext(decoders) as pool:
         timing.n_processes = pool.n
-        engine = Answering(plan, model, pool, Records.of(folder).folder / "sources").answers
+        engine = Answering(plan, model, pool, store_in(folder)).answers
         return carry_out(plan, engine, folder, on_row, shard, audit, retry_failed=retry_failed, timing=timing)
 
 
@@ -322,20 +320,8 @@ def _swept(
     What fails there is left out, to be run alone; but where memory runs out the rows fail: run alone, they would
     not repeat to the last bit.
     """
-    groups: dict[Any, list[tuple[VideoInputs, Tasks]]] = {}
-    for inputs, tasks in questions:
-        if not (n := stream_length(inputs.layout)):
-            continue
-        n_layers = model.cfg.n_layers
-        shared = [(c, t) for c, t in tasks if attempt(_shared, c, inputs, n_layers) is True]
-        if shared:
-            # Questions asked under the same conditions, behind the same tokens with the same names.
-            named = groups_before(inputs.layout, n)
-            alike = (tuple(ints(inputs.tokens[0, :n])), named, tuple(c.interventions for c, _ in shared))
-            groups.setdefault(alike, []).append((inputs, shared))
     results: dict[str, Tensor | Outcome] = {}
-    for (*_, interventions), members in groups.items():
-        several = [inputs for inputs, _ in members]
+    for interventions, several, tasks in swept_together(questions, model.cfg.n_layers):
         rows = attempt(
             sweep, model, several, interventions, lambda n: None,  # a study shows its own bar
             read=lambda q, logits, x=several: scoring.read(model, logits, x[q]),
@@ -344,18 +330,13 @@ def _swept(
             if rows.fault not in PASSING:  # said of the condition it comes from, when that is run alone
                 continue
             rows = [[rows] * len(interventions)] * len(several)
-        for (inputs, shared), row in zip(members, rows, strict=True):
+        for inputs, shared, row in zip(several, tasks, rows, strict=True):
             for (condition, task), values in zip(shared, row, strict=True):
                 results[task.key] = values
                 if isinstance(values, Tensor) and int(task.key[:12], 16) % AUDITED == 0:
                     failure = attempt(audit.check, scoring, model, inputs, condition, values)
                     results[task.key] = values if failure is None else failure
     return results
-
-
-def _shared(c: Condition, inputs: VideoInputs, n_layers: int) -> bool:
-    """Whether a sweep takes a condition: one that takes from nowhere else, which questions would not share."""
-    return not names(c.interventions) and shareable(c.interventions, inputs.layout, n_layers)
 
 
 def _alone(
