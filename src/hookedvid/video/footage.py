@@ -58,17 +58,17 @@ class Footage:
             frames = change.change(frames, self.of_another)
         return frames
 
-    def thumbnails(self, numbers: Sequence[int], height: int = 72) -> list[str]:
+    def thumbnails(self, numbers: Sequence[int], side: int = 128) -> list[str]:
         """Some of the frames as small WebP pictures, `data:` URIs; none where they would have to be decoded again.
 
         Args:
             numbers: Of the frames.
-            height: In pixels.
+            side: The longest, in pixels.
         """
         if not isinstance(self.video, Clip):
             return []
         frames = self.frames()
-        return [as_uri(frames[i], height) for i in numbers]
+        return [as_uri(frames[i], side) for i in numbers]
 
     def of_another(self, path: str) -> UInt8[np.ndarray, "frame _height _width 3"]:
         """The frames of another video, all of it, sampled in the same way."""

@@ -52,22 +52,28 @@ def upright_rgb(image: "Image", source: object) -> UInt8[np.ndarray, "height wid
     return np.ascontiguousarray(turn(pixels)) if turn else pixels
 
 
-def as_uri(picture: UInt8[np.ndarray, "_height _width 3"], height: int, quality: int = 70) -> str:
-    """A picture no higher than asked as a WebP file in a `data:` URI.
+def webp(picture: UInt8[np.ndarray, "_height _width 3"], side: int, quality: int = 70) -> bytes:
+    """A picture as a WebP file.
 
     Args:
         picture: RGB.
-        height: In pixels; a smaller picture stays as it is.
+        side: Its longest side has so many pixels at most; a smaller picture stays as it is.
         quality: WebP's, to 100.
     """
     from PIL import Image
 
     image = Image.fromarray(picture)
-    if image.height > height:
-        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BOX)
+    shrink = side / max(image.size)
+    if shrink < 1:
+        image = image.resize((max(1, round(image.width * shrink)), max(1, round(image.height * shrink))))
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=quality)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, "WEBP", quality=quality, method=4)
+    return file.getvalue()
+
+
+def as_uri(picture: UInt8[np.ndarray, "_height _width 3"], side: int, quality: int = 70) -> str:
+    """`webp` as a `data:` URI, which stands within HTML."""
+    return "data:image/webp;base64," + base64.b64encode(webp(picture, side, quality)).decode()
 
 
 def _upper_bits(image: "Image") -> np.ndarray:

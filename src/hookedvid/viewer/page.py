@@ -17,7 +17,7 @@ from jinja2 import Environment
 
 from hookedvid.values.places import Pieces
 from hookedvid.values.texts import one_line, printable
-from hookedvid.viewer.pictures import webp
+from hookedvid.video.pictures import as_uri
 from hookedvid.viewer.queries import Query
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def _thumb(view: "View") -> str:
 
     files = view.pictures.files
     with Image.open(io.BytesIO(files[len(files) // 2])) as image:
-        small = webp(np.asarray(image.convert("RGB")), THUMB, 60)
-    return f"data:image/webp;base64,{base64.b64encode(small).decode()}"
+        return as_uri(np.asarray(image.convert("RGB")), THUMB, 60)
 
 
 def filled(template: str, **values: Any) -> str:

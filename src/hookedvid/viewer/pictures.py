@@ -1,6 +1,5 @@
 """Frames as small pictures: WebP, as large as their part of a page's bytes allows."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import UInt8
 from hookedvid.errors import InputError
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.video.pictures import webp
 
 # Longest side in pixels and WebP's quality, the first that fits.
 SIZES = ((640, 80), (448, 75), (320, 70), (224, 60), (160, 50), (96, 40))
@@ -54,16 +54,3 @@ def _of_tensors(model: Model, inputs: VideoInputs) -> UInt8[np.ndarray, "frame h
     assert cfg is not None and pixels is not None
     shown = pixels.float().cpu().numpy().transpose(0, 2, 3, 1) * np.array(cfg.std) + np.array(cfg.mean)
     return (shown / cfg.scale).round().clip(0, 255).astype(np.uint8)
-
-
-def webp(frame: UInt8[np.ndarray, "height width 3"], side: int, quality: int) -> bytes:
-    """A frame as a file, its longest side so many pixels at most."""
-    from PIL import Image
-
-    image = Image.fromarray(frame)
-    shrink = side / max(image.size)
-    if shrink < 1:
-        image = image.resize((max(1, round(image.width * shrink)), max(1, round(image.height * shrink))))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
-    return buffer.getvalue()
