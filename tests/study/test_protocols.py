@@ -408,6 +408,11 @@ def test_what_is_put_back_is_the_items_own_run(model, annotations, tmp_path):
         assert whole == pytest.approx(intact, abs=1e-12) and corrupt != pytest.approx(intact, abs=1e-6)
 
 
+def test_conditions_that_show_other_clips_are_distinct(model, annotations):
+    told = estimate(plan(Study(protocols=("counterfactual",)), model, annotations), model)
+    assert told.n_distinct == told.n_conditions == 6
+
+
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Interventions as values: layer ranges, labels, JSON forms, and what wrong ones are told."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -431,3 +432,16 @@ def test_writes_are_equal_by_what_they_do():
         Steer("z", 1, vector="v", scale=2),
     ]  # fmt: skip
     assert len({*writes(*unlike)}) == len(unlike)
+
+
+def test_a_vector_stays_what_it_was_when_it_was_given():
+    numbers = torch.ones(2)
+    steer = Steer("z", vector=numbers)
+    numbers += 1
+    (write,) = steer.effect(1).writes
+    assert torch.equal(write.source.numbers, torch.ones(2)) and steer == Steer("z", vector=torch.ones(2))
+
+
+def test_json_that_is_no_object_is_refused():
+    with pytest.raises(InterventionError, match="no intervention of kind 'LV-K'; there are "):
+        inspect.unwrap(from_json)(["LV-K"])
