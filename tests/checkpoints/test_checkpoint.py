@@ -16,6 +16,8 @@ from hookedvid.errors import ConfigError, ConversionError, HookedVidError
 from hookedvid.families.registry import FAMILIES
 from models import random_inputs, random_model
 
+pytestmark = pytest.mark.shapes_unchecked
+
 
 def made(family: str = "llava-onevision", dtype: torch.dtype = torch.float32, **decoder) -> HookedVideoLLM:
     """A small model, no weight at its initial value."""

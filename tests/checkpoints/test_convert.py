@@ -23,6 +23,8 @@ from hookedvid.conversion.shards import INDEX, open_shards, read_header
 from hookedvid.errors import ConfigError, ConversionError
 from originals import NAMES, OVERRIDES, original, recipe, script
 
+pytestmark = pytest.mark.shapes_unchecked
+
 FAMILIES = [f for f in NAMES if f != "internvideo2.5"]
 
 

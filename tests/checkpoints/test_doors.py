@@ -15,6 +15,8 @@ from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.convert import convert
 from hookedvid.errors import ConversionError
 
+pytestmark = pytest.mark.shapes_unchecked
+
 CASES = ("qwen2-vl-1", "qwen2.5-vl-1", "qwen3-vl-1")
 SPELLINGS = {"nested": original, "on the hub": spelled_as_on_the_hub}
 OLD, NEW = ("visual.", "model."), ("model.visual.", "model.language_model.")

@@ -22,6 +22,8 @@ from hookedvid.conversion.provenance import Provenance
 from hub_server import Fault, Hub, Repo, running
 from originals import original
 
+pytestmark = pytest.mark.shapes_unchecked
+
 OLD, NEW = "a" * 40, "b" * 40
 MB = 1 << 20
 CUT = 12 * MB  # past the library's first chunk of 10 MB: bytes of an unfinished chunk are not kept

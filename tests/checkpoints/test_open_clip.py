@@ -14,6 +14,8 @@ from hookedvid import HookedVideoLLM
 from hookedvid.errors import ConversionError
 from hookedvid.video.transforms import preprocess
 
+pytestmark = pytest.mark.shapes_unchecked
+
 TEXT = {"context_length": 8, "vocab_size": 16, "width": 32, "heads": 2, "layers": 1}
 SMALL = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 14}
 CREATE = open_clip.create_model

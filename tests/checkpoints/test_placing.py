@@ -13,6 +13,8 @@ from hookedvid.errors import ConversionError, InputError
 from hookedvid.sweep.run import sweep
 from models import VIDEO_MODELS, random_model, rich_inputs
 
+pytestmark = pytest.mark.shapes_unchecked
+
 MAP = {"": "cpu", "blocks.0": "disk", "blocks.2": "disk"}
 CUT = Knockout("video", "question", LayerRange(1, 3))
 

@@ -14,6 +14,8 @@ from hookedvid.values.frame_size import frame_size
 from hookedvid.values.grid import Grid, VideoShape
 from originals import script
 
+pytestmark = pytest.mark.shapes_unchecked
+
 # Tensors and parameters of the files, and tokens of a step.
 TRUE_SIZES = {
     "longva-7b": (734, 7_935_646_208, 144),

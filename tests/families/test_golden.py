@@ -21,6 +21,8 @@ from hookedvid.checkpoints.parity import compare, first_beyond, our_stages
 from hookedvid.checkpoints.recorded import Recorded
 from versions import processors_of_today
 
+pytestmark = pytest.mark.shapes_unchecked
+
 # Originals are float32; the same sums in another order move the last residual stream by some 1e-6 of its size.
 # bfloat16 is compared where it was recorded: each of its sums rounds at 4e-3.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 2e-6, torch.bfloat16: 3e-2}

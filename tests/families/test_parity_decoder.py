@@ -10,6 +10,8 @@ from hookedvid.checkpoints.fill import fill
 from hookedvid.conversion import tables
 from hookedvid.values.config import DecoderConfig, RopeConfig, VideoLLMConfig
 
+pytestmark = pytest.mark.shapes_unchecked
+
 IDS = random_ids(2, 37)
 
 

@@ -27,6 +27,8 @@ from hookedvid.families.registry import template
 from hookedvid.nn.parts import parameter_shapes
 from versions import processors_of_today
 
+pytestmark = pytest.mark.shapes_unchecked
+
 PER_FRAME = 4
 DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}}
 # Decoder and fields of its config, fields of the tower's.

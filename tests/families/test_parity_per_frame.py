@@ -28,6 +28,8 @@ from hookedvid.values.patch_rows import kept, to_rows
 from models import each_position
 from versions import processors_of_today
 
+pytestmark = pytest.mark.shapes_unchecked
+
 MADE = {"smolvlm2": smolvlm, "videollama3": videollama3, "video-llava": video_llava}
 # Rows of VideoLLaMA3's tower go by squares upstream and in raster order here, so that attention adds up the same keys
 # in another order. Of the other two not a bit differs.

@@ -18,6 +18,8 @@ from hookedvid.values.interventions import LV_K, VS_K, VT_K
 from models import apart, perturb
 from versions import processors_of_today
 
+pytestmark = pytest.mark.shapes_unchecked
+
 VIDEO_PAD, START, END = 301, 302, 303
 TEXT = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,

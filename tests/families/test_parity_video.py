@@ -6,6 +6,8 @@ import torch
 from hf_models import VIDEO_ID, next_video, onevision, random_ids, random_pixels
 from hookedvid import HookedVideoLLM
 
+pytestmark = pytest.mark.shapes_unchecked
+
 MODELS = {"onevision": onevision, "next_video": next_video}
 
 

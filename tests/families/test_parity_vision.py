@@ -6,6 +6,8 @@ import torch
 from hf_models import SIX_BILLION, random_pixels, tower
 from hookedvid import HookedVideoLLM
 
+pytestmark = pytest.mark.shapes_unchecked
+
 INTERNVL = [{"attention_bias": bias, "use_mean_pooling": mean} for bias in (False, True) for mean in (False, True)]
 INTERNVL.append(SIX_BILLION)
 CASES = [("clip", {}), ("siglip", {}), ("siglip", {"vision_use_head": False}), *(("internvl", g) for g in INTERNVL)]

@@ -14,6 +14,8 @@ from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from originals import script
 
+pytestmark = pytest.mark.shapes_unchecked
+
 CONFIGS: dict[str, dict[str, Any]] = {name: r.config for name, r in script.RECIPES.items() if hasattr(r, "config")}
 # As the hub has it, but for theta and ids; its tower and its squares of patches are others.
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27}

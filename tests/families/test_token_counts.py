@@ -21,6 +21,8 @@ from hookedvid.study.scorings.letters import Letters
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.inputs import VIDEO, VideoInputs
 
+pytestmark = pytest.mark.shapes_unchecked
+
 QUESTION, OPTIONS = "What moves?", ["a car", "a dog"]
 # Tokens a side and newlines a row of one frame. Facts: 27 is floored to 13 by average and ceiled to 14 by bilinear.
 ROWS = {

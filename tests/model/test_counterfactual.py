@@ -43,7 +43,10 @@ CHANGES = {
     "black": ([Black((1, 2))], np.concatenate([FRAMES[:1], 0 * FRAMES[1:3], FRAMES[3:]])),
 }
 KINDS = ([Reversed()], [Reversed(), LV_K], [LV_K], [], [Frozen(1), VT_K, EarlyExit(1)], [Reversed(), Reversed()])
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,7 @@ def test_every_verb_takes_clips_with_interventions(name, models):
 
 
 @pytest.mark.parametrize("name", ["llava-video", "videollama3"])
+@pytest.mark.usefixtures("shapes_checked")
 def test_items_of_a_batch_each_show_their_own_clip(name, models):
     model = models(name)
     others = FRAMES[::-1, ::-1].copy()
@@ -240,6 +244,7 @@ def test_frames_at_one_time_are_the_plain_decoders(models):
         assert model.generate(inputs, given, use_past_kv_cache=cached, **how)[0].tolist() == tokens
 
 
+@pytest.mark.usefixtures("shapes_checked")
 def test_frames_at_one_time_keep_every_other_number(models):
     model = models("qwen2.5-vl")
     inputs = asked(model)

@@ -27,7 +27,10 @@ from hookedvid.values.masks import allowed, blocked
 from memory_use import measure
 from models import LAW, SEVEN_B, UNLIKE, VIDEO_MODELS, laid_out, layouts, random_model, rich_inputs
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 
 KNOCKOUTS = st.sampled_from([LV_K, VT_K, VS_K]) | st.builds(
     Knockout,

@@ -15,7 +15,10 @@ from hookedvid.sweep.tree import shareable
 from hookedvid.values.interventions import LV_K, VT_K, Ablate, Edit, Knockout, from_json, to_json
 from models import ROUNDING, UNLIKE, random_model, rich_inputs
 
-pytestmark = pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
 N = 4
 RANKS = ("attention", "text_attention", "norm", "time", "space", "uniform", "random")
 
@@ -138,6 +141,7 @@ def test_a_rank_looks_at_the_attention_that_positions_had_though_others_leave_wi
 
 
 @pytest.mark.parametrize("family", ["llava-onevision", "qwen3-vl"])
+@pytest.mark.usefixtures("shapes_checked")
 def test_drops_at_their_ends_are_what_there_was(family):
     m = model(family)
     x = asked(m)
@@ -191,6 +195,7 @@ def test_batches_and_generation_leave_as_each_item_does(family, given):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llava-video", "qwen3-vl"])
+@pytest.mark.usefixtures("shapes_checked")
 def test_an_item_leaves_where_its_rule_first_holds(family):
     m = model(family)
     x = asked(m)

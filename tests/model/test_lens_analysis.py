@@ -14,6 +14,8 @@ from transformer_lens.tools.analysis.attribution_patching import Node, faithfuln
 from hookedvid.errors import InputError
 from lens_model import STORED, caches, inputs, metric, model
 
+pytestmark = pytest.mark.shapes_unchecked
+
 # float64: sums of some dozen terms of size 1 in another order.
 SUM = 1e-12
 

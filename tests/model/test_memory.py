@@ -15,6 +15,8 @@ from hookedvid.values.interventions import LV_K, VS_K, VT_K, EarlyExit
 from memory_use import N, measure
 from models import random_inputs
 
+pytestmark = pytest.mark.shapes_unchecked
+
 N_HEADS = 2
 
 
