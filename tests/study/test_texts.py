@@ -99,7 +99,7 @@ def test_figures_draw_any_text(text):
     figures = [plots.all_layers(summaries, text), plots.window_curves(main, text)]
     figures.append(plots.window_heatmap(summaries, text, text))
     for figure in figures:
-        figure.canvas.draw()  # warnings are errors here: of glyphs that are missing, of labels left out
+        plots.contents(figure)  # warnings are errors here: of glyphs that are missing, of labels left out
     labels = [t.get_text() for t in figures[0].axes[0].get_legend().get_texts()]
     shown = next(label for label in labels if label not in ("intact", "chance"))
     assert shown.strip() == one_line(text).replace("端口", "\\u7aef\\u53e3")[:99] + "…" * (len(text) > 100)
