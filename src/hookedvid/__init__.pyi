@@ -43,5 +43,6 @@ from .values.masks import NoEdgeWarning as NoEdgeWarning
 from .values.places import TokenPlaces as TokenPlaces
 from .values.same_time import SameTime as SameTime
 from .video.frames import read_frames as read_frames
+from .viewer.view import View as View
 
 __version__: str

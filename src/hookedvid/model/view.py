@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hookedvid.nn.model import Model
+from hookedvid.values.effects import Intervention
 from hookedvid.values.inputs import VideoInputs
 
 if TYPE_CHECKING:
     from hookedvid.viewer.view import View
 
 
-def view(model: Model, inputs: VideoInputs, conditions: Iterable[Any] | None = None, **how: Any) -> "View":
+def view(
+    model: Model, inputs: VideoInputs, conditions: Iterable[Any] | Intervention | None = None, **how: Any
+) -> "View":
     """One question as an HTML page of its own: frames, attention on them, what cutting each costs, words of a lens.
 
     `.save(path)` writes it, a notebook shows it.

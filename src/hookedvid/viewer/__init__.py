@@ -2,7 +2,3 @@
 
 Floor 7.
 """
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"view": ["View", "view"]})

@@ -1,13 +1,15 @@
 """What an answer loses when text may not look at a frame: every step of the video, in all layers and in each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hookedvid.errors import NonFiniteError
 from hookedvid.model.answers import real_tokens
 from hookedvid.nn.model import Model
 from hookedvid.sweep.run import sweep
@@ -33,8 +35,14 @@ class CutEffects:
 def log_probs(
     logits: Float[Tensor, " d_vocab"], candidates: Sequence[int], n_tokens: int | None
 ) -> Float[np.ndarray, " candidate"]:
-    """Of some tokens, taken in float32 at least."""
+    """Of some tokens, taken in float32 at least.
+
+    Raises:
+        NonFiniteError: Where the logits are not finite.
+    """
     real = real_tokens(logits, n_tokens)
+    if not bool(torch.isfinite(real).all()):
+        raise NonFiniteError("the logits are not finite: the weights or this dtype overflow; there is nothing to view")
     wide = real.to(torch.promote_types(real.dtype, torch.float32)).log_softmax(-1)
     return wide[torch.tensor(candidates, device=wide.device)].double().cpu().numpy()
 
@@ -76,11 +84,15 @@ def n_cuts(inputs: VideoInputs, n_layers: int, dsts: Sequence[str]) -> int:
 
 @torch.no_grad()
 def under(
-    model: Model, inputs: VideoInputs, conditions: Sequence[Sequence[Intervention]], candidates: Sequence[int]
+    model: Model,
+    inputs: VideoInputs,
+    conditions: Sequence[Sequence[Intervention]],
+    candidates: Sequence[int],
+    sources: Mapping[str, Any] | None = None,
 ) -> dict[str, Float[np.ndarray, " candidate"]]:
     """Log-probabilities of the candidates under each condition, by its label; a run each."""
     found: dict[str, np.ndarray] = {}
     for condition in conditions:
-        logits = model(inputs, interventions=condition, logits_to_keep=1)[0, -1]
+        logits = model(inputs, interventions=condition, sources=sources, logits_to_keep=1)[0, -1]
         found[label(condition)] = log_probs(logits, candidates, model.cfg.n_tokens)
     return found

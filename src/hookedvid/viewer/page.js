@@ -149,8 +149,8 @@ function drawTime(layers) {
   drawBars($("mass"), rows[layer], { ...looks, most });
   const ofAll = Math.max(LEAST.mass, ...rows.flat());
   drawLayers($("mass-by-layer"), rows, { ...looks, most: ofAll });
-  $("mass-most").textContent = `to ${percent(most)}`;
-  $("mass-layer-most").textContent = `to ${percent(ofAll)}`;
+  $("mass-most").textContent = `up to ${percent(most)}`;
+  $("mass-layer-most").textContent = `0 to ${percent(ofAll)}`;
   [...$("strip").children].forEach((b, f) => b.setAttribute("aria-current", f === frame));
   const q = values.queries[state.query];
   const who = `${q.name} (${q.label}), ${head === "mean" ? "mean of heads" : `head ${head}`}`;
@@ -169,8 +169,8 @@ function drawEffects(layers, step) {
   drawBars($("effect"), all, { ...looks, most: size(all) });
   drawLayers($("effect-by-layer"), rows, { ...looks, most: size(rows.flat()) });
   const unit = measure === "points" ? " points" : " nats";
-  $("effect-most").textContent = `to ${digits(size(all), 0.001)}${unit}`;
-  $("effect-layer-most").textContent = `to ${digits(size(rows.flat()), 0.001)}${unit}`;
+  $("effect-most").textContent = `up to ± ${digits(size(all), 0.001)}${unit}`;
+  $("effect-layer-most").textContent = `− to + ${digits(size(rows.flat()), 0.001)}${unit}`;
   const change = (x) => signed(-x, unit);
   return `Hidden from ${values.cuts[state.cut]} in all layers, it changes “${values.candidates[target]}” by ${change(all[step])}; `
     + `in layer ${layer + 1} alone by ${change(rows[layer][step])}.`;
@@ -293,8 +293,9 @@ function build() {
   choices("query", values.queries.map((q) => `${q.name} · ${q.label}${q.apart ? "" : " · heads averaged"}`));
   choices("cut", values.cuts);
   choices("target", values.candidates);
+  $("last-frame").textContent = `frame ${frames.length - 1}`;
   [$("scrub").max, $("layer").max] = [frames.length - 1, about.n_layers];
-  $("reading").textContent = "Mass is where the query looks; effect is what the answer loses when the frame is hidden. They need not agree.";
+  $("reading").textContent = "Mass is where the query looks. Effect is what the answer loses when the frame is hidden (below the line: gains). They need not agree.";
   buildPrompt();
   buildNotes();
 }
@@ -341,7 +342,7 @@ function buildNotes() {
     apart.length === n ? "Each head is kept apart for every query." : `To keep the page under ${(about.budget / 1e6).toFixed(0)} MB, heads are averaged for ${n - apart.length} of ${n} queries; apart for ${apart.join(", ") || "none"}.`,
     "A sink is a video token whose residual stream, where it enters the layer, is more than 5 times as long as the median. Ringed where shown, crossed where left out; the rest of the mass is not scaled up.",
   ];
-  if (values.left_out.length) notes.push(`Of ${values.left_out.length} single tokens there was no room for maps.`);
+  if (values.left_out.length) notes.push(`There was no room for maps of ${values.left_out.length} other queries, of single tokens mostly.`);
   if (values.cuts.length) notes.push("An effect is the baseline’s value less the value when the query’s side cannot look at the frame, from an exact sweep. What later frames took up of a frame before stays: an effect of 0 does not show that a frame was not used, and mass does not show that it was.");
   if (values.arrays.words.shape[2]) notes.push("The lens reads each layer’s output by the final norm and unembedding; probabilities in 256 steps of their root.");
   if (!values.decoded) notes.push("These are the frames as the tower reads them; which pixels of a video a token is made of is not known, and cells share the picture evenly.");

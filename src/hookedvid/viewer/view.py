@@ -1,7 +1,7 @@
 """A question's view: what a page of it shows, computed, and the page."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
@@ -89,8 +89,9 @@ class View:
 def view(
     model: Model,
     inputs: VideoInputs,
-    conditions: Iterable[Any] | None = None,
+    conditions: Iterable[Any] | Intervention | None = None,
     *,
+    sources: Mapping[str, Any] | None = None,
     answer: int | None = None,
     queries: Sequence[str] = (),
     cuts: Sequence[str] = ("text", "last"),
@@ -109,6 +110,7 @@ def view(
         inputs: Of one item, with a video.
         conditions: Interventions whose answers stand beside the baseline's, each one, several or a line of text;
             LV-K, VT-K and VS-K in all layers unless given.
+        sources: What they name, as in `forward`.
         answer: The right option (0-based), where it is known.
         queries: Selectors whose attention is shown too, the mean over their positions.
         cuts: Selectors of those who may not look at a step of the video, one set of effects each. None of them: no
@@ -123,8 +125,7 @@ def view(
     """
     inputs = _prompt(inputs)
     layout = inputs.layout
-    if cuts:
-        check_sweepable(model)  # before anything long has run
+    _check(model, inputs, answer, cuts)
     whole, tokens = queries_of(layout, queries)
     shown = pictures(model, inputs, FOR_FRAMES * budget)
     room = _room(model, inputs, shown, n_words, cuts, budget)
@@ -135,7 +136,7 @@ def view(
         maps = read_maps(model, inputs, chosen, n_words)
         candidates = _candidates(model, inputs, maps.logits)
         intact, effects = read_cuts(model, inputs, cuts, candidates)
-        asked = {"baseline": intact, **under(model, inputs, _conditions(conditions, layout), candidates)}
+        asked = {"baseline": intact, **under(model, inputs, _conditions(conditions, layout), candidates, sources)}
     texts, said, kept = _texts(model, inputs), _candidate_texts(model, inputs, candidates), {q.name for q in chosen}
     more = {**_about(model, inputs, question, texts, answer, asked), "budget": budget, **(about or {})}
     vocabulary = _words(model, {*maps.words.flatten().tolist()})
@@ -146,11 +147,25 @@ def view(
     )  # fmt: skip
 
 
+def _check(model: Model, inputs: VideoInputs, answer: int | None, cuts: Sequence[str]) -> None:
+    """Raise InputError, before anything long has run, for what can be told of then."""
+    if answer is not None and not 0 <= answer < len(_options(inputs)):
+        raise InputError(f"answer {answer} is none of the {len(_options(inputs))} options (counted from 0)")
+    for dst in cuts:
+        inputs.layout.positions(dst)
+    if cuts:
+        check_sweepable(model)
+
+
 def _prompt(inputs: VideoInputs) -> VideoInputs:
     """Inputs without the answer they may hold."""
     layout = inputs.layout
     prompt = tuple(s for s in layout.segments if s.role != "generated")
     return replace(inputs, tokens=inputs.tokens[:, : layout.n_prompt], layouts=(replace(layout, segments=prompt),))
+
+
+def _options(inputs: VideoInputs) -> tuple[str, ...]:
+    return inputs.options[0] if inputs.options else ()
 
 
 def _cost(model: Model, layout: TokenLayout) -> int:
@@ -170,7 +185,9 @@ def _room(model: Model, inputs: VideoInputs, shown: Pictures, n_words: int, cuts
     return budget - FOR_PAGE - vocabulary - BASE64 * n_bytes
 
 
-def _conditions(conditions: Iterable[Any] | None, layout: TokenLayout) -> list[tuple[Intervention, ...]]:
+def _conditions(conditions: Iterable[Any] | Intervention | None, layout: TokenLayout) -> list[tuple[Intervention, ...]]:
+    if isinstance(conditions, str | Intervention):
+        conditions = [conditions]
     if conditions is not None:
         return [as_interventions(c) for c in conditions]
     return [(k,) for k in (LV_K, VT_K, VS_K) if k is not VT_K or len(layout.steps) > 1]  # which one step has not
@@ -208,15 +225,14 @@ def _about(
     asked: dict[str, np.ndarray],
 ) -> dict[str, Any]:  # fmt: skip
     layout, cfg = inputs.layout, model.cfg
-    n_options = len(inputs.options[0]) if inputs.options else 0
-    if answer is not None and not 0 <= answer < n_options:
-        raise InputError(f"answer {answer} is none of the {n_options} options (counted from 0)")
+    options = _options(inputs)
     if not question:
         question = "".join(texts[p] for s in layout.segments if s.role == "question" for p in range(s.start, s.stop))
-    right = None if answer is None else {name: int(np.argmax(p)) == answer for name, p in asked.items()}
+    # Options of equal text are equally right.
+    right = None if answer is None else {n: options[int(np.argmax(p))] == options[answer] for n, p in asked.items()}
     return {
         "question": question.strip(),
-        "options": list(inputs.options[0]) if n_options else [],
+        "options": list(options),
         "answer": answer,
         "outcome": [] if right is None else _outcomes(right),
         "model": cfg.model_name or cfg.family,

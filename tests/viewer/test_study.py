@@ -1,0 +1,86 @@
+"""Views of a study: its own items as it asked them, their index, and the links of its report."""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from hookedvid.cli.commands import main
+from hookedvid.data.shapes import make_dataset
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.report import page
+from hookedvid.study.definition import Study, plan
+from hookedvid.study.results.examples import view_file
+from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.run.tasks import run
+
+pytestmark = pytest.mark.shapes_unchecked
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A finished study of two questions, without its presentation."""
+    folder = tmp_path_factory.mktemp("study")
+    items = make_dataset(folder / "clips", seed=4, split="test", n_videos=1, questions_per_video=3)
+    model = HookedVideoLLM.from_pretrained("tiny")
+    study = Study(protocols=("all-layers",), knockouts=("LV-K",), n_frames=3, frame_order="shuffled")
+    laid = plan(study, model, items, limit=2)
+    rows = run(laid, model, folder)
+    manifest = Manifest.of(laid, model.cfg.n_layers, "about")
+    manifest.save(folder, ())
+    return folder, manifest, rows
+
+
+def about(path) -> dict:
+    return json.loads(re.search(r'id="about">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def conditions(path) -> dict:
+    return json.loads(re.search(r'id="values">(.*?)</script>', path.read_text(), re.S)[1])["conditions"]
+
+
+def test_a_studys_items_are_viewed_as_they_were_asked(studied, capsys):
+    folder, manifest, rows = studied
+    assert main(["view", str(folder), "--items", manifest.items[1].id]) == 0
+    path = folder / view_file(manifest.items[1].id)
+    asked = {row["condition"]: row for row in rows if row["item"] == manifest.items[1].id}
+    for name, row in asked.items():
+        # Float32, summed in the order of a sweep there and of a run here.
+        assert math.exp(conditions(path)[name][manifest.items[1].answer]) == pytest.approx(row["prob"], abs=1e-5)
+    said = about(path)
+    assert said["n_frames"] == 3 and said["family"] == manifest.items[1].family
+    right = {name: row["correct"] for name, row in asked.items()}
+    assert said["outcome"][0] == ("right" if right["baseline"] else "wrong")
+    assert len(said["outcome"]) == 1 + (right["LV-K all layers"] != right["baseline"])
+    assert str(folder / "view" / "index.html") in capsys.readouterr().out.replace("\n", "")
+    index = (folder / "view" / "index.html").read_text()
+    assert path.name in index and index.count('class="card"') == 1
+
+
+def test_a_report_links_what_was_viewed(studied):
+    folder, manifest, rows = studied
+    viewed, other = manifest.items[1], manifest.items[0]
+    shown = page.examples(
+        manifest.scoring, manifest.items, manifest.annotations, rows, ["baseline"], manifest.settings, folder
+    )
+    links = {e.question: e.view for e in shown}
+    assert links == {viewed.question: view_file(viewed.id), other.question: ""}
+
+
+def test_what_a_study_does_not_have_is_refused(studied, capsys):
+    folder, manifest, _ = studied
+    wrong = {
+        ("--items", "nothing"): "no item 'nothing'",
+        ("--frames", "2"): "has its own --frames",
+        ("--dtype", "float64"): "has its own --dtype",
+    }
+    for arguments, message in wrong.items():
+        assert main(["view", str(folder), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    other = replace(manifest, settings={**manifest.settings, "model": "0" * 16})
+    other.save(folder, ())
+    assert main(["view", str(folder)]) == 2
+    assert "has other weights than" in capsys.readouterr().err
+    manifest.save(folder, ())
