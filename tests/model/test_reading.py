@@ -98,7 +98,6 @@ def reductions(model: HookedVideoLLM) -> list[str]:
     return ["none", "segments", "frames", *(["patches"] if model.cfg.projector.merge is None else [])]
 
 
-@pytest.mark.usefixtures("shapes_checked")
 # A reading meets a family's own parts in any run; what cuts do to it, by the kinds of sequence.
 @pytest.mark.parametrize(
     ("name", "cut"),
@@ -191,6 +190,7 @@ def test_many_rows_are_read_in_parts(monkeypatch):
         assert (read[1] - wanted).abs().max() <= 1e-12
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @pytest.mark.parametrize("reduce", ["none", "segments", "frames", "patches"])
 def test_chosen_heads_are_those_heads_whatever_their_order(reduce):
     model = random_model("llava-video")

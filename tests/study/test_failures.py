@@ -42,8 +42,10 @@ def annotations(tmp_path_factory) -> Path:
     return at / "items.jsonl"
 
 
-@pytest.mark.parametrize("reuse", ["none", "layers", "layers+positions"])
-@pytest.mark.parametrize("scoring", ["letters", "generate"])
+@pytest.mark.parametrize(
+    ("reuse", "scoring"),
+    [("none", "letters"), ("layers", "letters"), ("layers+positions", "letters"), ("layers", "generate")],
+)
 def test_a_selector_that_one_item_lacks_fails_its_row_alone(reuse, scoring, model, annotations, tmp_path):
     laid = plan(replace(STUDY, reuse=reuse, scoring=scoring), model, annotations)
     assert "15 rows, 0 of them done" in str(estimate(laid, model, tmp_path))

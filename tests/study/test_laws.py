@@ -201,8 +201,10 @@ def test_cutting_what_is_not_there_is_the_identity(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("name", VIDEO_MODELS)
+# Who is hidden from whom hangs on the kind of sequence, padding on the family's own positions too.
+@pytest.mark.parametrize(
+    ("name", "given"), [(n, g) for n in VIDEO_MODELS for g in (GIVEN if n in UNLIKE else list(GIVEN)[:2])]
+)
 def test_an_item_in_a_batch_is_what_it_is_alone(name, given):
     model = random_model(name)
     items = [rich_inputs(model, 4, seed=1, n_text=8), rich_inputs(model, 8, seed=2, n_text=12)]
