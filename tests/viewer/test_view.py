@@ -15,7 +15,7 @@ from hookedvid.study.results.examples import view_file
 from hookedvid.values.interventions import LV_K, Knockout
 from hookedvid.viewer.index import write_index
 from hookedvid.viewer.maps import coded, columns_of
-from hookedvid.viewer.queries import BASE64, queries_of, within
+from hookedvid.viewer.queries import queries_of, within
 from models import ROUNDING, UNLIKE, random_model, rich_inputs
 
 HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\u202e&lt;'
@@ -91,14 +91,14 @@ def test_a_budget_holds_heads_of_the_last_position_first():
     whole, tokens = queries_of(layout, ["video[1]"])
     assert [q.name for q in whole[:2]] == ["last", "video[1]"] and len(tokens) == 9
     cost, heads = 1000, 8
-    held = [within(budget, whole, tokens, cost, heads) for budget in range(2000, 200_000, 2000)]
+    held = [within(b, whole, tokens, lambda q, apart: cost * (1 + heads * apart)) for b in range(2000, 200_000, 2000)]
     for budget, some in zip(range(2000, 200_000, 2000), held, strict=True):
-        assert sum(BASE64 * cost * (1 + heads * q.apart) for q in some) <= budget * (1 + 1e-12)
+        assert sum(cost * (1 + heads * q.apart) for q in some) <= budget
     first_apart = next(some for some in held if any(q.apart for q in some))
     assert [q.name for q in first_apart if q.apart] == ["last"]
     assert all(q.apart for q in held[-1]) and len(held[-1]) == len(whole) + len(tokens)
     with pytest.raises(InputError, match="give a larger budget"):
-        within(1000, whole, tokens, cost, heads)
+        within(999, whole, tokens, lambda q, apart: cost)
 
 
 def some_averaged(model, inputs, budget: int) -> bool:

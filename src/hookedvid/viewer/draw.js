@@ -39,12 +39,14 @@ const boxOn = ([x0, y0, x1, y1], w, h) => {
 };
 
 // Pieces of tokens in the colours of their mass, on a canvas of so many units.
-function paint(pen, w, h, frame, mass, { most, curve, hidden }) {
+function paint(pen, w, h, frame, mass, { most, curve, hidden }, small) {
   for (const [token, box] of tokens.pieces[frame]) {
+    const colour = hidden.has(token) ? 0 : Math.round(255 * shareOf(mass[token], most, curve));
+    if (!colour && small) continue;
     const [x0, y0, x1, y1] = boxOn(box, w, h).map(Math.round);
-    pen.clearRect(x0, y0, x1 - x0, y1 - y0); // neighbours that overlap are not painted twice
-    if (hidden.has(token)) continue;
-    pen.fillStyle = PALETTE[Math.round(255 * shareOf(mass[token], most, curve))];
+    if (!small) pen.clearRect(x0, y0, x1 - x0, y1 - y0); // neighbours that overlap are not painted twice
+    if (!colour) continue;
+    pen.fillStyle = PALETTE[colour];
     pen.fillRect(x0, y0, x1 - x0, y1 - y0);
   }
 }
@@ -54,11 +56,10 @@ function drawHeat(canvas, frame, mass, look) {
   paint(pen, w, h, frame, mass, look);
 }
 
-// The same in small.
-const THUMB = 72;
-function drawThumb(canvas, frame, mass, look) {
-  [canvas.width, canvas.height] = [THUMB, Math.max(1, Math.round((THUMB * values.size[1]) / values.size[0]))];
-  paint(canvas.getContext("2d"), canvas.width, canvas.height, frame, mass, look);
+// The same in small, so many pixels wide.
+function drawThumb(canvas, frame, mass, look, wide) {
+  [canvas.width, canvas.height] = [wide, Math.max(1, Math.round((wide * values.size[1]) / values.size[0]))];
+  paint(canvas.getContext("2d"), canvas.width, canvas.height, frame, mass, look, true);
 }
 
 // Sinks are crossed out where they are left out and ringed where they are shown; the chosen token has a frame.

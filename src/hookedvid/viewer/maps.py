@@ -43,6 +43,19 @@ class QueryMaps:
     text: UInt8[np.ndarray, "layer row text_pos"]
     columns: Float[np.ndarray, "layer row column"]
 
+    @property
+    def mean(self) -> "QueryMaps":
+        """The mean of the heads alone."""
+        last = np.s_[:, -1:]
+        sinks = tuple(s[-1:] for s in self.sinks)
+        return QueryMaps(self.video[last], self.scale[last], sinks, self.text[last], self.columns[last])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a page keeps, by name; floats in float32."""
+        exact = {"scale": self.scale, "sinks": np.concatenate([s.flatten() for s in self.sinks])}
+        exact["columns"] = self.columns
+        return {"video": self.video, "text": self.text, **{n: a.astype(np.float32) for n, a in exact.items()}}
+
 
 @dataclass(frozen=True, eq=False)
 class Maps:

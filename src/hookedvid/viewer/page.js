@@ -107,7 +107,8 @@ function draw() {
   drawAnswers();
   drawPrompt();
   drawToken(mass);
-  frames.forEach((_, f) => drawThumb($("strip").children[f].lastChild, f, mass, look));
+  const wide = clamp(Math.round($("strip").clientWidth / frames.length), 16, 96);
+  frames.forEach((_, f) => drawThumb($("strip").children[f].lastChild, f, mass, look, wide));
 }
 
 function drawWatch(mass, look, found) {
@@ -118,12 +119,12 @@ function drawWatch(mass, look, found) {
   }
   drawHeat($("heat"), frame, mass, look);
   drawMarks($("mark"), frame, found, hidden, hover >= 0 ? hover : state.token);
-  drawRamp($("ramp"), curve);
+  if ($("ramp").dataset.curve !== curve) drawRamp($("ramp"), ($("ramp").dataset.curve = curve));
   $("most").textContent = `${percent(most)} of the mass`;
   const [step, seconds] = [values.steps[stepOf(frame)], values.times[frame]];
   const when = seconds === undefined ? "" : ` · ${seconds.toFixed(2)} s`;
   const shared = step && step.to - step.from > 1 ? ` · shares its tokens in ${step.name}` : "";
-  $("where").textContent = `frame ${frame} of ${frames.length}${when}${shared}`;
+  $("where").textContent = `frame ${frame} of 0–${frames.length - 1}${when}${shared}`;
   $("at").textContent = `frame ${frame}${when}`;
   [$("scrub").value, $("scrub").ariaValueText] = [frame, `frame ${frame}${when}`];
   const loose = tokens.on[frame].filter((i) => !tokens.placed.has(i));
@@ -325,7 +326,10 @@ function buildPrompt() {
         token.dataset.position = p;
         line.append(token);
       }
-      if (s.role !== "options") [share.dataset.role] = [s.role, line.append(share)];
+      if (s.role !== "options" && !document.querySelector(`#tokens [data-role=${s.role}]`)) {
+        share.dataset.role = s.role;
+        line.append(share);
+      }
     }
     $("tokens").append(line);
   }

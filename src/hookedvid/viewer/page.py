@@ -30,7 +30,7 @@ THUMB = 240  # pixels of the longest side, in an index
 def render(view: "View") -> str:
     """The page."""
     arrays = _arrays(view)
-    blocks = {name: _packed(a) for name, a in arrays.items()}
+    blocks = {name: packed(a) for name, a in arrays.items()}
     kinds = {name: {"type": a.dtype.name, "shape": a.shape} for name, a in arrays.items()}
     return filled(
         "page.html.jinja",
@@ -85,7 +85,8 @@ def _shown(value: Any) -> Any:
     return [_shown(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _packed(array: np.ndarray) -> str:
+def packed(array: np.ndarray) -> str:
+    """An array's bytes, compressed, as letters."""
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)).decode()
 
 
@@ -146,10 +147,7 @@ def _arrays(view: "View") -> dict[str, np.ndarray]:
         "probs": maps.probs,
     }
     for i, q in enumerate(view.queries):
-        of = maps.queries[q.name]
-        exact = np.concatenate([s.flatten() for s in of.sinks])
-        arrays |= {f"q{i}.video": of.video, f"q{i}.text": of.text, f"q{i}.scale": of.scale, f"q{i}.sinks": exact}
-        arrays[f"q{i}.columns"] = of.columns
+        arrays |= {f"q{i}.{name}": a for name, a in maps.queries[q.name].arrays().items()}
     for i, c in enumerate(view.cuts):
         arrays |= {f"cut{i}.everywhere": c.everywhere, f"cut{i}.by_layer": c.by_layer}
     return {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in arrays.items()}

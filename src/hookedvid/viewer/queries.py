@@ -1,14 +1,12 @@
 """Whose looks a page shows, and of whom each head apart: as many as its budget holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hookedvid.errors import InputError
 from hookedvid.values.layout import Segment, TokenLayout
 from hookedvid.values.selectors import ROLES_OF
 from hookedvid.values.tensors import ints
-
-BASE64 = 4 / 3  # letters for a byte
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def _names(s: Segment, layout: TokenLayout) -> tuple[str, ...]:
 
 
 def within(
-    budget: float | int, whole: Sequence[Query], tokens: Sequence[Query], cost: int, n_heads: int
+    budget: float | int, whole: Sequence[Query], tokens: Sequence[Query], price: Callable[[Query, bool], float | int]
 ) -> list[Query]:
     """The queries that a budget holds, and whose heads are apart.
 
@@ -62,24 +60,25 @@ def within(
         budget: Bytes.
         whole: As `queries_of` gives them, `last` first.
         tokens: Likewise.
-        cost: Bytes of one query's maps of one head, or of their mean, in all layers.
-        n_heads: Of a layer.
+        price: Bytes of a query's maps, with its heads apart or only their mean.
 
     Raises:
         InputError: Where not even the mean of the last position fits.
     """
-    mean, heads = cost * BASE64, cost * BASE64 * n_heads
-    if mean > budget:
+    least = price(whole[0], False)
+    if least > budget:
         raise InputError(
-            f"the maps of one query take {mean / 1e6:.2g} MB, and this page has {max(budget, 0) / 1e6:.2g} MB for "
+            f"the maps of one query take {least / 1e6:.2g} MB, and this page has {max(budget, 0) / 1e6:.2g} MB for "
             "them: give a larger budget, or fewer frames"
         )
-    kept: dict[str, Query] = {whole[0].name: whole[0]}
-    left = budget - mean
+    kept: dict[str, Query] = {whole[0].name: replace(whole[0], apart=False)}
+    left = budget - least
     for some, apart in ((whole[:1], True), (whole[1:], False), (tokens, False), (whole[1:], True), (tokens, True)):
         for q in some:
-            price = heads if apart else mean
-            if price <= left and apart == (q.name in kept):
+            if apart != (q.name in kept):
+                continue
+            more = price(q, apart) - (price(q, False) if apart else 0)
+            if more <= left:
                 kept[q.name] = replace(q, apart=apart)
-                left -= price
+                left -= more
     return [kept[q.name] for q in (*whole, *tokens) if q.name in kept]

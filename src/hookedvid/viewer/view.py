@@ -1,5 +1,6 @@
 """A question's view: what a page of it shows, computed, and the page."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +23,12 @@ from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 from hookedvid.values.places import TokenPlaces
 from hookedvid.viewer import page
 from hookedvid.viewer.cuts import CutEffects, n_cuts, read_cuts, under
-from hookedvid.viewer.maps import Maps, read_maps
+from hookedvid.viewer.maps import Maps, QueryMaps, read_maps
 from hookedvid.viewer.pictures import Pictures, pictures
-from hookedvid.viewer.queries import BASE64, Query, queries_of, within
+from hookedvid.viewer.queries import Query, queries_of, within
 
 BUDGET = 20_000_000
+BASE64 = 4 / 3  # letters for a byte
 FOR_FRAMES = 0.15  # of the budget
 FOR_PAGE = 100_000  # bytes of script, style and text
 N_NEXT = 5  # likeliest next tokens, where there are no options
@@ -129,11 +131,12 @@ def view(
     whole, tokens = queries_of(layout, queries)
     shown = pictures(model, inputs, FOR_FRAMES * budget)
     room = _room(model, inputs, shown, n_words, cuts, budget)
-    chosen = within(room, whole, tokens, _cost(model, layout), model.cfg.n_heads)
+    rows = _cost(model, layout)
+    asked_for = within(room, whole, tokens, lambda q, apart: rows * (1 + model.cfg.n_heads * apart))
     inputs = model.encoded(inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FrameBlendWarning)  # the page says so
-        maps = read_maps(model, inputs, chosen, n_words)
+        maps, chosen = _kept(read_maps(model, inputs, asked_for, n_words), asked_for, room)
         candidates = _candidates(model, inputs, maps.logits)
         intact, effects = read_cuts(model, inputs, cuts, candidates)
         asked = {"baseline": intact, **under(model, inputs, _conditions(conditions, layout), candidates, sources)}
@@ -168,10 +171,31 @@ def _options(inputs: VideoInputs) -> tuple[str, ...]:
     return inputs.options[0] if inputs.options else ()
 
 
-def _cost(model: Model, layout: TokenLayout) -> int:
-    """Bytes of one query's maps of one head in all layers: each position's, and 4 for the scale and for columns."""
+def _cost(model: Model, layout: TokenLayout) -> float:
+    """Bytes that a head's maps of one query may take in all layers: of each position, of the scale and of columns.
+
+    They are read as if compressed to half; those that do not come out so small are left again.
+    """
     n_columns = len(layout.steps) + len(layout.roles)
-    return model.cfg.n_layers * (layout.n_tokens + 4 * (1 + n_columns))
+    return BASE64 * model.cfg.n_layers * (layout.n_tokens + 4 * (1 + n_columns)) / 2
+
+
+def _kept(maps: Maps, read: Sequence[Query], room: float | int) -> tuple[Maps, list[Query]]:
+    """The maps that have room, and whose they are: heads go first where there is too little."""
+    sizes = {q.name: [_size(maps.queries[q.name].mean), _size(maps.queries[q.name])] for q in read}
+    whole, tokens = ([q for q in read if q.name.startswith("@") == single] for single in (False, True))
+    apart = {q.name for q in read if q.apart}
+
+    def price(q: Query, heads: bool) -> float | int:
+        return math.inf if heads and q.name not in apart else sizes[q.name][heads]
+
+    chosen = within(room, whole, tokens, price)
+    queries = {q.name: maps.queries[q.name] if q.apart else maps.queries[q.name].mean for q in chosen}
+    return replace(maps, queries=queries), chosen
+
+
+def _size(maps: QueryMaps) -> int:
+    return sum(len(page.packed(a)) for a in maps.arrays().values())
 
 
 def _room(model: Model, inputs: VideoInputs, shown: Pictures, n_words: int, cuts: Sequence[str], budget: int) -> float:
