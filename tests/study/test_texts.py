@@ -87,7 +87,7 @@ def test_tables_figures_csv_and_report_show_any_text(family, knockout):
     printed.encode()
     assert "".join(printable(family).split()) in "".join(printed.split())
     assert not {c for c in printed if ord(c) < 32 and c != "\n"} and "\x7f" not in printed
-    page = report.render("t", family, {g: [] for g in tables}, [], tables, [family], [])
+    page = report.render("t", family, {g: [] for g in tables}, {}, tables, [family], [])
     assert page.encode() and not {c for c in page if ord(c) < 32 and c not in "\n\t"} and "<script>" not in page
 
 

@@ -1,46 +1,18 @@
 """A real browser opens views: what they show, how they answer, where they put a token."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from browser import opened
 from hookedvid.viewer.index import write_index
 from models import UNLIKE, VIDEO_MODELS, random_model
 
 pytestmark = pytest.mark.shapes_unchecked
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 SIZE = (48, 90)  # of the frames: neither square nor a multiple of anything
 TITLE = "what is there ?"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="there is no playwright here: pip install playwright")
-    with api.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def tab(browser):
-    """One tab, with what went wrong in it."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(8000)
-    page.wrong = []
-    page.on("console", lambda m: page.wrong.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: page.wrong.append(str(e)))
-    page.on("request", lambda r: page.wrong.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-    return page
 
 
 def inputs_of(model):
@@ -58,15 +30,6 @@ def folder(tmp_path_factory) -> Path:
         model.view(inputs_of(model), answer=0, about=about).save(folder / f"{name}.html")
     write_index(folder)
     return folder
-
-
-def opened(tab, path: Path, hash: str = "", width: int = 1600):
-    tab.wrong.clear()
-    tab.set_viewport_size({"width": width, "height": 1000})
-    tab.goto("about:blank")
-    tab.goto(f"file://{path}{hash}")
-    tab.wait_for_selector("body[data-ready=yes]")
-    return tab
 
 
 def until(tab, condition: str) -> None:

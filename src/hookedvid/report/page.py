@@ -1,6 +1,7 @@
 """One HTML page of a study that needs nothing beside it: findings, plots, tables, clips with their answers."""
 
 import base64
+import hashlib
 import importlib.resources
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +9,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 
 from hookedvid.checkpoints.locate import home
 from hookedvid.data.item import Item, video_path
 from hookedvid.errors import HookedVidError
+from hookedvid.report import words
 from hookedvid.study.protocols.protocol import Sheet
 from hookedvid.study.results.evidence import Finding
 from hookedvid.study.results.examples import N_EXAMPLES, varied, view_file
@@ -23,9 +25,6 @@ from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LONGEST = 30  # seconds that decoding a clip may take: a picture is worth no longer wait
 
@@ -56,26 +55,43 @@ def render(
     title: str,
     about: str,
     findings: Mapping[str, Sequence[Finding]],
-    figures: Sequence[bytes],
+    figures: Mapping[str, bytes],
     tables: Mapping[str, Sequence[Summary]],
     failures: Sequence[str],
     examples: Sequence[Example],
     sheets: Sequence[Sheet] = (),
+    opening: Sequence[str] = (),
 ) -> str:
     """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
 
     Args:
-        figures: As `png` gives them.
+        figures: PNG by the figure's name.
         sheets: Tables of protocols, of the main group.
+        opening: Paragraphs that come first, as `words.opening` has them.
     """
-    source = importlib.resources.files("hookedvid.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    template = Environment(autoescape=True).from_string(source)
-    texts = {"title": title, "about": about, "findings": findings, "failures": failures, "examples": examples}
-    texts |= {"sheets": sheets}
+    style, script = _part("page.css"), _part("page.js")
     scoring = next(iter(tables.values()))[0].scoring
+    columns = [c.name for c in scoring.page_columns or scoring.columns]
+    said = [*columns, *(c for sheet in sheets for c in (sheet.title, *sheet.columns))]
+    said += [f"{s.condition.protocol}\n{s.condition.label}" for rows in tables.values() for s in rows]
+    said += [f.sentence for laws in findings.values() for f in laws]
+    drawn = [
+        {"name": name, "png": base64.b64encode(data).decode(), "caption": words.CAPTIONS.get(name, "")}
+        for name, data in figures.items()
+    ]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = Environment(autoescape=True).from_string(_part("page.html.jinja"))
     return printable(
-        template.render(**texts, plots=[base64.b64encode(f).decode() for f in figures], tables=tables, scoring=scoring)
-    )
+        template.render(
+            title=title, about=about, opening=opening, findings=findings, figures=drawn, tables=tables, sheets=sheets,
+            failures=failures, examples=examples, scoring=scoring, glossary=words.glossary(said), claim=words.claim,
+            style=style, script=script, script_hash=f"sha256-{digest}",
+        )
+    )  # fmt: skip
+
+
+def _part(name: str) -> str:
+    return importlib.resources.files("hookedvid.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def examples(
@@ -135,10 +151,3 @@ def _strip(frames: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as a file's bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

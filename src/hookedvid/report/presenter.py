@@ -6,7 +6,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from hookedvid.report import page, plots
+from hookedvid.report import page, plots, words
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.protocols import EFFICIENCY
 from hookedvid.study.protocols.protocol import Reading, Sheet
@@ -82,15 +82,15 @@ def _conclude(
         console.say(f": {f.verdict}", lead=f.law)
     chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
     drawn = plots.draw(plots.Results(run, tables, main, chosen, readings))
-    figures = {name: page.png(figure) for name, figure in drawn.items()}  # which takes as long as a small study
+    figures = {name: plots.contents(figure) for name, figure in drawn.items()}  # which takes as long as a small study
     for name, data in figures.items():
         write_bytes(out / f"{name}.png", data)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings, out)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
     sheets = [reading.sheet for reading in readings.values()]
-    pictures = list(figures.values())
-    text = page.render("Knockout study", run.about, laws, pictures, ordered, failures, examples, sheets)
+    first = words.opening(run, tables, laws[main], main)
+    text = page.render("Knockout study", run.about, laws, figures, ordered, failures, examples, sheets, first)
     write_text(out / "report.html", text)
     console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures)}", lead=str(out / "report.html"))
 

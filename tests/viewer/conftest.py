@@ -1,0 +1,3 @@
+"""Pages are opened in a real browser."""
+
+from browser import browser, tab  # noqa: F401
