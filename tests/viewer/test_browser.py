@@ -1,5 +1,6 @@
 """A real browser opens views: what they show, how they answer, where they put a token."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,16 @@ def folder(tmp_path_factory) -> Path:
     for i, name in enumerate(UNLIKE):
         model = random_model(name, n_layers=2)
         about = {"id": name, "family": "even" if i % 2 == 0 else "odd"}
-        model.view(inputs_of(model), answer=0, about=about).save(folder / f"{name}.html")
+        inputs = inputs_of(model)
+        if name == "llava-video":  # with a sink, in the first frame
+            inputs = model.encoded(inputs)
+            features = inputs.features[0].clone()
+            features[1] *= 50
+            inputs = replace(inputs, features=(features,))
+        view = model.view(inputs, answer=0, about=about)
+        view.save(folder / f"{name}.html")
+    (folder / "framed").mkdir()
+    (folder / "framed" / "view.html").write_text(f"<!doctype html><title>a notebook</title>{view._repr_html_()}")
     write_index(folder)
     return folder
 
@@ -82,6 +92,25 @@ def test_everything_is_reached_by_keyboard(tab, folder):
         press("Tab")
         reached.add(tab.evaluate("document.activeElement.id || document.activeElement.name"))
     assert {"play", "scrub", "query", "layer", "head", "sinks", "scale", "curve", "cut", "target", "measure"} <= reached
+    assert not tab.wrong
+
+
+def test_sinks_are_ringed_or_left_out(tab, folder):
+    opened(tab, folder / "llava-video.html", "#frame=0&layer=1&sinks=shown")
+    assert shown(tab, "n-sinks") == "1 in this layer"
+    marks = tab.evaluate("$('mark').toDataURL()")
+    mass = tab.evaluate("maps.stepsAt(0, 'mean', 'shown')[0] - maps.stepsAt(0, 'mean', 'hidden')[0]")
+    assert mass == pytest.approx(tab.evaluate("maps.sinksAt(0, 'mean')[0]"), rel=1e-5)
+    tab.keyboard.press("x")
+    until(tab, "location.hash.includes('sinks=hidden')")
+    assert tab.evaluate("$('mark').toDataURL()") != marks
+    assert tab.evaluate("maps.most(0, 'mean', 'hidden') <= maps.most(0, 'mean', 'shown')")
+
+
+def test_a_page_opens_inside_a_notebook(tab, folder):
+    tab.wrong.clear()
+    tab.goto(f"file://{folder / 'framed' / 'view.html'}")
+    tab.frame_locator("iframe").locator("body[data-ready=yes]").wait_for()
     assert not tab.wrong
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -24,6 +25,14 @@ HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\u202
 def view_of(name: str, **how):
     model = random_model(name)
     return model, (inputs := rich_inputs(model)), model.view(inputs, **how)
+
+
+def with_sink(model, inputs, token: int):
+    """The inputs with one token of the video far longer than the others."""
+    inputs = model.encoded(inputs)
+    features = inputs.features[0].clone()
+    features[token] *= 50
+    return replace(inputs, features=(features,))
 
 
 @pytest.mark.parametrize("name", UNLIKE)
@@ -76,14 +85,17 @@ def test_effects_are_those_of_runs(name):
 
 
 def test_sinks_are_those_that_find_sinks_finds():
-    model, inputs, view = view_of("llava-video", cuts=(), n_words=0)
+    model = random_model("llava-video")
+    inputs = with_sink(model, rich_inputs(model), 5)
+    view = model.view(inputs, (), cuts=(), n_words=0)
     video = inputs.layout.positions("video")
+    _, cache = model.run_with_cache(inputs, names_filter="pattern")
     for layer, found in enumerate(view.maps.sinks):
-        try:
-            sinks = model.find_sinks(inputs, layer).layout.positions("sinks").tolist()
-        except InputError:
-            sinks = []
-        assert video[found].tolist() == sinks
+        assert video[found].tolist() == model.find_sinks(inputs, layer).layout.positions("sinks").tolist()
+        of = view.maps.queries["last"]
+        mass = cache["pattern", layer][0, :, -1, video].numpy()
+        assert np.abs(of.sinks[layer][:-1] - mass[:, found]).max() < 1e-12
+        assert np.abs(of.scale[layer][:-1] - np.delete(mass, found, 1).max(1)).max() < 1e-12
 
 
 def test_a_budget_holds_heads_of_the_last_position_first():
