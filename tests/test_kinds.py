@@ -1,6 +1,7 @@
 """Every kind of intervention in every place: it runs there as it does in a forward, or is refused in words."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,14 +155,24 @@ def test_a_kind_is_read_back_from_json(case):
     assert from_json(to_json([value])) == (value,)
 
 
+@pytest.fixture(scope="module")
+def tiny() -> HookedVideoLLM:
+    return HookedVideoLLM.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory) -> Path:
+    """One question."""
+    return make_dataset(tmp_path_factory.mktemp("one"), seed=3, split="test", n_videos=1, questions_per_video=1)
+
+
 @pytest.mark.shapes_unchecked
 @pytest.mark.parametrize("kind", LINES)
-def test_a_study_and_the_command_ask_it_or_refuse(kind, tmp_path, capsys):
-    tiny, line = HookedVideoLLM.from_pretrained("tiny"), LINES[kind]
-    make_dataset(tmp_path, seed=3, split="test", n_videos=1, questions_per_video=1)
+def test_a_study_and_the_command_ask_it_or_refuse(kind, tiny, annotations, tmp_path, capsys):
+    line = LINES[kind]
     how = {"protocols": ("baseline",), "custom": ((line,),)}
-    (item,) = read_items(tmp_path / "items.jsonl")
-    clip = str(tmp_path / item.video)
+    (item,) = read_items(annotations)
+    clip = str(annotations.parent / item.video)
     if kind in ("patch", "steer"):
         with pytest.raises(ConfigError, match="no source 'other'"):
             Study(**how)
@@ -170,10 +181,10 @@ def test_a_study_and_the_command_ask_it_or_refuse(kind, tmp_path, capsys):
         return
     if kind == "from":
         with pytest.raises(InterventionError, match="a study cannot show the frames of other"):
-            plan(Study(**how), tiny, tmp_path / "items.jsonl")
+            plan(Study(**how), tiny, annotations)
         assert main(["ask", clip, item.question, *item.options, "--under", f"from {clip}"]) == 0
         return
-    rows = run(plan(Study(**how), tiny, tmp_path / "items.jsonl"), tiny, tmp_path / "out")
+    rows = run(plan(Study(**how), tiny, annotations), tiny, tmp_path / "out")
     assert rows[0]["status"] == "ok" and rows[0]["key"] != rows[1]["key"]
     if kind == "same_time":
         assert rows[1]["status"] == "failed" and "positions have one number each" in rows[1]["reason"]

@@ -180,7 +180,7 @@ def test_a_killed_driver_goes_on(laid, annotations, undisturbed, nodes, paths, t
 
 def test_actors_that_a_video_kills_are_replaced_and_it_takes_no_other_along(laid, undisturbed, nodes, tmp_path):
     few, right = replace(laid, items=laid.items[:12], tasks=laid.tasks[:48]), undisturbed[:48]
-    rows, timing = spread(few, tmp_path / "out", on(nodes, "faulty_worker"))
+    rows, timing = spread(few, tmp_path / "out", on(nodes, "faulty_worker", actors=1))
     failed = [r for r in rows if r["status"] == "failed"]
     assert {(r["video"], r["fault"]) for r in failed} == {("fell-2.mp4", "killed")} and len(failed) == 8
     assert "3 processes that ran the model on fell-2.mp4 were lost" in failed[0]["reason"]
