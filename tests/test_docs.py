@@ -11,6 +11,7 @@ import pytest
 
 import hookedvid
 from hookedvid.cli.commands import main
+from hookedvid.study.definition import Study
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -59,6 +60,15 @@ def test_a_page_prints_what_it_says(page, clips, monkeypatch):
     for text, printed in told:
         same = doctest.OutputChecker().check_output(text, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
         assert same, f"{page}.md says\n{text}\nand prints\n{printed}"
+
+
+def test_the_study_file_is_one(tmp_path):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (DOCS / "study.md").read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    conditions = Study.from_toml(tmp_path / "study.toml").conditions(28)
+    assert [c.label for c in conditions[-3:-2]] == ["exit after layer 18 + video→video other frames 1–8"]
+    protocols = {"baseline", "cumulative", "all layers", "windows", "random control", "custom"}
+    assert {c.protocol for c in conditions} == protocols
 
 
 def test_every_public_name_has_its_reference():

@@ -1,12 +1,13 @@
-"""What the README shows runs as it stands."""
+"""What the README shows runs as it stands, and leads somewhere."""
 
 import re
 from pathlib import Path
 
+from hookedvid.data.item import read_items, video_path
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.study.definition import Study
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -14,30 +15,30 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_quick_start_runs(tmp_path, monkeypatch):
-    clips = make_dataset(tmp_path, seed=1, split="test", n_videos=2, questions_per_video=1).parent / "clips"
-    for name, clip in zip(("clip.mp4", "other.mp4"), sorted(clips.iterdir()), strict=True):
-        clip.rename(tmp_path / name)
+    path = make_dataset(tmp_path, seed=1, split="test", n_videos=1, questions_per_video=1)
+    video_path(read_items(path)[0], path).rename(tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     (quick_start,) = blocks("python")
     names: dict = {}
     exec(compile(quick_start, "README.md", "exec"), names)
     assert names["base"].text in ("left", "right", "up", "down")
     assert names["logits"].shape == (1, names["inputs"].layout.n_tokens, names["model"].cfg.d_vocab)
+    assert Path("question.html").stat().st_size > 100_000
 
 
-def test_the_study_file_is_one(tmp_path):
-    (text,) = blocks("toml")
-    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
-    conditions = Study.from_toml(tmp_path / "study.toml").conditions(28)
-    assert [c.label for c in conditions[-1:]] == ["exit after layer 18 + video→video other frames 1–8"]
-    assert {c.protocol for c in conditions} == {
-        "baseline",
-        "cumulative",
-        "all layers",
-        "windows",
-        "random control",
-        "custom",
-    }
+def test_what_came_out_is_an_excerpt():
+    (shown,) = blocks("text")
+    lines = shown.splitlines()
+    whole = (ROOT / "docs" / "study.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 10
+    for line in lines:
+        assert any(full.startswith(line.removesuffix("…")) for full in whole)
+
+
+def test_it_is_read_in_a_minute_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 120
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_set_up_commands_do_all_their_own_set_up():
