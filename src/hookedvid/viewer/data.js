@@ -27,7 +27,7 @@ async function unpack(name) {
 const tokens = {};
 
 async function readTokens() {
-  for (const name of ["position", "frames", "row", "column", "piece", "piece_frames", "piece_box", "sinks", "words", "probs"]) {
+  for (const name of ["position", "frames", "row", "column", "piece", "piece_frames", "piece_box", "sinks", "lens", "probs"]) {
     tokens[name] = await array(name);
   }
   tokens.n = tokens.position.length;
@@ -126,7 +126,7 @@ function effect(logProbs, target, measure) {
 
 // The lens's words of a position where it leaves a layer: [word, probability], the likeliest first.
 function lensAt(layer, position) {
-  const [, n, k] = values.arrays.words.shape;
+  const [, n, k] = values.arrays.lens.shape;
   const start = (layer * n + position) * k;
-  return [...tokens.words.subarray(start, start + k)].map((w, i) => [values.words[w], (tokens.probs[start + i] / 255) ** 2]);
+  return [...tokens.lens.subarray(start, start + k)].map((w, i) => [values.vocabulary[w], (tokens.probs[start + i] / 255) ** 2]);
 }

@@ -258,7 +258,7 @@ function drawToken(mass) {
   const pixels = boxes.length && values.decoded ? ` · pixels ${boxes.slice(0, 3).map(boxText).join("; ")}${boxes.length > 3 ? `; … ${boxes.length} pieces` : ""}` : "";
   const sink = tokens.sinksOf[state.layer].includes(i) ? " · a sink" : "";
   $("token").textContent = `${tokenName(i)} · position ${tokens.position[i]}${pixels} · ${percent(mass[i])} of the mass${sink}`;
-  const rows = values.arrays.words.shape[2] ? [...Array(about.n_layers).keys()].reverse() : [];
+  const rows = values.arrays.lens.shape[2] ? [...Array(about.n_layers).keys()].reverse() : [];
   $("lens").replaceChildren(...rows.map((l) => {
     const row = make("tr", undefined, { className: l === state.layer ? "now" : "" });
     row.append(make("th", l + 1), ...lensAt(l, tokens.position[i]).map(([word, p]) => make("td", `${word} ${p.toFixed(2)}`)));
@@ -348,7 +348,7 @@ function buildNotes() {
   ];
   if (values.left_out.length) notes.push(`There was no room for maps of ${values.left_out.length} other queries, of single tokens mostly.`);
   if (values.cuts.length) notes.push("An effect is the baseline’s value less the value when the query’s side cannot look at the frame, from an exact sweep. What later frames took up of a frame before stays: an effect of 0 does not show that a frame was not used, and mass does not show that it was.");
-  if (values.arrays.words.shape[2]) notes.push("The lens reads each layer’s output by the final norm and unembedding; probabilities in 256 steps of their root.");
+  if (values.arrays.lens.shape[2]) notes.push("The lens reads each layer’s output by the final norm and unembedding; probabilities in 256 steps of their root.");
   if (!values.decoded) notes.push("These are the frames as the tower reads them; which pixels of a video a token is made of is not known, and cells share the picture evenly.");
   if (values.blend > 1) notes.push(`Each token mixes ${values.blend} frames, so what is said of one frame is of its neighbours too.`);
   $("about-page").replaceChildren(...notes.map((t) => make("li", t)));

@@ -107,7 +107,7 @@ def _values(view: "View") -> dict[str, Any]:
         "left_out": view.left_out,
         "columns": view.maps.labels,
         "sinks": [len(s) for s in view.maps.sinks],
-        "words": [one_line(w) for w in words],
+        "vocabulary": [one_line(w) for w in words],
         "candidates": view.candidates,
         "conditions": {n: [round(float(x), 6) for x in p] for n, p in view.conditions.items()},
         "cuts": [c.dst for c in view.cuts],
@@ -143,7 +143,7 @@ def _arrays(view: "View") -> dict[str, np.ndarray]:
         "piece_frames": pieces.frames.numpy().astype(np.int32),
         "piece_box": pieces.box.numpy(),
         "sinks": np.concatenate(maps.sinks).astype(np.int32),
-        "words": words.astype(np.uint16 if len(number) < 1 << 16 else np.uint32),
+        "lens": words.astype(np.uint16 if len(number) < 1 << 16 else np.uint32),
         "probs": maps.probs,
     }
     for i, q in enumerate(view.queries):
