@@ -377,8 +377,7 @@ def long_case() -> tuple[HookedVideoLLM, VideoInputs]:
     return model, inputs
 
 
-@pytest.mark.parametrize("cuts", [(), VT_K, VS_K, LV_K], ids=lambda c: c.name if c else "intact")
-@pytest.mark.parametrize("reduce", ["segments", "frames"])
+@pytest.mark.parametrize(("reduce", "cuts"), [("segments", ()), ("frames", VT_K), ("segments", VS_K), ("frames", LV_K)])
 def test_masses_build_nothing_of_query_times_key(long_case, monkeypatch, reduce, cuts):
     model, inputs = long_case
     monkeypatch.setattr(Structure, "dense", lambda self: pytest.fail("the mask of all pairs"))
@@ -389,7 +388,7 @@ def test_masses_build_nothing_of_query_times_key(long_case, monkeypatch, reduce,
         assert seen.numel < N * N / 8
 
 
-@pytest.mark.parametrize("cuts", [(), VT_K, VS_K, LV_K], ids=lambda c: c.name if c else "intact")
+@pytest.mark.parametrize("cuts", [(), VS_K], ids=["intact", "VS-K"])
 def test_rows_and_patch_maps_are_streamed(long_case, monkeypatch, cuts):
     model, inputs = long_case
     monkeypatch.setattr(Structure, "dense", lambda self: pytest.fail("the mask of all pairs"))
