@@ -231,9 +231,13 @@ def test_shards_are_one_study(folder, tmp_path):
     assert not (tmp_path / "out" / "earlier").exists() and (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_presentation_leaves_no_file_of_the_one_before(folder, finished, tmp_path):
+def test_a_presentation_leaves_no_file_of_the_one_before(folder, finished, tmp_path, capsys):
     shutil.copytree(finished[0], tmp_path / "out")
     (tmp_path / "out" / "windows.png").write_bytes(b"old")
+    assert main(["plot", str(tmp_path / "out"), "--format", "latex,pdf"]) == 0
+    drawn = {p.stem for p in (tmp_path / "out").glob("*.png")}
+    assert drawn and {p.stem for p in (tmp_path / "out").glob("*.pdf")} == drawn
+    assert r"\begin{tabular}" in capsys.readouterr().out
     assert main(["plot", str(tmp_path / "out")]) == 0
     assert shown(tmp_path / "out").keys() == shown(finished[0]).keys()
 

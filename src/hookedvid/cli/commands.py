@@ -13,15 +13,19 @@ from typing import Any, NoReturn
 
 from hookedvid.errors import HookedVidError
 
+TABLES, FIGURES = ("text", "latex"), ("pdf", "svg")  # what --format names; figures are png as well
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors of the user or the machine print as one line, with exit status 2."""
     arguments = vars(_parser().parse_args(argv))
-    verb, run, tables = arguments.pop("verb"), arguments.pop("run"), arguments.pop("tables", "text")
+    verb, run, formats = arguments.pop("verb"), arguments.pop("run"), arguments.pop("formats", ())
+    if "figures" in arguments:
+        arguments["figures"] = tuple(f for f in dict.fromkeys(formats) if f in FIGURES)
     from hookedvid.report.terminal import Output
     from hookedvid.values.texts import printable
 
-    with redirect_stdout(Output(sys.stdout, tables)):
+    with redirect_stdout(Output(sys.stdout, "latex" if "latex" in formats else "text")):
         try:
             return run(**arguments)
         except HookedVidError as e:
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
     plot.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
-    _add_format(plot)
+    _add_format(plot, figures=True)
     plot.set_defaults(run=_from("cli.verbs", "plot"))
 
     inspect = verbs.add_parser("inspect", help="a model's parts, and its hook points")
@@ -156,7 +160,7 @@ def _add_study(verbs: Any) -> None:
     study.add_argument("--limit", type=_count, help="only the first so many questions")
     study.add_argument("--device", help="cpu, cuda, … (default: cpu)")
     study.add_argument("--plan", action="store_true", help="print what it will take, and run nothing")
-    _add_format(study)
+    _add_format(study, figures=True)
     _add_execution(study)
     study.set_defaults(run=_study)
 
@@ -223,11 +227,24 @@ def _add_weights(verbs: Any) -> None:
     export.set_defaults(run=_from("cli.verbs", "export"))
 
 
-def _add_format(parser: argparse.ArgumentParser) -> None:
+def _add_format(parser: argparse.ArgumentParser, figures: bool = False) -> None:
+    """How printed tables look and, where a study's figures are drawn, as which files these are written."""
+    known = (*TABLES, *FIGURES) if figures else TABLES
+    drawn = "; pdf, svg: figures as these files too, beside png; several joined by commas" if figures else ""
     parser.add_argument(
-        "--format", dest="tables", choices=("text", "latex"), default="text",
-        help="of printed tables: latex (booktabs; all else that is printed is a comment then)",
+        "--format", dest="formats", type=lambda text: _formats(text, known), default=(), metavar="FORMAT",
+        help=f"latex: printed tables for LaTeX (booktabs; all else that is printed is a comment then){drawn}",
     )  # fmt: skip
+    if figures:
+        parser.set_defaults(figures=())
+
+
+def _formats(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Words joined by commas."""
+    formats = tuple(text.split(","))
+    if unknown := [f for f in formats if f not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no format; there are {', '.join(known)}")
+    return formats
 
 
 def _add_override(parser: argparse.ArgumentParser, help: str | None = None) -> None:
@@ -284,6 +301,7 @@ def _study(
     file: Path | None, out: Path, limit: int | None, device: str | None, protocol: list[str], model: str | None,
     plan: bool, dataset: str | None, data: Path | None, task: str | None, shard: str, retry_failed: bool,
     decoders: int | None, decode_limit: float, frame_cache: float, ray: str, actors: int | None,
+    figures: Sequence[str],
 ) -> int:  # fmt: skip
     from hookedvid.checkpoints.locate import home
     from hookedvid.cli.verbs import run_study
@@ -294,4 +312,4 @@ def _study(
 
     cache = FrameCache(home() / "frames", int(frame_cache * 1e9)) if frame_cache > 0 else None
     how = Execution(Shard.parse(shard), retry_failed, decoders, Limits(decode_limit), cache, ray=ray, actors=actors)
-    return run_study(file, out, limit, device, protocol, model, plan, (dataset, data), task, how)
+    return run_study(file, out, limit, device, protocol, model, plan, (dataset, data), task, how, figures)

@@ -40,17 +40,10 @@ from hookedvid.viewer.study import view_items
 
 
 def run_study(
-    file: Path | None,
-    out: Path,
-    limit: int | None,
-    device: str | None,
-    only: Sequence[str],
-    model_name: str | None,
-    plan_only: bool = False,
-    data: tuple[str | None, Path | None] = (None, None),
-    task: str | None = None,
-    how: Execution | None = None,
-) -> int:
+    file: Path | None, out: Path, limit: int | None, device: str | None, only: Sequence[str], model_name: str | None,
+    plan_only: bool = False, data: tuple[str | None, Path | None] = (None, None), task: str | None = None,
+    how: Execution | None = None, figures: Sequence[str] = (),
+) -> int:  # fmt: skip
     """`hookedvid study`: rows, table, plots and report; rows already in `out` are not run again.
 
     On a cluster the device is that of its actors; here the model is loaded on the CPU, for its hash. A shard prints the
@@ -60,6 +53,7 @@ def run_study(
         plan_only: Print what it will take, no more.
         data: A dataset's name and folder, over the file's.
         task: What is asked of the shapes clips instead, and with it the scoring.
+        figures: As which files they are written besides png.
     """
     how, console = how or Execution(), Terminal(presenter.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
@@ -97,10 +91,10 @@ def run_study(
     except KeyboardInterrupt:
         console.say(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    return _finish(Manifest.of(plan, n_layers, about, audit, timing), records, console)
+    return _finish(Manifest.of(plan, n_layers, about, audit, timing), records, console, figures)
 
 
-def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:
+def _finish(manifest: Manifest, records: Records, console: Terminal, figures: Sequence[str]) -> int:
     """Keep what was asked beside its rows and show these, unless other shards have yet to run theirs."""
     out, shard = records.folder, records.shard
     if earlier := manifest.save(out, presenter.PRESENTED):
@@ -110,7 +104,7 @@ def _finish(manifest: Manifest, records: Records, console: Terminal) -> int:
         part = f"shard {shard.index}/{shard.count}"
         console.say(f"{part} is done; {left} rows of other shards are missing in {out}")
         return 0
-    return _present(manifest, manifest.rows(records), out, console)
+    return _present(manifest, manifest.rows(records), out, console, figures)
 
 
 def _check_writable(folder: Path) -> None:
@@ -188,7 +182,7 @@ def _check_items(path: Path, folder: Path | None) -> int:
     return 1 if n else 0
 
 
-def plot(out: Path) -> int:
+def plot(out: Path, figures: Sequence[str] = ()) -> int:
     """`hookedvid plot`: table, plots and report of a finished run once more, from its rows alone."""
     console = Terminal(presenter.MIN_WIDTH)
     manifest, records = Manifest.load(out), Records(out)
@@ -196,13 +190,13 @@ def plot(out: Path) -> int:
     rows = manifest.rows(records)
     if records.damaged:
         console.say(records.damaged)
-    return _present(manifest, rows, out, console)
+    return _present(manifest, rows, out, console, figures)
 
 
-def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> int:
+def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal, figures: Sequence[str]) -> int:
     """The status: 1 where nothing was scored that could be."""
     with renewed(out, presenter.PRESENTED):
-        presenter.present(run, rows, out, console)
+        presenter.present(run, rows, out, console, figures)
     hidden = {item.id for item in run.items if not run.scoring.scored(item)}
     scorable = [row for row in rows if row["item"] not in hidden] or rows
     if any(row["status"] != "failed" for row in scorable):

@@ -46,9 +46,10 @@ class Example:
     view: str = ""
 
 
-def pictures(figures: Iterable[str]) -> str:
-    """A study's figures as files, in words, by their names."""
-    return f"{names} as .png" if (names := ", ".join(figures)) else "no figures"
+def pictures(figures: Iterable[str], formats: Iterable[str] = ()) -> str:
+    """A study's figures as files, in words, by their names; formats besides png."""
+    kinds = ", ".join(f".{kind}" for kind in ("png", *formats))
+    return f"{names} as {kinds}" if (names := ", ".join(figures)) else "no figures"
 
 
 def render(

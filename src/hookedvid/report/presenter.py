@@ -24,7 +24,8 @@ from hookedvid.values.files import write_bytes, write_text
 
 # What a presentation writes, all of it or in part.
 PRESENTED = (
-    "report.html", "summary.csv", "breakdown.csv", "rows.parquet", *(f"{name}.png" for name in plots.FIGURES),
+    "report.html", "summary.csv", "breakdown.csv", "rows.parquet",
+    *(f"{name}.{kind}" for name in plots.FIGURES for kind in plots.FORMATS),
 )  # fmt: skip
 MIN_WIDTH = 92  # columns the default study needs; narrower terminals wrap
 MANY = 8  # groups that stand side by side; more of them stand below each other
@@ -34,8 +35,18 @@ STEADY = ("baseline", "all layers", "random control", "custom")  # protocols of 
 Tables = Mapping[str, Sequence[Summary]]
 
 
-def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal) -> None:
-    """Print the tables and what they support; write csv, parquet, figures and the page."""
+def present(
+    run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal, formats: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Print the tables and what they support; write csv, parquet, figures and the page.
+
+    Args:
+        run: What was asked.
+        rows: Of it.
+        out: The study's folder.
+        console: Where tables and findings are printed.
+        formats: Of figures' files besides png: pdf, svg.
+    """
     outcomes = Outcomes(run.items, run.conditions, rows, run.scoring)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}
@@ -60,14 +71,14 @@ def present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
         _present_parts(run, outcomes, out, console)
     _submit(run, rows, out, console)
     if scored:
-        _conclude(run, rows, outcomes, tables, main, readings, failures, out, console)
+        _conclude(run, rows, outcomes, tables, main, readings, failures, out, console, formats)
     else:  # every answer is hidden, or every row failed
         console.say(f"nothing to score; what was answered is in {out / 'rows.parquet'}")
 
 
 def _conclude(
     run: Manifest, rows: Sequence[Mapping], outcomes: Outcomes, tables: Tables, main: str,
-    readings: Mapping[str, Reading], failures: Sequence[str], out: Path, console: Terminal,
+    readings: Mapping[str, Reading], failures: Sequence[str], out: Path, console: Terminal, formats: Sequence[str],
 ) -> None:  # fmt: skip
     """Findings, figures and the page."""
     sampling = (run.study.n_resamples, run.study.seed)
@@ -85,6 +96,8 @@ def _conclude(
     figures = {name: plots.contents(figure) for name, figure in drawn.items()}  # which takes as long as a small study
     for name, data in figures.items():
         write_bytes(out / f"{name}.png", data)
+        for kind in formats:  # png is the page's as well
+            plots.save(drawn[name], out / f"{name}.{kind}")
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings, out)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
@@ -92,7 +105,7 @@ def _conclude(
     first = words.opening(run, tables, laws[main], main)
     text = page.render("Knockout study", run.about, laws, figures, ordered, failures, examples, sheets, first)
     write_text(out / "report.html", text)
-    console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures)}", lead=str(out / "report.html"))
+    console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures, formats)}", lead=str(out / "report.html"))
 
 
 def _of_conditions(summaries: Sequence[Summary]) -> Iterator[Table]:

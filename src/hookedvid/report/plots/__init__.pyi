@@ -18,6 +18,7 @@ from .study import pareto_by_group as pareto_by_group
 from .study import window_curves as window_curves
 from .study import window_heatmap as window_heatmap
 from .style import COLUMN as COLUMN
+from .style import FORMATS as FORMATS
 from .style import FULL as FULL
 from .style import contents as contents
 from .style import save as save
