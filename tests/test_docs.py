@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # Executed in one namespace a page: ```python; ```sh by the command line. A ```text after either is what it prints.
 PAGES = (
     "cache", "frames", "knockout", "patch", "attention", "study", "sweep", "structured-attention", "which-head", "dose",
-    "where", "order", "pruning", "view",
+    "where", "order", "pruning", "figures", "view",
 )  # fmt: skip
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.M | re.S)
 

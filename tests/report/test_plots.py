@@ -3,11 +3,13 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from hookedvid.errors import InputError
+from hookedvid.errors import ConfigError, InputError
 from hookedvid.report import plots
+from hookedvid.report.plots import style
 from models import random_model
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -87,6 +89,117 @@ def test_a_part_of_many_frames_is_shown_and_all_bars():
     figure = plots.over_frames(inputs, torch.rand(len(inputs.places.position)), "a share", cost=np.ones(30))
     drawn(figure)
     *pictures, scale, bars = figure.axes
-    assert len(pictures) == 2 * 12 and len(bars.patches) == 30 and scale.get_ylabel() == "a share"
+    assert len(pictures) == 2 * 11 and len(bars.patches) == 30 and scale.get_ylabel() == "a share"
     shown = [t.get_text() for t in bars.get_xticklabels()]
-    assert shown[0] == "0" and shown[-1] == "29" and len(shown) == 12
+    assert shown[0] == "0" and shown[-1] == "29" and len(shown) == 11
+
+
+# ---- heat maps and curves --------------------------------------------------------------------------------------
+
+
+def long(layers: int, column: str, names, **values) -> pd.DataFrame:
+    return pd.DataFrame([(i, name) for i in range(layers) for name in names], columns=["layer", column]).assign(
+        **values
+    )
+
+
+def read(figure) -> tuple[np.ndarray, list[str], list[str], list[str]]:
+    """Colours' numbers, the names of rows and columns, and what stands in the cells."""
+    axes = figure.axes[0]
+    names = [[t.get_text() for t in ticks] for ticks in (axes.get_yticklabels(), axes.get_xticklabels())]
+    return np.ma.filled(axes.images[0].get_array(), np.nan), *names, [t.get_text() for t in axes.texts]
+
+
+@pytest.mark.parametrize("width", [plots.COLUMN, plots.FULL])
+def test_maps_say_what_their_tables_say(width):
+    effect = [-3.5, 0.001, 0.0, 0.25, float("nan"), 1.0]
+    table = long(2, "column", ["video[0]", "video[1:3]", "rest"], effect=effect)
+    figure = plots.frames_by_layers(table, "change, nats", value="effect", centre=0, about=ABOUT, width=width)
+    values, rows, columns, texts = read(figure)
+    assert np.array_equal(values, [[-3.5, 0.001], [0.25, np.nan]], equal_nan=True)
+    assert (rows, columns, texts) == (["1", "2"], ["0", "1:3"], ["-3.50", "0.00", "0.25", "–"])
+    image = figure.axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (-3.5, 3.5) and image.origin == "lower"
+    said = drawn(figure)
+    assert {"frame (from 0)", "layer (from 1)", "change, nats"} <= said and ABOUT in " ".join(
+        figure.get_suptitle().split()
+    )
+    heads = long(2, "head", [0, 1], mass=[0.1, 0.2, 0.3, 0.4])
+    parts = pd.concat([heads.assign(query=q, column=c) for q in (5, 6) for c in ("video[0]", "video[1]", "rest")])
+    values, rows, columns, _ = read(plots.heads_by_layers(parts, width=width))
+    assert np.allclose(values, [[0.2, 0.4], [0.6, 0.8]]) and (rows, columns) == (["1", "2"], ["0", "1"])
+    words = long(2, "position", [7, 8], word=["a", "<b>", "$c$", "_"], prob=[0.1, 0.2, 0.3, 0.9])
+    figure = plots.lens_grid(words, about=ABOUT, width=width)
+    assert read(figure)[3] == ["a", "<b>", "$c$", " _"] and {"probability", "after layer", "position"} <= drawn(figure)
+    places = pd.DataFrame([[0.0, -2.0], [1.0, 0.5]], columns=["video", "last"])
+    figure = plots.patching_map(places, "change, nats", about=ABOUT, width=width)
+    assert read(figure)[1:3] == (["1", "2"], ["video", "last"]) and "patched at" in drawn(figure)
+
+
+def test_attention_is_read_as_it_is(asked):
+    model, inputs = asked
+    map = model.attention(inputs, queries="question", reduce="frames")
+    n = len(inputs.layout.steps)
+    values, _, columns, _ = read(plots.frames_by_layers(map))
+    expected = torch.stack([map[i].mean((0, 1))[:n] for i in map.layers])
+    assert np.allclose(values, expected, atol=1e-7) and len(columns) == n
+    expected = torch.stack([map[i].mean(1)[:, :n].sum(-1) for i in map.layers])
+    assert np.allclose(read(plots.heads_by_layers(map))[0], expected, atol=1e-6)
+
+
+def test_curves_count_layers_from_1_and_carry_intervals():
+    table = long(3, "name", ["video", "last"], value=range(6)).assign(low=-1.0, high=[6.0] * 6)
+    figure = plots.tracing_curves(table, "recovery", about=ABOUT)
+    said = drawn(figure)
+    assert {"put back after layer", "recovery", "video", "last"} <= said
+    line, _, (bars,) = figure.axes[0].containers[1].lines
+    assert [*line.get_xdata()] == [1, 2, 3] and [*line.get_ydata()] == [1, 3, 5]
+    assert np.array_equal([s[:, 1] for s in bars.get_segments()], [[-1, 6]] * 3)
+    dose = pd.DataFrame({"name": "LV-K", "weight": [0, 1e-4, 1, 0.1], "value": [3.0, 2.0, 0.0, 1.0]})
+    axes = plots.dose_curves(dose, "log-prob. lost, nats").axes[0]
+    assert [*axes.containers[0].lines[0].get_ydata()] == [3, 2, 1, 0] and axes.xaxis_inverted()
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.0001", "0.1", "1"]
+
+
+def test_tables_that_lack_something_are_refused():
+    whole = long(1, "column", ["video[0]"], mass=1.0)
+    for draw, needed in ((plots.heads_by_layers, "head"), (plots.lens_grid, "position, word, prob")):
+        with pytest.raises(InputError, match=f"it lacks {needed}"):
+            draw(whole)
+    with pytest.raises(InputError, match="it lacks name, weight, value"):
+        plots.dose_curves(whole, "")
+    with pytest.raises(InputError, match="one word for each position"):
+        plots.lens_grid(long(1, "position", [1, 1], word="a", prob=0.5))
+    with pytest.raises(InputError, match="no cells"):
+        plots.heat_map(pd.DataFrame(), "")
+
+
+# ---- ink and files ---------------------------------------------------------------------------------------------
+
+
+def test_ink_stands_out_from_every_cell():
+    assert style.contrast("black", "white") == pytest.approx(21) and style.contrast("0.5", "0.5") == 1
+    assert style.luminance("#d55e00") == pytest.approx(0.2215, abs=1e-4)  # by hand, of WCAG's formula
+    values = np.linspace(-1, 1, 121).reshape(11, 11)
+    for how in ({}, {"centre": 0.0}):
+        axes = plots.heat_map(pd.DataFrame(values), "", width=plots.FULL, **how).axes[0]
+        assert len(axes.texts) == values.size
+        for text in axes.texts:
+            x, y = map(int, text.get_position())
+            cell = axes.images[0].to_rgba(values[y, x])
+            assert style.contrast(text.get_color(), cell) >= 4.5
+    assert not plots.heat_map(pd.DataFrame(np.ones((60, 60))), "").axes[0].texts, "too small to read"
+
+
+def test_files_are_the_same_again_and_embed_their_fonts(tmp_path):
+    def figure():
+        return plots.heat_map(pd.DataFrame([[0.1, 0.9]]), "a share", about=ABOUT)
+
+    for kind in plots.FORMATS:
+        path = plots.save(figure(), tmp_path / f"figure.{kind}")
+        assert path.read_bytes() == plots.contents(figure(), kind)
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in pdf and b"/CIDFontType2" in pdf and b"/Type3" not in pdf
+    assert b"/MediaBox [ 0 0 237.6 " in pdf  # 3.3 inches
+    with pytest.raises(ConfigError, match=r"give one of \.png, \.pdf, \.svg"):
+        plots.save(figure(), tmp_path / "figure.gif")

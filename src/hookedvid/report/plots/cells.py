@@ -19,7 +19,8 @@ from hookedvid.report.plots.style import (
     ink,
     size_in,
     titled,
-)  # fmt: skip
+    written,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def cells(
     look = {**_colours(values, centre, limits), "aspect": "auto", "origin": "upper" if down else "lower"}
     image = axes.imshow(np.ma.masked_invalid(values), **look)
     _ticks(axes, rows, columns, width)
-    texts: Any = words or [[_number(v) for v in line] for line in values]
+    texts: Any = words or np.array(written(values.ravel())).reshape(values.shape).tolist()
     size = _size(figure, texts, n_rows, n_columns)
     for (i, j), value in np.ndenumerate(values) if size else ():
         cell = image.to_rgba(value) if np.isfinite(value) else MISSING
@@ -146,9 +147,10 @@ def lens_grid(table: "DataFrame", label: str = "probability", **how: Any) -> "Fi
         how: As of `cells`.
     """
     long = _long(table, ("layer", "position", "word", "prob"))
-    wide = long.set_index(["layer", "position"])[["word", "prob"]].unstack()
-    if long.duplicated(["layer", "position"]).any() or wide.isna().to_numpy().any():
+    n_cells = long["layer"].nunique() * long["position"].nunique()
+    if long.duplicated(["layer", "position"]).any() or len(long) != n_cells:
         raise InputError("a lens's grid needs one word for each position in each layer")
+    wide = long.set_index(["layer", "position"])[["word", "prob"]].unstack()
     order = list(dict.fromkeys(long["position"]))
     probs, words = wide["prob"][order].sort_index(), wide["word"][order].sort_index()
     texts = [[str(w) for w in line] for line in words.to_numpy()]
@@ -209,10 +211,6 @@ def _ticks(axes: Any, rows: Sequence[str], columns: Sequence[str], width: float)
         ticks(range(0, len(names), every), [drawn(name) for name in names[::every]])
     if sum(len(name) + 1 for name in columns[:: -(-len(columns) // most)]) > 13 * width - 10:
         axes.tick_params(axis="x", labelrotation=90)
-
-
-def _number(value: float) -> str:
-    return f"{value:z.2f}" if np.isfinite(value) else "–"
 
 
 def _size(figure: Any, texts: Sequence[Sequence[str]], n_rows: int, n_columns: int) -> float:

@@ -19,14 +19,15 @@ from hookedvid.report.plots.style import (
     head,
     literal,
     size_in,
-)  # fmt: skip
+    written,
+)
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.places import TokenPlaces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEFT, RIGHT, GAP = 0.55, 0.9, 0.05  # inches: margins, and between frames
+LEFT, RIGHT, GAP = 0.65, 0.9, 0.05  # inches: margins, and between frames
 LEAST, NAMED = 0.4, 0.6  # inches: how wide a frame is, at least, unless they are chosen; and with its time above it
 NAMES, BARS, FOOT, LINE = 0.16, 0.85, 0.4, 0.14  # inches: between rows, of the bars and below them, of a title's line
 HEAT = "inferno"  # even in lightness, and its light end stands out on frames
@@ -214,7 +215,8 @@ def _bars(
     axes.bar(range(len(costs)), costs, width=0.7, color=GROUPS[0])
     axes.axhline(0, color="k", lw=0.8)
     axes.margins(y=0.2)
-    numbers = [f"{cost:z.2f}" for cost in costs]
+    axes.locator_params(axis="y", nbins=4)
+    numbers = written(costs)
     if size := size_in(72 * across / len(costs), SMALL * 2, numbers):
         for i, number in enumerate(numbers):
             axes.text(i, max(0.0, float(np.nan_to_num(costs[i]))), number, ha="center", va="bottom", fontsize=size)

@@ -22,7 +22,7 @@ from hookedvid.report.plots.style import (
     head,
     literal,
     titled,
-)  # fmt: skip
+)
 from hookedvid.study.definition import brief
 from hookedvid.study.protocols import EFFICIENCY
 from hookedvid.study.protocols.protocol import Reading

@@ -1,6 +1,7 @@
 """How figures look: widths of a paper, colours that all can tell apart, text that reads on any cell, files."""
 
 import io
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -65,6 +66,8 @@ def titled(figure: Any, axes: Any, title: str, about: str, columns: int = 2) -> 
     head(figure, title, about)
     if columns and len(axes.get_legend_handles_labels()[1]) > len(GROUPS):  # too many to lie over the lines
         axes.legend(frameon=False, fontsize=SMALL - 1, loc="upper left", bbox_to_anchor=(1, 1))
+    elif columns and figure.get_figwidth() < FULL:  # no room for it among the lines
+        axes.legend(frameon=False, fontsize=SMALL, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     elif columns:
         axes.legend(frameon=False, fontsize=SMALL, ncols=columns)
     return literal(figure)
@@ -128,6 +131,14 @@ def drawn(text: str, longest: int = LONGEST) -> str:
     return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves labels out that begin so
 
 
+def written(values: Any) -> list[str]:
+    """Numbers as texts, all with as many decimals as the largest needs for two digits, two at least; – of NaN."""
+    known = [abs(float(v)) for v in values if math.isfinite(v)]
+    most = max(known, default=0.0) or 1.0
+    decimals = min(6, max(2, 1 - math.floor(math.log10(most)))) if most < 100 else 0
+    return [f"{v:z.{decimals}f}" if math.isfinite(v) else "–" for v in values]
+
+
 def size_in(width: float, height: float, texts: Sequence[str]) -> float:
     """The size at which the longest of some texts fits a cell, in points; 0 where it would be too small to read.
 
@@ -139,7 +150,7 @@ def size_in(width: float, height: float, texts: Sequence[str]) -> float:
 
 
 def contents(figure: "Figure", kind: str = "png", dpi: float | None = None) -> bytes:
-    """A figure as a file's bytes, the same for the same figure; fonts of PDF are embedded as TrueType (Type 42).
+    """A figure as a file's bytes, the same when it is made anew; fonts of PDF are embedded as TrueType (Type 42).
 
     Args:
         figure: Any of matplotlib's.
