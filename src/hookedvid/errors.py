@@ -63,6 +63,8 @@ class DataError(HookedVidError):
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
     """The options closest to a mistyped name, as a clause for an error message."""
     options = list(options)
+    if not options:
+        return "there are none"
     close = difflib.get_close_matches(name, options, n=n, cutoff=0.4)
     if close:
         return "nearest: " + ", ".join(repr(c) for c in close)

@@ -119,6 +119,10 @@ MAKING_INPUTS = {
 }
 
 RUNNING = {
+    "a gradient of logits": (
+        lambda: model().run_with_cache(inputs(), names_filter="resid_post", incl_bwd=True),
+        "incl_bwd runs backward from one number, and the output is (1, ",
+    ),
     "a path": (
         lambda: unchecked(HookedVideoLLM.inputs_of)(model(), "clip.mp4"),
         "cannot run on str: give prepare()'s inputs, inputs_from_tensors(ids, pixels), or a tensor of token ids",
@@ -247,7 +251,7 @@ HOOKING = {
     ),
     "an activation not kept": (
         lambda: model().run_with_cache(inputs(), names_filter="resid_post")[1]["resid_pre", 1],
-        "('resid_pre', 1) is not in this cache",
+        "held); run_with_cache keeps what its names_filter names",
     ),
 }
 

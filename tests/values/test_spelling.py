@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hookedvid import (
     LV_K,
@@ -97,6 +98,14 @@ def test_a_line_is_said_as_it_is_written_or_not_at_all():
             value.line()
 
 
+def test_a_vectors_file_is_said_without_its_digest(tmp_path):
+    path = tmp_path / "v.safetensors"
+    save_file({"joy": torch.arange(4.0)}, path)
+    steer = Steer("resid_post", 1, "last", f"{path}:joy", 2)
+    assert steer.line() == f"steer resid_post @ 1:2 at last along {path}:joy scale 2.0"
+    assert parse(steer.line()) == (steer,)
+
+
 def test_names_are_kept_and_lines_stand_beside_values():
     assert parse("LV-K @ 4:8")[0].label() == "LV-K 5–8"
     assert as_interventions("exit @ 2; VT-K") == (EarlyExit(2), VT_K)
@@ -121,6 +130,10 @@ def test_every_kinds_example_can_be_read(kind):
         ("drop @ 2 keep 0.5 keep 0.4", "says 'keep' twice"),
         ("LV-K heads a", "cannot read 'heads' 'a'"),
         ("LV-K @ 4:8 headz 0", "cannot read layers '4:8 headz 0'"),
+        ("LV-K @ 2:4 head 3", "cannot read layers '2:4 head 3'.*; its words are @ layers, heads heads"),
+        ("LV-K layers 2:4", "cannot read 'layers 2:4' behind 'LV-K'; write .*; its words are @ layers"),
+        ("ablate z @ 3 heads 2 at last", "cannot read layers '3 heads 2'.*; its words are @ layers, at at, by by"),
+        ("steer z @ 3 at last by v", "'last by'.*; write 'steer .*; its words are .*along vector, scale scale"),
         ("exit", r"'exit' lacks '@'; write 'exit @ 18'"),
         ("replace LV-K weight 0.5 by mean", "cannot read 'LV-K weight 0.5' as edges alone; write source->destination"),
         ("replace reversed by mean", "cannot read 'reversed' as edges alone"),

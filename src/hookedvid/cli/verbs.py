@@ -34,6 +34,7 @@ from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
+from hookedvid.values.effects import Intervention
 from hookedvid.values.interventions import label, parse
 from hookedvid.video.decoders import Decoders
 from hookedvid.viewer.study import view_items
@@ -250,7 +251,7 @@ def ask(
     device: str | None, dtype: str | None, overrides: Mapping,
 ) -> int:  # fmt: skip
     """`hookedvid ask`: the answer, intact and under each condition."""
-    console, under = Terminal(), [parse(c) for c in conditions]  # before a model is loaded for nothing
+    console, under = Terminal(), _conditions(conditions)  # before a model is loaded for nothing
     model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     console.say(str(inputs.layout))
@@ -283,12 +284,28 @@ def view(
         return 0
     if items:
         raise ConfigError("--items are a study's: give its folder without a question, or leave them out")
+    under = _conditions(conditions) or None
     right = None if answer is None else _option(answer, len(options))
     model = HookedVideoLLM.from_pretrained(name or "tiny", device=device, dtype=dtype, overrides=overrides)
     inputs = model.prepare(video, question, options, n_frames=n_frames)
     path = model.view(inputs, under, question=question, answer=right, **how).save(out or Path("view.html"))
     console.say(f": {path.stat().st_size / 1e6:.1f} MB; open it in a browser", lead=str(path))
     return 0
+
+
+def _conditions(lines: Sequence[str]) -> list[tuple[Intervention, ...]]:
+    """What is to be asked under, where one question has no other runs to take activations from.
+
+    Raises:
+        ConfigError: For what takes some from a source.
+    """
+    under = [parse(line) for line in lines]
+    for one in (one for condition in under for one in condition if one.sources):
+        raise ConfigError(
+            f"{one.label()} takes from {one.sources[0]!r}, and one question on the command line has no such source; "
+            "name it in a study file's [sources], or give it in Python: model.answer(inputs, …, sources={…})"
+        )
+    return under
 
 
 def _option(letter: str, n: int) -> int:

@@ -58,7 +58,10 @@ class VideoCache(ActivationCache):
                 points = [n for n in names if n.startswith(block) and n.endswith(f".hook_{key[0]}")]
                 if len(points) == 1:
                     return self.cache_dict[points[0]]
-            raise HookError(f"{key!r} is not in this cache ({nearest(str(key), names)}; {len(names)} held)") from None
+            raise HookError(
+                f"{key!r} is not in this cache ({nearest(str(key), names)}; {len(names)} held); run_with_cache keeps "
+                "what its names_filter names"
+            ) from None
 
     def __repr__(self) -> str:
         return f"VideoCache: {self._size()}; {', '.join(name for name, *_ in self._kinds()) or 'nothing'}"

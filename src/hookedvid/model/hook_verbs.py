@@ -294,7 +294,7 @@ class HookVerbs(HookedRootModule):
             with self.hooks(fwd, bwd, reset_hooks_end, clear_contexts):
                 out = self(*args, record=record, **kwargs)
                 if incl_bwd:
-                    out.backward()
+                    _backward(out)
         if not return_cache_object:
             return out, store
         model, sliced = cast(Model, self), pos_slice is not None
@@ -323,6 +323,16 @@ class HookVerbs(HookedRootModule):
                     f"{name!r} cannot fire in this run: its layer is outside start_at_layer/stop_at_layer, or there is "
                     "no video to encode; drop the hook or run that part"
                 )
+
+
+def _backward(output: Any) -> None:
+    if not isinstance(output, Tensor) or output.numel() != 1:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            f"incl_bwd runs backward from one number, and the output is {shape}; give return_type='loss', or for a "
+            "metric of the logits hooks: with model.hooks(fwd_hooks=…, bwd_hooks=…): metric(model(inputs)).backward()"
+        )
+    cast(Any, output).backward()
 
 
 def _several(names_filter: Any) -> list[Any]:

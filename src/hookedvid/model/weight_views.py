@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.nn.hooks import FactoredMatrix
+from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.tensors import ints
 
 
@@ -81,9 +82,10 @@ class WeightViews:
         """The text of one sequence of ids; -200 and padding are left out."""
         return self._tokenizer().decode([t for t in ints(tokens.flatten()) if t >= 0])
 
-    def to_str_tokens(self, text: str | Tensor) -> list[str]:
-        """Each token as text; a video position prints as `<video>`."""
-        ids = ints((self.to_tokens(text) if isinstance(text, str) else text).flatten())
+    def to_str_tokens(self, text: str | Tensor | VideoInputs) -> list[str]:
+        """Each token of a text, of ids or of inputs as text; a video position prints as `<video>`."""
+        given = self.to_tokens(text) if isinstance(text, str) else text
+        ids = ints((given.tokens if isinstance(given, VideoInputs) else given).flatten())
         return ["<video>" if i < 0 else self._tokenizer().decode([i]) for i in ids]
 
     def to_single_token(self, text: str) -> int:

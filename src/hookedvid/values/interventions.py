@@ -7,11 +7,12 @@ hatch (`Edit`, and `run_with_hooks` for whole activations), never the carrier of
 # What users give is looked at, whatever its type says.
 # pyright: reportUnnecessaryIsInstance=false
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
-from hookedvid.errors import InterventionError, nearest
+from hookedvid.errors import HookedVidError, InterventionError, nearest
 from hookedvid.values.clips import Black as Black
 from hookedvid.values.clips import Blurred as Blurred
 from hookedvid.values.clips import From as From
@@ -36,7 +37,7 @@ from hookedvid.values.layer_range import as_number as as_number
 from hookedvid.values.layer_range import as_range as as_range
 from hookedvid.values.same_time import SameTime as SameTime
 from hookedvid.values.serial import from_dict
-from hookedvid.values.spelling import Spelling, said_fields
+from hookedvid.values.spelling import Spelling, how, said_fields
 from hookedvid.values.writes import Ablate as Ablate
 from hookedvid.values.writes import Edit as Edit
 from hookedvid.values.writes import Patch as Patch
@@ -94,12 +95,16 @@ def _parsed(text: str) -> Intervention:
             given = _edges(given.pop("edges")) | given
         return _made(cls, spelling, given, text)
     body = re.split(r"\s+(?=@|heads\s|weight\s|relation\s)|\s*(?=@)", text, maxsplit=1)[0].strip()
-    given = said_fields(kinds[""][1], text[len(body) :])
+    edges = kinds[""][1]
+    given = said_fields(edges, text[len(body) :])
     if body in NAMED:
-        return replace(NAMED[body], **given)
+        return _built(partial(replace, NAMED[body]), edges, given, text)
     if "->" in body or "→" in body:
         src, dst = re.split("->|→", body.replace(" ", ""), maxsplit=1)
-        return Knockout(src, dst, **given)
+        return _built(partial(Knockout, src, dst), edges, given, text)
+    name, _, rest = body.partition(" ")
+    if name in NAMED:
+        raise InterventionError(f"cannot read {rest!r} behind {name!r}; {how(edges)}")
     examples = [spelling.example for _, spelling in kinds.values()]
     raise InterventionError(
         f"no knockout {body!r} ({nearest(body, [*NAMED, *filter(None, kinds)])}); or write source->destination; lines "
@@ -124,7 +129,17 @@ def _made(cls: type[Intervention], spelling: Spelling, given: Mapping[str, Any],
     lacks = [words.get(f.name, f.name) for f in fields(cls) if f.default is MISSING and f.name not in given]
     if lacks:
         raise InterventionError(f"{text!r} lacks {', '.join(map(repr, lacks))}; write {spelling.example!r}")
-    return cls(**given)
+    return _built(cls, spelling, given, text)
+
+
+def _built(make: Callable[..., Intervention], spelling: Spelling, given: Mapping[str, Any], text: str) -> Intervention:
+    """The value; of a field that took in more words than one, which may be no words of its kind, errors say so."""
+    try:
+        return make(**given)
+    except HookedVidError as e:
+        if any(isinstance(said, str) and " " in said for said in given.values()):
+            raise InterventionError(f"cannot read {text!r}: {e}; {how(spelling)}") from e
+        raise
 
 
 def label(interventions: Sequence[Intervention]) -> str:

@@ -72,7 +72,7 @@ def said_fields(spelling: Spelling, rest: str) -> dict[str, Any]:
     for word in words:
         if word in spelling.words:
             if word in parts:
-                raise InterventionError(f"{rest!r} says {word!r} twice; {_how(spelling)}")
+                raise InterventionError(f"{rest!r} says {word!r} twice; {how(spelling)}")
             at = word
             parts[at] = []
         else:
@@ -83,13 +83,13 @@ def said_fields(spelling: Spelling, rest: str) -> dict[str, Any]:
             continue
         if word == "" and spelling.first is None:
             raise InterventionError(
-                f"cannot read {' '.join(said)!r} in {rest!r} ({nearest(said[0], spelling.words)}); {_how(spelling)}"
+                f"cannot read {' '.join(said)!r} in {rest!r} ({nearest(said[0], spelling.words)}); {how(spelling)}"
             )
         name, read = spelling.first if word == "" and spelling.first is not None else spelling.words[word]
         try:
             found[name] = read(" ".join(said))
         except ValueError as e:
-            raise InterventionError(f"cannot read {word!r} {' '.join(said)!r} of {rest!r}; {_how(spelling)}") from e
+            raise InterventionError(f"cannot read {word!r} {' '.join(said)!r} of {rest!r}; {how(spelling)}") from e
     return found
 
 
@@ -130,6 +130,7 @@ def _text(value: Any, read: Read) -> str | None:
     return repr(value) if type(value) in (int, float) else None
 
 
-def _how(spelling: Spelling) -> str:
+def how(spelling: Spelling) -> str:
+    """What a line of a kind may say, for an error."""
     words = ", ".join(f"{w} {name}" for w, (name, _) in spelling.words.items())
     return f"write {spelling.example!r}" + (f"; its words are {words}" if words else "")

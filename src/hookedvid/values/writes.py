@@ -16,7 +16,7 @@ selected. Newlines have no rows there, dropped cells have no position; other pos
 # pyright: reportUnnecessaryIsInstance=false
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ClassVar, TypeVar, get_args
@@ -394,6 +394,11 @@ class Steer(_RowsWriter):
     def effect(self, n_layers: int) -> Effects:
         """Its write in each of its layers."""
         return self._effects(self.layers, n_layers, by="vector", source=self._given(), scale=self.scale)
+
+    def line_head(self) -> tuple[str, Sequence[str]]:
+        """The digest is left out: the file that the line names has its numbers."""
+        head, said = super().line_head()
+        return head, (*said, "digest")
 
     def label(self) -> str:
         """For tables and plots; layers counted from 1."""
