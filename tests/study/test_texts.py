@@ -91,6 +91,15 @@ def test_tables_figures_csv_and_report_show_any_text(family, knockout):
     assert page.encode() and not {c for c in page if ord(c) < 32 and c not in "\n\t"} and "<script>" not in page
 
 
+def test_a_long_name_takes_no_number_away():
+    items, conditions, rows = study_of("static", "every edge " * 9)
+    summaries = [s for s in summarise(Outcomes(items, conditions, rows), 20) if s.group == "all"]
+    console, file = terminal(80)
+    console.print(presenter.condition_table(summaries))
+    printed = file.getvalue()
+    assert "…" not in printed and printed.count("every edge") > 9 and f" {summaries[0].n} " in printed
+
+
 @pytest.mark.parametrize("text", ["$\\frac{$ $x$", "_\ud800端口\x1b", "[/red]\n" + "long " * 500])
 def test_figures_draw_any_text(text):
     items, conditions, rows = study_of(text, text)
@@ -191,6 +200,8 @@ def test_devices_and_dtypes_that_are_not_there_are_said(short, capsys):
     for name, what in {"nonsense": "no device 'nonsense'", **unusable}.items():
         for argv in (("ask", "x.mp4", "q", "--device", name), ("study", str(short), "--plan", "--device", name)):
             assert what in said(capsys, *argv)
+    line = "patch resid_post @ 1 at video from foil"
+    assert "has no such source; name it in a study file's [sources]" in said(capsys, "ask", "x", "q", "--under", line)
     assert "dtype 'float31'" in said(capsys, "ask", "x.mp4", "q", "--dtype", "float31")
     assert usable_device(None).type == usable_device("cpu").type == "cpu"
 

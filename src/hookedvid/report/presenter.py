@@ -246,9 +246,16 @@ def _submit(run: Manifest, rows: Sequence[Mapping], out: Path, console: Terminal
 
 
 def _table(title: str, *columns: str, n_left: int = 1, wrap: bool = False) -> Table:
-    """An empty one; all but the first `n_left` columns hold numbers, whose heads may wrap."""
+    """An empty one. All but the first `n_left` columns hold numbers, which stay whole where it is narrow.
+
+    Args:
+        title: Above it.
+        columns: Their heads.
+        n_left: How many of them hold words, which wrap.
+        wrap: Whether the heads of numbers wrap instead.
+    """
     table = Table(title=title, title_style="dim", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         left = i < n_left
-        table.add_column(column, justify="left" if left else "right", no_wrap=left or not wrap)
+        table.add_column(column, justify="left" if left else "right", no_wrap=left == wrap)
     return table

@@ -97,6 +97,6 @@ def _map(group: Group, conditions: Sequence[Condition], parts: Mapping[str, Grou
     ]  # fmt: skip
     return HeatMap(
         f"Other clips in place of their own, {group.name} questions", "family", "clip",
-        f"change of {group.scoring.title}", [c.knockout for c in kinds], names, values, marked,
-        "outlined: p < 0.05 after correction",
+        group.change(group.scoring.measures[0]), [c.knockout for c in kinds], names, values, marked,
+        "outlined: shown to lose (p < 0.05 after correction, enough questions and videos)",
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Dose(Protocol):
         ]
         chart = Curves(
             f"Knockouts of some weight in every layer, {group.name} questions", "weight that edges keep",
-            f"change of {measure}", lines, straight_to=WEIGHTS[-2], falling=True,
+            group.change(measure), lines, straight_to=WEIGHTS[-2], falling=True,
         )  # fmt: skip
         found = [_finding(group, e, name, some) for name, some in by_name.items()]
         return Reading(_sheet(group, e, conditions), found, chart)

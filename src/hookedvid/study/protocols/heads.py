@@ -115,6 +115,6 @@ def _map(group: Group, e: Evidence, each: Sequence[Condition]) -> HeatMap:
             marked.append(at)
     return HeatMap(
         f"{each[0].knockout} in one head of one layer, {group.name} questions", "head (from 0)", "layer (from 1)",
-        f"change of {group.finest}", [str(layer + 1) for layer in layers], [str(h) for h in heads], values, marked,
+        group.change(group.finest), [str(layer + 1) for layer in layers], [str(h) for h in heads], values, marked,
         "outlined: p < 0.05 after correction for all",
     )  # fmt: skip

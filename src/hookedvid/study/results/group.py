@@ -68,6 +68,13 @@ class Group:
         """How a difference of a measure is written."""
         return _logits if measure == "margin" else self.scoring.amount
 
+    def change(self, measure: str) -> str:
+        """How an axis of a measure's differences is labelled, with the unit in which they are drawn."""
+        if measure == "margin":
+            return "change of margin, logits"
+        unit = "1 = 100 points" if self.scoring.chooses else self.scoring.unit
+        return f"change of {self.scoring.title} ({unit})"
+
     def evidence(self, conditions: Sequence[Condition], measure: str) -> Evidence:
         """A measure under the baseline and some conditions; p values are corrected for looking at these."""
         everything = [self.outcomes.conditions[0], *conditions]
