@@ -3,7 +3,7 @@
 const about = JSON.parse(document.getElementById("about").textContent);
 const values = JSON.parse(document.getElementById("values").textContent);
 const TYPES = {
-  uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, int32: Int32Array, float32: Float32Array, int64: BigInt64Array,
+  uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, int32: Int32Array, float32: Float32Array,
 };
 const frames = [...document.querySelectorAll("script.frame")].map((s) => `data:image/webp;base64,${s.textContent}`);
 const unpacked = new Map();
