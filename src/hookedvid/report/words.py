@@ -86,6 +86,7 @@ GLOSSARY = {
     "decoder": "Operations that are left of the intact model's, in all its layers.",
     "attention": "Operations of attention alone that are left of the intact model's.",
     "margin": "How far the right option's logit is above the largest of the others.",
+    "recovery": "The share of what noise took that comes back: 0 nothing, 1 all.",
     "change": "The score less the intact model's.",
     "points": "A difference of two percentages.",
     "Holm": "A correction of p-values for how many were tested at once.",
@@ -126,11 +127,13 @@ def opening(run: Manifest, tables: Mapping[str, Sequence[Summary]], laws: Sequen
         score += f" ({scoring.level_name}: {scoring.brief(base.level)} {scoring.unit})"
     found = f"On {whose} ({on(base.n, base.videos)}), the intact model's {scoring.title} is {score}. "
     supported = [claim(f) for f in laws if f.supported]
-    if supported:
+    if len(laws) == 1:
+        found += f"The one claim that was tested is {'' if supported else 'not '}supported: {_inner(claim(laws[0]))}."
+    elif supported:
         verb = "is" if len(supported) == 1 else "are"
         found += f"{len(supported)} of {len(laws)} claims {verb} supported: {'; '.join(map(_inner, supported))}."
     else:
-        found += f"None of {len(laws)} claims is supported." if len(laws) > 1 else "No claim is supported."
+        found += f"None of {len(laws)} claims is supported."
     sure = (
         "Brackets hold 95 % intervals, which say how far a number would move with other videos of this kind. A claim "
         "is called supported only if its test holds after correction for all that was tested, its interval says so "
