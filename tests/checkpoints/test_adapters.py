@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import peft
+import lazy_loader
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +20,7 @@ from hookedvid.errors import ConversionError
 from hookedvid.families import llava
 
 pytestmark = pytest.mark.shapes_unchecked
+peft: Any = lazy_loader.load("peft")  # imports for seconds; only the process that runs these tests waits
 
 ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
 QWEN_VL = ["qkv", "attn.proj", "linear_fc1", "linear_fc2", "mlp.0", "mlp.2"]
