@@ -69,9 +69,9 @@ def told(group: Group) -> dict[str, Finding]:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_it_runs_where_it_is_asked_for_under_labels_of_its_own(name):
     assert name not in {c.protocol for c in Study().conditions(N, HEADS)}
-    everything = Study(protocols=("cumulative", "all-layers", "efficiency", *REGISTRY)).conditions(N, HEADS)
+    everything = Study(protocols=("cumulative", "all-layers", "efficiency", *REGISTRY)).conditions(N, HEADS, 5)
     assert len({c.label for c in everything}) == len(everything)
-    alone = Study(protocols=(name,)).conditions(N, HEADS)
+    alone = Study(protocols=(name,)).conditions(N, HEADS, 5)
     assert {c.protocol for c in alone} == {"baseline", name}
     assert alone[1:] == [c for c in everything if c.protocol == name]
 
@@ -80,7 +80,7 @@ def test_it_runs_where_it_is_asked_for_under_labels_of_its_own(name):
 @pytest.mark.parametrize(("n_videos", "per_video"), [(1, 50), (9, 5), (19, 1)])
 def test_few_videos_support_nothing_and_are_drawn_all_the_same(name, n_videos, per_video):
     group = made_up(
-        Study(protocols=(name,)).conditions(N, HEADS), lambda c, v: 2.0 * (c.protocol == "baseline"), n_videos,
+        Study(protocols=(name,)).conditions(N, HEADS, 5), lambda c, v: 2.0 * (c.protocol == "baseline"), n_videos,
         per_video, cost=lambda c: 0.5, left=lambda c, v: 1,
     )  # fmt: skip
     (only,) = told(group).values()
