@@ -144,8 +144,10 @@ def beside_windows(name: str) -> int:
     return len(layout.steps) * layers * 4 * pairs * cfg.vision.d_model
 
 
-@pytest.mark.parametrize("given_", [[], [EarlyExit(1)], [VT_K, LV_K.at(1)]], ids=["intact", "exit", "knockouts"])
-@pytest.mark.parametrize("name", VIDEO_MODELS)
+@pytest.mark.parametrize(
+    ("name", "given_"),
+    [(n, []) for n in VIDEO_MODELS] + [(n, g) for n in UNLIKE for g in ([EarlyExit(1)], [VT_K, LV_K.at(1)])],
+)
 def test_torchs_counter_finds_the_same(name, given_):
     theirs, ours, intact = counted(name, given_)
     theirs["tower"] -= beside_windows(name)

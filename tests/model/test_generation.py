@@ -42,7 +42,7 @@ def steps(model, inputs: VideoInputs, given=(), n: int = 5, **kwargs) -> tuple[T
 
 @torch.no_grad()
 @pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("name", [*UNLIKE, "longva"])
+@pytest.mark.parametrize("name", UNLIKE)
 def test_every_step_is_a_full_forward(name, given):
     model, inputs = case(name)
     ids, logits = steps(model, inputs, GIVEN[given])
@@ -80,7 +80,7 @@ def test_generated_tokens_stay_cut_off_from_the_video(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("window", [[], [VT_K.at(LayerRange(0, 2))]], ids=["exit", "exit, window"])
-@pytest.mark.parametrize("name", VIDEO_MODELS)
+@pytest.mark.parametrize("name", UNLIKE)
 def test_generation_after_an_exit_is_generation_under_its_knockout(name, window):
     model, inputs = case(name)
     leave = EarlyExit(2)

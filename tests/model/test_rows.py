@@ -109,7 +109,7 @@ def test_forwards_batches_sweeps_and_sessions_are_the_plain_decoders(family, kin
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("at", ["last", "text", "question+generated", "all"])
+@pytest.mark.parametrize("at", ["last", "question+generated", "all"])
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("resample", "back")])
 def test_generated_positions_are_written_with_and_without_a_cache(kind, at):
     model, hook = random_model("llava-video"), ("resid_post", "z", "embed")[len(kind) % 3]

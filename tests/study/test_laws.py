@@ -80,7 +80,7 @@ def test_a_knockout_is_a_hand_written_edit_of_the_mask(name, knockout, layer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("knockout", [LV_K, VT_K, VS_K], ids=lambda k: k.name)
-@pytest.mark.parametrize("name", VIDEO_MODELS)
+@pytest.mark.parametrize("name", UNLIKE)
 def test_every_layer_is_the_union_of_its_layers_and_each_of_them_counts(name, knockout):
     model, inputs = case(name)
     everywhere = model(inputs, interventions=knockout)
