@@ -98,5 +98,5 @@ def _map(group: Group, conditions: Sequence[Condition], parts: Mapping[str, Grou
     return HeatMap(
         f"Other clips in place of their own, {group.name} questions", "family", "clip",
         group.change(group.scoring.measures[0]), [c.knockout for c in kinds], names, values, marked,
-        "outlined: shown to lose (p < 0.05 after correction, enough questions and videos)",
+        "outlined: shown to lose",
     )  # fmt: skip

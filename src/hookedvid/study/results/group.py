@@ -72,7 +72,7 @@ class Group:
         """How an axis of a measure's differences is labelled, with the unit in which they are drawn."""
         if measure == "margin":
             return "change of margin, logits"
-        unit = "1 = 100 points" if self.scoring.chooses else self.scoring.unit
+        unit = "0 to 1" if self.scoring.chooses else self.scoring.unit
         return f"change of {self.scoring.title} ({unit})"
 
     def evidence(self, conditions: Sequence[Condition], measure: str) -> Evidence:
