@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from hookedvid.errors import InputError
+from hookedvid.errors import InputError, SelectorError
 from hookedvid.study.results.examples import view_file
-from hookedvid.values.interventions import LV_K, Knockout
+from hookedvid.values.interventions import LV_K, Edit, Knockout
 from hookedvid.viewer.index import write_index
 from hookedvid.viewer.maps import coded, columns_of
 from hookedvid.viewer.queries import queries_of, within
@@ -231,6 +231,37 @@ def test_an_answer_that_inputs_hold_is_left_out():
     )
     assert (whole.conditions["baseline"] == longer.conditions["baseline"]).all()
     assert whole.layout.n_tokens == longer.layout.n_tokens
+
+
+def test_groups_of_an_answer_go_with_it_and_their_rest_stays():
+    model = random_model("llava-video")
+    inputs = rich_inputs(model).extend(torch.tensor([[5, 6]]))
+    n = inputs.layout.n_prompt
+    inputs = inputs.with_group("both", positions=[n - 2, n]).with_group("answer_only", positions=[n + 1])
+    how = {"conditions": (), "cuts": (), "n_words": 0}
+    view = model.view(inputs, queries=["both"], **how)
+    assert next(q for q in view.queries if q.name == "both").positions == (n - 2,)
+    with pytest.raises(SelectorError, match="answer_only"):
+        model.view(inputs, queries=["answer_only"], **how)
+
+
+def test_unlike_conditions_of_one_label_each_have_their_answers():
+    model = random_model("llava-video")
+    inputs = rich_inputs(model)
+    edits = [Edit("resid_pre", 1, lambda x, by=by: x * by, at="video") for by in (0.0, 2.0)]
+    view = model.view(inputs, edits, cuts=(), n_words=0)
+    name, again = [n for n in view.conditions if n != "baseline"]
+    assert again == f"{name} (2)" and (view.conditions[name] != view.conditions[again]).any()
+
+
+def test_means_of_half_precision_are_as_exact_as_what_they_are_of():
+    model = random_model("llava-video", torch.bfloat16)
+    inputs = rich_inputs(model)
+    view = model.view(inputs, (), cuts=(), n_words=0)
+    rows = model.attention(inputs, queries="question")
+    for layer in range(model.cfg.n_layers):
+        mass = rows[layer].double().mean((0, 1)).sum()
+        assert view.maps.queries["question"].columns[layer, -1].sum() == pytest.approx(float(mass), abs=1e-6)
 
 
 def test_the_command_makes_a_page(tmp_path, monkeypatch, capsys):

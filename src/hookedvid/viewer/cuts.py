@@ -1,5 +1,6 @@
 """What an answer loses when text may not look at a frame: every step of the video, in all layers and in each."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,13 @@ def under(
     candidates: Sequence[int],
     sources: Mapping[str, Any] | None = None,
 ) -> dict[str, Float[np.ndarray, " candidate"]]:
-    """Log-probabilities of the candidates under each condition, by its label; a run each."""
+    """Log-probabilities of the candidates under each condition, by its label, numbered where others have it too."""
     found: dict[str, np.ndarray] = {}
+    n_of: Counter[str] = Counter()
     for condition in conditions:
         logits = model(inputs, interventions=condition, sources=sources, logits_to_keep=1)[0, -1]
-        found[label(condition)] = log_probs(logits, candidates, model.cfg.n_tokens)
+        name = label(condition)
+        n_of[name] += 1
+        name = name if n_of[name] == 1 else f"{name} ({n_of[name]})"
+        found[name] = log_probs(logits, candidates, model.cfg.n_tokens)
     return found

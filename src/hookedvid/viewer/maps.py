@@ -125,6 +125,7 @@ class _Reader:
 
     def see(self, layer: int, rows: Int[Tensor, " query"], pattern: Float[Tensor, "head query pos"]) -> None:
         """Add rows of a layer to what their queries have; after its last rows, keep the layer's maps."""
+        pattern = pattern.to(torch.promote_types(pattern.dtype, torch.float32))  # means of them are not rounded again
         weights = self.weights[:, rows].to(pattern)
         parts = [weights[self.apart.to(weights.device)] @ pattern, weights @ pattern.mean(0)]
         self.sums = parts if not self.seen else [a + b for a, b in zip(self.sums, parts, strict=True)]

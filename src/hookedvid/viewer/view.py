@@ -161,10 +161,12 @@ def _check(model: Model, inputs: VideoInputs, answer: int | None, cuts: Sequence
 
 
 def _prompt(inputs: VideoInputs) -> VideoInputs:
-    """Inputs without the answer they may hold."""
-    layout = inputs.layout
+    """Inputs without the answer they may hold, nor its part of any group."""
+    layout, n = inputs.layout, inputs.layout.n_prompt
     prompt = tuple(s for s in layout.segments if s.role != "generated")
-    return replace(inputs, tokens=inputs.tokens[:, : layout.n_prompt], layouts=(replace(layout, segments=prompt),))
+    held = ((name, tuple(p for p in positions if p < n)) for name, positions in layout.groups)
+    groups = tuple((name, positions) for name, positions in held if positions)
+    return replace(inputs, tokens=inputs.tokens[:, :n], layouts=(replace(layout, segments=prompt, groups=groups),))
 
 
 def _options(inputs: VideoInputs) -> tuple[str, ...]:
