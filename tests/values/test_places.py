@@ -273,6 +273,14 @@ def test_numbers_of_tokens_are_drawn_over_the_pixels_they_are_made_of(models):
     assert bool(places.on_frame(values, 7, 96, 160).isnan().all())
 
 
+def test_numbers_of_other_positions_are_no_picture(models):
+    inputs = asked(models("llava-video"))
+    places = inputs.places
+    of_all = torch.zeros(inputs.layout.n_tokens)
+    with pytest.raises(InputError, match=r"row\[places.position\]"):
+        places.on_frame(of_all, 0, 96, 160)
+
+
 def test_groups_are_refused_in_words(models):
     inputs = asked(models("llava-video")).with_group("cup", selector="video[0]")
     for name in ("video", "last", "options"):

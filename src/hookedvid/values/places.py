@@ -158,7 +158,15 @@ class TokenPlaces:
             frame: Sampled, 0-based.
             height: Of the frames as they were decoded, in pixels (`VideoInputs.frames`).
             width: Of these, in pixels.
+
+        Raises:
+            InputError: For numbers that are not one a video position.
         """
+        if values.shape != (len(self.position),):
+            raise InputError(
+                f"{tuple(values.shape)} numbers are not one for each of {len(self.position)} video positions; of a row "
+                "of the whole sequence take row[places.position]"
+            )
         total, n = torch.zeros(2, height, width, dtype=torch.float64)
         numbers = values.detach().double().cpu()
         there = (self.pieces.frames[:, 0] <= frame) & (frame < self.pieces.frames[:, 1])
