@@ -136,6 +136,21 @@ def test_maps_say_what_their_tables_say(width):
     assert read(figure)[1:3] == (["1", "2"], ["video", "last"]) and "patched at" in drawn(figure)
 
 
+def test_selectors_of_places_stay_whole_where_not_all_are_frames():
+    mixed = pd.DataFrame([[0.0, -2.0, 1.0]], columns=["video[0]", "patches[0][1,2]", "option[1]"])
+    assert read(plots.patching_map(mixed, ""))[2] == ["video[0]", "patches[0][1,2]", "option[1]"]
+
+
+def test_a_scale_says_where_numbers_lie_beyond_it():
+    table = pd.DataFrame([[0.5, 1.4], [float("nan"), -0.2]])
+    for limits, extend in (((0, 1), "both"), ((None, 1), "max"), ((0, None), "min"), ((None, None), "neither")):
+        figure = plots.heat_map(table, "a share", limits=limits)
+        assert figure.axes[0].images[0].colorbar.extend == extend
+    image = plots.heat_map(table, "", centre=0.0, limits=(None, 1)).axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax, image.colorbar.extend) == (-1, 1, "max"), "colours part at the centre"
+    assert plots.heat_map(table * float("nan"), "").axes[0].images[0].colorbar.extend == "neither"
+
+
 def test_attention_is_read_as_it_is(asked):
     model, inputs = asked
     map = model.attention(inputs, queries="question", reduce="frames")

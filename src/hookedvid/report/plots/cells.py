@@ -1,5 +1,6 @@
 """Heat maps: a table's numbers as coloured cells, written in them where they can be read."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+FRAME = re.compile(r"video\[([\d:]+)\]")
 MOST_TICKS = 32  # of a map's side that are named, in a figure of full width
 ROW, HEAD = 0.24, 1.25  # inches: of a row of cells, and of what stands above and below them
 HIGHEST = 6.0  # inches, of a figure
@@ -59,7 +61,8 @@ def cells(
         title: Above it.
         about: Model, frames, dtype and n, under the title.
         centre: Where given, colours part there, as far on both sides; else they rise from the least to the largest.
-        limits: The ends of the colours, where the values' own are not meant.
+        limits: The ends of the colours, where the values' own are not meant; about a centre the farther one holds on
+            both sides. The scale ends in a point where numbers lie beyond.
         words: Written in the cells in place of the numbers.
         marked: Cells that are outlined, by row and column.
         down: Whether the first row is the highest.
@@ -177,8 +180,10 @@ def _long(table: "AttentionMap | DataFrame", needed: Sequence[str]) -> Any:  # a
 
 
 def _plain(wide: Any) -> Any:
-    """Layers counted from 1, and frames by their numbers alone."""
-    columns = [str(c).removeprefix("video[").removesuffix("]") for c in wide.columns]
+    """Layers counted from 1, and frames by their numbers alone where the columns are frames."""
+    columns = [str(c) for c in wide.columns]
+    if all(map(FRAME.fullmatch, columns)):
+        columns = [FRAME.sub(r"\1", c) for c in columns]
     return wide.set_axis([int(i) + 1 for i in wide.index], axis=0).set_axis(columns, axis=1)
 
 
@@ -195,8 +200,9 @@ def _colours(values: np.ndarray, centre: float | None, limits: Sequence[float | 
     if centre is None:
         low, high = limits
     else:
-        most = np.abs(known - centre).max(initial=0.0) or 1.0
-        low, high = (e if e is not None else centre + side * most for e, side in zip(limits, (-1, 1), strict=True))
+        ends = [e for e in limits if e is not None]
+        most = np.abs((np.array(ends) if ends else known) - centre).max(initial=0.0) or 1.0
+        low, high = centre - most, centre + most
     return {"cmap": cmap, "vmin": low, "vmax": high}
 
 

@@ -56,8 +56,17 @@ def dressed(axes: Any) -> None:
 
 
 def colour_bar(figure: Any, image: Any, axes: Any, label: str, **where: Any) -> None:
-    """The scale of a picture's colours, beside it or in an axis of its own (`cax`)."""
-    bar = figure.colorbar(image, **({} if where else {"ax": axes}), label=drawn(label), **where)
+    """The scale of a picture's colours, beside it or in an axis of its own (`cax`).
+
+    It ends in a point where numbers lie beyond its colours.
+    """
+    from numpy import ma
+
+    low, high = image.get_clim()
+    known = ma.masked_invalid(image.get_array()).compressed()
+    below, above = (known < low).any(), (known > high).any()
+    where["extend"] = ("both" if above else "min") if below else "max" if above else "neither"
+    bar = figure.colorbar(image, **({} if "cax" in where else {"ax": axes}), label=drawn(label), **where)
     dressed(bar.ax)
 
 
