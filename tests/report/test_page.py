@@ -1,10 +1,15 @@
 """A study's page: whatever its texts are they stand there as texts, and a real browser shows it to anyone."""
 
+import base64
+import io
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from browser import opened
 from hookedvid.data.item import Item
@@ -102,6 +107,14 @@ def test_a_stranger_reads_what_was_asked_and_found(report, study):
     assert "Brackets hold 95 % intervals" in said and "Share of questions that are answered right." in said
     assert "A difference of two percentages." in said and "Operations of attention alone" in said
     assert "no frame may look" not in said, "what does not occur is not explained"
+
+
+def test_a_strip_of_many_frames_goes_from_first_to_last():
+    frames = np.repeat(np.arange(40, dtype=np.uint8), 8 * 8 * 3).reshape(40, 8, 8, 3)
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(page._strip(frames)))))
+    shown = strip[4, 4::10, 0].tolist()
+    assert len(shown) == page.MOST and (shown[0], shown[-1]) == (0, 39)
+    assert {b - a for a, b in pairwise(shown)} == {2, 3}
 
 
 def test_every_law_is_a_claim_and_every_figure_has_a_caption():

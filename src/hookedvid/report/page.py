@@ -26,6 +26,7 @@ from hookedvid.values.texts import printable
 from hookedvid.video.clip_files import ClipRequest, FrameCache
 from hookedvid.video.decoders import Decoded, Decoders, Limits
 
+MOST = 16  # frames of a clip's strip
 LONGEST = 30  # seconds that decoding a clip may take: a picture is worth no longer wait
 
 
@@ -33,7 +34,10 @@ LONGEST = 30  # seconds that decoding a clip may take: a picture is worth no lon
 class Example:
     """A clip as a strip of its sampled frames, or why there is none, with the answer under some conditions.
 
+    Of many frames the strip has some, evenly from first to last.
+
     Attributes:
+        part: Which of its frames the strip has, where it has not all.
         view: The path of its page (`hookedvid view`), where one was made.
     """
 
@@ -43,6 +47,7 @@ class Example:
     strip: str
     answers: list[dict[str, str]]
     trouble: str = ""
+    part: str = ""
     view: str = ""
 
 
@@ -129,15 +134,18 @@ def _request(item: Item, annotations: Path, settings: Mapping[str, Any], samplin
 def _example(
     scoring: Scoring, item: Item, clip: "Future[Decoded]", shown: Sequence[str], answers: Mapping[str, Mapping]
 ) -> Example:
-    strip = trouble = ""
+    strip = trouble = part = ""
     try:
-        strip = _strip(clip.result().clip.frames)
+        frames = clip.result().clip.frames
+        strip = _strip(frames)
+        if len(frames) > MOST:
+            part = f"{MOST} of {len(frames)} frames, evenly from first to last"
     except HookedVidError as e:
         trouble = str(e)
     marked = [(label, *scoring.said(item, answers[label])) for label in shown]
     lines = [{"label": label, "mark": mark, "said": text} for label, mark, text in marked]
     options = ", ".join(f"{letter}. {o}" for letter, o in zip(LETTERS, item.options, strict=False))
-    return Example(item.question, item.family, options, strip, lines, trouble)
+    return Example(item.question, item.family, options, strip, lines, trouble, part)
 
 
 def _strip(frames: Any) -> str:
@@ -145,7 +153,8 @@ def _strip(frames: Any) -> str:
     from PIL import Image
 
     gap = np.full((frames.shape[1], 2, 3), 255, dtype=np.uint8)
-    parts = [x for f in frames[:16] for x in (f, gap)][:-1]
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), MOST)).round().astype(int)
+    parts = [x for f in frames[chosen] for x in (f, gap)][:-1]
     image = Image.fromarray(np.concatenate(parts, axis=1))
     if image.width > 1800:
         image = image.resize((1800, max(1, round(image.height * 1800 / image.width))))

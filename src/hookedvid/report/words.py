@@ -114,9 +114,10 @@ def opening(run: Manifest, tables: Mapping[str, Sequence[Summary]], laws: Sequen
     every, base = tables["all"][0], tables[main][0]
     scoring, n = base.scoring, len(tables["all"]) - 1
     asked = (
-        f"The model {run.settings['model_name']} was asked {len(run.items)} questions about "
-        f"{len({i.video for i in run.items})} videos, of which it sees {run.settings['n_frames']} frames each: as it "
-        f"is (the baseline), and under {n} other conditions, each of which cuts or changes something inside it or in "
+        f"The model {run.settings['model_name']} was asked {_count(len(run.items), 'question')} about "
+        f"{_count(len({i.video for i in run.items}), 'video')}, of which it sees "
+        f"{_count(run.settings['n_frames'], 'frame')} each: as it is (the baseline), and under "
+        f"{_count(n, 'other condition')}, each of which cuts or changes something inside it or in "
         "the clip. What an answer loses by that, it had rested on."
     )
     if failed := every.failed:
@@ -149,6 +150,10 @@ def glossary(texts: Iterable[str]) -> dict[str, str]:
     """The terms that occur in some texts."""
     said = "\n".join(texts)
     return {term: meaning for term, meaning in GLOSSARY.items() if term in said}
+
+
+def _count(n: int, name: str) -> str:
+    return f"{n} {name}{'s' * (n != 1)}"
 
 
 def _inner(sentence: str) -> str:
