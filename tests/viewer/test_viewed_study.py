@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 
 from hookedvid.cli.commands import main
+from hookedvid.data.item import video_path
 from hookedvid.data.shapes import make_dataset
+from hookedvid.errors import VideoError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.report import page
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.results.examples import view_file
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
+from hookedvid.viewer.study import view_items
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -67,6 +70,37 @@ def test_a_report_links_what_was_viewed(studied):
     )
     links = {e.question: e.view for e in shown}
     assert links == {viewed.question: view_file(viewed.id), other.question: ""}
+
+
+def test_outcomes_are_the_studys_and_a_video_that_is_gone_stops_no_other(studied, tmp_path, capsys):
+    _, manifest, rows = studied
+    first, second = manifest.items
+    clip = video_path(first, manifest.annotations)
+    other = replace(second, video=str(tmp_path / "gone.mp4"))
+    model = HookedVideoLLM.from_pretrained("tiny")
+    odd = [{**row, "correct": row["condition"] != "baseline"} for row in rows]  # as another scoring might find
+    run = replace(manifest, items=[first, other])
+    object.__setattr__(run, "rows", lambda records: odd)
+    index = view_items(tmp_path, run, model, cuts=(), n_words=0)
+    assert about(tmp_path / view_file(first.id))["outcome"] == ["wrong", "turned right by LV-K all layers"]
+    assert index.read_text().count('class="card"') == 1 and clip.exists()
+    assert f"{other.id}: no page: " in capsys.readouterr().out
+    with pytest.raises(VideoError):
+        view_items(tmp_path, run, model, [other.id], cuts=(), n_words=0)
+
+
+def test_answers_of_options_that_were_not_shown_are_none(tmp_path):
+    items = make_dataset(tmp_path / "clips", seed=4, split="test", n_videos=1, questions_per_video=1)
+    spans = tmp_path / "clips" / "spans.jsonl"
+    lines = [json.loads(line) | {"span": [0, 1]} for line in items.read_text().splitlines()]
+    spans.write_text("\n".join(map(json.dumps, lines)))
+    study = Study(protocols=("all-layers",), knockouts=("LV-K",), n_frames=2, scoring="grounding")
+    model = HookedVideoLLM.from_pretrained("tiny")
+    laid = plan(study, model, spans)
+    run(laid, model, tmp_path)
+    view_items(tmp_path, Manifest.of(laid, model.cfg.n_layers, ""), model, cuts=(), n_words=0)
+    said = about(next(p for p in (tmp_path / "view").iterdir() if p.name != "index.html"))
+    assert said["answer"] is None and said["outcome"] == [] and said["options"] == []
 
 
 def test_what_a_study_does_not_have_is_refused(studied, capsys):

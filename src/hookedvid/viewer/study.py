@@ -1,11 +1,12 @@
 """Views of a study's items, as the study asked them, beside its report."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hookedvid.data.item import Item, video_path
-from hookedvid.errors import DataError, InputError, nearest
+from hookedvid.errors import DataError, InputError, VideoError, nearest
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
@@ -16,7 +17,7 @@ from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.video.clip_files import ClipRequest
 from hookedvid.viewer.index import write_index
-from hookedvid.viewer.view import view
+from hookedvid.viewer.view import View, outcomes, view
 
 
 def view_items(
@@ -42,22 +43,42 @@ def view_items(
     Raises:
         InputError: For an item that the study did not ask.
         DataError: Where rows are missing.
-        DecodingError: Where a video is another one by now.
+        VideoError: Where no video is to be had, or none is what it was; of some, their items are said to have no page.
     """
-    rows: dict[str, Row] = {row["item"]: row for row in run.rows(Records(folder))}
+    rows: dict[str, dict[str, Row]] = {}
+    for row in run.rows(Records(folder)):
+        rows.setdefault(row["item"], {})[row["condition"]] = row
     own = [c.interventions for c in run.conditions if c.protocol == "all layers"]
     conditions = list(conditions or own) or None
     own_folder(folder / VIEWS)
-    for item in _chosen(run, rows, ids):
-        inputs = _inputs(run, model, item, rows[item.id])
+    chosen, wrong = _chosen(run, rows, ids), list[VideoError]()
+    for item in chosen:
+        try:
+            inputs = _inputs(run, model, item, rows[item.id]["baseline"])
+        except VideoError as e:  # one that is gone is no reason to show none
+            wrong.append(e)
+            said(f"{item.id}: no page: {e}")
+            continue
+        answer = item.answer if inputs.options and inputs.options[0] else None  # of spans and captions nothing is right
         about = {"id": item.id, "family": item.family}
-        page = view(model, inputs, conditions, answer=item.answer, question=item.question, about=about, **how)
+        page = view(model, inputs, conditions, answer=answer, question=item.question, about=about, **how)
+        page = _as_scored(page, rows[item.id])
         path = page.save(folder / view_file(item.id))
         said(f"{path}: {', '.join([item.question, *page.about['outcome']])}")
+    if wrong and len(wrong) == len(chosen):
+        raise wrong[0]
     return write_index(folder / VIEWS)
 
 
-def _chosen(run: Manifest, rows: dict[str, Row], ids: Sequence[str]) -> list[Item]:
+def _as_scored(page: View, rows: dict[str, Row]) -> View:
+    """The page with the study's own outcomes, which other scorings than by letters may read otherwise."""
+    right = {name: rows[name]["correct"] for name in page.conditions if name in rows}
+    if len(right) < len(page.conditions) or None in right.values():
+        return page
+    return replace(page, about={**page.about, "outcome": outcomes(right)})
+
+
+def _chosen(run: Manifest, rows: dict[str, dict[str, Row]], ids: Sequence[str]) -> list[Item]:
     items = {item.id: item for item in run.items}
     if unknown := [i for i in ids if i not in items]:
         raise InputError(
@@ -65,7 +86,7 @@ def _chosen(run: Manifest, rows: dict[str, Row], ids: Sequence[str]) -> list[Ite
         )
     if ids:
         return [items[i] for i in dict.fromkeys(ids)]
-    return varied([i for i in run.items if rows[i.id]["status"] != "failed"])[:N_EXAMPLES]
+    return varied([i for i in run.items if rows[i.id]["baseline"]["status"] != "failed"])[:N_EXAMPLES]
 
 
 def _inputs(run: Manifest, model: Model, item: Item, row: Row) -> Any:

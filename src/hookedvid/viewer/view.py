@@ -260,7 +260,7 @@ def _about(
         "question": question.strip(),
         "options": list(options),
         "answer": answer,
-        "outcome": [] if right is None else _outcomes(right),
+        "outcome": [] if right is None else outcomes(right),
         "model": cfg.model_name or cfg.family,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "kernel": model.kernel,
@@ -271,7 +271,7 @@ def _about(
     }
 
 
-def _outcomes(right: dict[str, bool]) -> list[str]:
+def outcomes(right: dict[str, bool]) -> list[str]:
     """What an index filters by: how the baseline answered, and which conditions changed that."""
     first = right["baseline"]
     turned = "turned wrong by" if first else "turned right by"
