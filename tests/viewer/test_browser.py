@@ -108,6 +108,36 @@ def test_sinks_are_ringed_or_left_out(tab, folder):
     assert tab.evaluate("maps.most(0, 'mean', 'hidden') <= maps.most(0, 'mean', 'shown')")
 
 
+def test_long_texts_leave_the_frames_in_sight(tab, tmp_path):
+    model = random_model("llava-video", n_layers=1)
+    about = {"id": "x" * 300}
+    view = model.view(inputs_of(model), (), cuts=(), n_words=0, question=TITLE * 500, about=about)
+    view.save(tmp_path / "view.html")
+    for width in (400, 1600):
+        opened(tab, tmp_path / "view.html", width=width)
+        assert tab.locator("#picture").bounding_box()["y"] < 500
+    opened(tab, write_index(tmp_path), width=400)
+    assert tab.locator(".card").bounding_box()["height"] < 600 and tab.text_content("h1") == "1 question"
+    assert not tab.wrong
+
+
+def test_a_merged_sink_is_left_out_of_the_step_it_stands_at(tab, tmp_path):
+    model = random_model("internvideo2.5", n_layers=2)
+    inputs = model.encoded(inputs_of(model))
+    places, segments = model.places(inputs), inputs.layout.segments
+    stands = [next(s.frame for s in segments if s.start <= p < s.stop) for p in places.position]
+    sink = next(i for i, frame in enumerate(stands) if places.frames[i][0] != frame)
+    features = inputs.features[0].clone()
+    features[sink] *= 50
+    view = model.view(replace(inputs, features=(features,)), (), cuts=(), n_words=0)
+    assert view.maps.sinks[0].tolist() == [sink]
+    opened(tab, view.save(tmp_path / "view.html"))
+    shown, hidden = (tab.evaluate(f"[...maps.stepsAt(0, 'mean', '{x}')]") for x in ("shown", "hidden"))
+    of = view.maps.queries["last"].sinks[0][-1, 0]
+    assert of > 1e-3
+    assert np.subtract(shown, hidden) == pytest.approx([of * (i == stands[sink]) for i in range(4)], abs=1e-6)
+
+
 def test_a_page_opens_inside_a_notebook(tab, folder):
     tab.wrong.clear()
     tab.goto(f"file://{folder / 'framed' / 'view.html'}")

@@ -42,6 +42,11 @@ async function readTokens() {
   for (const s of values.segments) {
     for (let p = s.start; p < s.stop; p++) if (!tokens.index.has(p)) tokens.text.push(p);
   }
+  // The step that each counts to: of merged tokens where they stand, whatever frames they are of.
+  tokens.step = new Int32Array(tokens.n).fill(-1);
+  for (const s of values.segments.filter((x) => x.frame !== null)) {
+    for (let p = s.start; p < s.stop; p++) if (tokens.index.has(p)) tokens.step[tokens.index.get(p)] = stepOf(s.frame);
+  }
   tokens.textIndex = new Map(tokens.text.map((p, i) => [p, i]));
   // Boxes of pixels that tokens are made of: most of one, merged ones of many.
   tokens.pieces = frames.map(() => []);
@@ -90,7 +95,7 @@ async function readQuery(number) {
     if (sinks === "shown") return mass;
     const exact = maps.sinksAt(layer, head);
     tokens.sinksOf[layer].forEach((i, k) => {
-      const step = stepOf(tokens.frames[2 * i]);
+      const step = tokens.step[i];
       if (step >= 0) mass[step] = Math.max(0, mass[step] - exact[k]);
     });
     return mass;

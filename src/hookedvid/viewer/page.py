@@ -94,7 +94,10 @@ def _values(view: "View") -> dict[str, Any]:
     layout, grid = view.layout, view.layout.grid
     words = list(view.vocabulary.values())
     return {
-        "segments": [{"role": s.role, "start": s.start, "stop": s.stop, "index": s.index} for s in layout.segments],
+        "segments": [
+            {"role": s.role, "start": s.start, "stop": s.stop, "index": s.index, "frame": s.frame}
+            for s in layout.segments
+        ],
         "steps": [
             {"name": n, "from": s.start, "to": s.stop} for n, s in zip(layout.step_names, layout.steps, strict=True)
         ],
