@@ -25,6 +25,7 @@ from hookedvid.video.footage import Footage
 from hookedvid.video.frames import read_clip
 from models import ROUNDING, random_model, rich_inputs
 
+pytestmark = pytest.mark.shapes_unchecked
 N = 3
 # One line of each kind, on few blocks; what takes activations from elsewhere takes them from `other`.
 LINES = {
@@ -90,6 +91,7 @@ def case(request, sources, tmp_path):
     return value, sources.get(request.param)
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @torch.no_grad()
 def test_a_kind_answers_and_changes_something(model, case):
     value, given = case
@@ -101,6 +103,7 @@ def test_a_kind_answers_and_changes_something(model, case):
     assert torch.allclose(torch.tensor(answer.probs, dtype=torch.float64), probs, atol=ROUNDING)
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @torch.no_grad()
 def test_a_batch_is_its_items(model, case):
     value, given = case
@@ -114,6 +117,7 @@ def test_a_batch_is_its_items(model, case):
     assert all((a - b).abs().max() < ROUNDING for a, b in zip(alone, together[:, -1], strict=True))
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @torch.no_grad()
 def test_generation_is_the_same_with_and_without_a_cache(model, case):
     value, given = case
@@ -123,6 +127,7 @@ def test_generation_is_the_same_with_and_without_a_cache(model, case):
     assert torch.equal(with_cache, without)
 
 
+@pytest.mark.usefixtures("shapes_checked")
 @torch.no_grad()
 def test_a_sweep_and_a_session_are_forwards_or_refuse(model, case):
     value, given = case
@@ -166,7 +171,6 @@ def annotations(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("one"), seed=3, split="test", n_videos=1, questions_per_video=1)
 
 
-@pytest.mark.shapes_unchecked
 @pytest.mark.parametrize("kind", LINES)
 def test_a_study_and_the_command_ask_it_or_refuse(kind, tiny, annotations, tmp_path, capsys):
     line = LINES[kind]

@@ -32,7 +32,7 @@ from hookedvid.nn.model import Model
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
-from hookedvid.values.interventions import Intervention
+from hookedvid.values.interventions import Asked
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, step_name
 from hookedvid.values.masks import masked, masks_of, visible
 from hookedvid.values.selectors import ROLES_OF
@@ -136,7 +136,7 @@ def read_attention(
     queries: str = "last",
     reduce: Reduce = "none",
     heads: Sequence[int] | None = None,
-    interventions: Intervention | Iterable[Intervention] | None = None,
+    interventions: Asked = None,
     sources: Any = None,
     device: torch.device | str | None = None,
     mean_queries: bool = False,

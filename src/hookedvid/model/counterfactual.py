@@ -4,7 +4,7 @@ Frames are decoded anew where they are not held, changed, preprocessed and laid 
 by whatever runs on these inputs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hookedvid.values.effects import Intervention
 from hookedvid.values.frame_size import frame_size
 from hookedvid.values.grid import Grid, VideoShape
 from hookedvid.values.inputs import VIDEO, VideoInputs
-from hookedvid.values.interventions import as_interventions
+from hookedvid.values.interventions import Asked, as_interventions
 from hookedvid.values.layout import Segment, TokenLayout, video_segments
 from hookedvid.values.patch_rows import dropped
 from hookedvid.values.selectors import ROLES_OF
@@ -51,7 +51,7 @@ def shown(
     return counterfactual(model, inputs, clips), rest
 
 
-def counterfactual(model: Model, inputs: VideoInputs, clips: Intervention | Iterable[Intervention]) -> VideoInputs:
+def counterfactual(model: Model, inputs: VideoInputs, clips: Asked) -> VideoInputs:
     """The inputs with the pictures of every video changed, in order; texts, times and features' places stay.
 
     What `prepare` would give for these frames, were the times told those of the original. The layout is the same, but

@@ -6,7 +6,7 @@
 * A part that is absent from the config is absent here: a plain decoder has no tower, a bare tower no decoder.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +43,12 @@ from hookedvid.nn.vision import VisionTower
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import effects
 from hookedvid.values.inputs import PAD, PatchRows, Pixels, Tokens, VideoInputs, from_tokens
-from hookedvid.values.interventions import Intervention, as_interventions
+from hookedvid.values.interventions import Asked, as_interventions
 from hookedvid.values.masks import warn_of_idle
 from hookedvid.values.processor_tensors import unprocessed
 from hookedvid.values.serial import counted
 
 ReturnType = Literal["logits", "loss", "both"] | None
-Given = Intervention | Iterable[Intervention] | None
 Sources = Mapping[str, Any] | None
 
 
@@ -212,7 +211,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         input: VideoInputs | Tensor,
         *,
         return_type: ReturnType = "logits",
-        interventions: Given = None,
+        interventions: Asked = None,
         sources: Sources = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -358,14 +357,14 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             loss = loss.sum() / is_predicted(inputs).sum()
         return loss if return_type == "loss" else (logits, loss)
 
-    def answer(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> Answer:
+    def answer(self, inputs: VideoInputs, interventions: Asked = None, *, sources: Sources = None) -> Answer:
         """The option chosen for a single item, by the logits of the options' letters at the end of its prompt."""
         if (n := self.inputs_of(inputs).batch_size) != 1:
             raise InputError(f"answer is about one item, and this batch holds {n}: use answers")
         return self.answers(inputs, interventions, sources=sources)[0]
 
     @torch.no_grad()
-    def answers(self, inputs: VideoInputs, interventions: Given = None, *, sources: Sources = None) -> list[Answer]:
+    def answers(self, inputs: VideoInputs, interventions: Asked = None, *, sources: Sources = None) -> list[Answer]:
         """`answer` for every item of a batch."""
         after = [layout.n_tokens - layout.n_prompt for layout in inputs.layouts]  # what was given to go on with
         logits = self(inputs, interventions=interventions, sources=sources, logits_to_keep=1 + max(after))

@@ -42,7 +42,7 @@ __all__ = ["Rows", "Sweep", "shareable", "stream_length", "sweep"]
 
 Sources = Mapping[str, Any] | None
 _Cuts = tuple[tuple[Cut, int], ...]
-Read = Callable[[int, Tensor], Tensor]
+Read = Callable[[int, Tensor], Any]
 Hook = tuple[str, Callable[..., Tensor]]  # a hook point's name, and what acts there
 # How many rows at a time, as a part of the stream's: more would show in the memory a sweep takes.
 BESIDE, APART, IN_MLP = 1 / 16, 1 / 3, 1 / 4
@@ -375,7 +375,7 @@ class _Walk:
 
     def __init__(self, rows: Rows, progress: Callable[[int], object], read: Read):
         self.rows, self.progress, self.read = rows, progress, read
-        self.readings: dict[Cell, Tensor] = {}
+        self.readings: dict[Cell, Any] = {}
 
     def down(self, nodes: Sequence[Node], above: list[Tensor]) -> None:
         """Evaluate a layer's nodes; `above` is the rows above them, given up for the last of them."""
@@ -401,7 +401,7 @@ def sweep(
     progress: Callable[[int], object] | None = None,
     sources: Sources = None,
     read: Read = _last,
-) -> list[list[Tensor]]:
+) -> list[list[Any]]:
     """Logits [d_vocab] of the last position, for each question under each condition.
 
     Equal to `model(x, interventions=c, sources=sources)` up to rounding, which depends on what is asked together.

@@ -44,10 +44,11 @@ from hookedvid.values.writes import Patch as Patch
 from hookedvid.values.writes import Steer as Steer
 from hookedvid.values.writes import as_source as as_source
 
+# What a verb takes: values or their lines of text.
+Asked = Intervention | str | Iterable[Intervention | str] | None
 
-def as_interventions(
-    interventions: "Intervention | str | Iterable[Intervention | str] | None",
-) -> tuple[Intervention, ...]:
+
+def as_interventions(interventions: Asked) -> tuple[Intervention, ...]:
     """One intervention, several or none as a tuple; each a value or its line of text (`parse`).
 
     Raises:
