@@ -82,6 +82,19 @@ def test_numbers_that_are_not_one_a_token_are_refused(asked):
         plots.over_frames(inputs, model.attention(inputs, reduce="frames"))
 
 
+def test_tall_frames_stay_on_the_page_above_their_bars():
+    model = random_model("llava-video")
+    video = np.random.default_rng(0).integers(0, 255, (2, 201, 33, 3), np.uint8)
+    inputs = model.prepare(video, "what ?", ["a", "b"], folder_fps=2.0, n_frames=2)
+    figure = plots.over_frames(inputs, torch.ones(len(inputs.places.position)), "a share", cost=np.ones(2))
+    assert figure.get_figheight() < 9
+    *pictures, _, bars = figure.axes
+    for k in range(2):
+        box, bar = pictures[2 * k].get_position(), bars.patches[k].get_window_extent()
+        middle = figure.transFigure.inverted().transform((bar.x0 + bar.width / 2, 0))[0]
+        assert (box.x0 + box.x1) / 2 == pytest.approx(middle, abs=0.01)
+
+
 def test_a_part_of_many_frames_is_shown_and_all_bars():
     model = random_model("llava-video", n_layers=1)
     video = np.random.default_rng(0).integers(0, 255, (30, 24, 24, 3), np.uint8)
@@ -139,6 +152,23 @@ def test_maps_say_what_their_tables_say(width):
 def test_selectors_of_places_stay_whole_where_not_all_are_frames():
     mixed = pd.DataFrame([[0.0, -2.0, 1.0]], columns=["video[0]", "patches[0][1,2]", "option[1]"])
     assert read(plots.patching_map(mixed, ""))[2] == ["video[0]", "patches[0][1,2]", "option[1]"]
+
+
+def test_names_that_would_stand_over_each_other_are_upright_and_short():
+    long_names = pd.DataFrame(np.ones((1, 12)), columns=[f"{i} " + "fine-grained " * 20 for i in range(12)])
+    axes = plots.heat_map(long_names, "", width=plots.FULL).axes[0]
+    ticks = axes.get_xticklabels()
+    assert {t.get_rotation() for t in ticks} == {90} and max(len(t.get_text()) for t in ticks) == style.NAME
+    assert style.written([3e-8, -1e-9, float("nan"), 0]) == ["3.0e-08", "-1.0e-09", "–", "0.0e+00"]
+
+
+def test_segments_are_neither_frames_nor_a_heads_share(asked):
+    model, inputs = asked
+    read = model.attention(inputs, reduce="segments")
+    with pytest.raises(InputError, match="are no frames"):
+        plots.frames_by_layers(read)
+    with pytest.raises(InputError, match="sum to 1"):
+        plots.heads_by_layers(read)
 
 
 def test_a_scale_says_where_numbers_lie_beyond_it():

@@ -13,10 +13,12 @@ from hookedvid.report.plots.style import (
     DIVERGING,
     FULL,
     MISSING,
+    NAME,
     SEQUENTIAL,
     canvas,
     colour_bar,
     drawn,
+    fit_names,
     ink,
     size_in,
     titled,
@@ -113,8 +115,13 @@ def frames_by_layers(
         label: What the number is, with its unit.
         value: The table's column that holds it.
         how: As of `cells`.
+
+    Raises:
+        InputError: For columns that are no frames, such as attention that was read by segments.
     """
     long = _long(table, ("layer", "column", value))
+    if other := [c for c in dict.fromkeys(map(str, long["column"])) if c != REST and not FRAME.fullmatch(c)]:
+        raise InputError(f'{", ".join(other)} are no frames: read with reduce="frames", or draw heat_map of a table')
     wide = long.groupby(["layer", "column"], sort=False)[value].mean().unstack()
     wide = wide[[c for c in dict.fromkeys(long["column"]) if c != REST]].sort_index()
     return heat_map(_plain(wide), label, **{"x": "frame (from 0)", "y": "layer (from 1)", **how})
@@ -132,7 +139,15 @@ def heads_by_layers(
         label: What the number is, with its unit.
         value: The table's column that holds it.
         how: As of `cells`.
+
+    Raises:
+        InputError: For attention that was read by segments, which sum to 1 whatever was read.
     """
+    if isinstance(table, AttentionMap) and table.labels and REST not in table.labels:
+        raise InputError(
+            f"{', '.join(table.labels)} sum to 1 in every head: take the rows of some, "
+            'such as table = read.to_frame(); table[table["column"] == "patches"]'
+        )
     long = _long(table, ("layer", "head", value))
     axes = [axis for axis in ("layer", "head", "query") if axis in long]
     if "column" in long:
@@ -214,9 +229,8 @@ def _ticks(axes: Any, rows: Sequence[str], columns: Sequence[str], width: float)
     ]  # fmt: skip
     for ticks, names, n in sides:
         every = -(-len(names) // n)
-        ticks(range(0, len(names), every), [drawn(name) for name in names[::every]])
-    if sum(len(name) + 1 for name in columns[:: -(-len(columns) // most)]) > 13 * width - 10:
-        axes.tick_params(axis="x", labelrotation=90)
+        ticks(range(0, len(names), every), [drawn(name, NAME) for name in names[::every]])
+    fit_names(axes, columns[:: -(-len(columns) // most)], width)
 
 
 def _size(figure: Any, texts: Sequence[Sequence[str]], n_rows: int, n_columns: int) -> float:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LEFT, RIGHT, GAP = 0.65, 0.9, 0.05  # inches: margins, and between frames
 LEAST, NAMED = 0.4, 0.6  # inches: how wide a frame is, at least, unless they are chosen; and with its time above it
+HIGH = 3.0  # inches: how high a frame is, at most
 NAMES, BARS, FOOT, LINE = 0.16, 0.85, 0.4, 0.14  # inches: between rows, of the bars and below them, of a title's line
 HEAT = "inferno"  # even in lightness, and its light end stands out on frames
 COVER = 0.85  # how much of the frame the largest number hides
@@ -40,6 +41,7 @@ class _Row(NamedTuple):
     left: float
     width: float
     height: float
+    slot: float = 0.0  # the room of each, in whose middle it is
 
 
 def over_frames(
@@ -85,7 +87,8 @@ def over_frames(
     shown = _shown(steps, len(layout.steps), width)
     n, (high, wide) = len(shown), frames.shape[1:3]
     side = (width - LEFT - RIGHT - (n - 1) * GAP) / n
-    row = _Row(LEFT, side, side * high / wide)
+    least = min(side, HIGH * wide / high)
+    row = _Row(LEFT + (side - least) / 2, least, least * high / wide, side)
     figure = _figure(width, row, costs is not None, title, about)
     top = figure.get_figheight() - LINE * (1 + _lines(figure)) - 0.05
     bottom = top - 2 * row.height - GAP
@@ -108,7 +111,7 @@ def _pictures(
     """A row of frames above one of the same under their numbers; a picture of these, whose colours all share."""
     image = None
     for k, (frame, picture) in enumerate(zip(frames, pictures, strict=True)):
-        left = row.left + k * (row.width + GAP)
+        left = row.left + k * (row.slot + GAP)
         bare = _axes(figure, left, top - row.height, row)
         bare.set_title(titles[k], fontsize=SMALL, pad=2)
         under = _axes(figure, left, top - 2 * row.height - GAP, row)
@@ -134,6 +137,8 @@ def _numbers(values: Any, places: TokenPlaces) -> tuple[np.ndarray, str]:
     numbers = np.asarray(values, dtype=float)
     if numbers.shape != (len(places.position),):
         raise InputError(f"{numbers.shape} numbers are not one for each of {len(places.position)} video positions")
+    if np.isinf(numbers).any():
+        raise InputError("infinite numbers have no colour; give NaN where there is none")
     if (numbers < 0).any():
         raise InputError("numbers below 0 have no colour here; draw what is gained and what is lost apart")
     return numbers, said
@@ -209,7 +214,7 @@ def _bars(
     """A bar for every step, under its frame where all are shown."""
     x, label = labels
     across = figure.get_figwidth() - LEFT - RIGHT
-    axes = _axes(figure, row.left, bottom - NAMES - BARS, _Row(row.left, across, BARS))
+    axes = _axes(figure, LEFT, bottom - NAMES - BARS, _Row(LEFT, across, BARS))
     dressed(axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.bar(range(len(costs)), costs, width=0.7, color=GROUPS[0])
@@ -221,7 +226,7 @@ def _bars(
         for i, number in enumerate(numbers):
             axes.text(i, max(0.0, float(np.nan_to_num(costs[i]))), number, ha="center", va="bottom", fontsize=size)
     every = [*shown] == [*range(len(costs))]
-    margin = row.width / (row.width + GAP) / 2 if every else 0.6
+    margin = row.slot / (row.slot + GAP) / 2 if every else 0.6
     axes.set_xlim(-margin, len(costs) - 1 + margin)
     axes.set_xticks(list(shown), [names[i] for i in shown])
     axes.set_ylabel(drawn(label), fontsize=SMALL)

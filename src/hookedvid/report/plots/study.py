@@ -13,12 +13,14 @@ from hookedvid.report.plots.style import (
     COLOURS,
     FULL,
     GROUPS,
+    NAME,
     SEQUENTIAL,
     SMALL,
     STYLES,
     canvas,
     colour_bar,
     drawn,
+    fit_names,
     head,
     literal,
     titled,
@@ -74,7 +76,8 @@ def all_layers(summaries: Sequence[Summary], about: str = "") -> "Figure":
     for i, g in enumerate(groups if scoring.level_name else ()):
         level = _baseline(summaries, g).level
         axes.hlines(level, i - 0.45, i + 0.45, color="k", lw=1, ls=":", label=scoring.level_name if i == 0 else None)
-    axes.set_xticks(range(len(groups)), [drawn(g) for g in groups])
+    axes.set_xticks(range(len(groups)), [drawn(g, NAME) for g in groups])
+    fit_names(axes, groups, FULL)
     # Room for the legend above full bars, or above the axis that bars of log-likelihoods hang from.
     top = 1.2 if scoring.bounds else -0.2 * axes.get_ylim()[0]
     axes.set(ylabel=scoring.label, ylim=(0 if scoring.bounds else None, top))

@@ -24,6 +24,7 @@ GROUPS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b8860b", "#4a5568")
 STYLES = tuple((colour, line) for line in ("-", "--", ":", "-.") for colour in GROUPS)  # of groups, one after another
 LABEL, SMALL, SMALLEST = 8.0, 7.0, 4.5  # points: of axes and titles; of ticks and legends; the least that is read
 PER_INCH = 15  # characters of a title
+NAME = 32  # characters of a tick's name
 LONGEST = 100  # characters of a label or a title's line
 FORMATS = ("png", "pdf", "svg")
 
@@ -53,6 +54,12 @@ def dressed(axes: Any) -> None:
     for side in (axes.xaxis, axes.yaxis):
         side.label.set_size(LABEL)
         side.offsetText.set_size(SMALL)
+
+
+def fit_names(axes: Any, names: Sequence[str], width: float) -> None:
+    """Turn the names below an axis upright where they would stand over each other in a figure so wide (inches)."""
+    if sum(min(NAME, len(name)) + 1 for name in names) > 13 * width - 10:
+        axes.tick_params(axis="x", labelrotation=90)
 
 
 def colour_bar(figure: Any, image: Any, axes: Any, label: str, **where: Any) -> None:
@@ -141,9 +148,14 @@ def drawn(text: str, longest: int = LONGEST) -> str:
 
 
 def written(values: Any) -> list[str]:
-    """Numbers as texts, all with as many decimals as the largest needs for two digits, two at least; – of NaN."""
+    """Numbers as texts, all with as many decimals as the largest needs for two digits, two at least; – of NaN.
+
+    Where six decimals do not show two digits, powers of ten do.
+    """
     known = [abs(float(v)) for v in values if math.isfinite(v)]
     most = max(known, default=0.0) or 1.0
+    if most < 1e-5:
+        return [f"{v:z.1e}" if math.isfinite(v) else "–" for v in values]
     decimals = min(6, max(2, 1 - math.floor(math.log10(most)))) if most < 100 else 0
     return [f"{v:z.{decimals}f}" if math.isfinite(v) else "–" for v in values]
 
