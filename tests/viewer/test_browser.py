@@ -157,6 +157,8 @@ def test_a_link_shows_what_was_seen(tab, folder):
     opened(tab, path, hash)
     assert tab.evaluate("({...state})") == first
     assert [shown(tab, id) for id in ("summary", "where", "token", "table", "most")] == texts
+    tab.evaluate("maps.most = () => 2.344e-7; draw()")
+    assert shown(tab, "most") == "0.0000234 % of the mass", "a scale has an end, however small"
     opened(tab, path, "#frame=99&layer=x&head=-4&query=none&token=1e9&cut=%3Cb%3E")
     assert not tab.wrong
     tab.evaluate("location.hash = 'frame=1&layer=1'")

@@ -120,7 +120,7 @@ function drawWatch(mass, look, found) {
   drawHeat($("heat"), frame, mass, look);
   drawMarks($("mark"), frame, found, hidden, hover >= 0 ? hover : state.token);
   if ($("ramp").dataset.curve !== curve) drawRamp($("ramp"), ($("ramp").dataset.curve = curve));
-  $("most").textContent = `${percent(most)} of the mass`;
+  $("most").textContent = `${Number((100 * most).toPrecision(3))} % of the mass`;
   const [step, seconds] = [values.steps[stepOf(frame)], values.times[frame]];
   const when = seconds === undefined ? "" : ` · ${seconds.toFixed(2)} s`;
   const shared = step && step.to - step.from > 1 ? ` · shares its tokens in ${step.name}` : "";
