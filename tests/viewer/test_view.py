@@ -233,6 +233,13 @@ def test_an_answer_that_inputs_hold_is_left_out():
     assert whole.layout.n_tokens == longer.layout.n_tokens
 
 
+def test_a_question_is_read_whole_where_letters_are_of_several_tokens():
+    model = random_model("llava-video")
+    video = np.zeros((1, 30, 40, 3), np.uint8)
+    view = model.view(model.prepare(video, "哪个球 ? é", n_frames=1), (), cuts=(), n_words=0)
+    assert view.about["question"] == "哪个球 ? é"
+
+
 def test_groups_of_an_answer_go_with_it_and_their_rest_stays():
     model = random_model("llava-video")
     inputs = rich_inputs(model).extend(torch.tensor([[5, 6]]))

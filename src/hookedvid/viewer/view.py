@@ -253,7 +253,10 @@ def _about(
     layout, cfg = inputs.layout, model.cfg
     options = _options(inputs)
     if not question:
-        question = "".join(texts[p] for s in layout.segments if s.role == "question" for p in range(s.start, s.stop))
+        asked_at = [p for s in layout.segments if s.role == "question" for p in range(s.start, s.stop)]
+        ids: list[int] = inputs.tokens[0, asked_at].tolist()
+        # Decoded together: a letter may be of several tokens, and some tokenizers drop a single word's space.
+        question = "".join(texts[p] for p in asked_at) if model.tokenizer is None else model.tokenizer.decode(ids)
     # Options of equal text are equally right.
     right = None if answer is None else {n: options[int(np.argmax(p))] == options[answer] for n, p in asked.items()}
     return {
