@@ -113,6 +113,15 @@ def test_an_attention_map_shows_mass_by_layer(how):
     assert "layer 2" in words and ("video[3]" if how["reduce"] in ("frames", "patches") else "newline") in words
 
 
+def test_an_attention_map_counts_frames_as_the_video_has_them():
+    for name, said in (("llava-video", "4 frames and the rest"), ("qwen3-vl", "4 frames in 2 steps and the rest")):
+        model = random_model(name, n_layers=1)
+        inputs = random_inputs(model)
+        assert f"1 query on {said}, " in repr(model.attention(inputs, reduce="frames"))
+        n = len(model.attention(inputs, reduce="segments").labels)
+        assert f"1 query on {n} segments, " in repr(model.attention(inputs, reduce="segments"))
+
+
 def test_a_cache_shows_what_it_holds_and_completes_its_names():
     model = random_model("llava-video")
     _, cache = model.run_with_cache(

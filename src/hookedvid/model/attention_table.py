@@ -20,7 +20,14 @@ def told(read: "AttentionMap") -> str:
     layers = ", ".join(map(str, read.layers))
     if read.layers == tuple(range(len(read.layers))) and len(read.layers) > 2:
         layers = f"0 to {len(read.layers) - 1}"
-    what = {"none": "every position", "patches": "every patch"}.get(read.reduce, f"{len(read.labels)} {read.reduce}")
+    layout, n_steps = read.layout, len(read.layout.steps)
+    in_steps = f" in {_several(n_steps, 'step')}" * (n_steps < layout.n_frames)
+    what = {
+        "none": "every position",
+        "patches": "every patch",
+        "frames": f"{_several(layout.n_frames, 'frame')}{in_steps} and the rest",
+        "segments": _several(len(read.labels), "segment"),
+    }[read.reduce]
     queries = f"the means of {len(read.rows)} kinds of queries" if read.rows else _several(len(read.queries), "query")
     return f"AttentionMap: {queries} on {what}, {_several(len(read.heads), 'head')}, layers {layers}"
 
