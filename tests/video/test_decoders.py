@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -195,6 +196,21 @@ def test_a_stop_leaves_no_process_and_no_file(tmp_path, video, monkeypatch, stop
             raise stop
     assert workers() == [] and list((tmp_path / "scratch").iterdir()) == []
     assert time.monotonic() - start < 30  # not the limit's 300
+
+
+def test_one_may_be_ended_by_whoever_closes_and_by_whoever_waits_for_it(tmp_path):
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            time.sleep(0.2)
+            return super().read(size)
+
+    worker = decoding._Worker(FAULTY, tmp_path)
+    worker._said.close()
+    worker._said = Slow(b"its last words")
+    with ThreadPoolExecutor(2) as threads:
+        for ending in [threads.submit(worker.end) for _ in range(2)]:
+            ending.result()
+    assert worker._last_words == "its last words" and workers() == []
 
 
 def test_a_process_that_decodes_never_imports_torch():

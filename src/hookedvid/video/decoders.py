@@ -231,6 +231,7 @@ class _Worker:
         )
         self._watched = psutil.Process(self._process.pid)
         self._ready = self._ended = False
+        self._ending = threading.Lock()
         self._last_words = ""
 
     @property
@@ -264,18 +265,19 @@ class _Worker:
     def end(self, wait: Number = 0) -> None:
         """Kill the process unless it ends by itself within `wait` seconds; one that hangs in a dead disk stays."""
         self._ended = True
-        for seconds in (wait, 5):
-            try:
-                self._process.wait(seconds)
-                break
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        if not self._said.closed:
-            self._said.seek(0)
-            self._last_words = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
-        for file in (self._process.stdin, self._process.stdout, self._said):
-            assert file is not None
-            file.close()
+        with self._ending:  # whoever awaits its answer finds it gone while whoever closes all is at this
+            for seconds in (wait, 5):
+                try:
+                    self._process.wait(seconds)
+                    break
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+            if not self._said.closed:
+                self._said.seek(0)
+                self._last_words = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            for file in (self._process.stdin, self._process.stdout, self._said):
+                assert file is not None
+                file.close()
 
     def _await_start(self) -> None:
         if self._ready:
