@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, real_tokens, score_options
 from hookedvid.model.attention_maps import Probes, read_attention
-from hookedvid.model.bound import BoundModel
+from hookedvid.model.bound import bind, bind_pair
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.counterfactual import counterfactual, shown
 from hookedvid.model.encode_video import encode_video, encoded
@@ -200,9 +200,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
         return process(frames, self.cfg.vision, processor(self.cfg.family), fps, settings)
 
-    def bind(self, inputs: VideoInputs) -> BoundModel:
-        """This model on this input, for TransformerLens's tools, which pass tokens alone."""
-        return BoundModel(self, inputs.to(self.device))
+    bind = bind  # (inputs) -> the model on one input, for TransformerLens's tools
+    bind_pair = bind_pair  # (clean, corrupt) -> the model on two videos, for those that compare
 
     # ---- running -----------------------------------------------------------------------------------------
 

@@ -215,6 +215,12 @@ class VideoInputs:
         """Its items: the prompt's parts by role, and its frames."""
         return html(self)
 
+    def take(self, which: Sequence[int]) -> "VideoInputs":
+        """Some items of the batch, in this order, padded as they are; an item may be taken several times."""
+        names = (*_PER_ITEM, "features", "footage")
+        per_item = {f: tuple(xs[i] for i in which) if (xs := getattr(self, f)) else () for f in names}
+        return replace(self, tokens=self.tokens[list(which)], **per_item)
+
     @staticmethod
     def stack(items: Sequence["VideoInputs"]) -> "VideoInputs":
         """One batch of several inputs, shorter ones padded on the left.
