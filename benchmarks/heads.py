@@ -113,7 +113,7 @@ def _replaced(model: Any, x: Any, rounds: int) -> list[list[object]]:
     rows: list[list[object]] = []
     for what, run in pairs.items():
         seconds: list[list[float]] = [[], []]
-        for r in range(2 * rounds + 1):  # short runs: more of them, in turn, the first to warm up
+        for r in range(5 * rounds + 1):  # short runs: more of them, in turn, the first to warm up
             for i in (0, 1) if r % 2 else (1, 0):
                 spent = timed(partial(run, (other, LV_K)[i]))[0]
                 if r:

@@ -170,7 +170,8 @@ def values_of(model: Model, swap: Swap, layer: int, sources: Sources, inputs: Vi
         which, n = torch.searchsorted(positions, at), int((at < n_prompt).sum())
         # The prompt's first: generated ones get its mean.
         parts = [(v[:n], which[:n]), (v[n:], which[n:])]
-        return torch.cat([of_item.value(rows[None], some)[0].to(v) for rows, some in parts if len(some)])
+        new = [of_item.value(rows[None], some)[0].to(v) for rows, some in parts if len(some)]
+        return torch.cat(new) if len(new) > 1 else new[0]  # a mean is one row, seen from all places
 
     return Values(positions, of)
 
