@@ -124,7 +124,7 @@ def _moved(write: Write, place: Place, sources: Sources, notes: Notes) -> Value:
 
     def value(act: Tensor, which: Tensor) -> Tensor:
         if given is None and place.of_prompt(which):
-            notes[key] = _moments(act[0])
+            notes[key] = _moments(act[0], 1 if write.by == "mean" else 2)
         if given is None and key not in notes:
             raise InterventionError(f"{write.label}: none of these positions of the prompt is left to take moments of")
         moments = notes[key] if given is None else given.to(act.device)
@@ -133,18 +133,20 @@ def _moved(write: Write, place: Place, sources: Sources, notes: Notes) -> Value:
                 f"{write.label}: its reference set holds moments of {tuple(moments.shape[1:])}, and {write.hook!r} "
                 f"holds {tuple(act.shape[2:])} numbers for a position"
             )
-        mean, spread = moments.to(torch.promote_types(act.dtype, torch.float32))
+        mean, *spread = moments.to(torch.promote_types(act.dtype, torch.float32))
         if write.by == "mean":
             return mean.expand_as(act)
-        return mean + spread * _normal(write.seed, place, place.rows[which], act.shape[2:])[None].to(mean)
+        return mean + spread[0] * _normal(write.seed, place, place.rows[which], act.shape[2:])[None].to(mean)
 
     return value
 
 
-def _moments(rows: Float[Tensor, "chosen *channels"]) -> Float[Tensor, "2 *channels"]:
-    """Mean and standard deviation of each channel over rows, whose number divides."""
+def _moments(rows: Float[Tensor, "chosen *channels"], n: int) -> Float[Tensor, "n *channels"]:
+    """The first `n` of mean and standard deviation of each channel over rows, whose number divides."""
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
     mean = wide.mean(0)
+    if n == 1:
+        return mean[None]
     return torch.stack([mean, (wide - mean).square().mean(0).sqrt()])  # a tenth of what `std` takes
 
 
