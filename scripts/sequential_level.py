@@ -1,0 +1,149 @@
+"""How often adaptive studies err, what they find and what they spend, on made-up answers of which the truth is known.
+
+`python scripts/sequential_level.py --studies 1000` writes the table of docs/adaptive.md. A study has 20 conditions and
+300 videos with one to five questions each. An answer is lost under a condition where sqrt(r) a + sqrt(1 - r) b lies
+below one threshold and won where it lies above another, a and b standard normal, a drawn for each video and condition,
+b for each answer, r = 0.5. The full study asks everything and tests as studies do: exact sign flips over
+videos, Holm's correction.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from hookedvid.study.results import sequential, statistics
+from hookedvid.study.results.sequential import CRITICAL, NOT_CRITICAL, OPEN, VERDICTS, Verdicts
+
+PAGE = Path(__file__).parents[1] / "docs" / "adaptive.md"
+BEGIN, END = "<!-- simulated -->\n", "<!-- end -->\n"
+CORRELATION = 0.5  # of answers on one video
+SMALLEST, EVERY = 0.1, 5  # as a study has them unless told
+
+
+class Effect(NamedTuple):
+    """Chances that a question's answer is lost, and that it is won, under a condition; the cost is their difference."""
+
+    lost: float
+    won: float
+
+    @property
+    def cost(self) -> float:
+        """Mean cost."""
+        return self.lost - self.won
+
+
+SAME, NOISE = Effect(0.0, 0.0), Effect(0.05, 0.05)
+# What the conditions of a study do: the first of each pair a quarter of them, the second the others.
+TRUTHS = {
+    "nothing changes": (SAME, SAME),
+    "answers change, as many lost as won: 5 % each": (NOISE, NOISE),
+    "20 % each": (Effect(0.2, 0.2), Effect(0.2, 0.2)),
+    "a quarter cost 30 points, the others nothing": (Effect(0.3, 0.0), SAME),
+    "the same, answers change 5 % more each way": (Effect(0.35, 0.05), NOISE),
+    "a quarter cost 15 points, the others nothing": (Effect(0.15, 0.0), SAME),
+    "all cost 10 points": (Effect(0.1, 0.0), Effect(0.1, 0.0)),
+    "all cost 10 points, 15 % lost, 5 % won": (Effect(0.15, 0.05), Effect(0.15, 0.05)),
+    "all cost 5 points": (Effect(0.05, 0.0), Effect(0.05, 0.0)),
+}
+
+
+class Rates(NamedTuple):
+    """Of simulated studies.
+
+    Attributes:
+        false_critical, false_not: Shares of studies with a wrong verdict of either kind.
+        critical, not_critical: Shares of the conditions that cost something, and of those that cost less than the
+            smallest of interest, for which that is found.
+        left_open: Share of all conditions.
+        asked: Of what the full study asks.
+        full: Share of the conditions that cost something for which the full study finds it.
+        alike: Share of the settled conditions of which the full study says the same.
+    """
+
+    false_critical: float
+    false_not: float
+    critical: float
+    not_critical: float
+    left_open: float
+    asked: float
+    full: float
+    alike: float
+
+
+def draw(effects: list[Effect], n_videos: int, g: np.random.Generator) -> np.ndarray:
+    """Costs [condition, video] of one made-up study, means over each video's questions."""
+    n = g.integers(1, 6, n_videos)
+    video = np.repeat(np.arange(n_videos), n)
+    a, b = g.standard_normal((len(effects), n_videos)), g.standard_normal((len(effects), len(video)))
+    z = np.sqrt(CORRELATION) * a[:, video] + np.sqrt(1 - CORRELATION) * b
+    lost, won = (stats.norm.ppf([[getattr(e, name)] for e in effects]) for name in ("lost", "won"))
+    return statistics.by_video((z < lost).astype(float) - (z > -won), video, n_videos) / n
+
+
+def settle(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts [study, condition] of costs [study, condition, video], and how many videos each took."""
+    n_videos = costs.shape[-1]
+    found = Verdicts(*costs.shape[:-1])
+    videos = np.full(costs.shape[:-1], n_videos)
+    evidence = sequential.evidence(costs, SMALLEST, 1.0)
+    for n in range(EVERY, n_videos + 1, EVERY):
+        before = found.open
+        found.look(*(log_e[..., n - 1] for log_e in evidence), n >= 10)
+        videos[before & ~found.open] = n
+    return found.verdict, videos
+
+
+def simulate(truth: str, n_studies: int, n_conditions: int = 20, n_videos: int = 300, seed: int = 0) -> Rates:
+    """What that many studies of one truth find."""
+    few, others = TRUTHS[truth]
+    effects = [few if i < n_conditions // 4 else others for i in range(n_conditions)]
+    cost = np.array([e.cost for e in effects])
+    at_most, at_least = cost <= 0, cost >= SMALLEST - 1e-12
+    tallies: list[list[np.ndarray]] = []
+    for start in range(0, n_studies, 50):
+        size = min(50, n_studies - start)
+        costs = np.stack([draw(effects, n_videos, np.random.default_rng([seed, start + i])) for i in range(size)])
+        verdict, videos = settle(costs)
+        critical, not_, open_ = (verdict == VERDICTS.index(v) for v in (CRITICAL, NOT_CRITICAL, OPEN))
+        full = np.stack([full_study(one) for one in costs])
+        asked = (videos.sum(1) + videos.max(1)) / (n_videos * (n_conditions + 1))  # the baseline as long as any
+        same = 1 - ((critical & ~full) | (not_ & full)).sum(1) / np.maximum(1, (~open_).sum(1))
+        wrong = [(critical & at_most).any(1), (not_ & at_least).any(1)]
+        found = [_share(critical[:, ~at_most]), _share(not_[:, ~at_least]), _share(open_)]
+        tallies.append([*wrong, *found, asked, _share(full[:, ~at_most]), same])
+    return Rates(*(float(np.concatenate(each).mean()) for each in zip(*tallies, strict=True)))
+
+
+def full_study(costs: np.ndarray) -> np.ndarray:
+    """Which conditions [condition] a study that asks everything calls critical."""
+    return (statistics.holm([statistics.sign_flips(c) for c in costs]) < statistics.LEVEL) & (costs.mean(1) > 0)
+
+
+def _share(some: np.ndarray) -> np.ndarray:
+    """Of each study; NaN where there are none."""
+    return some.mean(1) if some.shape[1] else np.full(len(some), np.nan)
+
+
+def main() -> None:
+    """Writes the table into its page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=1000, help="made-up studies a row")
+    n_studies = parser.parse_args().studies
+    heads = ("truth", "critical errs", "not critical errs", "critical found", "not critical found", "open", "asked",
+             "full study finds", "same verdict")  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for truth in TRUTHS:
+        cells = ("" if np.isnan(x) else f"{100 * x:.1f}" for x in simulate(truth, n_studies))
+        rows.append(f"| {' | '.join([truth, *cells])} |")
+        print(rows[-1], flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    said = f"{n_studies} studies a row, in %.\n"
+    PAGE.write_text(f"{before}{BEGIN}\n{said}\n" + "\n".join(rows) + f"\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
