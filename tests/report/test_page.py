@@ -13,7 +13,7 @@ from PIL import Image
 
 from browser import opened
 from hookedvid.data.item import Item
-from hookedvid.report import page, plots, words
+from hookedvid.report import adaptive, page, plots, words
 from hookedvid.study import protocols
 from hookedvid.study.definition import Study
 from hookedvid.study.protocols.protocol import Sheet
@@ -118,7 +118,7 @@ def test_a_strip_of_many_frames_goes_from_first_to_last():
 
 
 def test_every_law_is_a_claim_and_every_figure_has_a_caption():
-    assert plots.FIGURES.keys() == words.CAPTIONS.keys()
+    assert {*plots.FIGURES, adaptive.FIGURE} == words.CAPTIONS.keys()
     laws = {
         "two stages", "is the effect of LV-K graded", "what a clip reversed breaks", "cheapest pruning after layer 2",
         "a rule beats random at keep 0.5", "any law",

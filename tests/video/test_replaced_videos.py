@@ -130,7 +130,7 @@ def test_paths_that_name_nothing_fail_their_own_items(items, model, tmp_path):
     study = replace(STUDY, frame_order="shuffled")
     laid = plan(study, model, items, items=[known[0], *asked, known[1]])
     with Decoders(1) as decoders:
-        work = running._by_video(laid)
+        work = running._by_video(laid.tasks)
         units = [running.Unit(video, of) for video, of in work.items()]
         outcomes = [answers.outcomes[0] for _, answers in running.Answering(laid, model, decoders).answers(units)]
     assert [o.status for o in outcomes] == ["ok", *["failed"] * len(odd), "ok"]

@@ -17,8 +17,8 @@ from hookedvid.study.run.timing import Timing
 
 def conduct(
     plan: Plan, model: Model | Mapping[str, Any], records: Records, how: Execution, console: Terminal
-) -> tuple[Audit, Timing]:
-    """Carry a plan out.
+) -> tuple[Audit, Timing, set[str]]:
+    """Carry a plan out; what was checked, what it took, and the keys of the rows that it asked for.
 
     Args:
         model: Itself, or with Ray the arguments of `from_pretrained` that its actors load it by.
@@ -39,8 +39,11 @@ def conduct(
         else:
             with how.decoders() as decoders:
                 rows = run(plan, model, records, step, decoders=decoders, **options)
-    different = len({row["key"] for row in rows})
-    lines = [f"{fresh} rows run, {different - fresh} found in {records.folder}"]
+    keys = {row["key"] for row in rows}
+    lines = [f"{fresh} rows run, {len(keys) - fresh} found in {records.folder}"]
+    if plan.study.adaptive:
+        everything = len({task.key for _, _, task in plan.tasks})
+        lines.append(f"{len(keys):,} of {everything:,} rows settled what could be settled")
     lines += [records.damaged] * bool(records.damaged)
     if audit.n:
         lines.append(f"{audit.n} rows run again in full: {plan.scoring.reads} differ by {audit.largest:.1e} at most")
@@ -48,4 +51,4 @@ def conduct(
         lines.append(str(timing))
     for line in lines:
         console.say(line)
-    return audit, timing
+    return audit, timing, keys

@@ -32,6 +32,7 @@ from hookedvid.study.results.summary import Outcomes, summarise, write_csv
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.run.rounds import check_whole
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.values.effects import Intervention
@@ -59,6 +60,7 @@ def run_study(
     how, console = how or Execution(), Terminal(presenter.MIN_WIDTH)
     study = Study.from_toml(file) if file else Study()
     study = replace(study, protocols=tuple(only) or study.protocols, model=model_name or study.model)
+    check_whole(study, how.shard.count, bool(how.ray))
     beside = file.parent if file else Path()
     _check_one_source(study, data, task)
     if task is not None:
@@ -88,11 +90,12 @@ def run_study(
     n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
     del net  # the actors have their own
     try:
-        audit, timing = conduct(plan, model, records, how, console)
+        audit, timing, taken = conduct(plan, model, records, how, console)
     except KeyboardInterrupt:
         console.say(f"stopped; every finished row is in {out}: run the same command to go on")
         return 130
-    return _finish(Manifest.of(plan, n_layers, about, audit, timing), records, console, figures)
+    asked = taken if study.adaptive else None  # a shard takes a part of what is asked
+    return _finish(Manifest.of(plan, n_layers, about, audit, timing, asked), records, console, figures)
 
 
 def _finish(manifest: Manifest, records: Records, console: Terminal, figures: Sequence[str]) -> int:
@@ -206,10 +209,20 @@ def _present(run: Manifest, rows: Sequence[Mapping], out: Path, console: Termina
     return 1
 
 
+def _check_all_asked(run: Manifest, out: Path) -> None:
+    """Raises DataError for a study that stopped by its scores as they were read then."""
+    if run.study.adaptive:
+        raise DataError(
+            f"{out} is an adaptive study, which stopped asking by its own scores; run it with adaptive = false first: "
+            "its rows count"
+        )
+
+
 def rescore(out: Path, name: str) -> int:
     """`hookedvid rescore`: a finished study's texts by another rule, without model or videos."""
     console = Terminal(Generate.width)
     run, records = Manifest.load(out), Records(out)
+    _check_all_asked(run, out)
     rows = run.rows(records)
     by = convention(name, run.items, run.dataset) if name in NAMES else extractor(name)
     rescored = rescoring.rescore(run.items, rows, by)
@@ -235,6 +248,7 @@ def rescore(out: Path, name: str) -> int:
 def submit(out: Path, condition: str) -> int:
     """`hookedvid submission`: the file that a dataset's evaluation server takes, of a finished study."""
     run = Manifest.load(out)
+    _check_all_asked(run, out)
     form = submission.form_of(run.items, run.dataset)
     if form is None:
         known = " or ".join(d.title for d in DATASETS.values() if d.submission)

@@ -67,6 +67,8 @@ def render(
     examples: Sequence[Example],
     sheets: Sequence[Sheet] = (),
     opening: Sequence[str] = (),
+    scoring: Scoring | None = None,
+    brackets: str = "",
 ) -> str:
     """The page; text from questions and files is escaped. Findings and tables are by group, the main one first.
 
@@ -74,9 +76,11 @@ def render(
         figures: PNG by the figure's name.
         sheets: Tables of protocols, of the main group.
         opening: Paragraphs that come first, as `words.opening` has them.
+        scoring: Of the rows; that of the tables unless given.
+        brackets: What intervals are, and what a mark says; those of the tables unless given.
     """
     style, script = _part("page.css"), _part("page.js")
-    scoring = next(iter(tables.values()))[0].scoring
+    scoring = scoring or next(iter(tables.values()))[0].scoring
     columns = [c.name for c in scoring.page_columns or scoring.columns]
     said = [*columns, *(c for sheet in sheets for c in (sheet.title, *sheet.columns))]
     said += [f"{s.condition.protocol}\n{s.condition.label}" for rows in tables.values() for s in rows]
@@ -90,8 +94,9 @@ def render(
     return printable(
         template.render(
             title=title, about=about, opening=opening, findings=findings, figures=drawn, tables=tables, sheets=sheets,
-            failures=failures, examples=examples, scoring=scoring, glossary=words.glossary(said), claim=words.claim,
-            style=style, script=script, script_hash=f"sha256-{digest}",
+            failures=failures, examples=examples, scoring=scoring, brackets=brackets,
+            glossary=words.glossary(said), claim=words.claim, style=style, script=script,
+            script_hash=f"sha256-{digest}",
         )
     )  # fmt: skip
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from hookedvid.report import page, plots, words
+from hookedvid.report import adaptive, page, plots, words
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.protocols import EFFICIENCY
 from hookedvid.study.protocols.protocol import Reading, Sheet
 from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.records import write_parquet
 from hookedvid.study.results import breakdown, efficiency, submission
+from hookedvid.study.results.adaptive import write_csv as write_decisions
 from hookedvid.study.results.cells import number, short, star
 from hookedvid.study.results.findings import findings
 from hookedvid.study.results.group import Group
@@ -22,10 +24,13 @@ from hookedvid.study.scorings.generate import as_printed
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.files import write_bytes, write_text
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # What a presentation writes, all of it or in part.
 PRESENTED = (
-    "report.html", "summary.csv", "breakdown.csv", "rows.parquet",
-    *(f"{name}.{kind}" for name in plots.FIGURES for kind in plots.FORMATS),
+    "report.html", "summary.csv", "breakdown.csv", "decisions.csv", "rows.parquet",
+    *(f"{name}.{kind}" for name in (*plots.FIGURES, adaptive.FIGURE) for kind in plots.FORMATS),
 )  # fmt: skip
 MIN_WIDTH = 92  # columns the default study needs; narrower terminals wrap
 MANY = 8  # groups that stand side by side; more of them stand below each other
@@ -47,6 +52,11 @@ def present(
         console: Where tables and findings are printed.
         formats: Of figures' files besides png: pdf, svg.
     """
+    write_parquet(rows, out / "rows.parquet")
+    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
+    if run.study.adaptive:
+        _present_adaptive(run, rows, failures, out, console, formats)
+        return
     outcomes = Outcomes(run.items, run.conditions, rows, run.scoring)
     summaries = summarise(outcomes, run.study.n_resamples, run.study.seed)
     tables: dict[str, list[Summary]] = {}
@@ -54,16 +64,13 @@ def present(
         tables.setdefault(s.group, []).append(s)
     main = "video" if "video" in tables else "all"
     write_csv(summaries, out / "summary.csv")
-    write_parquet(rows, out / "rows.parquet")
     console.widen(run.scoring.width)
     for table in _of_conditions(tables[main]):
         console.print(table)
     readings = _readings(run, outcomes, main)
     for reading in readings.values():
         console.print(sheet_table(reading.sheet))
-    failures = list(dict.fromkeys(f"{r['item']}: {r['reason']}" for r in rows if r["status"] == "failed"))
-    for reason in failures[:5]:
-        console.say(f"failed: {reason}", style="red")
+    _print_failures(failures, console)
     scored = tables["all"][0].n > 0
     if scored and len(tables) > 1:
         print_groups(tables, console)
@@ -92,12 +99,7 @@ def _conclude(
     for f in laws[main]:
         console.say(f": {f.verdict}", lead=f.law)
     chosen = {g: s.choice.condition.label for g, s in searches.items() if s.choice}
-    drawn = plots.draw(plots.Results(run, tables, main, chosen, readings))
-    figures = {name: plots.contents(figure) for name, figure in drawn.items()}  # which takes as long as a small study
-    for name, data in figures.items():
-        write_bytes(out / f"{name}.png", data)
-        for kind in formats:  # png is the page's as well
-            plots.save(drawn[name], out / f"{name}.{kind}")
+    figures = _drawn(plots.draw(plots.Results(run, tables, main, chosen, readings)), out, formats)
     shown = [c.label for c in run.conditions if c.protocol in ("baseline", "all layers")]
     examples = page.examples(run.scoring, run.items, run.annotations, rows, shown, run.settings, out)
     ordered = {main: tables[main], **{g: t for g, t in tables.items() if g != main}}
@@ -106,6 +108,48 @@ def _conclude(
     text = page.render("Knockout study", run.about, laws, figures, ordered, failures, examples, sheets, first)
     write_text(out / "report.html", text)
     console.say(f"; also summary.csv, rows.parquet, {page.pictures(figures, formats)}", lead=str(out / "report.html"))
+
+
+def _present_adaptive(
+    run: Manifest, rows: Sequence[Mapping], failures: Sequence[str], out: Path, console: Terminal,
+    formats: Sequence[str],
+) -> None:  # fmt: skip
+    """Verdicts, what they rest on and every decision; nothing that holds only for a number of videos fixed before."""
+    told = adaptive.Told(run, rows)
+    write_decisions(told.course.decisions, out / "decisions.csv")
+    write_decisions(told.last, out / "summary.csv")
+    console.print(sheet_table(told.sheet))
+    _print_failures(failures, console)
+    console.say(told.stopped)
+    for f in told.findings:
+        console.say(f": {f.verdict}", lead=f.law)
+    figures = _drawn({adaptive.FIGURE: told.figure()}, out, formats)
+    seen = {row["item"] for row in rows}
+    shown = [c.label for c in run.conditions[:1]]  # the one that all of them were asked under
+    items = [item for item in told.course.items if item.id in seen]
+    examples = page.examples(run.scoring, items, run.annotations, rows, shown, run.settings, out)
+    text = page.render(
+        "Adaptive knockout study", run.about, {told.course.group: told.findings}, figures, {}, failures, examples,
+        [told.sheet], told.opening, run.scoring, adaptive.BRACKETS,
+    )  # fmt: skip
+    write_text(out / "report.html", text)
+    files = f"; also decisions.csv, summary.csv, rows.parquet, {page.pictures(figures, formats)}"
+    console.say(files, lead=str(out / "report.html"))
+
+
+def _drawn(figures: Mapping[str, "Figure"], out: Path, formats: Sequence[str]) -> dict[str, bytes]:
+    """Figures as png by their names, written in all formats; this takes as long as a small study."""
+    drawn = {name: plots.contents(figure) for name, figure in figures.items()}
+    for name, data in drawn.items():
+        write_bytes(out / f"{name}.png", data)
+        for kind in formats:  # png is the page's as well
+            plots.save(figures[name], out / f"{name}.{kind}")
+    return drawn
+
+
+def _print_failures(failures: Sequence[str], console: Terminal) -> None:
+    for reason in failures[:5]:
+        console.say(f"failed: {reason}", style="red")
 
 
 def _of_conditions(summaries: Sequence[Summary]) -> Iterator[Table]:

@@ -10,6 +10,7 @@ from hookedvid.study.run.manifest import Manifest
 CLAIMS = {
     "two stages": "The text needs the video in the first layers only",
     "which flow dominates": "One kind of link carries more than the others",
+    "critical conditions": "Conditions can be named that cost something",
     "critical windows": "There are layers where cutting these links for a few layers already costs something",
     "these edges or fewer edges": "What matters is which links are cut, not only how many",
     "cheapest inference": "The video can be dropped early, or in some layers, and the answers stay",
@@ -58,6 +59,11 @@ CAPTIONS = {
     "counterfactual": (
         "What showing another clip in place of the item's own does, by family. Red loses; outlined cells "
         "hold after correction for all cells."
+    ),
+    "verdicts": (
+        "What each condition takes off the score, with its 95 % confidence sequence at the number of videos after "
+        "which it was stopped: critical ones are shown to cost something, the others to cost less than the dotted "
+        "line; open ones are neither."
     ),
     "tracing": (
         "How much of what noise took comes back when one place holds what it held in the intact model: 0 "

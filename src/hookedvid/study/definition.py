@@ -73,6 +73,12 @@ class Study:
         convention: An evaluator's way to ask and score, by its name in `hookedvid.study.conventions` (empty: the
             model's template, and with `generate` our own extractor).
         n_frames, sampler, time_instruction: As in `prepare`; the convention's or else the model's own unless given.
+        adaptive: Whether a condition is asked no more once it is settled whether it is critical, see
+            `hookedvid.study.results.adaptive`. Rows and their keys are the same.
+        smallest_effect: The cost from which on a condition is of interest, in the score's units (0.1 of an accuracy: 10
+            points); one shown to cost less is not critical.
+        look_every: Videos between two looks at what is settled.
+        at_once: Conditions asked together, in their order; the next ones when all of these are settled (0: all).
     """
 
     model: str = "tiny"
@@ -101,6 +107,10 @@ class Study:
     dtype: str | None = None
     n_resamples: int = 2000
     seed: int = 0
+    adaptive: bool = False
+    smallest_effect: float = 0.1
+    look_every: int = 5
+    at_once: int = 0
 
     def __post_init__(self):
         for names, known, what in ((self.protocols, PROTOCOLS, "protocol"), (self.knockouts, KNOCKOUTS, "knockout")):
@@ -119,6 +129,8 @@ class Study:
         self._check_numbers()
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
+        if self.adaptive:
+            self._check_adaptive()
         if self.convention:
             conventions.known(self.convention)
             if not SCORINGS[self.scoring].lettered:
@@ -126,10 +138,28 @@ class Study:
                     f'conventions letter the options; score "generate" or "letters", not "{self.scoring}"'
                 )
 
+    def _check_adaptive(self) -> None:
+        known = (*WHOLE, *(name for name, protocol in REGISTRY.items() if protocol.against_baseline))
+        if others := [name for name in self.protocols if name not in known]:
+            raise ConfigError(
+                f"{others[0]} compares its conditions with each other, which an adaptive study asks about unequally "
+                f"many videos; leave adaptive away, or take {', '.join(known)}"
+            )
+        scoring = SCORINGS[self.scoring]
+        if scoring.bounds is None:
+            raise ConfigError(
+                f"an adaptive study bets on scores that have ends, and those of {self.scoring!r} have none; leave "
+                f"adaptive away, or score {' or '.join(n for n, s in SCORINGS.items() if s.bounds is not None)}"
+            )
+        span = scoring.bounds[1] - scoring.bounds[0]
+        if not 0 < self.smallest_effect < span:
+            raise ConfigError(f"smallest_effect is {self.smallest_effect}; give a cost above 0 and below {span:g}")
+
     def _check_numbers(self) -> None:
         # 100,000 resamples of 2,700 questions take 2 GB; 10,000 layers are more than any model has.
         bounds = {"n_resamples": (1, 100_000), "seed": (0, 2**63 - 1)}
         bounds |= {"step": (1, 10_000), "width": (0, 10_000), "grid": (0, 10_000), "drop_at": (0, 10_000)}
+        bounds |= {"look_every": (1, 10_000), "at_once": (0, 100_000)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if not least <= value <= most:

@@ -107,6 +107,11 @@ def named(row: Row, condition: str, protocol: str, knockout: str, layer: int | N
     return row if names.items() <= row.items() else row | names
 
 
+def named_by(row: Row, task: Task) -> Row:
+    """A stored row under the names of one of the tasks whose key it has."""
+    return named(row, task.condition, task.protocol, task.knockout, task.layer)
+
+
 def sealed(data: bytes) -> bytes:
     """A JSON object with the checksum of itself for its last field."""
     return data[:-1] + _SEAL.format(digest(data)).encode()

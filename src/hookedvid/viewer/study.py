@@ -79,14 +79,14 @@ def _as_scored(page: View, rows: dict[str, Row]) -> View:
 
 
 def _chosen(run: Manifest, rows: dict[str, dict[str, Row]], ids: Sequence[str]) -> list[Item]:
-    items = {item.id: item for item in run.items}
+    items = {item.id: item for item in run.items if item.id in rows}  # an adaptive study asks not all
     if unknown := [i for i in ids if i not in items]:
         raise InputError(
             f"this study has no item {unknown[0]!r} ({nearest(unknown[0], list(items))}; {len(items)} asked)"
         )
     if ids:
         return [items[i] for i in dict.fromkeys(ids)]
-    return varied([i for i in run.items if rows[i.id]["baseline"]["status"] != "failed"])[:N_EXAMPLES]
+    return varied([i for i in items.values() if rows[i.id]["baseline"]["status"] != "failed"])[:N_EXAMPLES]
 
 
 def _inputs(run: Manifest, model: Model, item: Item, row: Row) -> Any:

@@ -22,3 +22,4 @@ from .style import FORMATS as FORMATS
 from .style import FULL as FULL
 from .style import contents as contents
 from .style import save as save
+from .verdicts import verdicts as verdicts

@@ -25,6 +25,7 @@ class Counterfactual(Protocol):
     """
 
     name: ClassVar[str] = "counterfactual"
+    against_baseline: ClassVar[bool] = True
 
     def conditions(self, s: Setting) -> list[Condition]:
         """Each change of the clip."""

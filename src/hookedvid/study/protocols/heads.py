@@ -29,6 +29,7 @@ class Heads(Protocol):
     """
 
     name: ClassVar[str] = "heads"
+    against_baseline: ClassVar[bool] = True
 
     def conditions(self, s: Setting) -> list[Condition]:
         """Every head of every layer, or of every `step`-th.

@@ -59,6 +59,7 @@ class Protocol(ABC):
     """One protocol of a study."""
 
     name: ClassVar[str]  # in study files, of its conditions and of its figure's file
+    against_baseline: ClassVar[bool] = False  # each condition can be read against the baseline alone
     sources: ClassVar[Mapping[str, Any]] = {}  # that its conditions take from, as a study file defines them
 
     @abstractmethod

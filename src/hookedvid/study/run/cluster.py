@@ -25,6 +25,7 @@ from hookedvid.errors import ConfigError, HookedVidError, RunError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Plan, settings_of
 from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.rounds import check_whole
 from hookedvid.study.run.schedule import AHEAD, TRIES, Schedule
 from hookedvid.study.run.tasks import Answering, Answers, Audit, Engine, Timing, Unit
 from hookedvid.study.scorings.outcome import Outcome
@@ -58,9 +59,11 @@ def engine(plan: Plan, loading: Mapping[str, Any], how: Execution, timing: Timin
         loading: The arguments of `from_pretrained`, in every actor.
 
     Raises:
+        ConfigError: For an adaptive study, or a GPU by its number.
         RunError: Where there is no such cluster, nothing in it that could hold an actor, or the model cannot be loaded
             there as it was planned.
     """
+    check_whole(plan.study, on_cluster=True)
     device = torch.device(loading.get("device") or "cpu")
     if cast(Any, device).index is not None:  # torch says that there always is one
         raise ConfigError(f"every actor has a GPU of its own: write --device {device.type} instead of {device}")

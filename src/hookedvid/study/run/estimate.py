@@ -40,8 +40,10 @@ from hookedvid.model.flops import (
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
+from hookedvid.study.results.adaptive import Course
 from hookedvid.study.run.failures import attempt
 from hookedvid.study.run.inputs import prepared
+from hookedvid.study.run.rounds import at_most
 from hookedvid.study.run.sharing import Tasks, swept_together
 from hookedvid.study.run.sources import Asked, Given, Need, store_in
 from hookedvid.study.scorings.outcome import Outcome
@@ -81,7 +83,8 @@ class Estimate:
         n_distinct: Conditions that do different things.
         forward: Operations of an intact forward from the pixels, mean of the prompts laid out.
         tokens: The shortest and the longest of them.
-        works: None where nothing is left, or no prompt can be laid out.
+        works: None where nothing is left, or no prompt can be laid out. Of an adaptive study, all that it may ask.
+        least: Of an adaptive study, the videos that a condition takes at least to be critical, and to be not.
     """
 
     reuse: Reuse
@@ -98,6 +101,7 @@ class Estimate:
     forward: Flops
     weights: int
     works: tuple[Work, ...]
+    least: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         distinct = f" ({self.n_distinct} distinct)" if self.n_distinct < self.n_conditions else ""
@@ -117,14 +121,32 @@ class Estimate:
                 f"reuse {w.reuse:<16} {w.flops / f.total:>11,.0f} forwards {_si(w.flops):>7}FLOP "
                 f"{_si(w.memory + self.weights):>7}B with weights{mark}"
             )
+        if self.least is not None:
+            lines.append(self._adaptive(next(w for w in reversed(self.works) if w.reuse in (self.reuse, "none"))))
         if self.n_looked_at < self.n_left:
             lines.append(f"reckoned from {self.n_looked_at} of {self.n_left} videos")
         return "\n".join(lines)
+
+    def _adaptive(self, work: Work) -> str:
+        """What is spent at least, and at most where no verdict can be settled."""
+        assert self.least is not None
+        kinds = zip(("critical", "not critical"), self.least, strict=True)
+        said = [f"{n} to be {kind}" if n <= self.n_videos else f"more to be {kind}" for kind, n in kinds]
+        rest = max(0.0, self.n_rows * min(1.0, min(self.least) / self.n_videos) - self.n_done)
+        most = work.flops / self.forward.total
+        return (
+            f"adaptive: of {self.n_videos} videos a condition takes at least {' and '.join(said)}; "
+            f"{most * rest / max(1, self.n_rows - self.n_done):,.0f} to {most:,.0f} forwards"
+        )
 
 
 def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate:
     """What `run` will take for the rows that are not in `folder` yet; nothing is run and no video opened."""
     done: Collection[str] = () if folder is None else Records.of(folder).read().keys()
+    least = None
+    if plan.study.adaptive:
+        course = Course(plan.study, plan.items, plan.conditions, plan.scoring)
+        plan, least = at_most(plan, course), course.least()
     keys = {t.key for _, _, t in plan.tasks}
     cfg = model.cfg
     given = _Counted(plan, model, None if folder is None else store_in(folder))
@@ -148,6 +170,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
         _mean(intact),
         sum(p.numel() * p.dtype.itemsize for p in model.parameters()),
         works,
+        least,
     )
 
 

@@ -36,18 +36,23 @@ class Manifest:
     about: str
     items: list[Item]
     conditions: list[Condition]
-    keys: list[list[str]]  # [item][condition]
+    keys: list[list[str]]  # [item][condition]; empty where an adaptive study did not ask
     audit: Mapping[str, Any] = field(default_factory=dict[str, Any])  # rows run again, largest difference of a logit
     left_out: Mapping[str, str] = field(default_factory=dict[str, Any])  # reasons by id of what was not asked
     timing: Mapping[str, Any] = field(default_factory=dict[str, Any])  # seconds of the last run, see `timing.Timing`
 
     @classmethod
     def of(
-        cls, plan: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None
-    ) -> "Manifest":
-        """The manifest of a plan that was run."""
+        cls, plan: Plan, n_layers: int, about: str, audit: Audit | None = None, timing: Timing | None = None,
+        taken: Collection[str] | None = None,
+    ) -> "Manifest":  # fmt: skip
+        """The manifest of a plan that was run.
+
+        Args:
+            taken: Keys of the rows that an adaptive study asked for; all unless given.
+        """
         n = len(plan.conditions)
-        keys = [t.key for _, _, t in plan.tasks]
+        keys = [t.key if taken is None or t.key in taken else "" for _, _, t in plan.tasks]
         rows = [keys[i : i + n] for i in range(0, len(keys), n)]
         audited = {} if audit is None else {"rows": audit.n, "largest": audit.largest}
         seconds = {} if timing is None else asdict(timing)
@@ -60,7 +65,8 @@ class Manifest:
     def name(self) -> str:
         """Hash of what the results show: every row that was asked for, and how they are summed up."""
         fields = self._data()
-        summed = {name: fields["study"][name] for name in ("n_resamples", "seed", "keep")}
+        rule = ("adaptive", "smallest_effect", "look_every", "at_once") if self.study.adaptive else ()
+        summed = {name: fields["study"][name] for name in ("n_resamples", "seed", "keep", *rule)}
         rows = {name: fields[name] for name in ("settings", "items", "conditions", "keys", "left_out")}
         return digest(json_bytes([summed, rows]))
 
@@ -132,10 +138,10 @@ class Manifest:
 
     def missing(self, folder: Folder) -> int:
         """How many different rows are not in the folder yet."""
-        return len({k for keys in self.keys for k in keys} - Records.of(folder).read().keys())
+        return len({k for keys in self.keys for k in keys if k} - Records.of(folder).read().keys())
 
     def rows(self, folder: Folder) -> list[Row]:
-        """The stored rows, one for each item and condition.
+        """The stored rows, one for each item and condition that was asked.
 
         Raises:
             DataError: If some are missing.
@@ -147,7 +153,8 @@ class Manifest:
                 f"{missing} rows of this study are not in {records.folder}; run it again to fill them in{damaged}"
             )
         stored, names = records.read(), [(c.label, c.protocol, c.knockout, c.layer) for c in self.conditions]
-        return [named(stored[key], *name) for keys in self.keys for key, name in zip(keys, names, strict=True)]
+        pairs = ((key, name) for keys in self.keys for key, name in zip(keys, names, strict=True))
+        return [named(stored[key], *name) for key, name in pairs if key]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ one item becomes failed rows, which say why; what goes wrong with the run itself
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from hookedvid.model.leaving import RunRecord
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, check_bare
 from hookedvid.study.protocols import Condition
-from hookedvid.study.records import Folder, Records, Shard
-from hookedvid.study.rows import Row, Task, named
+from hookedvid.study.records import Folder, Records, Shard, Writer
+from hookedvid.study.rows import Row, Task, named_by
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.run.inputs import prepared
+from hookedvid.study.run.rounds import Planned, check_whole, rounds
 from hookedvid.study.run.sharing import Tasks, swept_together
 from hookedvid.study.run.sources import Given, store_in
 from hookedvid.study.run.timing import Timing
@@ -106,6 +107,8 @@ def carry_out(
 ) -> list[Row]:
     """One row for each item and condition, in plan order; those already in the folder are not run again.
 
+    Of an adaptive study, one for each that it asked, in the order in which it did.
+
     Conditions of different protocols that do the same share one stored row. `on_row(row, fresh)` is called
     for each as it is known. Killed at any moment, at most the rows of the videos in flight are lost. With a
     shard, which is that of the records if they are given for the folder, only its videos' rows. Damaged rows and
@@ -113,35 +116,56 @@ def carry_out(
     `timing` are added to.
 
     Raises:
+        ConfigError: For a shard of an adaptive study.
         RunError: Where no run can go on, such as on a full disk: run it again when that is mended.
     """
     records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
-    videos = {v: items for n, (v, items) in enumerate(_by_video(plan).items()) if n % shard.count == shard.index}
+    check_whole(plan.study, shard.count)
+    asked: list[Task] = []
+    with records.writer() as writer:  # first: another process may have written what is read then
+        records.read()
+        cut_short = None if records.damaged else {records.last_video}  # whose rows damaged ones were, nobody knows
+        for tasks in rounds(plan, records.read):
+            several = enumerate(_by_video(tasks).items())
+            videos = {v: items for n, (v, items) in several if n % shard.count == shard.index}
+            asked += [t for i, _, t in tasks if i.video in videos]
+            _run_round(videos, engine, records, writer, on_row, audit, timing, retry_failed, cut_short)
+    rows = records.read()
+    return [named_by(rows[t.key], t) for t in asked]
+
+
+def _run_round(
+    videos: Mapping[str, list[tuple[Item, Tasks]]], engine: "Engine", records: Records, writer: Writer,
+    on_row: Callable[[Row, bool], None] | None, audit: Audit, timing: Timing, retry_failed: bool,
+    cut_short: Collection[str | None] | None,
+) -> None:  # fmt: skip
+    """The rows of some tasks, by video.
+
+    Args:
+        cut_short: Videos of which everything is computed once more if anything is; None: all.
+    """
+    stored = records.read()
+    done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
 
     def report(video: str, fresh: Mapping[str, Row]) -> None:
         new = set(fresh)
         for task in (t for _, tasks in videos[video] for _, t in tasks):
             if on_row is not None:
-                on_row(_named(fresh.get(task.key) or done[task.key], task), task.key in new)
+                on_row(named_by(fresh.get(task.key) or done[task.key], task), task.key in new)
             new.discard(task.key)
 
-    with records.writer() as writer:  # first: another process may have written what is read then
-        stored, cut_short = records.read(), records.last_video
-        done = {key: row for key, row in stored.items() if not _again(row, retry_failed)}
-        torn = bool(records.damaged)  # whose rows they were, nobody knows
-        units = [Unit(v, _work(items, done, stored, whole=torn or v == cut_short)) for v, items in videos.items()]
-        for unit in units:
-            if not unit.items:
-                report(unit.video, {})
-        with closing(engine([unit for unit in units if unit.items])) as answers:
-            for unit, (outcomes, unit_audit, unit_timing) in answers:
-                pairs = zip(unit.tasks, outcomes, strict=True)
-                report(unit.video, writer.append((t, outcome) for t, outcome in pairs if t.key not in done))
-                audit.add(unit_audit)
-                timing.add(unit_timing)
-    rows = records.read()
-    return [_named(rows[t.key], t) for i, _, t in plan.tasks if i.video in videos]
+    whole = {v: cut_short is None or v in cut_short for v in videos}
+    units = [Unit(v, _work(items, done, stored, whole[v])) for v, items in videos.items()]
+    for unit in units:
+        if not unit.items:
+            report(unit.video, {})
+    with closing(engine([unit for unit in units if unit.items])) as answers:
+        for unit, (outcomes, unit_audit, unit_timing) in answers:
+            pairs = zip(unit.tasks, outcomes, strict=True)
+            report(unit.video, writer.append((t, outcome) for t, outcome in pairs if t.key not in done))
+            audit.add(unit_audit)
+            timing.add(unit_timing)
 
 
 class Unit(NamedTuple):
@@ -253,13 +277,9 @@ def _request(plan: Plan, item: Item, settings: Mapping[str, Any]) -> ClipRequest
     return ClipRequest(source, *sampling, content=settings["video"])
 
 
-def _named(row: Row, task: Task) -> Row:
-    return named(row, task.condition, task.protocol, task.knockout, task.layer)
-
-
-def _by_video(plan: Plan) -> dict[str, list[tuple[Item, Tasks]]]:
+def _by_video(planned: Iterable[Planned]) -> dict[str, list[tuple[Item, Tasks]]]:
     grouped: dict[str, dict[str, tuple[Item, Tasks]]] = {}
-    for item, condition, task in plan.tasks:
+    for item, condition, task in planned:
         grouped.setdefault(item.video, {}).setdefault(item.id, (item, []))[1].append((condition, task))
     return {video: list(items.values()) for video, items in grouped.items()}
 
