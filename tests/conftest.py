@@ -2,15 +2,34 @@
 
 import gc
 import os
+from typing import get_args
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import config
+from jaxtyping import AbstractArray, config
 
 torch.set_num_threads(1)
 gc.disable()  # until all is imported, which stays: a fifth of that time
+
+
+def with_shapes(hint) -> bool:
+    return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(with_shapes, get_args(hint)))
+
+
+def checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
+    """Checks what says shapes; other types are pyright's. A function made in a call would be compiled in each."""
+
+    def decorate(made):
+        some = "<locals>" not in made.__qualname__ and any(map(with_shapes, made.__annotations__.values()))
+        return jaxtyped(made, typechecker=typechecker) if some else made
+
+    return decorate
+
+
+jaxtyping.jaxtyped = checked  # what the option --jaxtyping-packages puts before every function and class
 
 
 # Modules that take longest are begun first, so that no process is left with one of them in the end.
