@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from jaxtyping import config
 from torch import Tensor
 
 from hookedvid import (
@@ -286,15 +285,8 @@ NO_PAIRS = {
 }
 
 
-@pytest.fixture
-def unannotated():
-    config.update("jaxtyping_disable", True)  # which would check these calls' annotations first
-    yield
-    config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize(("hooks", "said"), NO_PAIRS.values(), ids=NO_PAIRS)
-def test_hooks_that_are_no_names_with_functions_are_refused(hooks, said, unannotated):
+def test_hooks_that_are_no_names_with_functions_are_refused(hooks, said):
     refused(HookError, lambda: model().run_with_hooks(inputs(), fwd_hooks=hooks), said)
     with pytest.raises(HookError), model().hooks(hooks):
         pass

@@ -4,7 +4,6 @@ import inspect
 import json
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -73,15 +72,6 @@ written = st.one_of(
     st.builds(Steer, st.just("resid_post"), ranges, selectors, st.just("v"), st.floats(-9, 9)),
 )
 exits = st.builds(EarlyExit, st.integers(0, 9), st.sampled_from(["video", "patches"]))
-
-
-@pytest.fixture
-def untyped():
-    """The package as its users run it: the test run's type checks would refuse wrong types before our own words do."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @LAW
@@ -180,7 +170,7 @@ def test_a_value_that_means_nothing_is_refused(make, message):
     assert message in str(e.value)
 
 
-def test_values_of_a_wrong_type_are_refused_in_words(untyped):
+def test_values_of_a_wrong_type_are_refused_in_words():
     with pytest.raises(InterventionError, match="relation is 'other'; it can be any, same_frame or other_frame"):
         Knockout("video", "text", relation="other")
     with pytest.raises(InterventionError, match="7 is no intervention; give Knockout"):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from hookedvid.errors import SelectorError
 from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, EarlyExit, Knockout, LayerRange, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
-from hookedvid.values.masks import NoEdgeWarning, allowed, blocked, cuts_any, kept_positions, warn_of_idle
+from hookedvid.values.masks import NoEdgeWarning, allowed, blocked, cuts_any, kept_positions, masked, warn_of_idle
 from models import LAW, blended_layout, each_position, layouts
 
 FOLDER = Path(__file__).parent / "masks"
@@ -216,3 +217,9 @@ def test_a_knockout_that_cuts_nothing_is_told(idle, cutting):
     one_frame = TokenLayout.of([runs[0], runs[1], runs[3]])
     with pytest.warns(NoEdgeWarning, match="VT-K all layers cuts nothing in 1 of 2 items"):
         warn_of_idle([VT_K.cut], [layout, one_frame])
+
+
+def test_shapes_are_those_that_are_written():
+    """In all of the package, wherever a test module is not marked; without this nobody would know that they are."""
+    with pytest.raises(TypeCheckError, match=r"key=3"):
+        masked(torch.zeros(2, 3), torch.ones(2, 4, dtype=torch.bool))
