@@ -1,21 +1,30 @@
 """The activations of one run, found by TransformerLens's names or by frame and segment."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from hookedvid.errors import HookError, InputError, nearest
 from hookedvid.nn.hooks import ActivationCache
 from hookedvid.nn.model import Model
+from hookedvid.values.files import written
 from hookedvid.values.hook_names import pos_axis
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.markup import shown, table
+from hookedvid.values.serial import from_dict, to_dict, unnumbered
 
+FORMAT = 1  # of a cache's file
+_HELD = "held."  # begins the names of what says where rows stand; no hook point's begins so
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -38,7 +47,7 @@ class VideoCache(ActivationCache):
         cache_dict: dict[str, Tensor],
         model: Model,
         layouts: Sequence[TokenLayout],
-        held: Sequence[Int[Tensor, "batch row"]],
+        held: Sequence[Int[Tensor, "batch _"]],
         has_batch_dim: bool = True,
         sliced: bool = False,
     ):
@@ -138,14 +147,42 @@ class VideoCache(ActivationCache):
 
     def row_of(self, layer: int, positions: Int[Tensor, " chosen"], item: int = 0) -> Int[Tensor, " chosen"]:
         """Rows of a layer's tensors that hold the given layout positions of an item."""
-        rows = self.held[layer][item].contiguous()
-        row = torch.searchsorted(rows, positions).clamp(max=len(rows) - 1)
-        if not torch.equal(rows[row], positions):
-            raise InputError(
-                f"some of these positions are not in layer {layer} (0-based): an early exit dropped them before it, or "
-                "they were in a key-value cache already"
-            )
-        return row
+        return rows_held(self.held, layer, item, positions)
+
+    def save(self, path: str | Path) -> None:
+        """Write the activations, and where each row stands, as one safetensors file, which appears whole."""
+        own = {name: x.detach().cpu().contiguous() for name, x in self.cache_dict.items()}
+        own |= {f"{_HELD}{i}": rows.clone() for i, rows in enumerate(self.held)}
+        cfg = cast(Model, self.model).cfg
+        about: dict[str, Any] = {
+            "format": FORMAT,
+            "config": cfg.to_json(),
+            "layouts": [to_dict(replace(x, groups=())) | {"groups": dict(x.groups)} for x in self.layouts],
+            "has_batch_dim": self.has_batch_dim,
+            "sliced": self.sliced,
+        }
+        with written(Path(path)) as part:
+            save_file(own, part, {"cache": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model, device: torch.device | str = "cpu") -> "VideoCache":
+        """What `save` wrote, for a model of the same config.
+
+        Raises:
+            InputError: For a file that is none, or one of another model.
+        """
+        try:
+            with cast(Any, safe_open)(path, framework="pt", device=str(device)) as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                about = unnumbered(json.loads(metadata["cache"]), FORMAT, path, InputError)
+                own: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, KeyError, SafetensorError) as e:
+            raise InputError(f"{str(path)!r} is no file that VideoCache.save wrote: {e!r}") from e
+        if about["config"] != model.cfg.to_json():
+            raise InputError(f"{str(path)!r} is of a model of another config; give the one that it was cached from")
+        held = [own.pop(f"{_HELD}{i}").cpu() for i in range(sum(name.startswith(_HELD) for name in own))]
+        layouts = [_layout(fields) for fields in about["layouts"]]
+        return cls(own, model, layouts, held, about["has_batch_dim"], about["sliced"])
 
     def _layer(self, layer: int) -> int:
         """A block's number from 0; negative ones count from the end."""
@@ -164,6 +201,34 @@ class VideoCache(ActivationCache):
                 f"{n - 1}"
             )
         return item
+
+
+def rows_held(
+    held: Sequence[Int[Tensor, "batch _"]], layer: int, item: int, positions: Int[Tensor, " chosen"]
+) -> Int[Tensor, " chosen"]:
+    """Rows of a layer's tensors that hold the given layout positions of an item.
+
+    Args:
+        held: Layout positions of each layer's rows, -1 where padded.
+
+    Raises:
+        InputError: For positions that are not there.
+    """
+    rows = held[layer][item].contiguous()
+    row = torch.searchsorted(rows, positions).clamp(max=len(rows) - 1)
+    if not torch.equal(rows[row], positions):
+        raise InputError(
+            f"some of these positions are not in layer {layer} (0-based): an early exit dropped them before it, or "
+            "they were in a key-value cache already"
+        )
+    return row
+
+
+def _layout(fields: dict[str, Any]) -> TokenLayout:
+    """A layout of a file; names of groups are texts and their positions numbers, which no hint of a field says."""
+    groups: dict[str, list[int]] = fields.pop("groups")
+    layout = from_dict(TokenLayout, fields, InputError)
+    return replace(layout, groups=tuple((name, tuple(positions)) for name, positions in groups.items()))
 
 
 def _bytes(x: Tensor) -> int:
