@@ -6,6 +6,7 @@ from .model.cache import VideoCache as VideoCache
 from .model.flops import Flops as Flops
 from .model.flops import edge_share as edge_share
 from .model.hooked_video_llm import HookedVideoLLM as HookedVideoLLM
+from .model.lens import LensTable as LensTable
 from .model.patching import patch_sweep as patch_sweep
 from .sweep.session import Session as Session
 from .values.clips import Black as Black

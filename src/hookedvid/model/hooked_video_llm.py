@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from hookedvid.errors import InputError
-from hookedvid.model.answers import Answer, is_predicted, next_token_loss, real_tokens, score_options
+from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.model.attention_maps import Probes, read_attention
 from hookedvid.model.bound import bind, bind_pair
 from hookedvid.model.cache import VideoCache
@@ -25,6 +26,7 @@ from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
 from hookedvid.model.leaving import Leaving, RunRecord, both
+from hookedvid.model.lens import answer_logits, lens
 from hookedvid.model.merging import places
 from hookedvid.model.patching import encoding, patch_hooks
 from hookedvid.model.prepare import prepare
@@ -325,13 +327,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     def _leaving(self, plan: RunPlan, batch: VideoInputs, start: int) -> Leaving:
         """Who decides in a run that begins with block `start` who leaves it."""
-
-        def lens(item: int, stream: Tensor) -> Tensor:
-            logits = real_tokens(self.unembed(self.ln_final.plain(stream)), self.cfg.n_tokens)
-            options = batch.option_tokens[item]
-            return logits[torch.tensor(options, device=logits.device)] if options else logits
-
-        return Leaving(plan.effects, batch.layouts, start if plan.is_prefill else 0, lens)
+        first = start if plan.is_prefill else 0
+        return Leaving(plan.effects, batch.layouts, first, partial(answer_logits, self, batch))
 
     def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
         lm = self.cfg.lm
@@ -372,6 +369,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
 
     attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
     generate = generate  # (input, interventions, max_new_tokens, …) -> text, or ids
+    lens = lens  # (inputs, at, layers, n_words, maps, …) -> LensTable
     view = view  # (inputs, conditions, …) -> a page
 
     # ---- what the hook verbs ask -------------------------------------------------------------------------

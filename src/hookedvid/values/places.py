@@ -177,6 +177,16 @@ class TokenPlaces:
         return total / n  # 0 / 0 is NaN
 
 
+def place_labels(layout: TokenLayout) -> Int[Tensor, "pos 4"]:
+    """Of every position its number, its frame (the first of those that share it), its row and column; -1 for none."""
+    labels = torch.full((layout.n_tokens, 4), -1)
+    labels[:, 0] = torch.arange(layout.n_tokens)
+    labels[:, 1] = torch.where(layout.frames < layout.n_frames, layout.frames, -1)  # a video's last newline has none
+    places = TokenPlaces.of(layout)
+    labels[places.position, 2], labels[places.position, 3] = places.row, places.column
+    return labels
+
+
 def _parts(grid: Grid, merged: Int[Tensor, " cell"]) -> Pieces:
     """The cells that each merged token is made of."""
     n = grid.rows * grid.columns

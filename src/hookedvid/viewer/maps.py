@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from hookedvid.model.answers import real_tokens
 from hookedvid.model.attention_maps import read_attention
+from hookedvid.model.lens import likeliest
 from hookedvid.model.sinks import FACTOR, norms_of
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
@@ -22,7 +22,6 @@ from hookedvid.values.selectors import ROLES_OF
 from hookedvid.viewer.queries import Query
 
 ASKED = "_asked"  # a group of these inputs
-LOGITS = 1 << 24  # numbers that a lens holds at once: 64 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +150,8 @@ class _Reader:
         """The likeliest tokens if the stream were the last block's."""
         if not self.n_words:
             return
-        model = self.model
-        n = max(1, LOGITS // model.cfg.d_vocab)
-        parts: list[tuple[Tensor, Tensor]] = []
-        for some in torch.split(resid[0], n):
-            logits = real_tokens(model.unembed(model.ln_final.plain(some)), model.cfg.n_tokens)
-            best = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1).topk(self.n_words)
-            parts.append((best.indices.cpu(), best.values.cpu()))
-        self.lens.append((torch.cat([i for i, _ in parts]), torch.cat([p for _, p in parts])))
+        tokens, probs, _ = likeliest(self.model, resid[0], self.n_words)
+        self.lens.append((tokens, probs))
 
     def maps(self, logits: Float[Tensor, " d_vocab"]) -> Maps:
         queries: dict[str, QueryMaps] = {}

@@ -13,6 +13,7 @@ import torch
 
 from hookedvid.errors import InputError
 from hookedvid.model.answers import check_option_tokens, real_tokens
+from hookedvid.model.lens import texts_of
 from hookedvid.model.merging import places
 from hookedvid.nn.model import Model
 from hookedvid.sweep.run import check_sweepable
@@ -142,7 +143,7 @@ def view(
         asked = {"baseline": intact, **under(model, inputs, _conditions(conditions, layout), candidates, sources)}
     texts, said, kept = _texts(model, inputs), _candidate_texts(model, inputs, candidates), {q.name for q in chosen}
     more = {**_about(model, inputs, question, texts, answer, asked), "budget": budget, **(about or {})}
-    vocabulary = _words(model, {*maps.words.flatten().tolist()})
+    vocabulary = texts_of(model, {*maps.words.flatten().tolist()})
     left_out = tuple(q.name for q in (*whole, *tokens) if q.name not in kept)
     return View(
         more, layout, texts, places(model, inputs), shown, tuple(chosen), maps, vocabulary, said, asked,
@@ -231,18 +232,12 @@ def _candidates(model: Model, inputs: VideoInputs, logits: torch.Tensor) -> list
 def _candidate_texts(model: Model, inputs: VideoInputs, candidates: Sequence[int]) -> tuple[str, ...]:
     if inputs.option_tokens and inputs.option_tokens[0]:
         return tuple(f"{letter}. {o}" for letter, o in zip(LETTERS, inputs.options[0], strict=False))
-    return tuple(_words(model, candidates)[i] for i in candidates)
-
-
-def _words(model: Model, tokens: Iterable[int]) -> dict[int, str]:
-    if model.tokenizer is None:
-        return {i: f"#{i}" for i in tokens}
-    return {i: model.tokenizer.decode([i]) for i in tokens}
+    return tuple(texts_of(model, candidates)[i] for i in candidates)
 
 
 def _texts(model: Model, inputs: VideoInputs) -> tuple[str, ...]:
     ids: list[int] = inputs.tokens[0].tolist()
-    words = _words(model, {i for i in ids if i >= 0})
+    words = texts_of(model, {i for i in ids if i >= 0})
     return tuple(words.get(i, "") for i in ids)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hookedvid.errors import InputError
 from hookedvid.model.attention_maps import REST, AttentionMap
+from hookedvid.model.lens import LensTable
 from hookedvid.report.plots.style import (
     COLUMN,
     DIVERGING,
@@ -156,15 +157,17 @@ def heads_by_layers(
     return heat_map(_plain(wide), label, **{"x": "head (from 0)", "y": "layer (from 1)", **how})
 
 
-def lens_grid(table: "DataFrame", label: str = "probability", **how: Any) -> "Figure":
+def lens_grid(table: "LensTable | DataFrame", label: str = "probability", **how: Any) -> "Figure":
     """What a logit lens reads: the likeliest word of each position in each layer, coloured by its probability.
 
     Args:
-        table: Long, with the columns layer (0-based), position, word and prob.
+        table: As `model.lens` gives it; or long, with the columns layer (0-based), position, word and prob.
         label: What the colour is.
         how: As of `cells`.
     """
     long = _long(table, ("layer", "position", "word", "prob"))
+    if "rank" in long:
+        long = long[long["rank"] == 0]
     n_cells = long["layer"].nunique() * long["position"].nunique()
     if long.duplicated(["layer", "position"]).any() or len(long) != n_cells:
         raise InputError("a lens's grid needs one word for each position in each layer")
@@ -187,8 +190,8 @@ def patching_map(table: "DataFrame", label: str, **how: Any) -> "Figure":
     return heat_map(_plain(table), label, **{"x": "patched at", "y": "after layer", "centre": 0.0, **how})
 
 
-def _long(table: "AttentionMap | DataFrame", needed: Sequence[str]) -> Any:  # a DataFrame, which has no types
-    long = table.to_frame() if isinstance(table, AttentionMap) else table
+def _long(table: "AttentionMap | LensTable | DataFrame", needed: Sequence[str]) -> Any:  # a DataFrame has no types
+    long = table.to_frame() if isinstance(table, AttentionMap | LensTable) else table
     if missing := [c for c in needed if c not in long]:
         raise InputError(f"this table has {', '.join(map(str, long.columns))}; it lacks {', '.join(missing)}")
     return long
