@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_questions(verbs)
 
+    _add_collect(verbs)
+
     plot = verbs.add_parser("plot", help="table, plots and report of a finished study once more")
     plot.add_argument("out", metavar="folder", type=Path, help="the study's --out folder")
     _add_format(plot, figures=True)
@@ -137,6 +139,27 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device")
     verb.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
     _add_override(verb)
+
+
+def _add_collect(verbs: Any) -> None:
+    collect = verbs.add_parser("collect", help="activations of every item, kept in a folder (hookedvid.Activations)")
+    collect.add_argument("items", type=Path, help="the questions, items.jsonl")
+    collect.add_argument(
+        "--hooks", nargs="+", required=True, metavar="NAME", help="resid_post, blocks.3.attn.hook_z, …"
+    )
+    collect.add_argument("--at", default="all", metavar="SELECTOR", help="which positions (default: all)")
+    collect.add_argument("--pool", choices=("mean", "frame", "last"), help="one row an item, or a frame (default: all)")
+    collect.add_argument("--out", type=Path, default=Path("activations"), help="folder (and resuming)")
+    collect.add_argument("--store", metavar="DTYPE", help="rows are kept as (default: the model's)")
+    collect.add_argument("--batch", type=_count, default=1, metavar="N", help="items of one run (default: 1)")
+    collect.add_argument("--model", dest="name", metavar="MODEL", default="tiny")
+    collect.add_argument("--frames", dest="n_frames", type=_count, metavar="FRAMES", help="default: the model's")
+    collect.add_argument("--under", metavar="INTERVENTIONS", help='"LV-K @ 4:8", "reversed", several joined by ";"')
+    collect.add_argument("--device")
+    collect.add_argument("--dtype", help="bfloat16, float32, … (default: as stored)")
+    collect.add_argument("--retry-failed", action="store_true", help="run failed items once more")
+    _add_override(collect)
+    collect.set_defaults(run=_from("cli.verbs", "collect_items"))
 
 
 def _add_study(verbs: Any) -> None:

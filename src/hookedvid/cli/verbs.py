@@ -7,6 +7,7 @@ from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import Any
 
+from hookedvid.activations.collect import collect
 from hookedvid.checkpoints import convert as converting
 from hookedvid.checkpoints.devices import named_device
 from hookedvid.cli.progress import conduct
@@ -277,6 +278,28 @@ def ask(
         else:
             text = model.generate(inputs, interventions)
         console.say(f"{title}: {text}")
+    return 0
+
+
+def collect_items(
+    items: Path, hooks: Sequence[str], at: str, pool: Any, out: Path, store: str | None, batch: int, name: str,
+    n_frames: int | None, under: str | None, device: str | None, dtype: str | None, retry_failed: bool,
+    overrides: Mapping,
+) -> int:  # fmt: skip
+    """`hookedvid collect`: activations of every item; those that are in the folder are not run again."""
+    console, interventions = Terminal(), parse(under) if under else ()
+    model = HookedVideoLLM.from_pretrained(name, device=device, dtype=dtype, overrides=overrides)
+    try:
+        acts = collect(
+            model, items, list(hooks), at, folder=out, pool=pool, dtype=store, interventions=interventions,
+            n_frames=n_frames, batch_size=batch, retry_failed=retry_failed,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        console.say(f"stopped; every finished item is in {out}: run the same command to go on")
+        return 130
+    console.say(f": {acts!r}", lead=str(out))
+    for item, reason in acts.failed.items():
+        console.say(f"{item} failed: {reason}")
     return 0
 
 
