@@ -13,7 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ROOT.rglob("*.py")}
 # Modules that may import what an extra declares.
-EXTRAS = {"hookedvid.lmms": "lmms-eval", "hookedvid.study.run.cluster": "cluster"}
+EXTRAS = {
+    "hookedvid.lmms": "lmms-eval",
+    "hookedvid.study.run.cluster": "cluster",
+    "hookedvid.activations.probes": "probes",
+}
 
 
 @cache
@@ -109,7 +113,7 @@ def test_every_package_imported_is_declared():
     """What an extra declares is imported by its part alone, which says how to install it where it is missing."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {part: named(project["optional-dependencies"][e]) for part, e in EXTRAS.items()}
-    distributions = {"google": "protobuf", "PIL": "pillow", "open_clip": "open_clip_torch"}
+    distributions = {"google": "protobuf", "PIL": "pillow", "open_clip": "open_clip_torch", "sklearn": "scikit_learn"}
     known = {"hookedvid", *sys.stdlib_module_names}
     for module in FILES:
         declared = named(project["dependencies"])

@@ -1,6 +1,7 @@
 from .activations.collect import collect as collect
 from .activations.directions import difference_of_means as difference_of_means
 from .activations.directions import principal_components as principal_components
+from .activations.probes import probe as probe
 from .activations.store import Activations as Activations
 from .checkpoints.convert import convert as convert
 from .checkpoints.convert import export as export
