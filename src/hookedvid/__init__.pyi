@@ -2,6 +2,9 @@ from .activations.collect import collect as collect
 from .activations.directions import difference_of_means as difference_of_means
 from .activations.directions import principal_components as principal_components
 from .activations.probes import probe as probe
+from .activations.sae import SAE as SAE
+from .activations.sae import loss_recovered as loss_recovered
+from .activations.sae_files import load_sae as load_sae
 from .activations.store import Activations as Activations
 from .checkpoints.convert import convert as convert
 from .checkpoints.convert import export as export
