@@ -11,7 +11,7 @@ No query x key tensor is built. Runs are read, never changed; editing is `run_wi
 # pandas has no stubs of its own.
 # pyright: reportMissingTypeStubs=false
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
@@ -25,26 +25,24 @@ from hookedvid.model.attention_table import html, told
 from hookedvid.model.counterfactual import shown
 from hookedvid.model.leaving import RunRecord
 from hookedvid.model.run_plan import RunPlan
-from hookedvid.nn.attention import Attention, Kernel, Probe, attend
-from hookedvid.nn.head_groups import Calls, structures
+from hookedvid.nn.attention import Attended, Attention, Kernel, attend
+from hookedvid.nn.head_groups import structures
 from hookedvid.nn.hooks import HookPoint, listening
 from hookedvid.nn.model import Model
+from hookedvid.values.columns import columns_of
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import Cut, effects
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Asked
-from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout, step_name
+from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 from hookedvid.values.masks import masked, masks_of, visible
-from hookedvid.values.selectors import ROLES_OF
 from hookedvid.values.tensors import ints
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Probes = Mapping[int, Probe] | None
 Reduce = Literal["none", "segments", "frames", "patches"]
 See = Callable[[int, Int[Tensor, " query"], Float[Tensor, "head query pos"]], object]
-REST = "rest"  # what belongs to no frame
 _DRAWN = 'read with reduce="frames", or with "none" and draw it by model.places(inputs).on_frame'
 
 # Rows of one call with a dense mask: at 6,387 keys 6 MiB as booleans, 25 as the floats CPU kernels make of them.
@@ -174,7 +172,7 @@ def read_attention(
     request = _Request.of(model, layout, queries, reduce, heads, mean_queries)._replace(see=see)
     if see is not None and reduce != "none":
         raise InputError(f'see is shown rows, which reduce="none" reads, not {reduce!r}; leave one out')
-    numbers = _layers(layers, model.cfg.n_layers)
+    numbers = as_blocks(layers, model.cfg.n_layers)
     joint = effects(interventions, model.cfg.n_layers)
     known = RunPlan(model.cfg.lm, batch, joint, None).rows
     for i in numbers:
@@ -260,22 +258,13 @@ class _Reader:
         self.record = record
         self.result: Tensor | None = None
 
-    def __call__(
-        self,
-        q: Float[Tensor, "batch query head d_head"],
-        k: Float[Tensor, "batch key kv_head d_head"],
-        may: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | Calls | None,
-        lse: Float[Tensor, "batch head query"] | None,
-    ) -> None:
-        if listening(self.attn.hook_attn_scores, self.attn.hook_pattern):
-            raise HookError(
-                f"something listens on the scores or the pattern of layer {self.layer} (0-based), and a reading does "
-                'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
-            )
+    def __call__(self, seen: Attended) -> None:
+        check_unedited(self.attn, self.layer)
+        q, k, lse = seen.q, seen.k, seen.lse
         request, positions = self.request, self.record.rows[self.layer][0]
         _check_there(request.queries, positions, self.layer)
         n_pad = k.shape[1] - len(positions)
-        dense = may if isinstance(may, Tensor) else None
+        dense = seen.allowed if isinstance(seen.allowed, Tensor) else None
         if len(request.heads) < q.shape[2] or request.heads != tuple(range(q.shape[2])):
             index = torch.tensor(request.heads, device=q.device)
             k = k[:, :, index // (q.shape[2] // k.shape[2])]
@@ -308,6 +297,15 @@ class _Reader:
         if len(positions) == n:
             return mass
         return mass.new_zeros(*mass.shape[:-1], n).index_copy_(-1, positions.to(mass.device), mass)
+
+
+def check_unedited(attn: Attention, layer: int) -> None:
+    """Raise HookError where hooks may make another pattern of a layer than the softmax of its scores."""
+    if listening(attn.hook_attn_scores, attn.hook_pattern):
+        raise HookError(
+            f"something listens on the scores or the pattern of layer {layer} (0-based), and a reading does "
+            'not see its edits; take it off, or use run_with_cache(names_filter="pattern")'
+        )
 
 
 def _check_there(queries: Int[Tensor, " query"], positions: Int[Tensor, " column"], layer: int) -> None:
@@ -410,27 +408,7 @@ def _columns(layout: TokenLayout, reduce: Reduce) -> tuple[tuple[str, ...], Int[
         return tuple(map(str, range(layout.n_tokens))), torch.arange(layout.n_tokens)
     if reduce == "patches":
         return (), (~layout.mask("patches")).long()
-    if reduce == "frames":
-        labels = (*layout.step_names, REST)
-        names = [_frame_name(s) for s in layout.segments]
-    else:
-        names = [_kind(s) for s in layout.segments]
-        labels = tuple(dict.fromkeys(names))
-    runs = [(labels.index(n), len(s)) for n, s in zip(names, layout.segments, strict=True)]
-    return labels, torch.cat([torch.full((n,), c) for c, n in runs])
-
-
-def _frame_name(s: Segment) -> str:
-    if s.frame is None or s.role not in ROLES_OF["video"]:
-        return REST
-    return step_name(range(s.frame, s.frame + s.frames))
-
-
-def _kind(s: Segment) -> str:
-    """The selector of a segment's kind; options are told apart."""
-    if s.role == "options" and s.index is not None:
-        return f"option[{s.index}]"
-    return {"video": "patches", "newline": "newlines", "marker": "markers"}.get(s.role, s.role)
+    return columns_of(layout, reduce)
 
 
 def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
@@ -442,7 +420,12 @@ def _grid(cfg: VideoLLMConfig, layout: TokenLayout) -> tuple[int, int, int]:
     return len(layout.steps), layout.grid.rows, layout.grid.columns
 
 
-def _layers(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+def as_blocks(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+    """Numbers of blocks, 0-based, from the end where negative; all by default.
+
+    Raises:
+        InputError: For one that is not there, and for none.
+    """
     numbers = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     if not numbers or any(not -n_layers <= i < n_layers for i in numbers):
         raise InputError(f"layers {list(numbers)} are not all there: this model's are numbered 0 to {n_layers - 1}")

@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,27 +17,27 @@ from torch import Tensor, nn
 
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
-from hookedvid.model.attention_maps import Probes, read_attention
+from hookedvid.model.attention_maps import read_attention
 from hookedvid.model.bound import bind, bind_pair
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.counterfactual import counterfactual, shown
 from hookedvid.model.encode_video import encode_video, encoded
 from hookedvid.model.generation import generate
 from hookedvid.model.hook_verbs import Args, HookVerbs, Keywords
-from hookedvid.model.leaving import Leaving, RunRecord, both
-from hookedvid.model.lens import answer_logits, lens
+from hookedvid.model.leaving import RunRecord
+from hookedvid.model.lens import lens
 from hookedvid.model.merging import places
-from hookedvid.model.patching import encoding, patch_hooks
+from hookedvid.model.patching import encoding
 from hookedvid.model.prepare import prepare
-from hookedvid.model.replaced_values import Flows
-from hookedvid.model.run_plan import RunPlan, blocks_run, check_begin, columns
+from hookedvid.model.run import Probes, Sources, running
+from hookedvid.model.run_plan import RunPlan, blocks_run
 from hookedvid.model.sinks import find_sinks
 from hookedvid.model.view import view
 from hookedvid.model.weight_views import WeightViews
-from hookedvid.nn.attention import AttnContext, Kernel
+from hookedvid.nn.attention import Kernel
 from hookedvid.nn.hooks import HookPoint
 from hookedvid.nn.kv import KVCache
-from hookedvid.nn.layers import RMSNorm, rope_angles
+from hookedvid.nn.layers import RMSNorm
 from hookedvid.nn.parts import parts
 from hookedvid.nn.projector import Projector
 from hookedvid.nn.vision import VisionTower
@@ -46,12 +45,10 @@ from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.effects import effects
 from hookedvid.values.inputs import PAD, PatchRows, Pixels, Tokens, VideoInputs, from_tokens
 from hookedvid.values.interventions import Asked, as_interventions
-from hookedvid.values.masks import warn_of_idle
 from hookedvid.values.processor_tensors import unprocessed
 from hookedvid.values.serial import counted
 
 ReturnType = Literal["logits", "loss", "both"] | None
-Sources = Mapping[str, Any] | None
 
 
 class HookedVideoLLM(HookVerbs, WeightViews):
@@ -246,27 +243,16 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         if return_type not in (None, "logits", "loss", "both"):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
-        batch = self.inputs_of(input, start_at_layer=start_at_layer, inputs=inputs)
-        batch, rest = shown(self, batch, interventions, from_pixels=start_at_layer is None)
-        plan = RunPlan(self.cfg.lm, batch, effects(rest, self.cfg.n_layers), kv_cache)
-        layers = range(*blocks_run(self.cfg.n_layers, start_at_layer, stop_at_layer))
-        check_begin(plan, None if start_at_layer is None else input, self.cfg.lm.d_model, layers.start)
-        batch = encoding(batch, plan.effects)
-        hooks = patch_hooks(self, sources, batch, plan, {} if kv_cache is None else kv_cache.notes)
-        flows = Flows(self, sources, batch, plan)
-        warn_of_idle(plan.effects.every_cut if plan.is_prefill else (), batch.layouts)
-        leaving = self._leaving(plan, batch, layers.start)
-        if record is not None:
-            record.rows, record.left = plan.rows, leaving.left
-        step = plan.step(kv_cache, layers)
-        with self.turn(hooked=bool(hooks or probes)), step, self.hooks(fwd_hooks=hooks, prepend=True):
-            resid, deepstack = self._start(batch, plan.n_new, None if start_at_layer is None else input, layers.start)
-            resid = self._run_blocks(resid, deepstack, plan, kv_cache, layers, probes, leaving, flows)
+        with running(
+            self, input, interventions=interventions, sources=sources, start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer, inputs=inputs, kv_cache=kv_cache, probes=probes, record=record,
+        ) as run:  # fmt: skip
+            resid = run.through()
             if stop_at_layer is not None:
                 return resid
             resid = resid if keep is None else resid[:, -keep:]
             logits = self.unembed(self.ln_final(resid)) if return_type is not None else None
-            return self._returned(logits, return_type, batch, plan, loss_per_token)
+            return self._returned(logits, return_type, run.batch, run.plan, loss_per_token)
 
     def embed_inputs(self, inputs: VideoInputs, n_new: int | None = None) -> Float[Tensor, "batch pos d_model"]:
         """The merged stream block 0 reads, of the last `n_new` columns (default: all); padding embeds to zero."""
@@ -278,10 +264,10 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """The stream as `embed_inputs` gives it, and what is added after each of the first blocks (DeepStack)."""
         tokens = inputs.tokens if n_new is None else inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
         resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
-        resid, *added = self._with_video(inputs, resid)
+        resid, *added = self.with_video(inputs, resid)
         return self.hook_embed(resid), added
 
-    def _with_video(self, inputs: VideoInputs, resid: Tensor) -> list[Tensor]:
+    def with_video(self, inputs: VideoInputs, resid: Tensor) -> list[Tensor]:
         """The stream with the video in its last columns, and what DeepStack adds to it, zero at text."""
         n_new = resid.shape[1]
         streams, where = [resid, *(torch.zeros_like(resid) for _ in range(self.cfg.n_deepstack))], inputs.is_video
@@ -294,46 +280,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         row = (where.flatten().cumsum(0) - 1).clamp(min=0).view_as(where)
         return [torch.where(where[..., None], p[row], s) for s, p in zip(streams, parts, strict=True)]
 
-    def _start(self, batch: VideoInputs, n_new: int, given: Any, start: int) -> tuple[Tensor, list[Tensor]]:
-        """The stream, `given` if any, and what DeepStack adds from block `start` on."""
-        if given is None:
-            return self.enter(batch, n_new)
-        added = self._with_video(batch, given)[1:] if start < self.cfg.n_deepstack else []
-        return given.clone(), added  # a hook may edit it in place; the caller's stays
-
     encode_video = encode_video  # (inputs) -> [video_pos, d_model] of all items in order
     encoded = encoded  # (inputs) -> inputs whose videos need no tower again
-
-    def _run_blocks(
-        self, resid: Tensor, deepstack: list[Tensor], plan: RunPlan, kv_cache: KVCache | None, layers: range,
-        probes: Probes, leaving: Leaving, flows: Flows,
-    ) -> Tensor:  # fmt: skip
-        pos, angles = plan.pos, self._angles(plan.pos, plan, resid)
-        for i in layers:
-            # Those of whom it is known leave first, then those of whom the run decides.
-            for decide in (False, True)[: 1 + plan.late_exits]:
-                if decide and (stay := leaving.stays(i, pos, resid)) is not None:
-                    plan.leave(i, stay)
-                if plan.rows[i] is not pos:
-                    resid, *deepstack = (columns(x, pos, plan.rows[i]) for x in (resid, *deepstack))
-                    pos = plan.rows[i]
-                    angles = self._angles(pos, plan, resid)
-            allowed, causal = plan.mask(i, pos, plan.keys[i])
-            look = both(leaving.probe(i, pos) if plan.late_exits else None, (probes or {}).get(i))
-            ctx = AttnContext(*angles, allowed, causal, self.kernel, look, flows.at(i))
-            kv = None if kv_cache is None else kv_cache.layers[i]
-            resid = self.blocks[i](resid, ctx, kv, deepstack[i] if i < len(deepstack) else None)
-        return resid
-
-    def _leaving(self, plan: RunPlan, batch: VideoInputs, start: int) -> Leaving:
-        """Who decides in a run that begins with block `start` who leaves it."""
-        first = start if plan.is_prefill else 0
-        return Leaving(plan.effects, batch.layouts, first, partial(answer_logits, self, batch))
-
-    def _angles(self, pos: Tensor, plan: RunPlan, resid: Tensor) -> tuple[Tensor, Tensor]:
-        lm = self.cfg.lm
-        cos, sin = rope_angles(lm.rope, lm.d_head, lm.n_ctx, plan.position_ids(pos), plan.n_rope, resid.dtype)
-        return cos.to(resid.device), sin.to(resid.device)  # positions, and what follows from them, are on the CPU
 
     def _returned(
         self,

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InterventionError
-from hookedvid.nn.attention import Probe
-from hookedvid.nn.head_groups import Calls
+from hookedvid.nn.attention import Attended, Probe
 from hookedvid.values.effects import Effects, Exit
 from hookedvid.values.inputs import PAD
 from hookedvid.values.layout import TokenLayout
@@ -69,13 +68,8 @@ class Leaving:
         text = any(e.rank == "text_attention" for e in due)
 
         @torch.no_grad()
-        def look(
-            q: Float[Tensor, "batch row head d_head"],
-            k: Float[Tensor, "batch row kv_head d_head"],
-            may: Tensor | Calls | None,
-            lse: Tensor | None,
-        ) -> None:
-            mask = may if isinstance(may, Tensor) else None
+        def look(seen: Attended) -> None:
+            q, k, mask = seen.q, seen.k, seen.allowed if isinstance(seen.allowed, Tensor) else None
             self._last, self._text = [], []
             for item, layout in enumerate(self.layouts):
                 last = torch.tensor([layout.n_prompt - 1])
@@ -209,9 +203,9 @@ def both(one: Probe | None, other: Probe | None) -> Probe | None:
     if one is None or other is None:
         return one or other
 
-    def shown(q: Tensor, k: Tensor, may: Tensor | Calls | None, lse: Tensor | None) -> None:
-        one(q, k, may, lse)
-        other(q, k, may, lse)
+    def shown(seen: Attended) -> None:
+        one(seen)
+        other(seen)
 
     return shown
 

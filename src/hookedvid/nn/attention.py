@@ -24,9 +24,30 @@ from hookedvid.nn.text_states import Joined
 from hookedvid.values.masks import masked, visible
 
 Kernel = Literal["sdpa", "eager"]
-Probe = Callable[[Tensor, Tensor, Tensor | Calls | None, Tensor | None], None]
 # Gives (output, log-sum-exp [batch, head, query]); F.scaled_dot_product_attention hands on the first alone.
 TELLS_LSE = "aten._scaled_dot_product_flash_attention_for_cpu.default"
+
+
+class Attended(NamedTuple):
+    """What an attention layer computed from, and what.
+
+    Attributes:
+        q, k: Rotated.
+        v: Of the keys.
+        z: Before its hook point.
+        allowed: As of an AttnContext.
+        lse: Log-sum-exp of each row's scores, where the kernel knew it. (A row with no key left has that of all keys.)
+    """
+
+    q: Float[Tensor, "batch query head d_head"]
+    k: Float[Tensor, "batch key kv_head d_head"]
+    v: Float[Tensor, "batch key kv_head d_head"]
+    z: Float[Tensor, "batch query head d_head"]
+    allowed: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | Calls | None
+    lse: Float[Tensor, "batch head query"] | None
+
+
+Probe = Callable[[Attended], None]
 
 
 class AttnContext(NamedTuple):
@@ -35,10 +56,8 @@ class AttnContext(NamedTuple):
     `allowed` is True where a query may look (or M, see `values.masks`, where edges have weights), or the kernel calls
     that amount to such a mask (taken where nothing needs the mask itself), or what rows of a stream and of text states
     see of each other (`causal` is then the stream's); None means all keys up to the query's own (`causal`) or all
-    keys. `cos` and `sin` are None where
-    positions are not rotary. `probe` is shown what attention was computed from and changes nothing: rotated q and k,
-    allowed, and the log-sum-exp of each row's scores [batch, head, query] where the kernel knew it. (A row with no
-    key left has that of all keys.) `flows` put other values along some edges.
+    keys. `cos` and `sin` are None where positions are not rotary. `probe` is shown what was attended. It changes
+    nothing. `flows` put other values along some edges.
     """
 
     cos: Float[Tensor, "#batch pos d_head"] | None = None
@@ -244,7 +263,7 @@ class Attention(nn.Module):
                 z = attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, flows=ctx.flows, **points)
             lse = None if heard is None else heard.lse
         if ctx.probe is not None:
-            ctx.probe(q, k, allowed, lse)
+            ctx.probe(Attended(q, k, v, z, allowed, lse))
         return z
 
     def _joined(self, q: Tensor, k: Tensor, v: Tensor, ctx: AttnContext, rows: Joined) -> Tensor:

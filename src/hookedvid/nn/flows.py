@@ -71,13 +71,15 @@ def with_flows(
             # Heads of one kv_head beside each other in one row axis, over which its keys need no copies.
             mine = (q[f.item, rows][:, heads].to(precise) * q.shape[-1] ** -0.5).transpose(0, 1)
             scores = (mine.reshape(len(kv_heads), -1, mine.shape[-1]) @ k.transpose(1, 2)).view(*mine.shape[:2], -1)
-            shares = _along(_softmax(scores, f.mask(part)), f, part).flatten(0, 1)
+            shares = _along(softmax(scores, f.mask(part)), f, part).flatten(0, 1)
             z = _plus(z, f, rows, heads, shares.view(len(kv_heads), n * len(rows), -1).to(new.dtype) @ new)
     return z
 
 
-def _softmax(scores: Float[Tensor, "head row key"], mask: Tensor) -> Float[Tensor, "head row key"]:
-    """In place; a row that sees nothing is zero."""
+def softmax(
+    scores: Float[Tensor, "head row key"], mask: Bool[Tensor, "#head row key"] | Float[Tensor, "#head row key"]
+) -> Float[Tensor, "head row key"]:
+    """The pattern of some rows, M added in place; a row that sees nothing is zero."""
     may = visible(mask)
     empty, mask = ~may.any(-1, keepdim=True), mask.to(scores.device)
     if mask.dtype == torch.bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hookedvid.errors import InputError
-from hookedvid.model.attention_maps import REST, AttentionMap
+from hookedvid.model.attention_maps import AttentionMap
 from hookedvid.model.lens import LensTable
 from hookedvid.report.plots.style import (
     COLUMN,
@@ -25,6 +25,7 @@ from hookedvid.report.plots.style import (
     titled,
     written,
 )
+from hookedvid.values.columns import REST
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
