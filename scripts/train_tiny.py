@@ -242,7 +242,7 @@ def examine(model: nn.Module, seed: int, n: int = 256) -> dict[str, float]:
 def build() -> nn.Module:
     from hookedvid.model.hooked_video_llm import HookedVideoLLM
 
-    return HookedVideoLLM(CONFIG, tokenizer())
+    return HookedVideoLLM(CONFIG, tokenizer()).requires_grad_()
 
 
 def main() -> None:

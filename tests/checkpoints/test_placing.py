@@ -105,7 +105,6 @@ def test_gradients_with_respect_to_activations_are_the_same(whole, spread):
         _, cache = m.run_with_cache(inputs, names_filter="resid_pre", incl_bwd=True, return_type="loss")
         grads.append([cache[f"blocks.{i}.hook_resid_pre_grad"] for i in range(3)])
     assert all(torch.equal(a, b) and a.any() for a, b in zip(*grads, strict=True))
-    whole.zero_grad()
 
 
 def test_an_error_within_an_offloaded_block_changes_no_later_run(whole, spread):

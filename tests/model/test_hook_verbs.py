@@ -197,18 +197,20 @@ def test_cached_gradients_hold_what_was_there_too():
     clean, cache = gradients(), gradients(("blocks.1.hook_mlp_out", lambda grad, hook: grad.mul_(0)))
     later = "blocks.1.hook_resid_post_grad"
     assert torch.equal(cache[later], clean[later])
-    model.zero_grad()
 
 
 def test_a_run_with_cache_makes_a_graph_only_where_a_gradient_is_asked_for():
     model, inputs = case("text")
-    assert all(p.requires_grad for p in model.parameters()) and torch.is_grad_enabled()
+    assert not any(p.requires_grad for p in model.parameters()) and torch.is_grad_enabled()
+    assert model(inputs).grad_fn is None
+    model.requires_grad_()
     logits, cache = model.run_with_cache(inputs)
     assert logits.grad_fn is None and not any(a.requires_grad for a in cache.values())
     assert torch.equal(model.run_with_cache(inputs, keep_graph=True)[0], logits)
     loss, _ = model.run_with_cache(inputs, return_type="loss", keep_graph=True)
     (grad,) = torch.autograd.grad(loss, [model.W_E])
     assert grad.any()
+    model.requires_grad_(False)
     kept: dict[str, Tensor] = {}
     point, save = "blocks.0.hook_resid_post", lambda grad, hook: kept.update({hook.name: grad.clone()})
     _, held = model.run_with_cache(inputs, names_filter=point, return_type="loss", incl_bwd=True)
@@ -219,13 +221,11 @@ def test_a_run_with_cache_makes_a_graph_only_where_a_gradient_is_asked_for():
     resid = model(inputs, stop_at_layer=1).detach().requires_grad_()
     model.run_with_cache(resid, start_at_layer=1, inputs=inputs, return_type="loss")[0].backward()
     assert apart(resid.grad, kept[point]) < ROUNDING, "an input that requires a gradient asks for it"
-    model.zero_grad()
 
 
 def test_cached_gradients_are_autograds():
     model, inputs = case("internvideo2.5")
     _, cache = model.run_with_cache(inputs, return_type="loss", incl_bwd=True)
-    model.zero_grad()
     names = [n for n in cache if not n.endswith("_grad")]
     assert {f"{n}_grad" for n in names} <= set(cache), "every point's gradient, the norms' included"
     for point in names:
@@ -236,7 +236,6 @@ def test_cached_gradients_are_autograds():
             return leaves[0]
 
         model.run_with_hooks(inputs, fwd_hooks=[(point, put_leaf)], return_type="loss").backward()
-        model.zero_grad()
         assert apart(cache[f"{point}_grad"], leaves[0].grad) < 1e-9, point  # gradients go through twice the sums
 
 

@@ -128,7 +128,7 @@ def test_kernels_agree_whatever_is_cut(name, a, b):
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", UNLIKE)
 def test_an_emptied_row_outputs_zero_and_its_gradients_are_finite(name, kernel, dtype):
-    model = random_model(name, dtype, kernel)
+    model = random_model(name, dtype, kernel).requires_grad_()
     inputs = rich_inputs(model)
     z = {}
     listen = [(f"blocks.{i}.attn.hook_z", lambda a, hook: z.update({hook.layer(): a.detach()})) for i in range(3)]
@@ -140,6 +140,7 @@ def test_an_emptied_row_outputs_zero_and_its_gradients_are_finite(name, kernel, 
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     assert model.blocks[0].attn.q.weight.grad.any()
     model.zero_grad()
+    model.requires_grad_(False)
 
 
 @LAW

@@ -32,8 +32,9 @@ def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: K
 def put(model: Model, name: str, tensor: Tensor) -> None:
     """Make a tensor the parameter of that name; a tied head stays the embedding's."""
     owner, _, leaf = name.rpartition(".")
-    parameter = nn.Parameter(tensor, requires_grad=True)
-    setattr(model.get_submodule(owner), leaf, parameter)
+    module = model.get_submodule(owner)
+    parameter = nn.Parameter(tensor, requires_grad=getattr(module, leaf).requires_grad)
+    setattr(module, leaf, parameter)
     if name == "embed.weight" and model.cfg.lm.tied:
         model.unembed.weight = parameter
 

@@ -34,7 +34,8 @@ def encode_video(model: Model, inputs: VideoInputs) -> Float[Tensor, "video_pos 
     with model.turn():
         new: Iterator[Tensor] = iter(())
         if videos := inputs.to_encode:
-            new = iter(_through_tower(model, [v.to(model.vision.patch_embed.weight.dtype) for v in videos]))
+            dtype = model.vision.patch_embed.weight.dtype
+            new = iter(_through_tower(model, [model.leaf(v.to(dtype)) for v in videos]))
     known = inputs.features or (None,) * inputs.batch_size
     features_of = [f for p, f in zip(inputs.pixel_values, known, strict=True) if p is not None]
     grids = [x.grid for x, p in zip(inputs.layouts, inputs.pixel_values, strict=True) if p is not None]

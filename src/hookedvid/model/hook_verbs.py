@@ -49,6 +49,11 @@ class HookVerbs(HookedRootModule):
         modules: list[Any] = [self, *self.mod_dict.values()]
         return any(m._backward_hooks or m._backward_pre_hooks for m in modules)
 
+    def leaf(self, x: Tensor) -> Tensor:
+        """What a run begins with, such that backward hooks get gradients where no weight asks for one."""
+        asks = torch.is_grad_enabled() and not x.requires_grad and self._hooked_backward()
+        return x.detach().requires_grad_().clone() if asks else x  # a copy, which hooks may edit in place
+
     def turn(self, hooked: bool = False) -> AbstractContextManager[None]:
         """A run's turn: alone where hooks are on the model, or will be; beside other plain runs otherwise."""
         return self.turns.alone() if hooked or self.listened() else self.turns.shared()
@@ -262,9 +267,9 @@ class HookVerbs(HookedRootModule):
             pos_slice: Positions of decoder activations to keep (int, slice, tuple or list of ints, counted from 0 in
                 the batch's columns); the rest is freed at once.
             incl_bwd: Also run backward from the output, a scalar, and keep each gradient as `name_grad`.
-            keep_graph: Whether the output can be run backward from. Otherwise autograd's graph, which holds every
-                activation, is made only where a gradient is asked for: by incl_bwd, by a backward hook on the model, by
-                an input that requires one.
+            keep_graph: Whether the output can be run backward from, to weights that require a gradient
+                (`model.requires_grad_()`). Otherwise autograd's graph, which holds every activation, is made only where
+                a gradient is asked for: by incl_bwd, by a backward hook on the model, by an input that requires one.
 
         Raises:
             HookError: When a name is unknown or cannot fire in this run.

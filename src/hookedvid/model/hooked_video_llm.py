@@ -55,6 +55,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
     """A Video-LLM whose every residual stream, attention pattern and mask is a hook point.
 
     `kernel` ("sdpa" or "eager") is that of every layer nothing listens to; give baseline and condition the same one.
+    Weights require no gradient, so that a plain run makes no graph; `model.requires_grad_()` asks for theirs.
     """
 
     vision: VisionTower
@@ -75,6 +76,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             self.add_module(name, part)
         self.setup()
         self.eval()
+        self.requires_grad_(False)
 
     # ---- doors -------------------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
             if interventions is not None or start_at_layer is not None or stop_at_layer is not None:
                 raise InputError("this model is a vision tower alone: it takes pixels, no interventions or layers")
             with self.turn():
-                return self.vision(self._pixels(input), self.kernel)
+                return self.vision(self.leaf(self._pixels(input)), self.kernel)
         if return_type not in (None, "logits", "loss", "both"):
             raise InputError(f"return_type is {return_type!r}; it can be 'logits', 'loss', 'both' or None")
         keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
@@ -264,7 +266,7 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         """The stream as `embed_inputs` gives it, and what is added after each of the first blocks (DeepStack)."""
         tokens = inputs.tokens if n_new is None else inputs.tokens[:, inputs.tokens.shape[1] - n_new :]
         resid = self.embed(tokens.clamp(min=0)).masked_fill((tokens == PAD)[..., None], 0.0)
-        resid, *added = self.with_video(inputs, resid)
+        resid, *added = map(self.leaf, self.with_video(inputs, resid))
         return self.hook_embed(resid), added
 
     def with_video(self, inputs: VideoInputs, resid: Tensor) -> list[Tensor]:

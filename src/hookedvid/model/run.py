@@ -59,7 +59,7 @@ class Run:
             resid, self._deepstack = model.enter(self.batch, self.plan.n_new)
         else:
             added = model.with_video(self.batch, given)[1:] if self.layers.start < model.cfg.n_deepstack else []
-            resid, self._deepstack = given.clone(), added  # a hook may edit it in place; the caller's stays
+            resid, self._deepstack = model.leaf(given.clone()), added  # a hook may edit it in place; the caller's stays
         self._dtype, self._device = resid.dtype, resid.device
         self._angles = self._angles_of(self._pos)
         return resid
