@@ -119,9 +119,16 @@ class Place:
 
 
 def run(
-    model, layout: TokenLayout, embeds: Tensor, given: Sequence[Intervention] = (), sources: dict | None = None
+    model,
+    layout: TokenLayout,
+    embeds: Tensor,
+    given: Sequence[Intervention] = (),
+    sources: dict | None = None,
+    log_weights: Tensor | None = None,
 ) -> tuple[Tensor, Taken]:
     """Logits [held, vocab] of the positions that reach the end, and every point's activation.
+
+    log_weights: [layer, head, query, key], added to the scores.
 
     sources: by the id of a value's source, (activations, layout) of its own plain run. A reference set, and the normal
     numbers that noise is made of, stand there by (hook, layer) alone.
@@ -165,7 +172,10 @@ def run(
         groups = lm.n_heads // lm.n_kv_heads
         k, v = (a.repeat_interleave(groups, 1) for a in (k, v))
         scores = torch.einsum("qhd,khd->qhk", q, k) / math.sqrt(lm.d_head)
-        scores = at("attn_scores", i, scores + weights.log())
+        scores = scores + weights.log()
+        if log_weights is not None:
+            scores = scores + log_weights[i][:, held][:, :, held].transpose(0, 1)
+        scores = at("attn_scores", i, scores)
         exps = (scores - scores.amax(-1, keepdim=True)).exp()
         pattern = at("pattern", i, (exps / exps.sum(-1, keepdim=True)).nan_to_num(0.0))
         z = torch.einsum("qhk,khd->qhd", pattern, v)

@@ -83,7 +83,7 @@ def test_no_verb_makes_a_graph_unless_one_is_asked_for():
         ]  # fmt: skip
     assert not held and not any(t.requires_grad or t.grad_fn for t in found)
     m.requires_grad_()
-    assert m(x).grad_fn is not None
+    assert m(x).grad_fn is not None and not m.attribute(x, lambda logits: logits[:, -1, 0]).edges.requires_grad
     m.requires_grad_(False)
     assert all(p.grad is None for p in m.parameters())
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.model.attention_maps import read_attention
+from hookedvid.model.attribute import attribute, attributions
 from hookedvid.model.bound import bind, bind_pair
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.counterfactual import counterfactual, shown
@@ -318,6 +319,8 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         return [score_options(row, inputs, i, self.cfg.n_tokens) for i, row in enumerate(rows)]
 
     attention = read_attention  # (inputs, layers, queries, reduce, heads, …) -> AttentionMap
+    attribute = attribute  # (inputs, metric, edges, nodes, …) -> Attribution
+    attributions = attributions  # the same of every item of a batch
     generate = generate  # (input, interventions, max_new_tokens, …) -> text, or ids
     lens = lens  # (inputs, at, layers, n_words, maps, …) -> LensTable
     view = view  # (inputs, conditions, …) -> a page

@@ -299,6 +299,21 @@ def _in_layers(
     return tuple(() if some == () else (replace(k.cut, heads=some) if own else k.cut,) for some in heads)
 
 
+def as_edges(intervention: Intervention) -> Knockout:
+    """A knockout that says which edges and nothing else.
+
+    Raises:
+        InterventionError: For layers, heads, a weight, and for another kind.
+    """
+    k = intervention
+    if not isinstance(k, Knockout) or k != Knockout(k.src, k.dst, relation=k.relation, keep_self=k.keep_self):
+        raise InterventionError(
+            f"{k.label()} says more than which edges: give knockouts without layers, heads and weight; every head is "
+            "told apart, and layers= says which blocks"
+        )
+    return k
+
+
 # The paper's three (facts: language-to-video, video temporal, video spatial).
 LV_K = Knockout("video", "text", name="LV-K")
 VT_K = Knockout("video", "video", relation="other_frame", name="VT-K")

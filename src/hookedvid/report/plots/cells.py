@@ -8,6 +8,7 @@ import numpy as np
 
 from hookedvid.errors import InputError
 from hookedvid.model.attention_maps import AttentionMap
+from hookedvid.model.attribution import Attribution
 from hookedvid.model.lens import LensTable
 from hookedvid.report.plots.style import (
     COLUMN,
@@ -107,13 +108,14 @@ def heat_map(table: "DataFrame", label: str, **how: Any) -> "Figure":
 
 
 def frames_by_layers(
-    table: "AttentionMap | DataFrame", label: str = "attention mass", *, value: str = "mass", **how: Any
+    table: "AttentionMap | Attribution | DataFrame", label: str = "attention mass", *, value: str = "mass", **how: Any
 ) -> "Figure":
     """A number of each frame in each layer: attention read by frames, or the effect of cutting one.
 
     Args:
-        table: `model.attention(…, reduce="frames")`, or a long table with the columns layer (0-based) and column
-            (`video[0]`, …); the mean over whatever else it tells apart (heads, queries). `rest` is left out.
+        table: `model.attention(…, reduce="frames")`, `model.attribute(…)` (heads summed), or a long table with the
+            columns layer (0-based) and column (`video[0]`, …); the mean over whatever else it tells apart (heads,
+            queries). `rest` is left out.
         label: What the number is, with its unit.
         value: The table's column that holds it.
         how: As of `cells`.
@@ -121,6 +123,9 @@ def frames_by_layers(
     Raises:
         InputError: For columns that are no frames, such as attention that was read by segments.
     """
+    if isinstance(table, Attribution):
+        value, how = "value", {"centre": 0.0, **how}
+        table = table.to_frame(sum_heads=True)
     long = _long(table, ("layer", "column", value))
     if other := [c for c in dict.fromkeys(map(str, long["column"])) if c != REST and not FRAME.fullmatch(c)]:
         raise InputError(f'{", ".join(other)} are no frames: read with reduce="frames", or draw heat_map of a table')
@@ -130,14 +135,14 @@ def frames_by_layers(
 
 
 def heads_by_layers(
-    table: "AttentionMap | DataFrame", label: str = "attention mass", *, value: str = "mass", **how: Any
+    table: "AttentionMap | Attribution | DataFrame", label: str = "attention mass", *, value: str = "mass", **how: Any
 ) -> "Figure":
     """A number of each head in each layer: the attention mass of what was read, or the effect of cutting the head.
 
     Args:
-        table: `model.attention(…, reduce="frames")`, or a long table with the columns layer (0-based) and head; where
-            it has columns of mass they are summed but for `rest`, so take the rows of one to see it alone. The mean
-            over queries.
+        table: `model.attention(…, reduce="frames")`, `model.attribute(…)`, or a long table with the columns layer
+            (0-based) and head; where it has columns of mass they are summed but for `rest`, so take the rows of one to
+            see it alone. The mean over queries.
         label: What the number is, with its unit.
         value: The table's column that holds it.
         how: As of `cells`.
@@ -150,6 +155,8 @@ def heads_by_layers(
             f"{', '.join(table.labels)} sum to 1 in every head: take the rows of some, "
             'such as table = read.to_frame(); table[table["column"] == "patches"]'
         )
+    if isinstance(table, Attribution):
+        table, value, how = table.to_frame(), "value", {"centre": 0.0, **how}
     long = _long(table, ("layer", "head", value))
     axes = [axis for axis in ("layer", "head", "query") if axis in long]
     if "column" in long:

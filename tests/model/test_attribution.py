@@ -1,0 +1,312 @@
+"""Attribution of edges and nodes: autograd through an explicit softmax, finite differences, completeness, costs."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import plain_decoder as plain
+from hookedvid import Ablate, EarlyExit, Patch, Replace, Steer, log_prob, logit_diff
+from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
+from hookedvid.model.attribution_paths import Point, refined
+from hookedvid.model.hooked_video_llm import HookedVideoLLM
+from hookedvid.nn import edge_sums
+from hookedvid.report import plots
+from hookedvid.sweep.run import sweep
+from hookedvid.values.columns import columns_of
+from hookedvid.values.config import DecoderConfig, VideoLLMConfig
+from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Drop, Edit, Knockout
+from memory_use import Largest, N
+from models import UNLIKE, apart, random_inputs, random_model, rich_inputs
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning"),
+    pytest.mark.shapes_unchecked,
+]
+
+EDGES = (LV_K, VT_K, VS_K, Knockout("all", "all"), Knockout("all", "last", keep_self=False), PATHWAYS["cross-frame"])
+UNDER = [
+    [replace(VT_K, heads=[1, 2], weight=0.3), replace(LV_K, weight=0.5, heads=0).at(1)],
+    [VS_K, Ablate("z", "0:2", at="video[1]"), Steer("resid_post", 0, "text", vector=torch.ones(64))],
+    [EarlyExit(2)],
+]
+
+
+def metric(logits):
+    """Not linear in the logits."""
+    return logits[:, -1, 5] - logits[:, -1, 7] + logits[:, -1, 9].tanh()
+
+
+def by_autograd(m, x, given=()):
+    """[layer, head, query, key]: the metric's derivative by the log-weight of every edge."""
+    n = x.layout.n_tokens
+    log_weights = torch.zeros(m.cfg.n_layers, m.cfg.n_heads, n, n, dtype=torch.float64, requires_grad=True)
+    embeds = plain.embedded(m, x) if x.has_video else m.embed_inputs(x)[0]
+    logits = plain.run(m, x.layout, embeds, given, log_weights=log_weights)[0]
+    (found,) = torch.autograd.grad(metric(logits[None])[0], log_weights)
+    return found
+
+
+def assert_sums(a, place, each):
+    wanted = torch.stack([(each * place.pairs(k)).sum((2, 3)) for k in a.knockouts], -1)
+    assert (a.edges - wanted).abs().max() <= 1e-10 * each.abs().max()
+
+
+@pytest.mark.parametrize("family", [*UNLIKE, "text"])
+def test_edges_are_autograds_through_an_explicit_softmax(family):
+    m = random_model(family)
+    x = m.encoded(rich_inputs(m)) if family != "text" else random_inputs(m)
+    edges = EDGES if family != "text" else [Knockout("all", "last"), Knockout("question", "question")]
+    each = by_autograd(m, x)
+    for kernel in ("sdpa", "eager"):
+        m.kernel = kernel
+        assert_sums(m.attribute(x, metric, edges=edges), plain.Place(x.layout), each)
+        if family != "text":
+            assert_sums(m.attribute(x, metric, readers=["text", "last", "video"]), plain.Place(x.layout), each)
+    m.kernel = "sdpa"
+
+
+@pytest.mark.parametrize("given", UNDER, ids=["weights", "writes", "exit"])
+def test_edges_under_interventions_are_those_of_their_run(given, monkeypatch):
+    monkeypatch.setattr(edge_sums, "SCORES", 1 << 10)  # a few rows at a time
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    a = m.attribute(x, metric, edges=EDGES, interventions=given)
+    assert_sums(a, plain.Place(x.layout), by_autograd(m, x, given))
+    assert a.value == pytest.approx(float(metric(m(x, interventions=given))[0]), rel=1e-12)
+
+
+def test_items_of_a_batch_are_attributed_as_alone():
+    m = random_model("llava-video")
+    items = [m.encoded(rich_inputs(m)), m.encoded(rich_inputs(m, 2, seed=1, n_text=12))]
+    both = VideoInputs.stack(items)
+    for given in ((), [replace(LV_K, weight=0.5), VT_K.at(0)], [Drop(1, keep=0.5, rank="uniform")]):
+        how = {"nodes": ["z", "resid_post"], "edges": "segments", "interventions": given}
+        for a, x in zip(m.attributions(both, metric, **how), items, strict=True):
+            alone = m.attribute(x, metric, **how)
+            assert apart(a.edges, alone.edges) <= 1e-10 and a.knockouts == alone.knockouts
+            assert all(apart(a.nodes[n], alone.nodes[n]) <= 1e-10 for n in alone.nodes)
+    path = {"path": "weights", "n_steps": 2, "edges": "segments"}
+    for a, x in zip(m.attributions(both, metric, **path), items, strict=True):
+        assert apart(a.edges, m.attribute(x, metric, **path).edges) <= 1e-10
+    with pytest.raises(InputError, match="this batch holds 2: use attributions"):
+        m.attribute(both, metric)
+    with pytest.raises(InputError, match=r"gave \(\) for 2 item"):
+        m.attributions(both, lambda logits: logits.sum())
+
+
+def test_words_and_knockouts_name_the_same_sets_and_a_cut_is_estimated_by_their_sum():
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    frames = m.attribute(x, metric)
+    assert [k.src for k in frames.knockouts] == list(x.layout.step_names)
+    assert torch.equal(m.attribute(x, metric, edges=frames.knockouts).edges, frames.edges)
+    patches = m.attribute(x, metric, edges=[Knockout(f"patches[{i}]", "text") for i in range(4)])
+    cells = m.attribute(x, metric, edges="cells").to_frame()
+    of_frame = cells.assign(column=cells["column"].str.extract(r"(video\[\d+\])")[0])
+    summed = of_frame.groupby(["layer", "head", "column"], sort=False)["value"].sum()
+    assert apart(torch.tensor(summed.to_numpy()).view_as(patches.edges), patches.edges) <= 1e-10
+    segments = m.attribute(x, metric, edges="segments")
+    whole = m.attribute(x, metric, edges=[Knockout("all", "all")])
+    own = m.attribute(x, metric, edges=Knockout("template", "template"))
+    assert apart(segments.edges.sum(-1, keepdim=True), whole.edges) <= 1e-10
+    assert segments.estimate(Knockout("template", "template", 1, heads=2)) == pytest.approx(float(own.edges[1, 2, 0]))
+    some = frames.edges[1:, [0, 3], 2].sum()
+    assert frames.estimate(Knockout("video[2]", "text", "1:", heads=[0, 3])) == pytest.approx(float(some), rel=1e-12)
+    both = [Knockout("video[0]", "text", 0), "video[1]->text @ 0"]
+    assert frames.estimate(both) == pytest.approx(float(frames.edges[0, :, :2].sum()), rel=1e-12)
+    assert frames.estimate(()) == 0.0
+    last = m.attribute(x, metric, layers=-1)
+    assert last.layers == (2,) and apart(last.edges, frames.edges[2:]) <= 1e-12
+    for wrong in (LV_K, Knockout("video[0]", "text", weight=0.5), Ablate("z", at="text"), Replace("video[0]", "text")):
+        with pytest.raises(InputError):
+            frames.estimate(wrong)
+    with pytest.raises(InputError, match=r"layer 0 .* was not asked about"):
+        last.estimate(Knockout("video[0]", "text", 0))
+
+
+def test_a_value_is_what_a_little_less_weight_loses():
+    m = random_model("qwen3-vl")
+    x = m.encoded(rich_inputs(m))
+    a, h = m.attribute(x, metric, edges=[LV_K, VT_K]), 1e-4
+    for k in (replace(LV_K.at(1), heads=3), VT_K.at(0)):
+        less, more = (float(metric(m(x, interventions=replace(k, weight=1 + s * h)))[0]) for s in (-1, 1))
+        assert a.estimate(k) == pytest.approx((more - less) / (2 * h), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava-video", "qwen3-vl"])
+def test_nodes_are_gradient_times_the_difference_to_a_reference(family):
+    m = random_model(family)
+    x, other = m.encoded(rich_inputs(m)), m.encoded(replace(rich_inputs(m, seed=2), tokens=rich_inputs(m).tokens))
+    names = ("resid_pre", "z", "mlp_out", "resid_post")
+    acts, grads = {}, {}
+
+    def points(name):
+        return name.startswith("blocks.") and name.split("hook_")[-1] in names
+
+    fwd = (points, lambda act, hook: acts.update({hook.name: act.detach()}))
+    bwd = (points, lambda grad, hook: grads.update({hook.name: grad.detach()}))
+    with m.hooks([fwd], [bwd]):
+        metric(m(x)).sum().backward()
+    _, theirs = m.run_with_cache(other, names_filter=points)
+    kinds = columns_of(x.layout, "segments")[1]
+    means = {n: torch.stack([a[0, kinds == k].mean(0) for k in kinds]) for n, a in acts.items()}
+    moments = {n: torch.stack([a[0].mean(0), a[0].std(0)]) for n, a in theirs.items()}
+    references = {
+        "zero": ("zero", {n: torch.zeros_like(a) for n, a in acts.items()}),
+        "mean": ("mean", means),
+        "cache": (theirs, dict(theirs.items())),
+        "inputs": (other, dict(theirs.items())),
+        "moments": (moments, {n: s[0] for n, s in moments.items()}),
+    }
+    for reference, instead in references.values():
+        a = m.attribute(x, metric, nodes=names, reference=reference)
+        assert a.edges is None
+        for name in names:
+            full = [f"blocks.{i}." + ("attn." if name == "z" else "") + f"hook_{name}" for i in range(3)]
+            wanted = torch.stack([(grads[n] * (acts[n] - instead[n]))[0].sum(-1).movedim(0, -1) for n in full])
+            assert apart(a.nodes[name], wanted) <= 1e-10
+    table = a.node_frame()
+    assert set(table["column"]) == {*x.layout.step_names, "rest"} and set(table["node"]) == set(names)
+    of_z = table[table["node"] == "z"].groupby("layer")["value"].sum()
+    assert torch.tensor(of_z.to_numpy()).allclose(a.nodes["z"].sum((1, 2)))
+
+
+def test_a_path_of_weights_sums_to_what_cutting_all_of_it_loses():
+    m = random_model("qwen3-vl")
+    x = m.encoded(rich_inputs(m))
+    for edges, under in (("frames", LV_K), ([VT_K, VS_K], [VT_K, VS_K])):
+        a = m.attribute(x, metric, edges=edges, path="weights", n_steps=16)
+        lost = float(metric(m(x))[0] - metric(m(x, interventions=under))[0])
+        assert a.change == pytest.approx(lost, rel=1e-9) and a.n_steps == 16
+        assert a.gap <= 5e-3 * abs(lost) and float(a.edges.sum()) == pytest.approx(lost, abs=a.gap + 1e-12)
+        assert "path of weights, 16 steps, change" in repr(a) and "gap" in repr(a)
+    some = m.attribute(x, metric, path="weights", layers=[0, 2], interventions=VT_K.at(1), n_steps=8)
+    under = [VT_K.at(1), *(LV_K.at(i) for i in (0, 2))]
+    lost = float(metric(m(x, interventions=VT_K.at(1)))[0] - metric(m(x, interventions=under))[0])
+    assert some.change == pytest.approx(lost, rel=1e-9) and some.gap <= 1e-3
+
+
+def test_a_path_goes_where_a_peaked_softmax_changes():
+    """All at once, at a ten-millionth of the weight: as saturated attention does."""
+
+    def point(t):
+        w = t**8
+        return Point([w / (w + 1e-7)], [torch.tensor([8 / t * 1e-7 * w / (w + 1e-7) ** 2])])
+
+    points = {0.0: Point([0.0], [torch.zeros(1)]), 1.0: point(1.0)}
+    parts = refined(points, point, 24)
+    found = sum(part * points[t].slopes[0] for t, part in parts.items())
+    assert len(points) == 25 and abs(float(found) - points[1.0].values[0]) <= 1e-2
+
+
+@pytest.mark.parametrize("family", ["internvideo2.5", "qwen3-vl"])
+def test_a_path_from_a_clip_sums_to_the_change_in_every_whole_stream(family):
+    m = random_model(family)
+    x, other = rich_inputs(m), rich_inputs(m, seed=2)
+    gaps = []
+    for n in (8, 32):
+        a = m.attribute(x, metric, nodes=["resid_pre", "resid_post", "z"], path="clip", reference=other, n_steps=n)
+        lost = float(metric(m(x))[0] - metric(m(other))[0])
+        assert a.change == pytest.approx(lost, rel=1e-9)
+        whole = a.nodes["resid_post"][m.cfg.n_deepstack :].sum(-1)
+        assert (whole - lost).abs().max() <= a.gap + 1e-12
+        gaps.append(a.gap)
+    assert gaps[1] < gaps[0] / 8 and gaps[1] < 0.05 * abs(lost)
+
+
+def test_metrics_are_the_answers_margin_and_log_probability():
+    m = random_model("llava-video")
+    x = m.encoded(m.prepare(torch.zeros(4, 32, 32, 3, dtype=torch.uint8).numpy(), "what ?", ["a", "b", "c"]))
+    answer, logits = m.answer(x), m(x, logits_to_keep=1)
+    right = answer.index
+    assert float(logit_diff(x, right)(logits)[0]) == pytest.approx(answer.margin)
+    wrong = (right + 1) % 3
+    gap = answer.logits[right] - answer.logits[wrong]
+    assert float(logit_diff(x, right, wrong)(logits)[0]) == pytest.approx(gap)
+    assert float(log_prob(x, right, m.cfg.n_tokens)(logits)[0].exp()) == pytest.approx(answer.prob)
+    assert m.attribute(x, logit_diff(x, right)).value == pytest.approx(answer.margin)
+    with pytest.raises(InputError, match="no option 3"):
+        logit_diff(x, 3)
+    with pytest.raises(InputError, match="options"):
+        log_prob(random_inputs(m), 0)
+
+
+@pytest.mark.usefixtures("shapes_checked")
+def test_figures_draw_what_was_attributed():
+    m = random_model("llava-video")
+    a = m.attribute(m.encoded(rich_inputs(m)), metric)
+    for figure, shape in ((plots.frames_by_layers(a, "lost"), (3, 4)), (plots.heads_by_layers(a, "lost"), (3, 8))):
+        (image,) = figure.axes[0].images
+        assert image.get_array().shape == shape
+    drawn = plots.frames_by_layers(a, "lost").axes[0].images[0].get_array()
+    assert torch.tensor(drawn.data).allclose(a.sum_heads())
+    assert isinstance(a.to_frame(), pd.DataFrame) and "3 layers" in repr(a)
+
+
+def test_a_run_holds_nothing_of_query_times_key_and_leaves_nothing_behind():
+    small = DecoderConfig(n_layers=3, d_model=16, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)
+    m = HookedVideoLLM.from_config(VideoLLMConfig(family="text", decoder=small))
+    x = m.inputs_from_tensors(torch.randint(0, 300, (N,), generator=torch.Generator().manual_seed(0)))
+    with Largest() as seen, torch.inference_mode(), torch.no_grad():
+        a = m.attribute(x, metric, edges=[Knockout("all", "all")], nodes="z", layers=2)
+    assert seen.n_square == 0 and bool(a.edges.any())
+    assert not a.edges.requires_grad and m(x, logits_to_keep=1).grad_fn is None and not m.listened()
+    assert all(p.grad is None and not p.requires_grad for p in m.parameters())
+
+
+def test_what_cannot_be_attributed_is_refused_in_words():
+    m = random_model("llava-video")
+    x, text = m.encoded(rich_inputs(m)), random_inputs(random_model("text"))
+    refused = {
+        "no edges 'frame'": (InputError, {"edges": "frame"}),
+        "says more than which edges": (InterventionError, {"edges": [LV_K.at(0)]}),
+        "readers go with": (InputError, {"edges": LV_K, "readers": "last"}),
+        "no edges are asked": (InputError, {"edges": []}),
+        "other values flow": (InterventionError, {"interventions": Replace("video", "text")}),
+        "something listens": (HookError, {"interventions": Edit("pattern", 1, lambda p: p, at="text")}),
+        "does not exist": (InterventionError, {"nodes": "resid_pots"}),
+        "nodes are what positions hold": (InputError, {"nodes": "pattern"}),
+        "no reference 'zeros'": (InputError, {"nodes": "z", "reference": "zeros"}),
+        "no path 'weight'": (InputError, {"path": "weight"}),
+        "n_steps is 0": (InputError, {"path": "weights", "n_steps": 0}),
+        "one of edges alone": (InputError, {"nodes": "z", "path": "weights"}),
+        "one of nodes alone": (InputError, {"nodes": "z", "path": "clip"}),
+        "laid out otherwise": (InputError, {"nodes": "z", "path": "clip", "reference": rich_inputs(m, 2)}),
+        "share edges": (InputError, {"path": "weights", "edges": [LV_K, Knockout("video[0]", "last")]}),
+        "layers .* are not all there": (InputError, {"layers": 3}),
+    }
+    for words, (error, how) in refused.items():
+        with pytest.raises(error, match=words):
+            m.attribute(x, metric, **how)
+    with pytest.raises(InputError, match="has no gradient"):
+        m.attribute(x, lambda logits: logits.detach()[:, -1, 0])
+    with pytest.raises(InputError, match="needs a video"):
+        random_model("text").attribute(text, metric)
+    merged = random_model("internvideo2.5")
+    with pytest.raises(SelectorError, match="have no cells"):
+        merged.attribute(rich_inputs(merged), metric, edges="cells")
+    assert not m.listened()
+
+
+def test_the_estimate_of_a_sweep_is_close_where_nothing_is_saturated():
+    m = random_model("qwen3-vl")
+    x = m.encoded(rich_inputs(m))
+    weak = [replace(k, weight=0.999) for k in (Knockout(f, "text", i) for f in x.layout.step_names for i in range(3))]
+    intact, *cut = sweep(m, [x], [[], *([k] for k in weak)], read=lambda _, logits: float(metric(logits[None])[0]))[0]
+    a = m.attribute(x, metric)
+    found = torch.tensor([a.estimate(replace(k, weight=0.0)) for k in weak]) * 1e-3
+    assert apart(found, intact - torch.tensor(cut)) <= 1e-2
+
+
+def test_a_source_is_patched_and_taken_by_the_same_positions():
+    """The gradient times the difference is the first term of a patch's effect."""
+    m = random_model("qwen3-vl")
+    x = m.encoded(rich_inputs(m))
+    _, own = m.run_with_cache(x, names_filter=("resid_post", 1))
+    near = {"blocks.1.hook_resid_post": own["resid_post", 1] * (1 - 1e-5)}
+    lost = float(metric(m(x))[0] - metric(m(x, interventions=Patch("resid_post", 1, "text", source=near)))[0])
+    a = m.attribute(x, metric, nodes="resid_post", layers=1)
+    assert float(a.nodes["resid_post"][0, x.layout.positions("text")].sum()) * 1e-5 == pytest.approx(lost, rel=1e-3)
