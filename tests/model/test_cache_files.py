@@ -37,6 +37,14 @@ def test_a_cut_cache_says_so_from_its_file(tmp_path):
         found.at("z", 0, "last")
 
 
+def test_a_cache_of_everything_is_the_same_from_its_file(tmp_path):
+    model = random_model("qwen3-vl")
+    _, cache = model.run_with_cache(random_inputs(model))
+    cache.save(tmp_path / "all.safetensors")
+    found = VideoCache.load(tmp_path / "all.safetensors", model)
+    assert all(torch.equal(x, found.cache_dict[n]) for n, x in cache.cache_dict.items())
+
+
 def test_other_files_and_other_models_are_refused(tmp_path):
     model = random_model("llava-onevision")
     model.run_with_cache(random_inputs(model), names_filter="z")[1].save(tmp_path / "a.safetensors")

@@ -152,7 +152,12 @@ class VideoCache(ActivationCache):
     def save(self, path: str | Path) -> None:
         """Write the activations, and where each row stands, as one safetensors file, which appears whole."""
         own = {name: x.detach().cpu().contiguous() for name, x in self.cache_dict.items()}
-        own |= {f"{_HELD}{i}": rows.clone() for i, rows in enumerate(self.held)}
+        own |= {f"{_HELD}{i}": rows.contiguous() for i, rows in enumerate(self.held)}
+        places: set[int] = set()
+        for name, x in own.items():  # hook points share storage, and a file's tensors may not
+            place = x.untyped_storage().data_ptr()
+            own[name] = x.clone() if place in places else x
+            places.add(place)
         cfg = cast(Model, self.model).cfg
         about: dict[str, Any] = {
             "format": FORMAT,
