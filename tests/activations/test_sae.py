@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from hookedvid import SAE, Session, load_sae, loss_recovered
 from hookedvid.activations.sae import Parts
 from hookedvid.errors import DataError, InputError
+from hookedvid.sweep.run import sweep
 from models import ROUNDING, UNLIKE, random_inputs, random_model
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -223,15 +224,20 @@ def test_an_edit_changes_a_feature_and_keeps_what_is_not_reconstructed(name):
     assert "feature" in edit.label() and "x -2" in edit.label()
 
 
-def test_edits_by_feature_in_generation_and_sessions():
+def test_edits_by_feature_in_generation_sweeps_and_sessions():
     model = random_model("llava-onevision")
     inputs = random_inputs(model)
     edit = sae_of(model.cfg.d_model).edit("resid_post", 1, 2, value=40, at="last")
     how = {"interventions": edit, "max_new_tokens": 4, "return_type": "tokens"}
     cached, whole = (model.generate(inputs, use_past_kv_cache=c, **how) for c in (True, False))
     assert torch.equal(cached, whole)
-    heads = SAE(Parts(*[x for x in (n(model.cfg.lm.n_heads * model.cfg.lm.d_head, F), B_ENC, n(F, 64), n(64))]))
-    assert heads.n_features == F and Session is not None
+    edits = [(sae_of(64).edit("z", 1, i, scale=3, at=at),) for i in (0, 4) for at in ("question", "video[1]")]
+    whole = [model(inputs, interventions=e)[0, -1] for e in edits]  # heads are read one behind the other
+    swept = sweep(model, [inputs], edits)[0]
+    session = Session(model, inputs)
+    for i, wanted in enumerate(whole):
+        for found in (swept[i], session.logits(edits[i])):
+            assert (found - wanted).abs().max() <= ROUNDING * wanted.abs().max()
 
 
 def test_loss_recovered_is_what_three_runs_say():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hookedvid.activations.rows import POOLS, Kept, Pool, Taker
-from hookedvid.activations.store import Activations, Record, Writer, files_of, fix_settings, records_of
+from hookedvid.activations.store import Activations, Record, Writer, add_questions, fix_settings, outcomes
 from hookedvid.data.dataset import Dataset
 from hookedvid.data.item import Item, jsonl, read_items, video_path
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, NonFiniteError
@@ -105,9 +105,9 @@ def _fill(
     folder: Path, job: "_Job", tasks: Sequence["Task"], batch_size: int, retry_failed: bool, decoders: Decoders
 ) -> None:
     """Run what the folder does not hold yet."""
-    kept = sorted((r for path in files_of(folder) for r in records_of(path)), key=lambda r: r.status == "ok")
-    known = {r.key: r for r in kept}  # of several with one key, one that did not fail
-    todo = [(item, key) for item, key in tasks if key not in known or _again(known[key], retry_failed)]
+    add_questions(folder, tasks)
+    known = outcomes(folder)
+    todo = [(item, key) for item, key in tasks if key not in known or _again(known[key].record, retry_failed)]
     writer = Writer(folder)
     units = ((unit, job.requests(unit)) for unit in _units(todo, batch_size))
     with bar(len(tasks), "collecting", "items") as done:
@@ -253,7 +253,7 @@ class _Job:
         for item, key in unit:
             inputs = attempt(self._prepared, item, clips[self.request(item)])
             if isinstance(inputs, Outcome):
-                yield _failed(item, key, inputs), {}
+                yield _failed(key, inputs), {}
             else:
                 ready.append(((item, key), inputs))
         for start in range(0, len(ready), batch_size):
@@ -264,13 +264,13 @@ class _Job:
                 each = [o if isinstance(o, Outcome) else o[0] for o in outcomes]
             else:
                 each = found
-            for ((item, key), _), one in zip(some, each, strict=True):
+            for ((_, key), _), one in zip(some, each, strict=True):
                 if not isinstance(one, Outcome):
                     one = attempt(self._finite, one)
                 if isinstance(one, Outcome):
-                    yield _failed(item, key, one), {}
+                    yield _failed(key, one), {}
                 else:
-                    yield Record(key, item), one
+                    yield Record(key), one
 
     def _prepared(self, item: Item, clip: Clip | HookedVidError) -> VideoInputs:
         if isinstance(clip, HookedVidError):
@@ -301,5 +301,5 @@ class _Job:
         return kept
 
 
-def _failed(item: Item, key: str, outcome: Outcome) -> Record:
-    return Record(key, item, "failed", outcome.reason, outcome.fault)
+def _failed(key: str, outcome: Outcome) -> Record:
+    return Record(key, "failed", outcome.reason, outcome.fault)

@@ -1,8 +1,9 @@
 """A folder of activations: shards of safetensors, each with the records of its items, and how one is read.
 
 A file holds, by full hook name, the rows of its items one after the other; beside each stands whose row it is and what
-of (`labels`). What became of an item, failed ones among them, is in the file's metadata. A file of one item is made as
-soon as that item is done; many become a shard, which appears whole before they go.
+of (`labels`). What became of an item, failed ones among them, is in the file's metadata, by the key of all that its
+rows are made of. A file of one item is made as soon as that item is done; many become a shard, which appears whole
+before they go. Which items there are, with their keys, is in a file of its own: rows under other keys count no longer.
 """
 
 import json
@@ -22,16 +23,16 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookError, RunError, nearest
 from hookedvid.study.rows import json_bytes, sealed, unsealed
 from hookedvid.study.run.sources import Moments
-from hookedvid.values.files import read_regular, write_bytes, written
+from hookedvid.values.files import PART, read_regular, write_bytes, written
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.serial import from_dict, numbered, to_dict, unnumbered
 
 FORMAT = 1
-ABOUT = "collection.json"
+ABOUT, ITEMS = "collection.json", "items.json"
 PARTS = "parts"
 SHARD_BYTES = 256 << 20  # that a shard has at least, unless it has so many items
 SHARD_ITEMS = 1000
-LARGEST = 1 << 24  # bytes of collection.json
+LARGEST = 1 << 30  # bytes of a file that is read whole
 _LABELS = "labels"
 
 
@@ -39,7 +40,6 @@ class Record(NamedTuple):
     """What became of an item: `ok`, or `failed` for a reason, of a kind that one word says (docs/videos.md)."""
 
     key: str
-    item: Item
     status: str = "ok"
     reason: str = ""
     fault: str = ""
@@ -83,24 +83,21 @@ class Activations:
 
     Attributes:
         settings: What fixes every number: model, hooks, positions, pooling, sampling, dtype, interventions.
-        items: Of which there are activations, in the order of the files; `failed` the others' reasons by id.
+        items: Of which there are activations, as they were given last; `failed` the others' reasons by id.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
         self.hooks: tuple[str, ...] = tuple(self.settings["hooks"])
-        last: dict[str, tuple[Record, Path, int]] = {}
-        for path in files_of(self.folder):
-            for n, record in enumerate(records_of(path)):
-                if record.status == "ok" or last.get(record.item.id, (record,))[0].status != "ok":
-                    last[record.item.id] = record, path, n
-        there = [held for held in last.values() if held[0].status == "ok"]
-        self.items: tuple[Item, ...] = tuple(record.item for record, _, _ in there)
-        self.failed = {r.item.id: r.reason for r, _, _ in last.values() if r.status != "ok"}
+        items = read_questions(self.folder)
+        known = outcomes(self.folder)
+        there = [(item, known[key]) for item, key in items if key in known and known[key].ok]
+        self.items: tuple[Item, ...] = tuple(item for item, _ in there)
+        self.failed = {item.id: known[key].record.reason for item, key in items if key in known and not known[key].ok}
         videos = {video: n for n, video in enumerate(dict.fromkeys(map(_video, self.items)))}
         self._video = torch.tensor([videos[_video(item)] for item in self.items], dtype=torch.long)
-        self._places = [(path, n) for _, path, n in there]
+        self._places = [(found.path, found.number) for _, found in there]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -147,9 +144,7 @@ class Activations:
         Raises:
             HookError: For what was not collected.
         """
-        if unknown := labels.keys() - set(LABELS):
-            raise DataError(f"rows have no label {sorted(unknown)[0]!r}; they have {', '.join(LABELS)}")
-        chosen = list(self._chunks(self.name(hook, layer), None if items is None else list(items), labels))
+        chosen = list(self.stream(hook, layer, items=items, **labels))
         if not chosen:
             raise DataError(f"no row of {hook!r} is of these items and labels")
         fields = zip(*(vars(rows).values() for rows in chosen), strict=True)
@@ -165,16 +160,25 @@ class Activations:
         found: dict[str, Tensor] = {}
         for name in names:
             moments = Moments()
-            for rows in self._chunks(name, None, {}):
+            for rows in self.stream(name):
                 moments.add(rows.values)
             found[name] = moments.result()
         return found
 
-    def _chunks(
-        self, name: str, items: Sequence[int] | None, labels: Mapping[str, int | Iterable[int]]
+    def stream(
+        self, hook: str, layer: int | None = None, *, items: Iterable[int] | None = None, **labels: int | Iterable[int]
     ) -> Iterator[Rows]:
-        """Chosen rows, file by file; of a file, those are read that lie between the first and the last."""
-        wanted = {name: torch.tensor([x] if isinstance(x, int) else list(x)) for name, x in labels.items()}
+        """The rows of `at`, file by file, for what does not fit in memory; a file has 256 MiB, or one item.
+
+        Of a file, those are read that lie between the first and the last.
+
+        Raises:
+            HookError: For what was not collected.
+        """
+        if unknown := labels.keys() - set(LABELS):
+            raise DataError(f"rows have no label {sorted(unknown)[0]!r}; they have {', '.join(LABELS)}")
+        name = self.name(hook, layer)
+        wanted = {label: torch.tensor([x] if isinstance(x, int) else list(x)) for label, x in labels.items()}
         numbers = range(len(self)) if items is None else [range(len(self))[i] for i in items]
         by_file: dict[Path, list[int]] = {}
         for i in numbers:
@@ -228,8 +232,30 @@ def files_of(folder: Path) -> list[Path]:
 def records_of(path: Path) -> list[Record]:
     """The records of a file's items, in their order."""
     with opened(path) as file:
-        fields = json.loads((file.metadata() or {}).get("records", "[]"))
-    return [Record(**(f | {"item": from_dict(Item, f["item"], DataError)})) for f in fields]
+        return [Record(**fields) for fields in json.loads((file.metadata() or {}).get("records", "[]"))]
+
+
+class Found(NamedTuple):
+    """An item's record, and where its rows are: the file, and its number in it."""
+
+    record: Record
+    path: Path
+    number: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are rows."""
+        return self.record.status == "ok"
+
+
+def outcomes(folder: Path) -> dict[str, Found]:
+    """What became of items, by key; of several with one key, one that did not fail."""
+    known: dict[str, Found] = {}
+    for path in files_of(folder):
+        for n, record in enumerate(records_of(path)):
+            if record.key not in known or not known[record.key].ok:
+                known[record.key] = Found(record, path, n)
+    return known
 
 
 def save(path: Path, records: Sequence[Record], tensors: dict[str, Tensor]) -> None:
@@ -238,10 +264,9 @@ def save(path: Path, records: Sequence[Record], tensors: dict[str, Tensor]) -> N
     Raises:
         RunError: Where it cannot be.
     """
-    told = [r._asdict() | {"item": to_dict(r.item)} for r in records]
     try:
         with written(path) as part:
-            save_file(tensors, part, {"records": json.dumps(told)})
+            save_file(tensors, part, {"records": json.dumps([r._asdict() for r in records])})
     except (OSError, SafetensorError) as e:
         raise RunError(
             f"cannot write activations to {path}: {e}; every item before this one is kept: make room and call again"
@@ -260,6 +285,8 @@ class Writer:
     def __init__(self, folder: Path):
         self._folder = folder
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        for torn in (p for d in (folder, folder / PARTS) for p in d.glob(f"{PART}*")):
+            torn.unlink()  # of a call that was killed over it
         known = files_of(folder)
         self._next = 1 + max([int(p.stem) for p in known], default=-1)
         merged = {r.key for p in known if p.parent == folder for r in records_of(p) if r.status == "ok"}
@@ -308,7 +335,7 @@ class Writer:
         return folder / f"{self._next - 1:08d}.safetensors"
 
 
-# ---- settings --------------------------------------------------------------------------------------------------------
+# ---- settings and items ----------------------------------------------------------------------------------------------
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -340,3 +367,19 @@ def fix_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if other := [k for k in sorted({*kept, *settings}) if kept.get(k) != settings.get(k)]:
         told = "; ".join(f"{k} {kept.get(k)!r:.60}, now {settings.get(k)!r:.60}" for k in other[:3])
         raise DataError(f"{folder} holds activations of other settings ({told}); give another folder")
+
+
+def read_questions(folder: Path) -> list[tuple[Item, str]]:
+    """The items of a folder with their keys, done or not."""
+    path = folder / ITEMS
+    if not path.exists():
+        return []
+    data = unnumbered(json.loads(read_regular(path, LARGEST)), FORMAT, path, DataError)
+    return [(from_dict(Item, item, DataError), key) for key, item in data["items"]]
+
+
+def add_questions(folder: Path, items: Iterable[tuple[Item, str]]) -> None:
+    """Write the items of a folder: those that were there, in place of which come new ones of their ids, then others."""
+    known = {item.id: (item, key) for item, key in [*read_questions(folder), *items]}
+    told = [[key, to_dict(item)] for item, key in known.values()]
+    write_bytes(folder / ITEMS, json_bytes(numbered({"items": told}, FORMAT)))
