@@ -9,11 +9,11 @@ import torch
 
 from hookedvid import Ablate, Activations, Patch, Steer, collect, difference_of_means
 from hookedvid.activations import collect as collecting
-from hookedvid.activations import store
+from hookedvid.activations import files
 from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items
 from hookedvid.data.shapes.clips import make_dataset
-from hookedvid.errors import DataError, HookError, InputError, InterventionError
+from hookedvid.errors import DataError, HookError, InputError, InterventionError, SelectorError
 from hookedvid.video.decoders import Decoders
 from models import ROUNDING, UNLIKE, random_model
 
@@ -109,7 +109,7 @@ def test_rows_of_tower_and_projector_go_by_their_frames(name, questions, gather)
 
 def test_a_call_that_was_interrupted_goes_on(gather, tmp_path, monkeypatch):
     whole = gather(folder="whole", hooks=HOOKS)
-    append, ran = store.Writer.append, []
+    append, ran = files.Writer.append, []
 
     def cut_short(self, record, kept):
         if len(ran) in (2, 5):
@@ -118,27 +118,27 @@ def test_a_call_that_was_interrupted_goes_on(gather, tmp_path, monkeypatch):
         ran.append(record.key)
         append(self, record, kept)
 
-    monkeypatch.setattr(store.Writer, "append", cut_short)
+    monkeypatch.setattr(files.Writer, "append", cut_short)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             gather(hooks=HOOKS)
-    monkeypatch.setattr(store, "SHARD_ITEMS", 5)
-    save = store.save
+    monkeypatch.setattr(files, "SHARD_ITEMS", 5)
+    save = files.save
 
     def dies_behind_the_shard(path, *rest):
         save(path, *rest)
-        if path.parent.name != store.PARTS:
+        if path.parent.name != files.PARTS:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "save", dies_behind_the_shard)
+    monkeypatch.setattr(files, "save", dies_behind_the_shard)
     with pytest.raises(KeyboardInterrupt):
         gather(hooks=HOOKS)
-    monkeypatch.setattr(store, "save", save)
-    assert len(list((tmp_path / "acts" / store.PARTS).iterdir())) == 5  # the shard holds them already
+    monkeypatch.setattr(files, "save", save)
+    assert len(list((tmp_path / "acts" / files.PARTS).iterdir())) == 5  # the shard holds them already
     acts = gather(hooks=HOOKS)
     assert len({x for x in ran if x}) == 6 == len([x for x in ran if x]) and acts.items == whole.items
     assert same(acts.at("z", 2), whole.at("z", 2)) and same(acts.at("embed"), whole.at("embed"))
-    assert not list((tmp_path / "acts" / store.PARTS).iterdir())
+    assert not list((tmp_path / "acts" / files.PARTS).iterdir())
     assert len(list((tmp_path / "acts").glob("*.safetensors"))) == 2
 
 
@@ -214,7 +214,7 @@ def test_a_folder_is_of_one_setting(gather, tmp_path):
     gather()
     with pytest.raises(DataError, match="holds activations of other settings \\(pool None, now 'mean'"):
         gather(pool="mean")
-    (tmp_path / "acts" / store.ABOUT).write_bytes(b"{}")
+    (tmp_path / "acts" / files.ABOUT).write_bytes(b"{}")
     with pytest.raises(DataError, match="is damaged"):
         gather()
     with pytest.raises(DataError, match="no activations are in"):
@@ -229,6 +229,9 @@ def test_a_folder_is_of_one_setting(gather, tmp_path):
         ({"hooks": None}, HookError, "say which"),
         ({"hooks": "ln_final.hook_scale"}, HookError, "is behind the last block"),
         ({"hooks": "resid_pots"}, HookError, "resid_post"),
+        ({"at": "vidoe"}, SelectorError, "no selector 'vidoe'"),
+        ({"interventions": "ball->text @ 1:"}, SelectorError, "no selector 'ball'"),
+        ({"pool": "frame", "at": "last"}, InputError, "no position of 'last' is in a frame"),
         ({"pool": "max"}, InputError, "it can be None, 'mean', 'frame', 'last'"),
         ({"dtype": "int8"}, InputError, "dtype is 'int8'"),
         ({"batch_size": 0}, InputError, "batch_size is 0"),

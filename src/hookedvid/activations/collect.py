@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from hookedvid.activations.files import Record, Writer, add_questions, fix_settings, outcomes
 from hookedvid.activations.rows import POOLS, Kept, Pool, Taker
-from hookedvid.activations.store import Activations, Record, Writer, add_questions, fix_settings, outcomes
+from hookedvid.activations.store import Activations
 from hookedvid.data.dataset import Dataset
 from hookedvid.data.item import Item, jsonl, read_items, video_path
 from hookedvid.errors import HookedVidError, HookError, InputError, InterventionError, NonFiniteError
 from hookedvid.model.counterfactual import shown
+from hookedvid.model.hook_verbs import Name
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import check_bare
 from hookedvid.study.records import model_hash
@@ -30,7 +32,7 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Asked, as_interventions, to_json
 from hookedvid.values.layout import FrameBlendWarning
 from hookedvid.values.progress import bar
-from hookedvid.values.selectors import as_selector
+from hookedvid.values.selectors import BY_FRAME, NAMES, as_selector, parse_selector, unknown_name
 from hookedvid.values.serial import counted
 from hookedvid.video import samplers
 from hookedvid.video.clip_files import ClipRequest
@@ -45,7 +47,7 @@ Source = Iterable[Item] | Dataset | str | os.PathLike[str]
 def collect(
     model: Model,
     items: Source,
-    hooks: Any,
+    hooks: Name | Sequence[Name] | Callable[[str], bool],
     at: str | Sequence[str] = "all",
     *,
     folder: str | os.PathLike[str],
@@ -84,6 +86,7 @@ def collect(
 
     Raises:
         HookError: For hooks on the model, and for hook points that hold no rows of positions.
+        SelectorError: For a name that is no selector, and no group of any item.
         DataError: Where the folder holds activations of other settings.
         RunError: Where another process writes there, or nothing can be written: call again when that is mended.
     """
@@ -91,6 +94,7 @@ def collect(
     questions, beside = _questions(items, annotations)
     asked = as_interventions(interventions)
     job = _Job(model, beside, _names(model, hooks), at, pool, _dtype(model, dtype), asked, n_frames, sampler)
+    job.check(questions)
     batch_size = counted("batch_size", batch_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +225,18 @@ class _Job:
             "device": model.device.type,
             **{p: importlib.metadata.version(p) for p in ("hookedvid", "torch", "av")},
         }
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raise, before anything runs, for selectors that no item has, and for means by frame of what is in none."""
+        at = [term.name for term in parse_selector(self._at)]
+        groups = list(dict.fromkeys(name for item in items for name in item.groups))
+        others = effects(self._interventions, self._model.cfg.n_layers).selectors
+        for selector in (self._at, *others):
+            for term in parse_selector(selector):
+                if term.name not in (*NAMES, *groups):
+                    raise unknown_name(term.name, selector, groups)
+        if self._pool == "frame" and not any(name in (*BY_FRAME, "all", *groups) for name in at):
+            raise InputError(f"no position of {self._at!r} is in a frame, so that there is nothing to pool by frame")
 
     def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
         """Each item with the key of all that fixes its rows; a video is read once, for its hash."""

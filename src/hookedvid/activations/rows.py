@@ -1,4 +1,4 @@
-"""Which rows of a hook point's activation are kept of a forward, what they are of, and how they are pooled."""
+"""The rows of a forward's hook points that are kept: chosen by position, labelled, pooled."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -92,7 +92,7 @@ def pooled(kept: Kept, pool: Pool | None, dtype: torch.dtype) -> Kept:
     """
     values, labels = kept
     if pool == "last":
-        values, labels = values[-1:], labels[-1:]
+        values, labels = values[-1:].clone(), labels[-1:]  # a view would keep all of them
     elif pool is not None:
         frames = torch.full_like(labels[:, 1], -1) if pool == "mean" else labels[:, 1]
         counted = torch.ones(len(frames), dtype=torch.bool) if pool == "mean" else frames >= 0
