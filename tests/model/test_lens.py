@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from transformer_lens.tools.analysis import logit_lens
+from transformer_lens.tools.analysis import JacobianLens, logit_lens
 
 from hookedvid import VideoInputs
 from hookedvid.errors import InputError
@@ -77,6 +77,10 @@ def test_maps_come_before_the_last_norm():
         wanted = by_hand(model, made(held.at("resid_post", i, "last")[0])).topk(2)
         assert torch.equal(table.tokens[i], wanted.indices)
         assert (table.probs[i] - wanted.values).abs().max() <= ROUNDING
+    theirs = JacobianLens({0: matrix, 1: matrix}, n_prompts=1, d_model=d)
+    jacobian = model.lens(inputs, "last", maps=theirs.jacobians, n_words=2)
+    carried = theirs.transport(held.at("resid_post", 1, "last")[0], 1).double()
+    assert (jacobian.probs[1] - by_hand(model, carried).topk(2).values).abs().max() < 1e-5  # theirs in float32
     plain = model.lens(inputs, "last", n_words=2)
     same = model.lens(inputs, "last", maps={i: torch.eye(d) for i in range(3)}, n_words=2)
     assert torch.equal(plain.tokens, same.tokens) and torch.equal(plain.probs, same.probs)

@@ -151,7 +151,7 @@ def lens(
     """The likeliest next words of positions after each layer, as a table by frame, row, column and layer.
 
     One run; each layer's stream is read as the block gives it (`resid_post`) by the model's own last norm and
-    unembedding. Beside the run it holds 2^24 logits at most, 64 MiB in float32.
+    unembedding. Beside the run it holds 2^24 logits and as many probabilities at most, 128 MiB in float32.
 
     Args:
         model: The model.
