@@ -1,6 +1,7 @@
-"""How often adaptive studies err, what they find and what they spend, on made-up answers of which the truth is known.
+"""How often adaptive studies err, what they find and what they spend: made-up answers, and the tiny model's.
 
-`python scripts/sequential_level.py --studies 1000` writes the table of docs/adaptive.md. A study has 20 conditions and
+`python scripts/sequential_level.py --studies 1000` writes the tables of docs/adaptive.md. The tiny model's answers are
+those that `tiny_answers.py` recorded. Of made-up ones the truth is known: a study has 20 conditions and
 300 videos with one to five questions each. An answer is lost under a condition where sqrt(r) a + sqrt(1 - r) b lies
 below one threshold and won where it lies above another, a and b standard normal, a drawn for each video and condition,
 b for each answer, r = 0.5. The full study asks everything and tests as studies do: exact sign flips over
@@ -8,19 +9,31 @@ videos, Holm's correction.
 """
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from hookedvid.data.item import Item
+from hookedvid.study.definition import Study
 from hookedvid.study.results import sequential, statistics
+from hookedvid.study.results.adaptive import Course
+from hookedvid.study.results.cells import short
+from hookedvid.study.results.evidence import Evidence
+from hookedvid.study.results.group import Group
 from hookedvid.study.results.sequential import CRITICAL, NOT_CRITICAL, OPEN, VERDICTS, Verdicts
+from hookedvid.study.results.summary import Outcomes
+from hookedvid.study.scorings.letters import Letters
 
 PAGE = Path(__file__).parents[1] / "docs" / "adaptive.md"
-BEGIN, END = "<!-- simulated -->\n", "<!-- end -->\n"
+ANSWERS = Path(__file__).parents[1] / "tests" / "study" / "tiny_answers.json"
+N_LAYERS = 8  # of the tiny model
 CORRELATION = 0.5  # of answers on one video
 SMALLEST, EVERY = 0.1, 5  # as a study has them unless told
+N_FULL = 50  # studies of a row that are held against full ones, whose exact tests take longest
 
 
 class Effect(NamedTuple):
@@ -108,13 +121,16 @@ def simulate(truth: str, n_studies: int, n_conditions: int = 20, n_videos: int =
         costs = np.stack([draw(effects, n_videos, np.random.default_rng([seed, start + i])) for i in range(size)])
         verdict, videos = settle(costs)
         critical, not_, open_ = (verdict == VERDICTS.index(v) for v in (CRITICAL, NOT_CRITICAL, OPEN))
-        full = np.stack([full_study(one) for one in costs])
         asked = (videos.sum(1) + videos.max(1)) / (n_videos * (n_conditions + 1))  # the baseline as long as any
-        same = 1 - ((critical & ~full) | (not_ & full)).sum(1) / np.maximum(1, (~open_).sum(1))
         wrong = [(critical & at_most).any(1), (not_ & at_least).any(1)]
         found = [_share(critical[:, ~at_most]), _share(not_[:, ~at_least]), _share(open_)]
-        tallies.append([*wrong, *found, asked, _share(full[:, ~at_most]), same])
-    return Rates(*(float(np.concatenate(each).mean()) for each in zip(*tallies, strict=True)))
+        told = [np.full(size, np.nan)] * 2
+        if start < N_FULL:
+            full = np.stack([full_study(one) for one in costs])
+            unlike = ((critical & ~full) | (not_ & full)).sum(1)
+            told = [_share(full[:, ~at_most]), 1 - unlike / np.maximum(1, (~open_).sum(1))]
+        tallies.append([*wrong, *found, asked, *told])
+    return Rates(*(statistics.known_mean(np.concatenate(each)) for each in zip(*tallies, strict=True)))
 
 
 def full_study(costs: np.ndarray) -> np.ndarray:
@@ -127,8 +143,54 @@ def _share(some: np.ndarray) -> np.ndarray:
     return some.mean(1) if some.shape[1] else np.full(len(some), np.nan)
 
 
+class Tiny(NamedTuple):
+    """The tiny model's answers as an adaptive study takes them, and as a full one does."""
+
+    course: Course
+    full: Evidence
+
+    @property
+    def asked(self) -> float:
+        """Rows that the adaptive study asked, of the full one's on the same questions; the baseline's among both."""
+        course = self.course
+        n = sum(d.questions for d in course.last) + max(d.questions for d in course.last)
+        return n / (len(course.items) * (len(course.conditions) + 1))
+
+
+def tiny(study: Study) -> Tiny:
+    """Recorded answers of the default study's conditions, read in both ways."""
+    data = json.loads(ANSWERS.read_text(encoding="utf-8"))
+    conditions = study.conditions(N_LAYERS)
+    assert [c.label for c in conditions] == data["conditions"]
+    one = Item(id="0", video="0", question="?", options=("a", "b", "c", "d"), answer=0)
+    items = [replace(one, id=str(i), video=str(v), family=family) for i, (v, family) in enumerate(data["items"])]
+    bits = [np.unpackbits(np.frombuffer(bytes.fromhex(line), np.uint8))[: len(items)] for line in data["right"]]
+    rows = [
+        {"item": item.id, "condition": c.label, "status": "ok", "correct": bool(right), "prob": None, "margin": None}
+        for c, line in zip(conditions, bits, strict=True)
+        for item, right in zip(items, line.tolist(), strict=True)
+    ]
+    group = Group(Outcomes(items, conditions, rows), "video", N_LAYERS)
+    course = Course(study, items, conditions, Letters()).replay(rows)
+    return Tiny(course, group.evidence(conditions[1:], "accuracy"))
+
+
+def tiny_table() -> list[str]:
+    """What both say of each condition."""
+    found = tiny(Study(adaptive=True))
+    heads = ("condition", "adaptive", "videos", "cost", "full study", "cost")
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for d in found.course.last:
+        label = d.condition.label
+        full = "critical" if found.full.costs(label) else "not shown to cost anything"
+        cells = (label, d.verdict, str(d.videos), short(d.cost), full, short(found.full.cost[label].size))
+        rows.append(f"| {' | '.join(cells)} |")
+    n = len(found.course.videos)
+    return [f"{100 * found.asked:.0f} % of the rows of the full study, which has {n} videos.", "", *rows]
+
+
 def main() -> None:
-    """Writes the table into its page."""
+    """Writes the tables into their page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=1000, help="made-up studies a row")
     n_studies = parser.parse_args().studies
@@ -139,10 +201,16 @@ def main() -> None:
         cells = ("" if np.isnan(x) else f"{100 * x:.1f}" for x in simulate(truth, n_studies))
         rows.append(f"| {' | '.join([truth, *cells])} |")
         print(rows[-1], flush=True)
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    said = f"{n_studies} studies a row, in %.\n"
-    PAGE.write_text(f"{before}{BEGIN}\n{said}\n" + "\n".join(rows) + f"\n\n{END}{after}", encoding="utf-8")
+    said = f"{n_studies} studies a row, {min(n_studies, N_FULL)} of them against full ones; in %."
+    _write("simulated", [said, "", *rows])
+    _write("tiny", tiny_table())
+
+
+def _write(name: str, lines: list[str]) -> None:
+    """Put lines between the page's marks of that name and the next end."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(f"<!-- {name} -->\n")
+    body, end = "\n".join(lines), rest.partition("<!-- end -->\n")[2]
+    PAGE.write_text(f"{before}<!-- {name} -->\n\n{body}\n\n<!-- end -->\n{end}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hookedvid.study.results.sequential import FRACTIONS, PRIOR, SIDE, Verdicts
 
 pytestmark = pytest.mark.shapes_unchecked
 
-N_STUDIES = 1000  # of which 5 % may err; scripts/sequential_level.py makes the table of docs/adaptive.md
+N_STUDIES = 400  # of which 5 % may err; scripts/sequential_level.py with 1,000 makes the table of docs/adaptive.md
 
 
 @pytest.fixture
@@ -64,13 +64,13 @@ def test_the_odds_are_fair_and_a_lower_mean_is_a_loss(odds, mean):
 
 
 def test_intervals_end_where_evidence_against_them_suffices(costs):
-    for line, found in zip(costs, sequential.intervals(costs, 2.0), strict=True):
+    for line in costs:
+        found = sequential.interval(line, 2.0)
         assert found.value == pytest.approx(np.nanmean(line), abs=1e-12) and found.low < found.value < found.high
         assert wealth(line, found.low, 2.0) == pytest.approx(1 / SIDE, rel=1e-6)
         assert wealth(-line, -found.high, 2.0) == pytest.approx(1 / SIDE, rel=1e-6)
-    (nothing,) = sequential.intervals(np.full((1, 4), np.nan), 1.0)
-    assert math.isnan(nothing.value)
-    (same,) = sequential.intervals(np.zeros((1, 1)), 1.0)
+    assert math.isnan(sequential.interval(np.full(4, np.nan), 1.0).value)
+    same = sequential.interval(np.zeros(1), 1.0)
     assert same.value == 0.0 and same.high == -same.low > 0.98  # one video tells little
 
 
@@ -124,7 +124,7 @@ def simulation():
 
 
 def test_wrong_verdicts_are_rare_and_right_ones_early(simulation):
-    """1,000 studies of two conditions, of which one costs 30 points and one nothing, answers changing both ways."""
+    """400 studies of two conditions, of which one costs 30 points and one nothing, answers changing both ways."""
     g = np.random.default_rng(0)
     lost = g.choice([1.0, 0.0, -1.0], p=[0.35, 0.6, 0.05], size=(N_STUDIES, 1, 300))
     same = g.choice([1.0, 0.0, -1.0], p=[0.02, 0.96, 0.02], size=(N_STUDIES, 1, 300))
@@ -149,7 +149,7 @@ def test_costs_of_nothing_on_average_are_seldom_called_critical(simulation, odds
 def test_costs_at_the_smallest_of_interest_are_seldom_called_not_critical(simulation):
     draws = np.random.default_rng(2).choice([1.0, 0.0], p=[0.1, 0.9], size=(N_STUDIES, 3, 150))
     verdict, _ = simulation.settle(draws)
-    # Ville's bound of 2.5 % is nearly met here: of 1,000 studies that err in 2.5 %, more than 41 do once in a thousand.
+    # Ville's bound of 2.5 % is nearly met here: of 400 studies that err in 2.5 %, more than 20 do once in a thousand.
     assert (verdict == 2).any(1).sum() <= stats.binom.ppf(0.999, N_STUDIES, SIDE)
 
 

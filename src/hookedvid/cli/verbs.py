@@ -33,6 +33,7 @@ from hookedvid.study.results.summary import Outcomes, summarise, write_csv
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.manifest import Manifest
+from hookedvid.study.run.order import ordered
 from hookedvid.study.run.rounds import check_whole
 from hookedvid.study.scorings.generate import Generate
 from hookedvid.study.scorings.registry import SCORINGS
@@ -88,6 +89,7 @@ def run_study(
     console.say(str(estimate(plan, net, records)))
     if plan_only:
         return 0
+    plan = ordered(plan, net, out, how.decoders)
     n_layers, model = net.cfg.n_layers, {**loading, "device": device} if how.ray else net
     del net  # the actors have their own
     try:

@@ -69,7 +69,7 @@ class Told:
         assert self.scoring.bounds is not None
         low, high = self.scoring.bounds
         middle, half = (low + high) / 2, (high - low) / 2
-        (found,) = sequential.intervals(self.course.baseline_scores[None] - middle, half)
+        found = sequential.interval(self.course.baseline_scores - middle, half)
         return Interval(*(x + middle for x in found))
 
     @cached_property

@@ -18,7 +18,7 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.results import sequential
 from hookedvid.study.results.evidence import enough
 from hookedvid.study.results.sequential import CRITICAL, NOT_CRITICAL, OPEN, VERDICTS, Verdicts
-from hookedvid.study.results.statistics import Interval
+from hookedvid.study.results.statistics import Interval, known_mean
 from hookedvid.study.results.summary import Outcomes
 from hookedvid.study.rows import digest, json_bytes
 from hookedvid.study.scorings.scoring import Scoring
@@ -42,7 +42,8 @@ class Decision:
     Attributes:
         look: Counted from 1.
         videos, questions: With a score under the condition and the baseline.
-        cost: Mean over videos of what the condition takes off the score, with its 95 % confidence sequence.
+        cost: Mean over videos of what the condition takes off the score; of the last look with its 95 % confidence
+            sequence.
         e_critical, e_not_critical: The most evidence so far that the mean cost is above 0, that it is below the
             smallest of interest.
         needed_critical, needed_not_critical: What settles one condition more of that kind at this look.
@@ -191,12 +192,14 @@ class Course:
         left = [max(1, len(self.conditions) - int(sequential.rejected(x).sum())) for x in self.verdicts.evidence]
         needed = (left[0] / sequential.SIDE, left[1] / sequential.SIDE)
         made: list[Decision] = []
-        for i, v, q, cost in zip(chosen, known, n_items, sequential.intervals(costs[:, :n], self.span), strict=True):
+        for i, v, q, line in zip(chosen, known, n_items, costs[:, :n], strict=True):
             above, below = (math.exp(min(float(x[i]), LARGEST)) for x in self.verdicts.evidence)
             verdict = VERDICTS[int(self.verdicts.verdict[i])]
             ended = verdict != OPEN or n == len(self.videos)
-            condition = self.conditions[i]
-            made.append(Decision(self._look, condition, int(v), int(q), cost, above, below, *needed, verdict, ended))
+            # An interval takes as long as eighty looks, and nothing rests on those of a condition that goes on.
+            cost = sequential.interval(line, self.span) if ended else Interval(known_mean(line), math.nan, math.nan)
+            evidence = above, below, *needed
+            made.append(Decision(self._look, self.conditions[i], int(v), int(q), cost, *evidence, verdict, ended))
         self.decisions += made
         return made
 

@@ -54,14 +54,15 @@ def evidence(
     return log_wealth(costs, 0.0, span), log_wealth(-costs, -smallest, span)
 
 
-def intervals(costs: Float[np.ndarray, "condition video"], span: float) -> list[Interval]:
-    """Mean costs with the ends of their 95 % confidence sequences, which hold at every number of videos at once.
+def interval(costs: Float[np.ndarray, " video"], span: float) -> Interval:
+    """The mean cost with the ends of its 95 % confidence sequence, which holds at every number of videos at once.
 
     An end is where the evidence against it comes to 1 / `SIDE`; it is not corrected for the number of conditions.
     """
-    value = [statistics.known_mean(line) for line in costs]
-    ends = zip(value, _end(costs, span).tolist(), (-_end(-costs, span)).tolist(), strict=True)
-    return [UNKNOWN if math.isnan(v) else Interval(v, min(v, low), max(v, high)) for v, low, high in ends]
+    value = statistics.known_mean(costs)
+    if math.isnan(value):
+        return UNKNOWN
+    return Interval(value, min(value, _end(costs, span)), max(value, -_end(-costs, span)))
 
 
 def least_videos(n_conditions: int, smallest: float, span: float) -> tuple[int, int]:
@@ -72,13 +73,15 @@ def least_videos(n_conditions: int, smallest: float, span: float) -> tuple[int, 
     return 1 + int((worst[0] >= needed).argmax()), 1 + int((same[1] >= needed).argmax())
 
 
-def _end(costs: Float[np.ndarray, "condition video"], span: float) -> Float[np.ndarray, " condition"]:
+def _end(costs: Float[np.ndarray, " video"], span: float) -> float:
     """The largest mean that evidence of 1 / `SIDE` speaks against: evidence falls as the mean it is against rises."""
-    low, high = np.full(len(costs), -span), np.full(len(costs), span)
+    low, high = -span, span
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        against = log_wealth(costs, middle, span)[:, -1] >= -math.log(SIDE) if costs.shape[1] else low > high
-        low, high = np.where(against, middle, low), np.where(against, high, middle)
+        if log_wealth(costs, middle, span)[-1] >= -math.log(SIDE):
+            low = middle
+        else:
+            high = middle
     return low
 
 

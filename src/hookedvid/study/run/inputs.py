@@ -1,9 +1,10 @@
 """An item's inputs as a study asks it: by the run, of its clip; by the estimate, of a video that nobody opened."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from hookedvid.data.item import Item, subtitles_path
+from hookedvid.data.item import Item, subtitles_path, video_path
 from hookedvid.model.prepare import expected
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, question_hash
@@ -11,9 +12,17 @@ from hookedvid.study.rows import Task
 from hookedvid.values.clips import Shuffled
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.places import as_definitions
+from hookedvid.video.clip_files import ClipRequest
 from hookedvid.video.frames import Clip
 from hookedvid.video.refusals import changed
 from hookedvid.video.subtitles import expected_subtitles, shown_subtitles
+
+
+def clip_request(plan: Plan, item: Item, settings: Mapping[str, Any]) -> ClipRequest:
+    """The frames that an item is asked about, of the video that the settings of its rows name by its hash."""
+    source = str(video_path(item, plan.annotations))
+    sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
+    return ClipRequest(source, *sampling, content=settings["video"])
 
 
 def prepared(plan: Plan, model: Model, item: Item, task: Task | None, clip: Clip | None = None) -> VideoInputs:

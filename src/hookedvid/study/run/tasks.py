@@ -26,7 +26,7 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Folder, Records, Shard, Writer
 from hookedvid.study.rows import Row, Task, named_by
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
-from hookedvid.study.run.inputs import prepared
+from hookedvid.study.run.inputs import clip_request, prepared
 from hookedvid.study.run.rounds import Planned, check_whole, rounds
 from hookedvid.study.run.sharing import Tasks, swept_together
 from hookedvid.study.run.sources import Given, store_in
@@ -215,7 +215,7 @@ class Answering:
 
     def requests(self, unit: Unit) -> list[ClipRequest]:
         """The clips that a unit needs, those of other items' runs among them; reference sets ask for their own."""
-        own = {_request(self._plan, item, tasks[0][1].settings): None for item, tasks in unit.items}
+        own = {clip_request(self._plan, item, tasks[0][1].settings): None for item, tasks in unit.items}
         others = {self._request_of(one): None for item, tasks in unit.items for one in self._others(item, tasks)}
         return list(own | others)
 
@@ -227,7 +227,7 @@ class Answering:
 
     def _request_of(self, item: Item) -> ClipRequest:
         path = str(video_path(item, self._plan.annotations))
-        return _request(self._plan, item, {**self._plan.settings, "video": self._plan.videos[path]})
+        return clip_request(self._plan, item, {**self._plan.settings, "video": self._plan.videos[path]})
 
     def _sources(self, clips: Clips) -> "Sources":
         def asked(item: Item) -> VideoInputs:
@@ -271,12 +271,6 @@ def _work(
     return distinct if rest and (whole or any(t.key in stored for _, tasks in rest for _, t in tasks)) else rest
 
 
-def _request(plan: Plan, item: Item, settings: Mapping[str, Any]) -> ClipRequest:
-    source = str(video_path(item, plan.annotations))
-    sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
-    return ClipRequest(source, *sampling, content=settings["video"])
-
-
 def _by_video(planned: Iterable[Planned]) -> dict[str, list[tuple[Item, Tasks]]]:
     grouped: dict[str, dict[str, tuple[Item, Tasks]]] = {}
     for item, condition, task in planned:
@@ -298,7 +292,7 @@ def _run_video(
     ready: dict[str, VideoInputs] = {}
     runnable: dict[str, Tasks] = {}
     for item, tasks in items:
-        inputs = attempt(_prepare, plan, model, item, clips[_request(plan, item, tasks[0][1].settings)], tasks)
+        inputs = attempt(_prepare, plan, model, item, clips[clip_request(plan, item, tasks[0][1].settings)], tasks)
         if isinstance(inputs, Outcome):
             results |= {task.key: inputs for _, task in tasks}
             continue
