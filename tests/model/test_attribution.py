@@ -68,6 +68,30 @@ def test_edges_are_autograds_through_an_explicit_softmax(family):
     m.kernel = "sdpa"
 
 
+@pytest.mark.parametrize("family", ["llava-video", "qwen3-vl"])
+def test_a_softmax_cut_is_the_gradient_times_what_a_knockout_makes_of_z(family):
+    m = random_model(family)
+    x = m.encoded(rich_inputs(m))
+    a, z, grads = m.attribute(x, metric, edges=EDGES, softmax="cut"), {}, {}
+    points = [f"blocks.{i}.attn.hook_z" for i in range(3)]
+    fwd = [(n, lambda act, hook: z.update({hook.layer(): act.detach()[0]})) for n in points]
+    bwd = [(n, lambda grad, hook: grads.update({hook.layer(): grad[0]})) for n in points]
+    with m.hooks(fwd, bwd):
+        metric(m(x)).sum().backward()
+    embeds = plain.embedded(m, x)
+    for i, k in enumerate(a.knockouts):
+        for layer in range(3):
+            lost = z[layer] - plain.run(m, x.layout, embeds, [k.at(layer)])[1]["z", layer]
+            wanted = (grads[layer] * lost).sum((0, 2))
+            # A token left with itself alone may have a ten-billionth of its row.
+            assert (a.edges[layer, :, i] - wanted).abs().max() <= 1e-5 * (wanted.abs().max() + 1e-6)
+    frames = m.attribute(x, metric, softmax="cut")
+    assert apart(frames.edges, m.attribute(x, metric, edges=frames.knockouts, softmax="cut").edges) <= 1e-12
+    gone = m.attribute(x, metric, edges=Knockout("all", "last", keep_self=False), softmax="cut", layers=2)
+    assert apart(gone.edges[0, :, 0], (grads[2] * z[2])[x.layout.positions("last")].sum((0, 2))) <= 1e-10
+    assert "one step with the softmax cut" in repr(gone)
+
+
 @pytest.mark.parametrize("given", UNDER, ids=["weights", "writes", "exit"])
 def test_edges_under_interventions_are_those_of_their_run(given, monkeypatch):
     monkeypatch.setattr(edge_sums, "SCORES", 1 << 10)  # a few rows at a time
@@ -82,8 +106,9 @@ def test_items_of_a_batch_are_attributed_as_alone():
     m = random_model("llava-video")
     items = [m.encoded(rich_inputs(m)), m.encoded(rich_inputs(m, 2, seed=1, n_text=12))]
     both = VideoInputs.stack(items)
-    for given in ((), [replace(LV_K, weight=0.5), VT_K.at(0)], [Drop(1, keep=0.5, rank="uniform")]):
-        how = {"nodes": ["z", "resid_post"], "edges": "segments", "interventions": given}
+    drop = Drop(1, keep=0.5, rank="uniform")
+    for softmax, given in (("slope", ()), ("cut", [replace(LV_K, weight=0.5), VT_K.at(0)]), ("cut", drop)):
+        how = {"nodes": ["z", "resid_post"], "edges": "segments", "interventions": given, "softmax": softmax}
         for a, x in zip(m.attributions(both, metric, **how), items, strict=True):
             alone = m.attribute(x, metric, **how)
             assert apart(a.edges, alone.edges) <= 1e-10 and a.knockouts == alone.knockouts
@@ -271,6 +296,8 @@ def test_what_cannot_be_attributed_is_refused_in_words():
         "nodes are what positions hold": (InputError, {"nodes": "pattern"}),
         "no reference 'zeros'": (InputError, {"nodes": "z", "reference": "zeros"}),
         "no path 'weight'": (InputError, {"path": "weight"}),
+        "no softmax 'cuts'": (InputError, {"softmax": "cuts"}),
+        "leave softmax out": (InputError, {"softmax": "cut", "path": "weights"}),
         "n_steps is 0": (InputError, {"path": "weights", "n_steps": 0}),
         "one of edges alone": (InputError, {"nodes": "z", "path": "weights"}),
         "one of nodes alone": (InputError, {"nodes": "z", "path": "clip"}),

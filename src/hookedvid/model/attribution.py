@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Path = Literal["weights", "clip"]
+Softmax = Literal["slope", "cut"]
 COLUMNS = 40  # shown at most
 
 
@@ -39,6 +40,7 @@ class Attribution:
         layout: Of the sequence.
         layers: Blocks that were asked about, 0-based.
         n_layers: How many the model has.
+        softmax: How edges' own softmax counts in one step, as `attribute` was asked.
         path: What was integrated along; None for one step.
         n_steps: Of the path; 1 for one step.
         change: Of a path, metric(run) - metric(its start).
@@ -53,6 +55,7 @@ class Attribution:
     knockouts: tuple[Knockout, ...] = ()
     nodes: Mapping[str, Float[Tensor, "layer *head pos"]] = field(default_factory=dict[str, Tensor])
     path: Path | None = None
+    softmax: Softmax = "slope"
     n_steps: int = 1
     change: float | None = None
     gap: float | None = None
@@ -65,7 +68,8 @@ class Attribution:
     def __repr__(self) -> str:
         what = [f"{len(self.knockouts)} sets of edges, {len(self.heads)} heads"] if self.knockouts else []
         what += [f"nodes {', '.join(self.nodes)}"] if self.nodes else []
-        how = "one step" if self.path is None else f"path of {self.path}, {self.n_steps} steps"
+        of_softmax = " with the softmax cut" if self.softmax == "cut" else ""
+        how = f"one step{of_softmax}" if self.path is None else f"path of {self.path}, {self.n_steps} steps"
         if self.change is not None and self.gap is not None:
             how += f", change {self.change:.4g}, gap {self.gap:.2g}"
         return f"Attribution: {'; '.join(what)}; {len(self.layers)} layers; metric {self.value:.4g}; {how}"

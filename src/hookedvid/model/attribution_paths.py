@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError
-from hookedvid.model.attribution import Attribution
+from hookedvid.model.attribution import Attribution, Softmax
 from hookedvid.model.backward import Metric, Watch, backward, numbers
 from hookedvid.model.edge_values import EdgeValues
 from hookedvid.model.node_values import NodeValues
@@ -52,6 +52,7 @@ class Request(NamedTuple):
     interventions: tuple[Intervention, ...]
     sources: Any
     logits_to_keep: int | None
+    softmax: Softmax
 
     @property
     def sets(self) -> list[EdgeSets]:
@@ -79,12 +80,12 @@ def one_step(asked: Request) -> list[Attribution]:
     nodes = NodeValues(asked.model, asked.nodes, asked.layers, reference)
     sets = [] if asked.edges is None else asked.sets
     with running(asked.model, asked.batch, interventions=asked.interventions, sources=asked.sources) as run:
-        edges = EdgeValues(sets, asked.layers, run)
+        edges = EdgeValues(sets, asked.layers, run, asked.softmax)
         watch = Watch(min(asked.layers), edges.probes, nodes.hooks(run))
         values = backward(asked.model, run, asked.metric, asked.logits_to_keep, watch)
     found: list[Attribution] = []
     for i, value in enumerate(values):
-        of_edges = {"edges": edges.of(i), "knockouts": sets[i].knockouts} if sets else {}
+        of_edges = {"edges": edges.of(i), "knockouts": sets[i].knockouts, "softmax": asked.softmax} if sets else {}
         found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i)))
     return found
 

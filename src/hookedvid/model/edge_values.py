@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hookedvid.errors import InterventionError
 from hookedvid.model.attention_maps import check_unedited
+from hookedvid.model.attribution import Softmax
 from hookedvid.model.run import Run
 from hookedvid.nn.attention import Attended, Probe
-from hookedvid.nn.edge_sums import edge_sums
+from hookedvid.nn.edge_sums import Gradients, Sources, edge_cuts, edge_sums
 from hookedvid.values.edge_sets import EdgeSets
 from hookedvid.values.inputs import PAD
 from hookedvid.values.masks import masks_of
@@ -21,12 +22,18 @@ from hookedvid.values.masks import masks_of
 class EdgeValues:
     """The sums over sets of edges of each item of one run.
 
+    Args:
+        sets: Of each item.
+        layers: Blocks, 0-based.
+        run: The run.
+        softmax: Whether a set is worth its derivative, or what cutting it makes of attention's output.
+
     Raises:
         InterventionError: Where other values flow along edges of a block that is asked about.
     """
 
-    def __init__(self, sets: Sequence[EdgeSets], layers: Sequence[int], run: Run):
-        self.sets, self.layers, self.run = sets, layers, run
+    def __init__(self, sets: Sequence[EdgeSets], layers: Sequence[int], run: Run, softmax: Softmax = "slope"):
+        self.sets, self.layers, self.run, self.softmax = sets, layers, run, softmax
         self._found: list[dict[int, Tensor]] = [{} for _ in sets]
         for layer in layers:
             for swap in run.plan.effects.swaps_of(layer):
@@ -49,7 +56,7 @@ class EdgeValues:
     def _look(self, layer: int, seen: Attended) -> None:
         check_unedited(self.run.model.blocks[layer].attn, layer)
         allowed = seen.allowed.detach() if isinstance(seen.allowed, Tensor) else None
-        bare = [x.detach() for x in (seen.q, seen.k, seen.v, seen.z)]
+        bare = [x.detach() for x in (seen.q, seen.k, seen.v)]
         cast(Any, seen.z).register_hook(partial(self._add, layer, bare, allowed))
 
     @torch.no_grad()
@@ -64,10 +71,14 @@ class EdgeValues:
             pos = self.run.plan.rows[layer][item]
             class_of = torch.where(pos == PAD, -1, sets.class_of[pos.clamp(min=0)])
             readers = [(class_of == c).nonzero()[:, 0] for c in range(sets.n_classes)]
-            q, k, v, z = (x[item] for x in seen)
-            both = edge_sums(q, k, v, z, grad[item], readers, partial(self._mask, layer, item, allowed, pos))
-            per_key, own = (_by_position(x, pos, len(sets.class_of)) for x in both)
-            self._found[item][layer] = sets.sums(per_key, own).cpu()
+            q, k, v = (x[item] for x in seen)
+            of = Gradients(q, k, v, grad[item], readers, partial(self._mask, layer, item, allowed, pos))
+            if self.softmax == "cut":
+                sources = [_sources(sets, c, pos) for c in range(sets.n_classes)]
+                found = edge_cuts(of, sources, len(sets.knockouts)).to(torch.promote_types(q.dtype, torch.float32))
+            else:
+                found = sets.sums(*(_by_position(x, pos, len(sets.class_of)) for x in edge_sums(of)))
+            self._found[item][layer] = found.cpu()
 
     def _mask(
         self, layer: int, item: int, allowed: Tensor | None, pos: Int[Tensor, " row"], some: Tensor, n: int
@@ -77,6 +88,14 @@ class EdgeValues:
             return allowed[item % len(allowed)][:, some.to(allowed.device), :n]
         plan = self.run.plan
         return masks_of(plan.layouts[item], plan.effects.cuts[layer], plan.heads, pos[some], pos[:n])
+
+
+def _sources(sets: EdgeSets, of_class: int, pos: Int[Tensor, " row"]) -> Sources:
+    """The sets of a class by a block's rows; what had left is no source."""
+    edge, key, keep = sets.sources(of_class)
+    row = torch.searchsorted(pos.contiguous(), key).clamp(max=len(pos) - 1)
+    there = pos[row] == key
+    return Sources(edge[there], row[there], keep)
 
 
 def _by_position(x: Float[Tensor, "*some row"], pos: Int[Tensor, " row"], n: int) -> Float[Tensor, "*some pos"]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, nearest
@@ -113,6 +113,27 @@ class EdgeSets:
                 of_key = of_key - own.masked_fill(~here, 0.0)
             total.index_add_(1, g.edge.to(device), of_key[:, g.key.to(device)])
         return total
+
+    def sources(self, of_class: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"], Bool[Tensor, " edge"]]:
+        """The sets that a class reads along.
+
+        Returns:
+            Pairs of a set's number and a position among its sources; of each set, whether a reader's edge to itself is
+            left out.
+        """
+        frames = self.layout.frames
+        frame = int(frames[self.class_of == of_class][0])
+        keep = torch.tensor([k.keep_self for k in self.knockouts])
+        found = [torch.zeros(2, 0, dtype=torch.long)]
+        for g in self.groups:
+            theirs = frames[g.key]
+            of = {"any": torch.ones_like(theirs, dtype=torch.bool), "same_frame": theirs == frame}
+            of["other_frame"] = theirs != frame
+            there = of[g.relation] & ((theirs >= 0) & (frame >= 0) | (g.relation == "any"))
+            if of_class in ints(g.classes):
+                found.append(torch.stack([g.edge, g.key])[:, there])
+        edge, key = torch.cat(found, 1)
+        return edge, key, keep
 
     def _of_key(self, g: _Group, per_key: Tensor, frames: Tensor) -> Float[Tensor, "head pos"]:
         """Of each key, the sum over its readers in a group."""
