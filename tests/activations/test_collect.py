@@ -11,7 +11,7 @@ from hookedvid import Ablate, Activations, Patch, Steer, collect, difference_of_
 from hookedvid.activations import collect as collecting
 from hookedvid.activations import files
 from hookedvid.cli.commands import main
-from hookedvid.data.item import read_items
+from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DataError, HookError, InputError, InterventionError, SelectorError
 from hookedvid.video.decoders import Decoders
@@ -66,8 +66,8 @@ def same(a, b) -> bool:
 def test_rows_are_those_of_each_items_own_run(name, questions, gather):
     acts = gather(name, hooks=HOOKS, batch_size=4)
     assert [i.id for i in acts.items] == [i.id for i in read_items(questions)] and not acts.failed
-    for n, item in enumerate(acts.items):
-        inputs, cache = by_hand(name, questions, item, HOOKS)
+    for n in (0, 3, 5):
+        inputs, cache = by_hand(name, questions, acts.items[n], HOOKS)
         chosen = inputs.layout.positions("video+last")
         for hook, layer in (("embed", None), ("resid_post", 1), ("z", -1)):
             rows = acts.at(hook, layer, items=[n])
@@ -245,8 +245,19 @@ def test_what_cannot_be_collected_is_refused_before_anything_runs(gather, tmp_pa
     assert not list(tmp_path.glob("acts/*"))
 
 
-def test_the_command_line_collects(tmp_path, capsys):
-    path = make_dataset(tmp_path / "set", seed=3, split="test", n_videos=2, questions_per_video=1)
+def test_a_clip_is_encoded_once(gather, monkeypatch):
+    tower, runs = type(random_model("llava-onevision").vision), []
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda self, *args: runs.append(len(args[0])) or forward(self, *args))
+    for hooks, n in (("resid_post", 3), ("vision.hook_out", 6)):
+        gather(hooks=hooks, at="video", folder=hooks)
+        assert len(runs) == n
+        runs.clear()
+
+
+def test_the_command_line_collects(questions, tmp_path, capsys):
+    path = tmp_path / "items.jsonl"
+    write_items([replace(i, video=str(questions.parent / i.video)) for i in read_items(questions)[1:3]], path)
     asked = [
         "collect",
         str(path),

@@ -3,8 +3,10 @@
 import importlib.metadata
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
 from hookedvid.study.scorings.outcome import Outcome
 from hookedvid.values.effects import Intervention, effects
 from hookedvid.values.files import locked
-from hookedvid.values.hook_names import is_map
+from hookedvid.values.hook_names import is_map, part_of
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Asked, as_interventions, to_json
 from hookedvid.values.layout import FrameBlendWarning
@@ -65,8 +67,9 @@ def collect(
 
     Items whose activations are in the folder are not run again, so that a call that was interrupted goes on: each batch
     is on disk before the next one runs. What goes wrong with one item is its record (`Activations.failed`), and the
-    next is run. Videos are decoded ahead in processes of their own. Memory: the chosen rows of one batch, and a shard
-    of 256 MiB where one is made of the files of single items. A run goes no further than the last block asked for.
+    next is run. Videos are decoded ahead in processes of their own, and each goes through the tower once. A run goes no
+    further than the last block that is asked for. Memory: the chosen rows of one batch, and a shard of 256 MiB where
+    one is made of the files of single items.
 
     Args:
         model: Without hooks of its own.
@@ -194,7 +197,8 @@ class _Job:
                 f"an intervention takes from {taken[0]!r}, which nothing here holds; run those inputs with sources=… "
                 "and keep their caches (VideoCache.save)"
             )
-        if files := [f for clip in effects(interventions, cfg.n_layers).clips for f in clip.files]:
+        clips = effects(interventions, cfg.n_layers).clips
+        if files := [f for clip in clips for f in clip.files]:
             raise InterventionError(
                 f"an intervention shows frames of {files[0]}, and the keys of items say nothing of that file's bytes; "
                 "collect items of that file"
@@ -207,6 +211,7 @@ class _Job:
         samplers.check(self._sampler, self._n_frames)
         blocks = [int(n.split(".")[1]) for n in names if n.startswith("blocks.")]
         self._stop = 1 + max(blocks, default=-1)
+        self._encodes_once = not clips and not any(part_of(n) in ("tower", "projector") for n in names)
         self.settings: dict[str, Any] = {
             "model": model_hash(model),
             "model_name": cfg.model_name or cfg.family,
@@ -266,8 +271,13 @@ class _Job:
     ) -> Iterator[tuple[Record, dict[str, Kept]]]:
         """What becomes of each item, in order of batches."""
         ready: list[tuple[Task, VideoInputs]] = []
+        seen: dict[ClipRequest, VideoInputs] = {}
+        several = Counter(self.request(item) for item, _ in unit)
         for item, key in unit:
-            inputs = attempt(self._prepared, item, clips[self.request(item)])
+            request = self.request(item)
+            inputs = attempt(self._prepared, item, clips[request])
+            if several[request] > 1 and self._encodes_once and not isinstance(inputs, Outcome):
+                inputs = attempt(self._encoded, inputs, request, seen)
             if isinstance(inputs, Outcome):
                 yield _failed(key, inputs), {}
             else:
@@ -293,6 +303,12 @@ class _Job:
             raise clip
         ask = partial(self._model.prepare, clip, n_frames=self._n_frames, sampler=self._sampler)
         return ask(item.question, item.options).with_groups(item.groups)
+
+    def _encoded(self, inputs: VideoInputs, request: ClipRequest, seen: dict[ClipRequest, VideoInputs]) -> VideoInputs:
+        """The inputs with what the tower gives of their clip, which questions on one clip share."""
+        if request not in seen:
+            seen[request] = self._model.encoded(inputs)
+        return replace(inputs, features=seen[request].features, encoder=seen[request].encoder)
 
     @torch.no_grad()
     def _kept(self, several: Sequence[VideoInputs]) -> list[dict[str, Kept]]:
