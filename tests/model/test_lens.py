@@ -60,8 +60,15 @@ def test_a_frames_words_lie_as_its_cells():
     words = table.frame_words(1, 2)
     grid = inputs.layout.grid
     assert (len(words), len(words[0])) == (grid.rows, grid.columns)
+    cells = table.cells
+    assert cells.frames == (0, 1, 2, 3) and cells.tokens.shape == (1, 4, grid.rows, grid.columns, 1)
+    for i in (table.row >= 0).nonzero()[:, 0].tolist():
+        place = (0, int(table.frame[i]), int(table.row[i]), int(table.column[i]), 0)
+        assert cells.tokens[place] == table.tokens[0, i, 0] and cells.probs[place] == table.probs[0, i, 0]
     at = inputs.layout.positions("video[2][1, 0]")
     assert words[1][0] == table.words[int(table.tokens[0, table.positions == at, 0])]
+    with pytest.raises(InputError, match="none of these positions is in a cell"):
+        _ = model.lens(inputs, "last").cells
     for layer, frame, says in ((0, 2, "layer 0 was not read"), (1, 9, "no cell of frame 9")):
         with pytest.raises(InputError, match=says):
             table.frame_words(layer, frame)

@@ -7,7 +7,7 @@ The vocabulary is multiplied with a few rows at a time, and the likeliest words 
 # pyright: reportMissingTypeStubs=false
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 LOGITS = 1 << 24  # logits that a lens holds at once: 64 MiB in float32
 # A layer's map of the stream: a matrix, which multiplies it from the left, or that and what is added then.
 Map = Float[Tensor, "d_model d_model"] | tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]
+
+
+class LensCells(NamedTuple):
+    """The words of cells by layer, frame, row and column.
+
+    Attributes:
+        frames: Numbers of the axis of frames: the first of those that share tokens.
+        tokens: Ids, the likeliest first; -1 where no token is.
+        probs: Their probabilities; NaN there.
+    """
+
+    frames: tuple[int, ...]
+    tokens: Int[Tensor, "layer frame row column word"]
+    probs: Float[Tensor, "layer frame row column word"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +75,25 @@ class LensTable:
         n = self.tokens.shape[-1]
         return f"LensTable: {n} words of {len(self.positions)} positions after {len(self.layers)} layers"
 
+    @property
+    def cells(self) -> LensCells:
+        """Its words by layer, frame, row and column.
+
+        Raises:
+            InputError: Where no position is in a cell: text, newlines, merged tokens.
+        """
+        here = (self.row >= 0).nonzero()[:, 0]
+        if not len(here):
+            raise InputError("none of these positions is in a cell of a frame; take them by .positions")
+        frames = sorted(set(ints(self.frame[here])))
+        number = torch.searchsorted(torch.tensor(frames), self.frame[here])
+        shape = (len(frames), int(self.row[here].max()) + 1, int(self.column[here].max()) + 1)
+        at = (slice(None), number, self.row[here], self.column[here])
+        tokens = self.tokens.new_full((len(self.layers), *shape, self.tokens.shape[-1]), -1)
+        probs = self.probs.new_full(tokens.shape, float("nan"))
+        tokens[at], probs[at] = self.tokens[:, here], self.probs[:, here]
+        return LensCells(tuple(frames), tokens, probs)
+
     def frame_words(self, layer: int, frame: int) -> list[list[str]]:
         """The likeliest word of each cell of a frame after a layer: rows of columns, empty where no token is.
 
@@ -69,17 +102,14 @@ class LensTable:
         """
         if layer not in self.layers:
             raise InputError(f"layer {layer} was not read; there are {', '.join(map(str, self.layers))}")
-        here = ((self.frame == frame) & (self.row >= 0)).nonzero()[:, 0]
-        if not len(here):
+        cells = self.cells
+        if frame not in cells.frames:
             raise InputError(
-                f"no cell of frame {frame} is among the positions; frames that share tokens go by the first"
+                f"no cell of frame {frame} is among the positions; frames that share tokens go by the first of them: "
+                f"{', '.join(map(str, cells.frames))}"
             )
-        shape = int(self.row[here].max()) + 1, int(self.column[here].max()) + 1
-        cells = [[""] * shape[1] for _ in range(shape[0])]
-        best = self.tokens[self.layers.index(layer), :, 0]
-        for i in ints(here):
-            cells[int(self.row[i])][int(self.column[i])] = self.words[int(best[i])]
-        return cells
+        best = cells.tokens[self.layers.index(layer), cells.frames.index(frame), :, :, 0]
+        return [["" if i < 0 else self.words[i] for i in ints(row)] for row in best]
 
     def to_frame(self) -> "pd.DataFrame":
         """A pandas table, a row for each layer, position and word; `rank` 0 is the likeliest."""
