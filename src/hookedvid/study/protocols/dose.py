@@ -14,7 +14,7 @@ from hookedvid.study.results.cells import short, star
 from hookedvid.study.results.charts import Curves, Line
 from hookedvid.study.results.evidence import Evidence, Finding
 from hookedvid.study.results.group import Group
-from hookedvid.study.results.statistics import ENDS, LEVEL, UNKNOWN, Interval, Resamples, by_video, holm
+from hookedvid.study.results.statistics import LEVEL, Interval, Resamples, holm
 from hookedvid.values.effects import effects
 from hookedvid.values.interventions import LayerRange, label
 
@@ -143,17 +143,9 @@ def half(weights: Sequence[float], costs: Float[np.ndarray, "weight item"], resa
         weights: From 1 down to 0.
         costs: NaN for items that take no part, the same under every weight.
     """
-    known = ~np.isnan(costs).any(0)
-    n_videos = resamples.draws.shape[1] - 2
-    sums = by_video(costs[:, known], resamples.video[known], n_videos)
-    at = np.array([_crossing(weights, curve) for curve in resamples.draws[:, :n_videos] @ sums.T])  # sizes cancel
-    value, rest = float(at[0]), at[1:]
-    if np.isnan(value):
-        return UNKNOWN
-    if not len(rest) or np.isnan(rest).mean() > LEVEL / 2:
-        return Interval(value, np.nan, np.nan)
-    low, high = np.nanpercentile(rest, ENDS)
-    return Interval(value, min(float(low), value), max(float(high), value))
+    known = np.logical_not(np.isnan(costs).max(axis=0))
+    totals = resamples.totals(costs[:, known], known)  # sizes cancel
+    return resamples.percentiles(np.array([_crossing(weights, curve) for curve in totals]))
 
 
 def _crossing(weights: Sequence[float], curve: Float[np.ndarray, " weight"]) -> float:

@@ -11,7 +11,7 @@ from hookedvid.study.results.cells import star
 from hookedvid.study.results.charts import HeatMap
 from hookedvid.study.results.evidence import Effect, Evidence, Finding
 from hookedvid.study.results.group import Group
-from hookedvid.study.results.statistics import ENDS, LEVEL, UNKNOWN, Interval, by_video, holm
+from hookedvid.study.results.statistics import LEVEL, Interval, holm
 from hookedvid.values.interventions import Ablate, Patch
 
 INTACT = "intact run"  # the source's name
@@ -66,19 +66,7 @@ def _tested(e: Evidence, sums: Sequence[Mapping[str, float]]) -> list[tuple[Effe
 def _recovery(e: Evidence, noise: Condition, c: Condition) -> Interval:
     """The share that comes back, a ratio of means, with percentiles over resampled videos."""
     intact, corrupted, restored = e.scores[[0, e.row[noise.label], e.row[c.label]]]
-    known = np.isfinite(intact + corrupted + restored)
-    n_videos = e.resamples.draws.shape[1] - 2
-    both = np.stack([restored - corrupted, intact - corrupted])[:, known]
-    sums = by_video(both, e.resamples.video[known], n_videos)
-    top, bottom = (e.resamples.draws[:, :n_videos] @ sums.T).T
-    if not bottom[0] > 0:
-        return UNKNOWN
-    ratio = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), np.nan)
-    rest = ratio[1:]
-    if not len(rest) or np.isnan(rest).mean() > LEVEL / 2:
-        return Interval(float(ratio[0]), np.nan, np.nan)
-    low, high = np.nanpercentile(rest, ENDS)
-    return Interval(float(ratio[0]), float(min(low, ratio[0])), float(max(high, ratio[0])))
+    return e.resamples.quotient(restored - corrupted, intact - corrupted)
 
 
 def _sheet(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit  # quantiles of t and normal; scipy.stats imports for a second
 
 LEVEL = 0.05  # of tests; intervals are of 1 - LEVEL
@@ -126,6 +126,35 @@ class Resamples:
             value = np.where(rise > 1e-12, (tops.sum(1) / sizes.sum(1) - floor) / rise, np.nan)
         low, high = self._stretched(resampled, sizes)
         return _intervals(value, np.maximum(low, 0.0) if floor == 0 else low, high)
+
+    def quotient(self, above: Float[np.ndarray, " item"], below: Float[np.ndarray, " item"]) -> Interval:
+        """Sum of above / sum of below, on the items that both have, with percentiles over resampled videos.
+
+        NaN where what is below comes to nothing, bounds also where it often does so in resamples.
+        """
+        known = np.isfinite(above + below)
+        top, bottom = self.totals(np.stack([above, below])[:, known], known).T
+        if not bottom[0] > 0:
+            return UNKNOWN
+        return self.percentiles(np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), np.nan))
+
+    def totals(
+        self, values: Float[np.ndarray, "line known"], known: Bool[np.ndarray, " item"]
+    ) -> Float[np.ndarray, "resample line"]:
+        """Sums over the items that are known, of each resample, the sample itself first; without the added videos."""
+        n_videos = self.draws.shape[1] - 2
+        return self.draws[:, :n_videos] @ by_video(values, self.video[known], n_videos).T
+
+    @staticmethod
+    def percentiles(each: Float[np.ndarray, " resample"]) -> Interval:
+        """What the sample says, the first, between percentiles of what resamples say; unknown where those often are."""
+        rest = each[1:]
+        if np.isnan(each[0]):
+            return UNKNOWN
+        if not len(rest) or np.isnan(rest).mean() > LEVEL / 2:
+            return Interval(float(each[0]), np.nan, np.nan)
+        low, high = np.nanpercentile(rest, ENDS)
+        return Interval(float(each[0]), float(min(low, each[0])), float(max(high, each[0])))
 
     def n_videos(self, known: np.ndarray) -> int:
         """How many videos these items [item] are on."""
