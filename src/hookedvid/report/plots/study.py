@@ -9,6 +9,7 @@ import numpy as np
 
 from hookedvid.report.plots.cells import cells
 from hookedvid.report.plots.curves import curves, error_bars
+from hookedvid.report.plots.scatters import scatters
 from hookedvid.report.plots.style import (
     COLOURS,
     FULL,
@@ -29,7 +30,7 @@ from hookedvid.study.definition import brief
 from hookedvid.study.protocols import EFFICIENCY
 from hookedvid.study.protocols.protocol import Reading
 from hookedvid.study.protocols.registry import REGISTRY
-from hookedvid.study.results.charts import Chart, HeatMap
+from hookedvid.study.results.charts import Chart, HeatMap, Scatters
 from hookedvid.study.results.efficiency import front
 from hookedvid.study.results.summary import OURS, Summary
 from hookedvid.study.run.manifest import Manifest
@@ -172,7 +173,9 @@ def pareto_by_group(summaries: Sequence[Summary], chosen: Mapping[str, str], abo
 
 
 def chart(shown: Chart, about: str = "") -> "Figure":
-    """A protocol's curves or map."""
+    """A protocol's curves, map or points."""
+    if isinstance(shown, Scatters):
+        return scatters(shown, about)
     if not isinstance(shown, HeatMap):
         return curves(shown, about)
     title = "; ".join(filter(None, (shown.title, shown.note)))

@@ -36,12 +36,12 @@ class Canvas(NamedTuple):
     panels: list[Any]
 
 
-def canvas(width: float = FULL, height: float = 4.2, panels: int = 1) -> Canvas:
-    """An empty figure, in inches; its panels share their y."""
+def canvas(width: float = FULL, height: float = 4.2, panels: int = 1, shared: bool = True) -> Canvas:
+    """An empty figure, in inches; its panels share their y unless told."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    made = [*figure.subplots(1, panels, sharey=True, squeeze=False)[0]]
+    made = [*figure.subplots(1, panels, sharey=shared, squeeze=False)[0]]
     for axes in made:
         axes.spines[["top", "right"]].set_visible(False)
         dressed(axes)

@@ -1,4 +1,7 @@
-"""What a protocol's figure shows, as plain values: curves with intervals, or a map of cells. `report` draws them."""
+"""What a protocol's figure shows, as plain values: curves with intervals, a map of cells, points about a diagonal.
+
+`report` draws them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,4 +70,36 @@ class HeatMap:
     note: str = ""
 
 
-Chart = Curves | HeatMap
+@dataclass(frozen=True)
+class Points:
+    """Points of one kind."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Points of several kinds in one square, and what is said of them."""
+
+    name: str
+    points: Sequence[Points]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scatters:
+    """Panels of points about a diagonal, on which x is y.
+
+    Attributes:
+        x, y: What the axes of all panels are labelled.
+    """
+
+    title: str
+    x: str
+    y: str
+    panels: Sequence[Panel]
+
+
+Chart = Curves | HeatMap | Scatters
