@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "cache", "frames", "knockout", "patch", "attention", "study", "sweep", "structured-attention", "which-head", "dose",
     "where", "order", "pruning", "figures", "view",
-    "coming-from", "lens", "probing", "steering", "attribution", "adaptive",
+    "coming-from", "lens", "probing", "steering", "attribution", "adaptive", "agreement",
 )  # fmt: skip
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.M | re.S)
 

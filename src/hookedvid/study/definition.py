@@ -127,6 +127,12 @@ class Study:
             check_named(from_json(several), self.named_sources)
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         self._check_numbers()
+        for name in self.protocols:
+            if name in REGISTRY and REGISTRY[name].needs_logits and SCORINGS[self.scoring]().reads_text:
+                raise ConfigError(
+                    f"protocol {name!r} differentiates what is scored, and {self.scoring!r} reads a text; score by "
+                    "letters, words or likelihood"
+                )
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep is {self.keep}; it is a share of the intact accuracy, above 0 and at most 1")
         if self.adaptive:
@@ -190,10 +196,15 @@ class Study:
             raise ConfigError(f"cannot read study {str(path)!r}: {e}") from e
         return from_dict(cls, data, ConfigError)
 
-    def conditions(self, n_layers: int, n_heads: int = 0, n_frames: int = 0) -> list[Condition]:
+    def conditions(
+        self, n_layers: int, n_heads: int = 0, n_frames: int = 0, frames_together: int = 1
+    ) -> list[Condition]:
         """Every condition for a model of that size; the baseline first, whether it is asked for or not.
 
         A knockout named twice is run once, and a custom condition that is one of the others is left out.
+
+        Args:
+            frames_together: Frames whose tokens are the same, as of pairs and of merged clips.
 
         Raises:
             ConfigError: For two that go by one name.
@@ -211,7 +222,9 @@ class Study:
             conditions += protocols.random_control(cuts, self.seed)
         if protocols.EFFICIENCY in self.protocols:
             conditions += protocols.efficiency(n_layers, self.grid)
-        setting = Setting(cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed, n_frames)
+        setting = Setting(
+            cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed, n_frames, frames_together
+        )
         for name, protocol in REGISTRY.items():
             conditions += protocol.conditions(setting) if name in self.protocols else []
         named = {c.label: c.interventions for c in conditions}
@@ -319,7 +332,8 @@ def plan(
     SCORINGS[study.scoring]().check(items)
     convention = _convention(study, items)
     settings = settings_of(study, model, convention, device)
-    conditions = study.conditions(model.cfg.n_layers, model.cfg.lm.n_heads, settings["n_frames"])
+    cfg = model.cfg
+    conditions = study.conditions(cfg.n_layers, cfg.lm.n_heads, settings["n_frames"], cfg.frames_together)
     samplers.check(settings["sampler"], settings["n_frames"])  # once, and not for each video
     named_instruction(settings["time_instruction"])
     sources = study.named_sources
@@ -332,18 +346,30 @@ def plan(
     _check_conditions(conditions, items, model.cfg.n_layers)
     contents = _Contents(plan)
     cuts = [(c, cut, canonical(cut)) for c, cut in ((c, to_json(c.interventions)) for c in conditions)]
+    estimated = _estimated(conditions)
     with bar(len(items), "laying out, hashing videos", "questions") as done:
         for item in items:
             settings = {**plan.settings, **contents.of(item)}
             fixed = canonical(settings)
             for c, cut, text in cuts:
                 taken = {n: contents.source(n, item) for n in source_names(c.interventions)}
-                own, own_text = (settings | {"sources": taken}, None) if taken else (settings, fixed)
+                more = ({"sources": taken} if taken else {}) | estimated.get(c.label, {})
+                own, own_text = (settings | more, None) if more else (settings, fixed)
                 key = key_of(item.id, text, own_text or canonical(own))
                 names = (item.id, item.video, item.family, c.label, c.protocol, c.knockout, c.layer)
                 plan.tasks.append((item, c, Task(key, *names, cut, own)))
             done(1)
     return replace(plan, videos=contents.videos) if sources else plan
+
+
+def _estimated(conditions: Sequence[Condition]) -> dict[str, dict[str, Any]]:
+    """What fixes estimates besides interventions, as it stands in the settings of their rows, by condition."""
+    does = {c.label: to_json(c.interventions) for c in conditions}
+    asked = [(c.label, c.estimate) for c in conditions if c.estimate is not None]
+    return {
+        label: {"estimate": {"n_steps": e.n_steps, "of": digest(canonical([does[one] for one in e.of]))}}
+        for label, e in asked
+    }
 
 
 class _Contents:

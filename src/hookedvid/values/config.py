@@ -391,6 +391,12 @@ class VideoLLMConfig:
         """Frames that share their video tokens."""
         return 1 if self.vision is None else self.vision.patch_frames
 
+    @property
+    def frames_together(self) -> int:
+        """Frames that tokens mix: those of a patch, or of a merged clip."""
+        merge = None if self.projector is None else self.projector.merge
+        return self.patch_frames if merge is None else merge.frames_per_clip
+
     # What TransformerLens's tools read.
     n_layers = property(lambda self: self.lm.n_layers)
     n_heads = property(lambda self: self.lm.n_heads)

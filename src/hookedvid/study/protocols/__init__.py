@@ -1,7 +1,7 @@
 """The study's protocols: functions from a model's depth to the conditions to run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hookedvid.errors import InterventionError
@@ -22,6 +22,20 @@ InJson = dict[str, Any]  # an intervention
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Of which conditions gradients say what they cost, and in how many steps.
+
+    Attributes:
+        of: Their labels.
+        n_steps: 1: the derivative at the intact run. More: along the path from there to the run where all that the
+            estimating condition holds is cut together.
+    """
+
+    of: tuple[str, ...]
+    n_steps: int = 1
+
+
+@dataclass(frozen=True)
 class Condition:
     """Interventions under a name.
 
@@ -30,6 +44,7 @@ class Condition:
         knockout: Its name; of pruning and adaptive exits, the rule's.
         layer: Where the condition stands on the protocol's axis, counted from 1 (cumulative: layers left intact, 0 =
             none; efficiency: layers that see the video), if it has one.
+        estimate: Of a condition that is not run: what gradients are asked instead, along these interventions' edges.
     """
 
     label: str
@@ -37,6 +52,7 @@ class Condition:
     protocol: str = "custom"
     knockout: str = ""
     layer: int | None = None
+    estimate: Estimate | None = field(default=None, metadata={"later": True})
 
 
 BASELINE = Condition("baseline", protocol="baseline")

@@ -24,6 +24,7 @@ class Setting:
         knockouts: The study's, each once.
         n_layers, n_heads: Of the model.
         n_frames: That a video has, as many as are asked for.
+        frames_together: Frames whose tokens are the same.
         step, grid, drop_at, seed: As in a Study.
     """
 
@@ -35,6 +36,7 @@ class Setting:
     drop_at: int = 0
     seed: int = 0
     n_frames: int = 0
+    frames_together: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Protocol(ABC):
     name: ClassVar[str]  # in study files, of its conditions and of its figure's file
     against_baseline: ClassVar[bool] = False  # each condition can be read against the baseline alone
     sources: ClassVar[Mapping[str, Any]] = {}  # that its conditions take from, as a study file defines them
+    needs_logits: ClassVar[bool] = False  # whether what is scored has to be a function of logits
 
     @abstractmethod
     def conditions(self, s: Setting) -> list[Condition]:

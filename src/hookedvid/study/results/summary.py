@@ -90,7 +90,8 @@ class Outcomes:
 
     Args:
         items: What was asked.
-        conditions: Under which; the first is what the others are held against.
+        conditions: Under which; the first is what the others are held against. Those that only estimate others are
+            no lines: what they say is in `estimates`, by number of steps [condition, item].
         rows: Of each item under each condition; what is not there counts as missing.
         scoring: What is read of a row; choices among options unless given.
     """
@@ -102,10 +103,11 @@ class Outcomes:
         rows: Sequence[Mapping[str, Any]],
         scoring: Scoring | None = None,
     ):
-        self.items, self.conditions, self.scoring = list(items), list(conditions), scoring or Letters()
+        self.items, self.scoring = list(items), scoring or Letters()
+        self.conditions = [c for c in conditions if c.estimate is None]
         column = {item.id: i for i, item in enumerate(items)}
-        line = {c.label: i for i, c in enumerate(conditions)}
-        shape = (len(conditions), len(items))
+        line = {c.label: i for i, c in enumerate(self.conditions)}
+        shape = (len(self.conditions), len(items))
         self.values: dict[str, Float[np.ndarray, "condition item"]] = {
             name: np.full(shape, np.nan) for name in self.scoring.measures
         }
@@ -114,7 +116,16 @@ class Outcomes:
         self.left = np.full(shape, np.nan)
         self.status = np.full(shape, "missing", dtype=object)
         self.flag = np.full(shape, "", dtype=object)
+        asked = {c.label: c.estimate for c in conditions if c.estimate is not None}
+        self.estimates: dict[int, Float[np.ndarray, "condition item"]] = {
+            e.n_steps: np.full(shape, np.nan) for e in asked.values()
+        }
         for row in rows:
+            if (e := asked.get(row["condition"])) is not None:
+                self.estimates[e.n_steps][[line[label] for label in e.of], column[row["item"]]] = (
+                    row.get("estimates") or np.nan
+                )
+                continue
             at = line[row["condition"]], column[row["item"]]
             self.status[at], self.flag[at] = row["status"], row.get("flag", "")
             for shares, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
@@ -152,6 +163,7 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     tests = [statistics.mcnemar(score[0], x, resamples.video) for x in score]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
+    means |= {f"estimate_{n}": resamples.means(x[:, columns]) for n, x in o.estimates.items()}
     against = o.scoring.against(resamples, score, level)
     summaries: list[Summary] = []
     for i, condition in enumerate(o.conditions):

@@ -12,6 +12,7 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
   on the way there, and what the stream (few states of text behind it), or the texts run at once, take inside a block:
   of N rows b N (6 d + 2 kv) in attention, then b (N (2 d + kv) + n (2 d + 2 d_mlp)), n rows at a time in the MLP
   (all where a patch or an edit writes to them).
+* An attribution: what `layers` keeps, each block's activations being computed anew for its backward.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -42,6 +43,7 @@ from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
 from hookedvid.study.results.adaptive import Course
 from hookedvid.study.run.failures import attempt
+from hookedvid.study.run.gradients import PER_STEP
 from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.rounds import at_most
 from hookedvid.study.run.sharing import Tasks, swept_together
@@ -158,7 +160,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
     return Estimate(
         plan.study.reuse,
         len(plan.conditions),
-        len({_does(c.interventions, cfg.n_layers) for c in plan.conditions}),
+        len({(*_does(c.interventions, cfg.n_layers), c.estimate) for c in plan.conditions}),
         len(plan.items),
         len({i.video for i in plan.items}),
         len(keys),
@@ -248,27 +250,37 @@ def _works(
 ) -> tuple[Work, ...]:
     everything = [one for questions in videos for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
+    backward = sum(_backward(cfg, x.layout, tasks) for x, tasks in everything)
+    videos = [[(x, [(c, t) for c, t in tasks if c.estimate is None]) for x, tasks in some] for some in videos]
+    everything = [one for questions in videos for one in questions]
     tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
 
     def work(reuse: Reuse, flops: int, memory: int) -> Work:
-        return Work(reuse, share * (flops + given.runs) + given.sets, memory)
+        return Work(reuse, share * (flops + backward + given.runs) + given.sets, max(memory, kept if backward else 0))
 
+    kept = max(tower, whole + size * n * lm.d_model * lm.n_layers)
     inside = [(x.layout, parted(c.interventions, lm.n_layers)[1]) for x, tasks in everything for c, _ in tasks]
     naive = sum(Costs(cfg, layout).of(rest, left=()).total for layout, rest in inside)
     works = [work("none", naive, max(tower, whole))]
     if plan.scoring.reads_text:
         return tuple(works)
-    by_layers = max(tower, whole + size * n * lm.d_model * lm.n_layers)
-    works.append(work("layers", sum(_by_layers(cfg, x.layout, tasks) for x, tasks in everything), by_layers))
+    works.append(work("layers", sum(_by_layers(cfg, x.layout, tasks) for x, tasks in everything), kept))
     flops, memory = 0, tower
     for questions in videos:
         swept, peak, keys = _swept(cfg, questions, size)
         alone = [(x.layout, [(c, t) for c, t in tasks if t.key not in keys]) for x, tasks in questions]
         flops += swept + sum(_by_layers(cfg, layout, tasks) for layout, tasks in alone if tasks)
-        memory = max([memory, peak, *(by_layers for _, tasks in alone if tasks)])
+        memory = max([memory, peak, *(kept for _, tasks in alone if tasks)])
     works.append(work("layers+positions", flops, memory))
     return tuple(works)
+
+
+def _backward(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> int:
+    """What gradients take, the tower run once for all of an item."""
+    n_steps = sum(c.estimate.n_steps for c, _ in tasks if c.estimate is not None)
+    intact = Costs(cfg, layout).of()
+    return PER_STEP * n_steps * intact.decoder + (intact.total - intact.decoder) * (n_steps > 0)
 
 
 def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> int:

@@ -10,7 +10,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookedVidError
 from hookedvid.study import conventions, protocols
 from hookedvid.study.definition import Plan, Study
-from hookedvid.study.protocols import Condition
+from hookedvid.study.protocols import Condition, Estimate
 from hookedvid.study.records import Folder, Records
 from hookedvid.study.results import file_names as results
 from hookedvid.study.rows import Row, digest, json_bytes, named, sealed
@@ -79,7 +79,7 @@ class Manifest:
             "about": self.about,
             "items": [to_dict(i) for i in self.items],
             "conditions": [
-                {**to_dict(replace(c, interventions=())), "interventions": to_json(c.interventions)}
+                {**to_dict(replace(c, interventions=()), brief=True), "interventions": to_json(c.interventions)}
                 for c in self.conditions
             ],
             "keys": self.keys,
@@ -164,10 +164,11 @@ class _StoredCondition:
     protocol: str
     knockout: str
     layer: int | None
+    estimate: Estimate | None = None
 
     @property
     def condition(self) -> Condition:
-        return Condition(self.label, (), self.protocol, self.knockout, self.layer)
+        return Condition(self.label, (), self.protocol, self.knockout, self.layer, self.estimate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from hookedvid.study.protocols import Condition
 from hookedvid.study.records import Folder, Records, Shard, Writer
 from hookedvid.study.rows import Row, Task, named_by
 from hookedvid.study.run.failures import PASSING, UNFORESEEN, attempt
+from hookedvid.study.run.gradients import estimated
 from hookedvid.study.run.inputs import clip_request, prepared
 from hookedvid.study.run.rounds import Planned, check_whole, rounds
 from hookedvid.study.run.sharing import Tasks, swept_together
@@ -296,6 +297,8 @@ def _run_video(
         if isinstance(inputs, Outcome):
             results |= {task.key: inputs for _, task in tasks}
             continue
+        results |= _estimated(plan, model, item, inputs, tasks)
+        tasks = [(c, t) for c, t in tasks if c.estimate is None]
         ready[item.id], prices[item.id] = inputs, Costs(model.cfg, inputs.layout)
         for condition, task in tasks:
             priced = attempt(_shares, model, inputs, prices[item.id], condition, ())
@@ -318,6 +321,15 @@ def _run_video(
             if outcome.left is not None:  # of which the run alone could tell
                 shares[task.key] = _shares(model, ready[item.id], prices[item.id], condition, outcome.left)
             yield (condition, task), _priced(outcome, shares.get(task.key))
+
+
+def _estimated(plan: Plan, model: Model, item: Item, inputs: VideoInputs, tasks: Tasks) -> dict[str, Tensor | Outcome]:
+    """Outcomes of the conditions that gradients are asked of, by row; the tower runs once for all."""
+    asked = [(c, t) for c, t in tasks if c.estimate is not None]
+    start = attempt(model.encoded, inputs) if asked else inputs
+    if isinstance(start, Outcome):
+        return {t.key: start for _, t in asked}
+    return {t.key: attempt(estimated, plan, model, item, start, c) for c, t in asked}
 
 
 def _prepare(plan: Plan, model: Model, item: Item, clip: Clip | HookedVidError, tasks: Tasks) -> VideoInputs:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -82,6 +83,17 @@ class Choice(Scoring):
         margin = max(answer.logits[i] for i in item.right) - max(others) if others else None
         prob = sum(answer.probs[i] for i in item.right)
         return Outcome("ok", answer.index, answer.index in item.right, prob, margin)
+
+    def metric(
+        self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs
+    ) -> Float[Tensor, ""]:
+        """The margin, as of `outcome`: which other option is best is found anew where the logits are."""
+        if item.answer is None or len(item.right) == len(item.options):
+            raise InputError(f"item {item.id!r} has no margin: no right option is known, or every one is right")
+        logits = values[list(inputs.option_tokens[0])]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        right = torch.tensor([i in item.right for i in range(len(logits))], device=logits.device)
+        return logits[right].max() - logits[~right].max()
 
     def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
         """accuracy: unparsed answers are wrong; of_parsed: they are left out; as_printed: see `counted`.

@@ -59,6 +59,12 @@ class Likelihood(Scoring):
         """The log-probabilities as they are."""
         return Outcome("ok", log_probs=tuple(floats(values)))
 
+    def metric(
+        self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs
+    ) -> Float[Tensor, ""]:
+        """The mean over the reference's tokens, in nats."""
+        return values.mean()
+
     def values(self, item: Item, row: Mapping[str, Any]) -> dict[str, float]:
         """Mean and sum of the reference's token log-likelihoods in nats, its end included, and how many they are."""
         each = row["log_probs"]

@@ -28,6 +28,7 @@ class Outcome:
         span: The seconds that generated text named, as said.
         left: Where a rule decided in the run when positions leave: of each exit of the condition the block (0-based)
             before which it took place, None where it did not. Rows of other conditions have no such field.
+        estimates: What gradients say that other conditions cost, in their order; of conditions that ask for that alone.
     """
 
     status: Literal["ok", "unparsed", "failed"]
@@ -44,6 +45,7 @@ class Outcome:
     log_probs: tuple[float, ...] | None = None
     span: tuple[float, float] | None = None
     left: tuple[int | None, ...] | None = field(default=None, metadata={"later": True})
+    estimates: tuple[float, ...] | None = field(default=None, metadata={"later": True})
 
     @classmethod
     def failed(cls, error: HookedVidError, fault: str = "input") -> "Outcome":

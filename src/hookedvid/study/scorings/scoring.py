@@ -152,6 +152,16 @@ class Scoring(ABC):
         """From what `read` gives."""
         raise NotImplementedError(f"{self.name} reads texts")
 
+    def metric(
+        self, model: Model, item: Item, values: Float[Tensor, " value"], inputs: VideoInputs
+    ) -> Float[Tensor, ""]:
+        """The measure that tells most of one item, from what `read` gives, with a graph.
+
+        Raises:
+            InputError: For an item whose right answer nobody knows.
+        """
+        raise NotImplementedError(f"{self.name} reads texts")
+
     @torch.no_grad()
     def generated(
         self, model: Model, item: Item, inputs: VideoInputs, interventions: Any, sources: Any = None

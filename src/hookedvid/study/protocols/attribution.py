@@ -1,0 +1,240 @@
+"""`attribution`: what gradients say that single cuts cost, beside what they cost. Can estimates stand for runs?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from hookedvid.errors import ConfigError
+from hookedvid.study.protocols import Condition, Estimate
+from hookedvid.study.protocols.protocol import Protocol, Reading, Setting, Sheet
+from hookedvid.study.results.agreement import Agreement, agreement
+from hookedvid.study.results.cells import number
+from hookedvid.study.results.charts import Panel, Points, Scatters
+from hookedvid.study.results.evidence import Finding, enough, on
+from hookedvid.study.results.group import Group
+from hookedvid.study.results.statistics import LEVEL, Interval, holm, paired_p
+from hookedvid.values.interventions import PATHWAYS, Knockout, LayerRange, label
+
+STEPS = (1, 16)  # of an estimate: the derivative of the intact run, and a path
+STRETCHES = 8  # of frames at most, so that no more than so many runs are needed
+FLOWS = ("cross-frame", "video→question", "video→last", "question→last")
+DEPTHS = ("early", "middle", "late")  # thirds of the layers
+RANKS = 0.7  # a rank correlation of that or more is agreement: about half of the ranks' variance
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Cuts of one granularity.
+
+    Attributes:
+        edges: What an attribution asks together, in every layer: the path leads to the run without them all.
+    """
+
+    name: str
+    edges: tuple[Knockout, ...]
+    cuts: tuple[Condition, ...]
+
+
+class Gradients(Protocol):
+    """Exact effects of single layers, heads, stretches of frames and flows by layer, and what gradients say of them.
+
+    Of the first knockout are layers, heads and frames; flows are those between kinds of positions (Map the Flow's).
+    The effect is what the right answer's margin loses where there is one, or the score. Estimates are taken in one
+    step and along a path of 16 (`hookedvid.model.attribution`), each kind in an attribution of its own.
+    """
+
+    name: ClassVar[str] = "attribution"
+    needs_logits: ClassVar[bool] = True
+
+    def conditions(self, s: Setting) -> list[Condition]:
+        """Each cut alone, then what is asked of gradients.
+
+        Raises:
+            ConfigError: Where nobody says how many heads there are.
+        """
+        if not s.n_heads:
+            raise ConfigError("heads are counted from a model: conditions(n_layers, n_heads) needs both")
+        kinds = [k for k in (_layers(s), _heads(s), _frames(s), _flows(s)) if k.cuts]
+        together: dict[tuple[Knockout, ...], list[Kind]] = {}
+        for kind in kinds:
+            together.setdefault(kind.edges, []).append(kind)
+        estimates: list[Condition] = []
+        for edges, some in together.items():
+            name, of = " and ".join(k.name for k in some), tuple(c.label for k in some for c in k.cuts)
+            estimates += [
+                Condition(f"{name} by gradients, {_steps(n)}", edges, self.name, name, estimate=Estimate(of, n))
+                for n in STEPS
+            ]
+        return [*(c for kind in kinds for c in kind.cuts), *estimates]
+
+    def read(self, group: Group) -> Reading:
+        """How well estimates rank places, find the largest, size them and tell their signs; by depth as well."""
+        lines = [line for part in _parts(group) for line in _compared(group, *part)]
+        return Reading(_sheet(group, lines), _findings(group, lines), _chart(group, lines))
+
+
+# ---- conditions ------------------------------------------------------------------------------------------------------
+
+
+def _steps(n: int) -> str:
+    return f"{n} step{'s' * (n != 1)}"
+
+
+def _whole(s: Setting) -> tuple[str, Knockout]:
+    whole = s.knockouts[0].at(LayerRange())
+    return whole.name or label((whole,)), whole
+
+
+def _cut(kind: str, what: str, cut: Knockout, layer: int | None = None) -> Condition:
+    return Condition(f"{what} cut alone", (cut,), Gradients.name, kind, layer)
+
+
+def _layers(s: Setting) -> Kind:
+    name, whole = _whole(s)
+    cuts = [_cut("layers", f"{name} layer {i + 1}", whole.at(i), i + 1) for i in range(s.n_layers)]
+    return Kind("layers", (whole,), tuple(cuts))
+
+
+def _heads(s: Setting) -> Kind:
+    """Of every `step`-th layer."""
+    name, whole = _whole(s)
+    cuts = [
+        _cut("heads", f"{name} layer {i + 1} head {head}", replace(whole.at(i), heads=(head,)), i + 1)
+        for i in range(0, s.n_layers, s.step)
+        for head in range(s.n_heads)
+    ]
+    return Kind("heads", (whole,), tuple(cuts))
+
+
+def _frames(s: Setting) -> Kind:
+    """Of a knockout of the whole video; a stretch holds whole frames, as many as tokens mix or a multiple."""
+    name, whole = _whole(s)
+    each = -(-s.n_frames // (s.frames_together * STRETCHES)) * s.frames_together
+    starts = range(0, s.n_frames, each or 1) if whole.src == "video" else ()
+    spans = [(a, min(a + each, s.n_frames)) for a in starts]
+    edges = [replace(whole, src=f"video[{a}:{b}]", name=f"{name} video[{a}:{b}]") for a, b in spans]
+    return Kind("frames", tuple(edges), tuple(_cut("frames", e.name, e) for e in edges))
+
+
+def _flows(s: Setting) -> Kind:
+    edges = [PATHWAYS[name].at(LayerRange()) for name in FLOWS]
+    cuts = [_cut("flows", f"{e.name} layer {i + 1}", e.at(i), i + 1) for e in edges for i in range(s.n_layers)]
+    return Kind("flows", tuple(edges), tuple(cuts))
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """Estimates of some places in some number of steps, against what these cost.
+
+    Attributes:
+        depth: A third of the layers, or empty for all.
+        exact, estimate: What is lost [place], means over the items.
+    """
+
+    kind: str
+    depth: str
+    n_steps: int
+    agreement: Agreement
+    exact: Float[np.ndarray, " place"]
+    estimate: Float[np.ndarray, " place"]
+
+
+def _parts(group: Group) -> list[tuple[str, str, list[Condition]]]:
+    """Conditions by kind, and by depth where places have layers."""
+    conditions = group.conditions(Gradients.name)
+    parts: list[tuple[str, str, list[Condition]]] = []
+    for kind in dict.fromkeys(c.knockout for c in conditions):
+        own = [c for c in conditions if c.knockout == kind]
+        parts.append((kind, "", own))
+        for i, depth in enumerate(DEPTHS if kind in ("heads", "flows") else ()):
+            third = [c for c in own if ((c.layer or 1) - 1) * len(DEPTHS) // group.n_layers == i]
+            parts += [(kind, depth, third)] * (len(third) > 1)
+    return parts
+
+
+def _compared(group: Group, kind: str, depth: str, conditions: Sequence[Condition]) -> list[Line]:
+    o = group.outcomes
+    rows = [o.conditions.index(c) for c in conditions]
+    values = o.values[group.finest][:, group.columns]
+    exact = values[0] - values[rows]
+    lines: list[Line] = []
+    for n_steps, estimates in o.estimates.items():
+        estimate = estimates[rows][:, group.columns]
+        known = np.isfinite(exact + estimate).all(0)
+        means = [x[:, known].mean(1) if known.any() else np.full(len(rows), np.nan) for x in (exact, estimate)]
+        lines.append(Line(kind, depth, n_steps, agreement(exact, estimate, group.resamples), means[0], means[1]))
+    return lines
+
+
+def _sheet(group: Group, lines: Sequence[Line]) -> Sheet:
+    parts = list(dict.fromkeys((line.kind, line.depth) for line in lines))
+    rows: list[list[str]] = []
+    for kind, depth in parts:
+        own = [line.agreement for line in lines if (line.kind, line.depth) == (kind, depth)]
+        name = f"{own[0].n_places} {kind}{f', {depth} layers' if depth else ''}"
+        told = _measures(own[0])[: 1 if depth else None]
+        rows += [[name, what, *(_two(getattr(a, field)) for a in own)] for field, what in told]
+    n, n_videos = max(((x.agreement.n, x.agreement.n_videos) for x in lines), default=(0, 0))
+    title = f"{group.finest} lost by single cuts, gradients against runs; {on(n, n_videos)} ({group.name})"
+    return Sheet(title, ("places", "", *map(_steps, dict.fromkeys(x.n_steps for x in lines))), rows)
+
+
+def _measures(a: Agreement) -> list[tuple[str, str]]:
+    """What is told of all places of a kind, by its field; of a part the first."""
+    return [
+        ("ranks", "rank r of a question"),
+        ("ranks_of_means", "rank r of the means"),
+        ("overlap", f"{a.n_largest} largest: found"),
+        ("sign_errors", f"{a.n_largest} largest: wrong sign"),
+        ("slope", "lost / estimated"),
+    ]
+
+
+def _two(i: Interval) -> str:
+    return f"{number(i.value, 2)} [{number(i.low, 2)}, {number(i.high, 2)}]" if np.isfinite(i.value) else "–"
+
+
+def _findings(group: Group, lines: Sequence[Line]) -> list[Finding]:
+    """One for each kind: supported where the better estimate is shown to rank places as runs do."""
+    whole = [line for line in lines if not line.depth]
+    above = [paired_p(line.agreement.each - RANKS, group.resamples.video) for line in whole]
+    ps = dict(zip([(line.kind, line.n_steps) for line in whole], holm(above).tolist(), strict=True))
+    findings: list[Finding] = []
+    for kind in dict.fromkeys(line.kind for line in whole):
+        own = [line for line in whole if line.kind == kind]
+        shown = [x for x in own if x.agreement.ranks.low > RANKS and ps[kind, x.n_steps] < LEVEL]
+        of = own[0].agreement
+        text = "; ".join(
+            f"in {_steps(x.n_steps)} they rank {a.n_places} {kind} with r = {_two(a.ranks)}, find {_two(a.overlap)} of "
+            f"the {a.n_largest} largest, and runs lose {_two(a.slope)} times what they say"
+            for x in own
+            for a in [x.agreement]
+        )
+        better = own[-1].agreement.each - own[0].agreement.each
+        gain = group.resamples.mean(better, (-2.0, 2.0))
+        if len(own) > 1 and (gain.low > 0 or gain.high < 0):
+            text += f"; the path is {'better' if gain.low > 0 else 'worse'} by {_two(gain if gain.low > 0 else -gain)}"
+        holds = bool(shown) and enough(of.n, of.n_videos)
+        findings.append(Finding(f"gradients rank {kind}", holds, f"{text} ({on(of.n, of.n_videos)})"))
+    return findings
+
+
+def _chart(group: Group, lines: Sequence[Line]) -> Scatters:
+    whole = [line for line in lines if not line.depth]
+    panels: list[Panel] = []
+    for kind in dict.fromkeys(line.kind for line in whole):
+        own = [line for line in whole if line.kind == kind]
+        points = [Points(_steps(x.n_steps), x.estimate.tolist(), x.exact.tolist()) for x in own]
+        note = "rank r " + ", ".join(number(x.agreement.ranks.value, 2) for x in own)
+        panels.append(Panel(f"{own[0].agreement.n_places} {kind}", points, note))
+    unit = "logits" if group.finest == "margin" else group.scoring.unit
+    return Scatters(
+        f"{group.finest} lost by single cuts, means over {group.name} questions", f"by gradients, {unit}",
+        f"by runs, {unit}", panels,
+    )  # fmt: skip
