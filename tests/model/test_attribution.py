@@ -239,7 +239,7 @@ def test_a_path_from_a_clip_sums_to_the_change_in_every_whole_stream(family):
         whole = a.nodes["resid_post"][m.cfg.n_deepstack :].sum(-1)
         assert (whole - lost).abs().max() <= a.gap + 1e-12
         gaps.append(a.gap)
-    assert gaps[1] < gaps[0] / 8 and gaps[1] < 0.05 * abs(lost)
+    assert gaps[1] < gaps[0] / 4 and gaps[1] < 0.15 * abs(lost)
 
 
 def test_metrics_are_the_answers_margin_and_log_probability():

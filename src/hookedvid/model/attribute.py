@@ -61,7 +61,7 @@ def attribute(
         layers: Blocks (0-based, negative from the end); all by default. None before the first is gone back through.
         path: None for one step. `weights`: edges, all that are asked about at once, from weight 0 to 1 (Aumann and
             Shapley's shares of what cutting all of them loses). `clip`: nodes, from the inputs that are the reference.
-        n_steps: Runs along the path, of `weights` placed where the metric changes, of `clip` equally far apart.
+        n_steps: Runs along the path, nearer to each other where the metric changes.
         interventions, sources: As in `forward`: the run is under them.
         logits_to_keep: How many last positions' logits the metric is given; None: all.
         softmax: Of edges' one step. `slope`: the derivative by the logarithm of their weight (a Knockout's, at 1), near

@@ -7,7 +7,7 @@ point where the slopes at two points tell least of what F changed between them.
 
 Along clips, the merged stream and what DeepStack adds go from the reference's to the run's in a straight line, and a
 node's share is the line integral of its gradient along the way that its own activation takes (conductance, arXiv
-1805.12233): over a whole residual stream it sums to F(run) - F(reference).
+1805.12233): over a whole residual stream it sums to F(run) - F(reference). Forwards along the line say where F changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,12 +60,11 @@ class Request(NamedTuple):
         return [EdgeSets.of(x, self.edges, self.readers) for x in self.batch.layouts]
 
     @torch.no_grad()
-    def value(self, batch: VideoInputs, more: Sequence[Intervention] = ()) -> list[float]:
-        """The metric of each item of a batch, under more interventions."""
-        logits = self.model(
-            batch, interventions=(*self.interventions, *more), sources=self.sources, logits_to_keep=self.logits_to_keep
-        )
-        return floats(numbers(self.metric(logits), batch.batch_size))
+    def value(self, input: Any, more: Sequence[Intervention] = (), **start: Any) -> list[float]:
+        """The metric of each item of a run, under more interventions."""
+        how = {"interventions": (*self.interventions, *more), "sources": self.sources, **start}
+        logits = self.model(input, logits_to_keep=self.logits_to_keep, **how)
+        return floats(numbers(self.metric(logits), self.batch.batch_size))
 
     def result(self, item: int, value: float, **found: Any) -> Attribution:
         """What was found of an item."""
@@ -204,14 +203,14 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
     nodes = _Conductance(model, asked.nodes, asked.layers)
     with torch.no_grad():
         ends = model.embed_inputs(other), model.embed_inputs(batch)
+
+    def between(share: float) -> dict[str, Any]:
+        features = _between(other.features, batch.features, share)
+        return {"input": torch.lerp(*ends, share), "start_at_layer": 0, "inputs": replace(batch, features=features)}
+
     values: list[list[float]] = []
-    for step in range(n_steps + 1):
-        share = step / n_steps
-        between = replace(batch, features=_between(other.features, batch.features, share))
-        stream = torch.lerp(*ends, share)
-        with running(
-            model, stream, start_at_layer=0, inputs=between, interventions=asked.interventions, sources=asked.sources
-        ) as run:
+    for share in placed([asked.value(**between(step / n_steps)) for step in range(n_steps + 1)]):
+        with running(model, **between(share), interventions=asked.interventions, sources=asked.sources) as run:
             watch = Watch(min(asked.layers), {}, nodes.hooks(run))
             values.append(backward(model, run, asked.metric, asked.logits_to_keep, watch))
     found: list[Attribution] = []
@@ -221,6 +220,23 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
         path: dict[str, Any] = {"path": "clip", "n_steps": n_steps, "change": value - start, "gap": gap}
         found.append(asked.result(i, value, nodes=of, **path))
     return found
+
+
+def placed(values: Sequence[Sequence[float]]) -> list[float]:
+    """Points from 0 to 1, as many as equally distant ones were tried: half of them by where these changed most.
+
+    Args:
+        values: Of each point that was tried, those of all items.
+    """
+    tried = torch.tensor(values, dtype=torch.float64)
+    n = len(tried) - 1
+    moved = tried.diff(dim=0).abs().sum(1)
+    share = (moved / moved.sum().clamp(min=1e-300) + 1 / n) / 2
+    ends = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0) / share.sum()])
+    wanted = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    k = torch.searchsorted(ends, wanted).clamp(1, n)
+    found = (k - 1 + (wanted - ends[k - 1]) / (ends[k] - ends[k - 1])) / n
+    return [0.0, *floats(found[1:-1]), 1.0]
 
 
 def _between(a: Sequence[Tensor | None], b: Sequence[Tensor | None], share: float) -> tuple[Tensor | None, ...]:
