@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hookedvid.data.item import Item
-from hookedvid.errors import DataError
+from hookedvid.errors import ConfigError, DataError
 from hookedvid.study.definition import Study
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results import sequential
@@ -84,6 +84,7 @@ class Course:
         scoring: Of the rows.
 
     Raises:
+        ConfigError: Where there is nothing besides the baseline.
         DataError: Where no question has an answer to be scored by.
     """
 
@@ -98,6 +99,8 @@ class Course:
         for item, inside in zip(items, groups[self.group], strict=True):
             if inside and scoring.scored(item):
                 self._of.setdefault(item.video, []).append(item)
+        if not self.conditions:
+            raise ConfigError("an adaptive study settles what conditions cost, and has none besides the baseline")
         if not self._of:
             raise DataError("an adaptive study stops by its scores, and no question has an answer to be scored by")
         self.videos = sorted(self._of, key=lambda video: digest(json_bytes([study.seed, video])))
