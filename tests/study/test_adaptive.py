@@ -21,6 +21,7 @@ from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS, Records, Shard
 from hookedvid.study.results import sequential
 from hookedvid.study.results.adaptive import Course, write_csv
+from hookedvid.study.run import order
 from hookedvid.study.run.cluster import engine as on_ray
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.execution import Execution
@@ -28,7 +29,7 @@ from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.order import ordered
 from hookedvid.study.run.tasks import Answers, Audit, Timing, carry_out, run
 from hookedvid.study.scorings.outcome import Outcome
-from hookedvid.values.interventions import LV_K, VS_K, VT_K
+from hookedvid.values.interventions import LV_K, VT_K
 from models import random_model
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -261,27 +262,31 @@ def test_the_command_tells_verdicts_and_no_test_of_a_number_that_was_fixed_befor
     assert all(row == taken[row["key"]] for row in rows if row["family"] != "language")  # bit for bit
 
 
-def test_what_attribution_says_costs_most_is_taken_first(tmp_path):
-    asked = make_dataset(tmp_path / "set", seed=0, split="test", n_videos=3, questions_per_video=2)
-    study = replace(STUDY, protocols=("all-layers", "windows", "random-control"), look_every=2, at_once=2)
+def test_what_attribution_says_costs_most_is_taken_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(order, "STEPS", 2)
+    asked = make_dataset(tmp_path / "set", seed=0, split="test", n_videos=2, questions_per_video=2)
+    kinds = {"LV-K": LV_K, "VT-K": VT_K}
+    protocols = ("all-layers", "windows", "random-control")
+    study = replace(STUDY, protocols=protocols, knockouts=tuple(kinds), look_every=1, at_once=2)
     model = HookedVideoLLM.from_pretrained("tiny")
     laid = plan(study, model, asked)
     found = ordered(laid, model, tmp_path)
     costs: dict[str, list[float]] = {}
     chosen = Course(study, laid.items, laid.conditions, laid.scoring)
-    for video in chosen.videos[:2]:
+    for video in chosen.videos[:1]:
         item = next(item for item in chosen.items if item.video == video)
         inputs = model.prepare(tmp_path / "set" / video, item.question, item.options)
-        worth = model.attribute(inputs, logit_diff(inputs, item.answer), edges=[LV_K, VT_K, VS_K])
-        for c in laid.conditions[1:-3]:
-            costs.setdefault(c.label, []).append(worth.estimate(c.interventions))
-    first = [c.label for c in found.conditions[1:-3]]
+        metric = logit_diff(inputs, item.answer)
+        worth = {n: model.attribute(inputs, metric, edges=k, path="weights", n_steps=2) for n, k in kinds.items()}
+        for c in laid.conditions[1:-2]:
+            costs.setdefault(c.label, []).append(worth[c.knockout].estimate(c.interventions))
+    first = [c.label for c in found.conditions[1:-2]]
     assert first == sorted(costs, key=lambda label: -sum(costs[label])) != list(costs)
-    assert [c.label for c in found.conditions[-3:]] == [f"random like {k}" for k in ("LV-K", "VT-K", "VS-K")]
+    assert [c.label for c in found.conditions[-2:]] == [f"random like {k}" for k in kinds]
     assert found.conditions[0].label == "baseline" and sorted(t.key for *_, t in found.tasks) == sorted(
         t.key for *_, t in laid.tasks
     )
-    assert [t[1].label for t in found.tasks[: len(first) + 4]] == [c.label for c in found.conditions]
+    assert [t[1].label for t in found.tasks[: len(first) + 3]] == [c.label for c in found.conditions]
     again = ordered(laid, model, tmp_path, decoders=lambda: pytest.fail("the order was kept"))
     assert again.conditions == found.conditions
     assert ordered(replace(laid, study=replace(study, at_once=0)), model, tmp_path).conditions == laid.conditions

@@ -27,22 +27,25 @@ from hookedvid.video.decoders import Decoders, gathered
 from hookedvid.video.frames import Clip
 
 FILE = "order.json"
+# Along each kind of edges alone, from weight 0 to 1. One step is no guide where answers are sure: of the tiny model's
+# 32 cuts its ranks correlate with exact costs by -0.39, a path of all kinds at once by 0.76, one of each by 0.91.
+STEPS = 8
 
 
 def ordered(plan: Plan, model: Model, folder: Path, decoders: Callable[[], Decoders] = Decoders) -> Plan:
     """The plan with its conditions in the order in which they are taken, the baseline first.
 
-    Cuts of edges come first, by what of the right option's margin `model.attribute` estimates that they lose, mean over
-    the first question of each video of the first look; then all others as they stand. The order is kept in the folder,
-    and found there by a run that goes on. A study that takes all conditions at once stays as it is, and so does one of
-    whose questions no option's logit is read.
+    Cuts of edges come first, by what of the right option's margin `model.attribute` estimates that they lose, along a
+    path of weights, over the first question of each video of the first look; then all others as they stand. The order
+    is kept in the folder, and found there by a run that goes on. A study that takes all conditions at once stays as it
+    is, and so does one of whose questions no option's logit is read.
     """
     if not plan.study.adaptive or not plan.study.at_once:
         return plan
     course = Course(plan.study, plan.items, plan.conditions, plan.scoring)
     ask = course.next()
     first = list({item.video: item for item in reversed(ask.items if ask else [])}.values())[::-1]
-    name = digest(canonical([plan.settings, [c.label for c in plan.conditions], [item.id for item in first]]))
+    name = digest(canonical([plan.settings, [c.label for c in plan.conditions], [item.id for item in first], STEPS]))
     costs = _stored(folder / FILE, name)
     if costs is None:
         with decoders() as pool:
@@ -78,9 +81,12 @@ def _lost(
         raise clip
     inputs = prepared(plan, model, item, task, clip)
     assert item.answer is not None  # of others nothing is asked
-    found = attribute(model, inputs, logit_diff(inputs, item.answer), edges=edges)
-    each = {c.label: attempt(found.estimate, c.interventions) for c in plan.conditions[1:]}
-    return {label: cost for label, cost in each.items() if not isinstance(cost, Outcome)}
+    metric, lost = logit_diff(inputs, item.answer), dict[str, float]()
+    for kind in edges:
+        found = attribute(model, inputs, metric, edges=kind, path="weights", n_steps=STEPS)
+        each = ((c.label, attempt(found.estimate, c.interventions)) for c in plan.conditions[1:])
+        lost |= {label: cost for label, cost in each if not isinstance(cost, Outcome)}
+    return lost
 
 
 def _stored(path: Path, name: str) -> dict[str, float] | None:
