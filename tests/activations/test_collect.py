@@ -14,6 +14,7 @@ from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import DataError, HookError, InputError, InterventionError, SelectorError
+from hookedvid.values.files import PART
 from hookedvid.video.decoders import Decoders
 from models import ROUNDING, UNLIKE, random_model
 
@@ -134,7 +135,9 @@ def test_a_call_that_was_interrupted_goes_on(gather, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         gather(hooks=HOOKS)
     monkeypatch.setattr(files, "save", save)
-    assert len(list((tmp_path / "acts" / files.PARTS).iterdir())) == 5  # the shard holds them already
+    torn = tmp_path / "acts" / files.PARTS / f"{PART}0.safetensors"  # as a killed process leaves it
+    torn.write_bytes(b"half")
+    assert len(list((tmp_path / "acts" / files.PARTS).glob("0*"))) == 5  # the shard holds them already
     acts = gather(hooks=HOOKS)
     assert len({x for x in ran if x}) == 6 == len([x for x in ran if x]) and acts.items == whole.items
     assert same(acts.at("z", 2), whole.at("z", 2)) and same(acts.at("embed"), whole.at("embed"))
@@ -214,6 +217,12 @@ def test_a_folder_is_of_one_setting(gather, tmp_path):
     gather()
     with pytest.raises(DataError, match="holds activations of other settings \\(pool None, now 'mean'"):
         gather(pool="mean")
+    shard = next((tmp_path / "acts").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(DataError, match="remove it, and collect its items again"):
+        Activations(tmp_path / "acts")
+    shard.unlink()
+    assert len(gather()) == 6
     (tmp_path / "acts" / files.ABOUT).write_bytes(b"{}")
     with pytest.raises(DataError, match="is damaged"):
         gather()
