@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hookedvid import SAE, Session, load_sae, loss_recovered
+from hookedvid.activations import sae as saes
 from hookedvid.activations.sae import Parts
 from hookedvid.errors import DataError, InputError
 from hookedvid.sweep.run import sweep
@@ -125,11 +126,14 @@ FORMATS = {
 
 @pytest.mark.usefixtures("shapes_checked")
 @pytest.mark.parametrize("kind", FORMATS)
-def test_features_are_those_of_the_format(kind, tmp_path):
+def test_features_are_those_of_the_format(kind, tmp_path, monkeypatch):
     write, how, wanted = FORMATS[kind]
     sae = load_sae(write(tmp_path / "sae"), **how)
     found = sae.encode(X)
     assert (found - wanted).abs().max() < 1e-12 and 0 < (wanted > 0).double().mean() < 0.8
+    assert (sae(X) - (wanted @ W_DEC + B_DEC)).abs().max() < 1e-11
+    monkeypatch.setattr(saes, "FEATURES", 2 * F)  # two rows at a time
+    assert (sae.encode(X, [3, 0]) - wanted[..., [3, 0]]).abs().max() < 1e-12
     assert (sae(X) - (wanted @ W_DEC + B_DEC)).abs().max() < 1e-11
     assert (sae.d_in, sae.n_features) == (D, F) and f"{F} features of {D} numbers" in repr(sae)
     assert not list(sae.parameters())
@@ -272,6 +276,7 @@ def test_what_does_not_fit_is_refused():
     sae = sae_of(12)
     for call, says in (
         (lambda: sae.encode(n(2, 11)), "rows hold 11 numbers, and this SAE reads 12"),
+        (lambda: sae.encode(n(2, 12), [9]), "are not all among 9"),
         (lambda: sae.edit("z", 0, 9, value=0), "feature 9 is none of 9"),
         (lambda: sae.edit("z", 0, 0), "say what becomes"),
         (lambda: sae_of(12, k=10), "k is 10"),

@@ -1,6 +1,6 @@
 """Sparse autoencoders and transcoders on a hook point: features of rows, edits of one, what a reconstruction loses."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from hookedvid.nn.model import Model
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.writes import Edit
+
+FEATURES = 1 << 24  # numbers that are held at once where not all are asked for: 64 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +96,18 @@ class SAE(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows feature"]:
+    def encode(
+        self, x: Float[Tensor, "*rows d_in"], only: Sequence[int] | None = None
+    ) -> Float[Tensor, "*rows feature"]:
         """The features of rows, in its own dtype.
 
+        Args:
+            x: Rows.
+            only: Numbers of the features that are wanted; all unless given, as many numbers as rows times features.
+                With it no more than 2^24 are held at once.
+
         Raises:
-            InputError: For rows of other sizes.
+            InputError: For rows of other sizes, and features that are not there.
         """
         if x.shape[-1] != self.d_in:
             raise InputError(
@@ -106,12 +115,24 @@ class SAE(nn.Module):
                 + (f" of {self.hook}" if self.hook else "")
                 + "; heads are given flattened, rows.flatten(-2)"
             )
+        if only is None:
+            return self._features(x)
+        if not all(0 <= i < self.n_features for i in only):
+            raise InputError(f"features {list(only)} are not all among {self.n_features}, numbered from 0")
+        return self._in_pieces(lambda some: self._features(some)[:, list(only)], x)
+
+    def _features(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows feature"]:
         pre = (x.to(self.W_enc) - self.b_in) @ self.W_enc + self.b_enc
         features = pre.relu() * (pre > self.threshold)
         if self.k is None:
             return features
         best = features.topk(self.k, -1)
         return torch.zeros_like(features).scatter(-1, best.indices, best.values)
+
+    def _in_pieces(self, of: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A function of rows, of a few at a time, so that their features are never too many."""
+        pieces = x.flatten(0, -2).split(max(1, FEATURES // self.n_features))
+        return torch.cat([of(some) for some in pieces]).unflatten(0, x.shape[:-1])
 
     @torch.no_grad()
     def decode(
@@ -130,8 +151,8 @@ class SAE(nn.Module):
         return out + x.to(self.W_skip) @ self.W_skip
 
     def forward(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
-        """Rows encoded and decoded."""
-        return self.decode(self.encode(x), x)
+        """Rows encoded and decoded, with 2^24 features at once at most."""
+        return self._in_pieces(lambda some: self.decode(self.encode(some), some), x)
 
     def edit(
         self,
@@ -171,7 +192,7 @@ class SAE(nn.Module):
 
         def changed(rows: Tensor) -> Tensor:
             flat = rows.flatten(2)
-            now = self.encode(flat)[..., feature, None]
+            now = self.encode(flat, [feature])
             new = torch.full_like(now, value or 0) if scale is None else now * scale
             return (flat + ((new - now) * self.W_dec[feature]).to(flat)).view_as(rows)
 

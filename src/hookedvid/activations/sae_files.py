@@ -58,7 +58,9 @@ CLASSES = {
 def load_sae(
     path: str | Path, *, k: int | None = None, activation: Activation | None = None, hook: str = "", hook_out: str = ""
 ) -> SAE:
-    """An SAE or transcoder of a folder or file, on the CPU, in the dtype it is stored in.
+    """An SAE or transcoder of a folder or file, on the CPU, in the dtype and with the numbers that it is stored in.
+
+    dictionary_learning's own loader makes decoder rows as long as 1, and features as much larger; they are left here.
 
     Args:
         path: See the module for the formats.
