@@ -111,6 +111,8 @@ def test_the_least_number_of_videos_is_the_first_that_can_settle():
         for n, line, kind in ((critical, 1.0, 0), (not_critical, 0.0, 1)):
             logs = sequential.evidence(np.full((1, n), line), smallest, 1.0)[kind][0]
             assert logs[-1] >= needed > logs[-2]
+    for smallest in (1e-9, 1e-300):  # as good as never: counted no further than studies go
+        assert sequential.least_videos(4, smallest, 1.0) == (9, sequential.MOST + 2)
 
 
 @pytest.fixture(scope="module")

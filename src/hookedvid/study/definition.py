@@ -32,7 +32,7 @@ from hookedvid.values.interventions import Intervention, from_json, to_json
 from hookedvid.values.progress import bar
 from hookedvid.values.selectors import NAMES as SELECTORS
 from hookedvid.values.selectors import parse_selector, unknown_name
-from hookedvid.values.serial import from_dict
+from hookedvid.values.serial import as_whole, from_dict, is_number
 from hookedvid.video import samplers, subtitles
 from hookedvid.video.source import video_hash
 
@@ -158,7 +158,7 @@ class Study:
                 f"adaptive away, or score {' or '.join(n for n, s in SCORINGS.items() if s.bounds is not None)}"
             )
         span = scoring.bounds[1] - scoring.bounds[0]
-        if not 0 < self.smallest_effect < span:
+        if not (is_number(self.smallest_effect) and 0 < self.smallest_effect < span):
             raise ConfigError(f"smallest_effect is {self.smallest_effect}; give a cost above 0 and below {span:g}")
 
     def _check_numbers(self) -> None:
@@ -168,7 +168,7 @@ class Study:
         bounds |= {"look_every": (1, 10_000), "at_once": (0, 100_000)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
-            if not least <= value <= most:
+            if as_whole(value) is None or not least <= value <= most:
                 raise ConfigError(f"{name} is {value}; give a whole number from {least:,} to {most:,}")
 
     @property

@@ -198,7 +198,7 @@ class Course:
         for i, v, q, line in zip(chosen, known, n_items, costs[:, :n], strict=True):
             above, below = (math.exp(min(float(x[i]), LARGEST)) for x in self.verdicts.evidence)
             verdict = VERDICTS[int(self.verdicts.verdict[i])]
-            ended = verdict != OPEN or n == len(self.videos)
+            ended = verdict != OPEN or int(n) == len(self.videos)
             # An interval takes as long as eighty looks, and nothing rests on those of a condition that goes on.
             cost = sequential.interval(line, self.span) if ended else Interval(known_mean(line), math.nan, math.nan)
             evidence = above, below, *needed

@@ -30,6 +30,7 @@ SIDE = LEVEL / 2  # of each of the two families, and of each end of an interval
 # against; the least for means a tenth as large as the spread.
 FRACTIONS = np.array([1.0, 0.9, 0.7, 0.45, 0.25, 0.12])
 PRIOR = np.array([0.3, 0.15, 0.15, 0.15, 0.15, 0.1])
+MOST = 100_000  # videos that are counted; a study has fewer
 HALVINGS = 40  # of the scale, in search of an interval's ends
 
 OPEN, CRITICAL, NOT_CRITICAL = VERDICTS = ("open", "critical", "not critical")
@@ -68,9 +69,11 @@ def interval(costs: Float[np.ndarray, " video"], span: float) -> Interval:
 def least_videos(n_conditions: int, smallest: float, span: float) -> tuple[int, int]:
     """Videos without which no verdict can be: critical, where every video loses all; not critical, if none changes."""
     needed = math.log(n_conditions / SIDE)
-    most = math.ceil((needed - math.log(PRIOR[0])) / -math.log1p(-smallest / span))  # what the first share needs alone
+    most = (needed - math.log(PRIOR[0])) / -math.log1p(-smallest / span)  # what the first share needs alone
+    most = math.ceil(min(most, MOST))
     worst, same = evidence(np.array([[span], [0.0]]).repeat(most + 1, axis=1), smallest, span)
-    return 1 + int((worst[0] >= needed).argmax()), 1 + int((same[1] >= needed).argmax())
+    critical, negligible = (1 + int((x < needed).sum()) for x in (worst[0], same[1]))  # both only rise
+    return critical, negligible
 
 
 def _end(costs: Float[np.ndarray, " video"], span: float) -> float:
