@@ -75,7 +75,7 @@ def edge_sums(of: Gradients) -> tuple[Float[Tensor, "head class row"], Float[Ten
 def edge_cuts(of: Gradients, sources: Sequence[Sources], n_sets: int) -> Float[Tensor, "head edge"]:
     """What the gradient says that cutting each set loses, with the rest renormalised; an emptied row gives zero.
 
-    In float64, since of a saturated row next to nothing is left to renormalise.
+    In float64. Where a set has nearly all of a row, what is left is summed by itself: 1 - its mass is rounding there.
     """
     total = of.q.new_zeros(of.q.shape[1], n_sets, dtype=torch.float64)
     for of_class, rows, pattern, along in _parts(of, torch.float64):
@@ -92,11 +92,21 @@ def edge_cuts(of: Gradients, sources: Sequence[Sources], n_sets: int) -> Float[T
         mass[:, row, edge[pair]] -= itself
         lost[:, row, edge[pair]] -= itself * (_own(along, rows) - whole[..., 0])[:, row]
         rest = 1 - mass
-        total += torch.where(rest > EMPTY, lost / rest.clamp(min=EMPTY), whole).sum(1)
+        lost = torch.where(rest > LITTLE, lost / rest.clamp(min=LITTLE), 0.0).sum(1)
+        inside = torch.zeros(n_sets, pattern.shape[-1], dtype=torch.bool, device=rows.device)
+        inside[edge, key] = True
+        for some in torch.split((rest <= LITTLE).nonzero(), max(1, SCORES // pattern.shape[-1])):
+            head, row, cut = some.unbind(1)
+            stays = ~inside[cut]
+            stays[torch.arange(len(cut), device=cut.device), rows[row]] |= keep[cut]
+            left = pattern[head, row] * stays
+            after = (left * along[head, row]).sum(-1) / left.sum(-1)
+            lost.index_put_((head, cut), whole[head, row, 0] - after.nan_to_num(0.0), accumulate=True)
+        total += lost
     return total
 
 
-EMPTY = 1e-15  # what is left of a row in float64 where nothing is
+LITTLE = 1e-3  # of a row, which is summed by itself
 
 
 def _parts(of: Gradients, dtype: torch.dtype) -> Iterator[_Some]:
