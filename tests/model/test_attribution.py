@@ -8,7 +8,7 @@ import torch
 
 import plain_decoder as plain
 from hookedvid import Ablate, EarlyExit, Patch, Replace, Steer, log_prob, logit_diff
-from hookedvid.errors import HookError, InputError, InterventionError, SelectorError
+from hookedvid.errors import HookError, InputError, InterventionError, NonFiniteError, SelectorError
 from hookedvid.model.attribution_paths import Point, refined
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.nn import edge_sums
@@ -18,6 +18,7 @@ from hookedvid.values.columns import columns_of
 from hookedvid.values.config import DecoderConfig, VideoLLMConfig
 from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Drop, Edit, Knockout
+from hookedvid.values.masks import NoEdgeWarning
 from memory_use import Largest, N
 from models import UNLIKE, apart, random_inputs, random_model, rich_inputs
 
@@ -143,6 +144,16 @@ def test_words_and_knockouts_name_the_same_sets_and_a_cut_is_estimated_by_their_
     both = [Knockout("video[0]", "text", 0), "video[1]->text @ 0"]
     assert frames.estimate(both) == pytest.approx(float(frames.edges[0, :, :2].sum()), rel=1e-12)
     assert frames.estimate(()) == 0.0
+    assert frames.estimate([both[0], both[0]]) == frames.estimate(both[0])  # cut twice is cut once
+    last_frame = [LV_K, Knockout("video[0]", "text")]
+    shared = m.attribute(x, metric, edges=last_frame)
+    with pytest.raises(InputError, match="share edges"):
+        shared.estimate(last_frame)
+    apart_by_head = [replace(k, heads=h) for h, k in enumerate(last_frame)]
+    found = sum(shared.edges[:, h, h].sum() for h in (0, 1))
+    assert shared.estimate(apart_by_head) == pytest.approx(float(found), rel=1e-12)
+    with pytest.raises(InputError, match="were not asked about"):
+        m.attribute(x, metric, nodes="z").estimate(LV_K)
     last = m.attribute(x, metric, layers=-1)
     assert last.layers == (2,) and apart(last.edges, frames.edges[2:]) <= 1e-12
     for wrong in (LV_K, Knockout("video[0]", "text", weight=0.5), Ablate("z", at="text"), Replace("video[0]", "text")):
@@ -298,6 +309,9 @@ def test_what_cannot_be_attributed_is_refused_in_words():
         "no path 'weight'": (InputError, {"path": "weight"}),
         "no softmax 'cuts'": (InputError, {"softmax": "cuts"}),
         "leave softmax out": (InputError, {"softmax": "cut", "path": "weights"}),
+        "layers \\[1.5\\] are not all": (InputError, {"layers": [1.5]}),
+        "no readers are asked": (InputError, {"readers": []}),
+        "no reference None": (InputError, {"nodes": "z", "reference": None}),
         "n_steps is 0": (InputError, {"path": "weights", "n_steps": 0}),
         "one of edges alone": (InputError, {"nodes": "z", "path": "weights"}),
         "one of nodes alone": (InputError, {"nodes": "z", "path": "clip"}),
@@ -308,14 +322,66 @@ def test_what_cannot_be_attributed_is_refused_in_words():
     for words, (error, how) in refused.items():
         with pytest.raises(error, match=words):
             m.attribute(x, metric, **how)
-    with pytest.raises(InputError, match="has no gradient"):
-        m.attribute(x, lambda logits: logits.detach()[:, -1, 0])
+    for wrong in (lambda logits: logits.detach()[:, -1, 0], lambda _: torch.ones(1, requires_grad=True) * 2):
+        with pytest.raises(InputError, match="has no gradient"):
+            m.attribute(x, wrong)
+    for wrong in (lambda logits: metric(logits) / 0, lambda logits: (logits[:, -1, 0] * 0).abs().sqrt()):
+        with pytest.raises(NonFiniteError, match="is not finite"):
+            m.attribute(x, wrong)
+    with pytest.raises(InputError, match="no columns by 'cells'"):
+        m.attribute(x, metric, nodes="z").node_frame(by="cells")
     with pytest.raises(InputError, match="needs a video"):
         random_model("text").attribute(text, metric)
     merged = random_model("internvideo2.5")
     with pytest.raises(SelectorError, match="have no cells"):
         merged.attribute(rich_inputs(merged), metric, edges="cells")
     assert not m.listened()
+
+
+def test_what_names_no_edge_is_warned_of_by_its_own_name_once():
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    path = {"path": "weights", "n_steps": 2}
+    for how in (
+        {"edges": Knockout("video", "generated")},
+        {"readers": "generated"},
+        {"edges": "video->generated", **path},
+    ):
+        with pytest.warns(NoEdgeWarning, match="^(video|all)→generated all layers cuts nothing") as seen:
+            assert not m.attribute(x, metric, **how).edges.any()
+        assert len(seen) == 1
+
+
+def test_where_a_users_hook_puts_all_in_nothing_before_has_a_part():
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    with m.hooks([("blocks.1.hook_resid_post", lambda act, hook: torch.ones_like(act))]):
+        a = m.attribute(x, metric, edges=LV_K, nodes=["z", "resid_pre"])
+        assert not a.edges[:2].any() and not a.nodes["z"][:2].any() and a.nodes["resid_pre"][2].any()
+        with pytest.raises(HookError, match="of which no gradient is told"):
+            m.attribute(x, metric, nodes="resid_post")
+
+
+def test_a_cut_of_a_saturated_row_or_of_all_of_one_is_as_by_hand():
+    """Softmax over what is left, by itself; a row with nothing left gives zero."""
+    generator = torch.Generator().manual_seed(0)
+    for n, scale in ((24, 15.0), (400, 4.0)):
+        q, k, v, g = (torch.randn(n, h, 8, generator=generator, dtype=torch.float64) for h in (6, 2, 2, 6))
+        sets = [torch.arange(n), torch.arange(n // 2), torch.arange(n // 2, n)]
+        keep, rows = torch.tensor([False, False, True]), torch.arange(n - 12, n)
+        edge = torch.arange(3).repeat_interleave(torch.tensor([n, n // 2, n // 2]))
+        sources = edge_sums.Sources(edge, torch.cat(sets), keep)
+        of = edge_sums.Gradients(q * scale, k, v, g, [rows], lambda some, m: (torch.arange(m) <= some[:, None])[None])
+        found = edge_sums.edge_cuts(of, [sources], 3)
+        wanted = torch.zeros(6, 3, dtype=torch.float64)
+        scores = torch.einsum("qhd,khd->hqk", q * scale, k.repeat_interleave(3, 1)) / 8**0.5
+        for row in range(n - 12, n):
+            for i, own in enumerate(sets):
+                left = [j for j in range(row + 1) if j not in set(own.tolist()) or (keep[i] and j == row)]
+                for h in range(6):
+                    z, after = (scores[h, row, s].softmax(-1) @ v[s, h // 3] for s in (list(range(row + 1)), left))
+                    wanted[h, i] += g[row, h] @ (z - after)
+        assert apart(found, wanted) <= 1e-12
 
 
 def test_the_estimate_of_a_sweep_is_close_where_nothing_is_saturated():

@@ -36,6 +36,7 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Asked
 from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 from hookedvid.values.masks import masked, masks_of, visible
+from hookedvid.values.serial import as_whole
 from hookedvid.values.tensors import ints
 
 if TYPE_CHECKING:
@@ -426,7 +427,8 @@ def as_blocks(layers: int | Iterable[int] | None, n_layers: int) -> tuple[int, .
     Raises:
         InputError: For one that is not there, and for none.
     """
-    numbers = range(n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    if not numbers or any(not -n_layers <= i < n_layers for i in numbers):
-        raise InputError(f"layers {list(numbers)} are not all there: this model's are numbered 0 to {n_layers - 1}")
+    given = range(n_layers) if layers is None else list(layers) if isinstance(layers, Iterable) else [layers]
+    numbers = [i for i in map(as_whole, given) if i is not None and -n_layers <= i < n_layers]
+    if not numbers or len(numbers) < len(given):
+        raise InputError(f"layers {list(given)} are not all there: this model's are numbered 0 to {n_layers - 1}")
     return tuple(dict.fromkeys(i % n_layers for i in numbers))

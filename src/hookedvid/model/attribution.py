@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.values.columns import columns_of
+from hookedvid.values.edge_sets import EdgeSets
 from hookedvid.values.edges import Knockout
 from hookedvid.values.effects import Cut, check_heads, effects
 from hookedvid.values.interventions import Asked, as_interventions
@@ -89,29 +90,42 @@ class Attribution:
     def estimate(self, interventions: Asked) -> float:
         """What cutting edges is estimated to lose, in the layers and heads of knockouts that were asked about.
 
-        Heads, layers and knockouts add up: to first order they do.
+        Heads, layers and knockouts add up: to first order they do. What is named twice counts once.
 
         Args:
             interventions: Knockouts, with layers and heads; none loses nothing.
 
         Raises:
-            InputError: For edges, or a layer, that were not asked about, and for what only weakens edges.
+            InputError: For edges, or a layer, that were not asked about, for what only weakens edges, and for
+                different sets that share edges.
         """
         asked = effects(as_interventions(interventions), self.n_layers)
         if asked.writes or asked.exits or asked.clips or asked.same_time or any(asked.swaps):
             raise InputError("only knockouts are estimated by edges; nodes are for writes")
         check_heads(asked.every_cut, len(self.heads))
-        return sum(self._of_cut(cut, layer) for layer, cuts in enumerate(asked.cuts) for cut in cuts)
+        sets: dict[tuple[int, int], set[int]] = {}  # of a layer's head, each once
+        for layer, cuts in enumerate(asked.cuts):
+            for cut in cuts:
+                row, column = self._place(cut, layer)
+                for head in cut.heads or self.heads:
+                    sets.setdefault((row, head), set()).add(column)
+        for several in {tuple(sorted(x)) for x in sets.values() if len(x) > 1}:
+            EdgeSets.of(self.layout, [self.knockouts[i] for i in several]).check_apart()
+        total = 0.0
+        for (row, head), columns in sets.items():
+            assert self.edges is not None  # or there was no place
+            total += float(self.edges[row, head, list(columns)].sum())
+        return total
 
-    def _of_cut(self, cut: Cut, layer: int) -> float:
+    def _place(self, cut: Cut, layer: int) -> tuple[int, int]:
+        """Where the values of a cut's edges are: of layers, of edges."""
         columns = [i for i, k in enumerate(self.knockouts) if _edges(k.cut) == _edges(cut)]
         if self.edges is None or not columns or not cut.removes or cut.drawn:
             known = ", ".join(k.label() for k in self.knockouts[:8]) or "none"
             raise InputError(f"{cut.label}: these edges were not asked about, cut; edges were {known}")
         if layer not in self.layers:
             raise InputError(f"{cut.label}: layer {layer} (0-based) was not asked about; layers were {self.layers}")
-        of_heads = self.edges[self.layers.index(layer), :, columns[0]]
-        return float((of_heads if cut.heads is None else of_heads[list(cut.heads)]).sum())
+        return self.layers.index(layer), columns[0]
 
     def to_frame(self, sum_heads: bool = False) -> "DataFrame":
         """Edges in long form: layer, head, query (the readers), column (the sources, or a knockout's name), value.

@@ -10,6 +10,7 @@ node's share is the line integral of its gradient along the way that its own act
 1805.12233): over a whole residual stream it sums to F(run) - F(reference). Forwards along the line say where F changes.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,9 +26,11 @@ from hookedvid.model.edge_values import EdgeValues
 from hookedvid.model.node_values import NodeValues
 from hookedvid.model.run import Run, running
 from hookedvid.nn.model import Model
-from hookedvid.values.edge_sets import EdgeSets, together
+from hookedvid.values.edge_sets import WORDS, EdgeSets, together
+from hookedvid.values.edges import Knockout
 from hookedvid.values.effects import Intervention
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.masks import NoEdgeWarning, warn_of_idle
 from hookedvid.values.tensors import floats
 
 POWER = 8  # p: the first point inside is at w = 1/256
@@ -57,7 +60,13 @@ class Request(NamedTuple):
     @property
     def sets(self) -> list[EdgeSets]:
         """The sets of edges of each item."""
-        return [EdgeSets.of(x, self.edges, self.readers) for x in self.batch.layouts]
+        layouts, edges, readers = self.batch.layouts, self.edges, self.readers
+        found = [EdgeSets.of(x, edges, readers) for x in layouts]
+        asked: Sequence[Knockout] = found[0].knockouts
+        if isinstance(edges, str) and edges in WORDS:  # which have empty sets of their own: what comes later
+            asked = [Knockout("all", r) for r in ((readers,) if isinstance(readers, str) else readers or ())]
+        warn_of_idle([k.cut for k in asked], layouts, grows=False)
+        return found
 
     @torch.no_grad()
     def value(self, input: Any, more: Sequence[Intervention] = (), **start: Any) -> list[float]:
@@ -101,7 +110,7 @@ def along_weights(asked: Request, n_steps: int) -> list[Attribution]:
     """Shares of edges in what cutting all of them loses."""
     if asked.edges is None or asked.nodes:
         raise InputError("a path of weights is one of edges alone: ask for edges; for nodes there is path='clip'")
-    sets, model = asked.sets, asked.model
+    sets, model = asked.sets, asked.model  # which warns of those without edges, by their own names
     layouts, cuts = together(sets)
     batch = replace(model.encoded(asked.batch), layouts=layouts)
 
@@ -115,10 +124,12 @@ def along_weights(asked: Request, n_steps: int) -> list[Attribution]:
             )
         return Point(values, [edges.of(i) * (POWER / t) for i in range(batch.batch_size)])
 
-    cut = asked.value(batch, [c.at(i) for c in cuts for i in asked.layers])
-    end = at(1.0)
-    points = {0.0: Point(cut, [torch.zeros_like(x) for x in end.slopes]), 1.0: end}
-    parts = refined(points, at, n_steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "attributed_", NoEdgeWarning)
+        cut = asked.value(batch, [c.at(i) for c in cuts for i in asked.layers])
+        end = at(1.0)
+        points = {0.0: Point(cut, [torch.zeros_like(x) for x in end.slopes]), 1.0: end}
+        parts = refined(points, at, n_steps)
     found: list[Attribution] = []
     for i, value in enumerate(end.values):
         edges = sum(part * points[t].slopes[i] for t, part in parts.items())

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hookedvid.errors import InputError
+from hookedvid.errors import HookError, InputError, NonFiniteError
 from hookedvid.model.run import Beside, Run
 from hookedvid.nn.attention import Probe
 from hookedvid.nn.hooks import listening
@@ -51,9 +51,12 @@ def backward(model: Model, run: Run, metric: Metric, logits_to_keep: int | None,
         leaf = resid.detach().requires_grad_()
         read = leaf if logits_to_keep is None else leaf[:, -logits_to_keep:]
         value = numbers(metric(model.unembed(model.ln_final(read))), run.batch.batch_size)
-    if not value.requires_grad:
+    grad = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    if grad is None:
         raise InputError("the metric has no gradient: compute it from the logits by torch, without item() or numpy")
-    grad = torch.autograd.grad(value.sum(), leaf)[0]
+    for what, x in (("the metric", value), ("the metric's gradient", grad)):
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError(f"{what} is not finite, so that nothing can be told by it")
     del leaf, read, resid
     with model.hooks(fwd_hooks=watch.hooks):
         for i in reversed(run.layers[watch.first - run.layers.start :]):
@@ -71,7 +74,9 @@ def _through(block: Any, stream: Tensor, beside: Beside, probe: Probe | None, gr
         # A hook may edit it in place, which a leaf forbids.
         entering = leaf.clone() if listening(block.hook_resid_pre) else leaf
         out = block(entering, beside.ctx._replace(probe=probe), beside.kv, beside.deepstack)
-    return torch.autograd.grad(out, leaf, grad)[0]
+    if not out.requires_grad:  # a hook put in what nothing before has a part in
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(out, leaf, grad, materialize_grads=True)[0]
 
 
 def _among(
@@ -83,6 +88,12 @@ def _among(
     at = [torch.searchsorted(b.contiguous(), r).clamp(max=len(b) - 1) for b, r in zip(before, rows, strict=True)]
     index = torch.stack(at).to(grad.device)[..., None].expand_as(grad)
     return grad.new_zeros(len(grad), before.shape[1], grad.shape[-1]).scatter_add_(1, index, grad)
+
+
+def check_computed(act: Tensor, name: str) -> None:
+    """Raise HookError for what has no part in the run before it, whose gradient would be missed."""
+    if not act.requires_grad:
+        raise HookError(f"a hook puts in all of {name}, of which no gradient is told; put it in by an Edit or a Patch")
 
 
 def numbers(value: Any, n_items: int) -> Float[Tensor, " batch"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from hookedvid.errors import InterventionError
 from hookedvid.model.attention_maps import check_unedited
 from hookedvid.model.attribution import Softmax
+from hookedvid.model.backward import check_computed
 from hookedvid.model.run import Run
 from hookedvid.nn.attention import Attended, Probe
 from hookedvid.nn.edge_sums import Gradients, Sources, edge_cuts, edge_sums
@@ -57,6 +58,7 @@ class EdgeValues:
         check_unedited(self.run.model.blocks[layer].attn, layer)
         allowed = seen.allowed.detach() if isinstance(seen.allowed, Tensor) else None
         bare = [x.detach() for x in (seen.q, seen.k, seen.v)]
+        check_computed(seen.z, f"blocks.{layer}.attn")
         cast(Any, seen.z).register_hook(partial(self._add, layer, bare, allowed))
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, nearest
+from hookedvid.model.backward import check_computed
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.hook_points import hooks_of
 from hookedvid.model.patching import write_of
@@ -44,9 +45,9 @@ class NodeValues:
         for name in self.names:
             if is_map(name) or part_of(name) != "blocks":
                 raise InputError(f"nodes are what positions hold in the decoder's blocks, such as 'z', not {name!r}")
-        if isinstance(reference, str) and reference not in WORDS:
+        if reference is None or (isinstance(reference, str) and reference not in WORDS):
             raise InputError(
-                f"no reference {reference!r} ({nearest(reference, WORDS)}; or a cache, or moments of a reference set)"
+                f"no reference {reference!r} ({nearest(str(reference), WORDS)}; or a cache, or moments of a set)"
             )
         self._found: dict[tuple[int, str, int], Tensor] = {}
         self._known: dict[tuple[str, int, int], Any] = {}
@@ -60,12 +61,14 @@ class NodeValues:
         """Those of an item; 0 where no gradient came."""
         found: dict[str, Tensor] = {}
         for name in self.names:
-            each = {i: self._found[item, name, i] for i in self.layers if (item, name, i) in self._found}
-            like = next(iter(each.values()))
-            found[name] = torch.stack([each.get(i, torch.zeros_like(like)) for i in self.layers])
+            found[name] = torch.stack([self._found[item, name, i] for i in self.layers])
         return found
 
     def _look(self, run: Run, name: str, layer: int, act: Tensor, hook: Any) -> None:
+        check_computed(act, hook.name)
+        for item, layout in enumerate(run.batch.layouts):
+            shape, dtype = (*act.shape[2:-1], layout.n_tokens), torch.promote_types(act.dtype, torch.float32)
+            self._found.setdefault((item, name, layer), torch.zeros(shape, dtype=dtype))
         cast(Any, act).register_hook(partial(self._add, run, name, layer, act.detach()))
 
     @torch.no_grad()
@@ -78,8 +81,7 @@ class NodeValues:
             whole = value.new_zeros(*value.shape[1:], layout.n_tokens).index_copy_(
                 -1, pos[pos != PAD].to(value.device), value.movedim(0, -1)
             )
-            key = item, name, layer
-            self._found[key] = whole.cpu() + self._found.get(key, 0.0)
+            self._found[item, name, layer] += whole.cpu()
 
     def value(
         self, run: Run, place: tuple[str, int, int], act: Tensor, grad: Tensor, pos: Int[Tensor, " row"]

@@ -1,19 +1,23 @@
 """Which frame, or which kind of segment, a position of a sequence counts in: the columns of tables."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hookedvid.errors import InputError, nearest
 from hookedvid.values.layout import Segment, TokenLayout, step_name
 from hookedvid.values.selectors import ROLES_OF
 
+By = Literal["frames", "segments"]
 REST = "rest"  # what belongs to no frame
 
 
-def columns_of(layout: TokenLayout, by: Literal["frames", "segments"]) -> tuple[tuple[str, ...], Int[Tensor, " pos"]]:
+def columns_of(layout: TokenLayout, by: By) -> tuple[tuple[str, ...], Int[Tensor, " pos"]]:
     """Names of the columns, each but `rest` a selector of its positions, and the column of every position."""
+    if by not in get_args(By):
+        raise InputError(f"no columns by {by!r} ({nearest(str(by), get_args(By))})")
     if by == "frames":
         labels = (*layout.step_names, REST)
         names = [_frame_name(s) for s in layout.segments]

@@ -159,8 +159,8 @@ class EdgeSets:
                 clash |= not of_frames and readers and bool(torch.isin(g.key, h.key).any())
             if clash:
                 raise InputError(
-                    "some of these sets share edges, which a path would count twice; ask for sets that are apart, or "
-                    "for each in a call of its own"
+                    "some of these sets share edges, which would count twice; ask for sets that are apart, or for each "
+                    "in a call of its own"
                 )
 
 
@@ -211,6 +211,8 @@ def _words(layout: TokenLayout, edges: str, readers: str | Sequence[str] | None)
         sources = dict(_cells(layout))
     asked = (kinds if edges == "segments" else ("text",)) if readers is None else readers
     several = (asked,) if isinstance(asked, str) else tuple(asked)
+    if not several:
+        raise InputError("no readers are asked for; leave readers out for all of them")
     return [(Knockout(src, dst), at) for dst in several for src, at in sources.items()]
 
 

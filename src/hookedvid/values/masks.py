@@ -43,13 +43,13 @@ def cuts_any(layout: TokenLayout, cut: Cut) -> bool:
     return bool((first < last + (not cut.keep_self)).any())
 
 
-def warn_of_idle(cuts: Iterable[Cut], layouts: Sequence[TokenLayout]) -> None:
-    """Warn of cuts that change no edge of one of the inputs, a token still to be generated counted in.
+def warn_of_idle(cuts: Iterable[Cut], layouts: Sequence[TokenLayout], grows: bool = True) -> None:
+    """Warn of cuts that change no edge of one of the inputs; where it `grows`, a token still to come is counted in.
 
     It is no error: a clip of one frame has no other frame to cut, and its study goes on.
     """
     for cut in {c: c for c in cuts}.values():
-        some = [cuts_any(x, cut) or (not cut.drawn and cuts_any(x.extend(1), cut)) for x in layouts]
+        some = [cuts_any(x, cut) or (grows and not cut.drawn and cuts_any(x.extend(1), cut)) for x in layouts]
         if not all(some):
             of = "" if len(some) == 1 else f" in {some.count(False)} of {len(some)} items"
             warnings.warn(
