@@ -94,7 +94,7 @@ STUDY = Study(protocols=("attribution",), step=2)
 @pytest.fixture(scope="module", autouse=True)
 def few_steps():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(attribution, "STEPS", (1, 4))
+        patched.setattr(attribution, "ESTIMATES", ((1, "slope"), (1, "cut"), (4, "slope")))
         yield
 
 
@@ -125,7 +125,7 @@ def test_one_step_is_the_derivative_by_a_weight_of_the_cut(ran, model, annotatio
     options = list(inputs.option_tokens[0])
     looked_at = 0
     for c in laid.conditions:
-        if c.estimate is None or c.estimate.n_steps > 1:
+        if c.estimate is None or c.estimate.how != "slope":
             continue
         (row,) = (r for r in rows if r["condition"] == c.label and r["item"] == item.id)
         assert row["status"] == "ok" and len(row["estimates"]) == len(c.estimate.of) and row["margin"] is None
@@ -148,11 +148,15 @@ def test_a_path_ends_where_all_that_is_asked_is_cut(ran, model, annotations):
     margin = logit_diff(inputs, item.answer)
     cuts = {x.label: x.interventions for x in laid.conditions}
     for name in ("frames", "flows"):
-        (c,) = (c for c in laid.conditions if c.label == f"{name} by gradients, 4 steps")
+        (c,) = (c for c in laid.conditions if c.label == f"{name} by a path of 4")
         found = model.attribute(inputs, margin, edges=list(c.interventions), path="weights", n_steps=4)
         with torch.no_grad():
             lost = by["baseline"]["margin"] - margin(model(inputs, interventions=list(c.interventions)))
         assert found.change == pytest.approx(lost.item(), abs=1e-9)
+        one = model.attribute(inputs, margin, edges=list(c.interventions), softmax="cut")
+        (other,) = (x for x in laid.conditions if x.label == f"{name} by cut")
+        wanted = [one.estimate(cuts[x]) for x in other.estimate.of]
+        assert by[other.label]["estimates"] == pytest.approx(wanted, abs=1e-9)
         assert by[c.label]["estimates"] == pytest.approx([found.estimate(cuts[x]) for x in c.estimate.of], abs=1e-9)
 
 
@@ -163,9 +167,7 @@ def test_exact_rows_are_those_of_other_protocols(ran, model, annotations):
     assert own < {t.key for _, _, t in heads.tasks} and own
     assert len({t.key for _, _, t in laid.tasks}) == len(laid.tasks), "no estimate shares a row with a run"
     narrow = plan(replace(STUDY, step=1), model, annotations)
-    keys = [
-        {t.key for _, c, t in p.tasks if c.label == "layers and heads by gradients, 1 step"} for p in (laid, narrow)
-    ]
+    keys = [{t.key for _, c, t in p.tasks if c.label == "layers and heads by slope"} for p in (laid, narrow)]
     assert not keys[0] & keys[1], "other cuts are other estimates"
 
 
@@ -181,7 +183,7 @@ def test_rows_are_kept_and_read_back(ran, model, annotations):
     told = estimate(laid, model)
     assert told.n_rows == len(laid.tasks)
     bare = estimate(replace(laid, tasks=[t for t in laid.tasks if t[1].estimate is None]), model)
-    gradients = PER_STEP * 3 * (1 + 4) * told.forward.decoder + told.forward.tower + told.forward.projector
+    gradients = PER_STEP * 3 * (1 + 1 + 4) * told.forward.decoder + told.forward.tower + told.forward.projector
     assert [a.flops - b.flops for a, b in zip(told.works, bare.works, strict=True)] == [gradients] * 3
     assert estimate(laid, model, folder).n_done == len(laid.tasks)
 
@@ -204,7 +206,7 @@ def test_likelihood_is_differentiated_as_it_is_scored(model, annotations, tmp_pa
     path = annotations.parent / TASKS["captions"]
     study = Study(protocols=("attribution",), scoring="likelihood")
     laid = plan(study, model, path)
-    few = {"baseline", "layers and heads by gradients, 1 step"}
+    few = {"baseline", "layers and heads by slope"}
     laid = replace(laid, tasks=[t for t in laid.tasks if t[1].label in few])
     base, row = run(laid, model, tmp_path / "rows")
     item = laid.items[0]
@@ -234,7 +236,9 @@ def test_every_granularity_is_cut_and_asked_of_gradients():
     assert {k: len(v) for k, v in kinds.items()} == {"layers": N, "heads": N * HEADS, "frames": FRAMES, "flows": 4 * N}
     asked = [c for c in conditions() if c.estimate is not None]
     together = ("layers and heads", "frames", "flows")
-    assert [(c.knockout, c.estimate.n_steps) for c in asked] == [(k, n) for k in together for n in attribution.STEPS]
+    assert [(c.knockout, c.estimate.how) for c in asked] == [
+        (k, how) for k in together for how in ("slope", "cut", "path")
+    ]
     for c in asked:
         assert c.estimate.of == tuple(x.label for k in c.knockout.split(" and ") for x in kinds[k])
 
@@ -268,20 +272,20 @@ def group(said, n_videos: int = 60) -> Group:
             elif i == 0 and "heads" in c.knockout:
                 row = {"condition": c.label, "item": item.id, "status": "failed", "reason": "no"}
             else:
-                row["estimates"] = [said(own[label], c.estimate.n_steps) for label in c.estimate.of]
+                row["estimates"] = [said(own[label], c.estimate.how) for label in c.estimate.of]
             rows.append(row)
     return Group(Outcomes(items, everything, rows), "all", N, 100)
 
 
 def test_what_ranks_as_runs_do_is_said_and_what_does_not():
-    shown = group(lambda x, n: x / 2 if n == 4 else (x * 1e6) % 1.0)
+    shown = group(lambda x, how: x / 2 if how == "path" else (x * 1e6) % 1.0)
     reading = REGISTRY["attribution"].read(shown)
     laws = {f.law: f for f in reading.findings}
     assert list(laws) == [f"gradients rank {kind}" for kind in ("layers", "heads", "frames", "flows")]
     heads = laws["gradients rank heads"]
     assert heads.supported and "(59 questions, 59 videos)" in heads.sentence
-    assert "in 4 steps they rank 12 heads with r = 1.00 [0." in heads.sentence
-    assert "and runs lose 2.00 [2.00, 2.00] times what they say; the path is better by" in heads.sentence
+    assert "by path they rank 12 heads with r = 1.00 [0." in heads.sentence
+    assert "and runs lose 2.00 [2.00, 2.00] times what they say; path is better than slope by" in heads.sentence
     assert all(len(row) == len(reading.sheet.columns) for row in reading.sheet.rows)
     thirds = ("early", "middle", "late")
     parts = [
@@ -290,35 +294,37 @@ def test_what_ranks_as_runs_do_is_said_and_what_does_not():
     ]
     names = [name for part in parts for name in part]
     assert [row[0].split(maxsplit=1)[1] for row in reading.sheet.rows] == names
-    assert reading.sheet.columns == ("places", "", "1 step", "4 steps")
+    assert reading.sheet.columns == ("places", "", "slope", "cut", "path")
     assert [row[1] for row in reading.sheet.rows[5:10]] == [
         "rank r of a question", "rank r of the means", "2 largest: found", "2 largest: wrong sign", "lost / estimated",
     ]  # fmt: skip
-    worse = REGISTRY["attribution"].read(group(lambda x, n: (x * 1e6) % 1.0)).findings
+    worse = REGISTRY["attribution"].read(group(lambda x, how: (x * 1e6) % 1.0)).findings
     assert not any(f.supported for f in worse)
 
 
 def test_estimates_are_no_lines_of_tables_but_columns(tmp_path):
-    shown = group(lambda x, n: x)
+    shown = group(lambda x, how: x)
     o = shown.outcomes
-    assert all(c.estimate is None for c in o.conditions) and set(o.estimates) == {1, 4}
+    assert all(c.estimate is None for c in o.conditions) and set(o.estimates) == {"slope", "cut", "path"}
     lines = summarise(o, 20)
     assert len(lines) == 2 * len(o.conditions)
     one = next(s for s in lines if s.condition.label == "LV-K video[2:3] cut alone")
-    assert one.means["estimate_4"].value == pytest.approx(5.0 - one.means["margin"].value)
+    assert one.means["estimate_path"].value == pytest.approx(5.0 - one.means["margin"].value)
     write_csv(lines, tmp_path / "summary.csv")
     head = (tmp_path / "summary.csv").read_text().splitlines()[0].split(",")
-    assert {"estimate_1", "estimate_1_low", "estimate_4_high"} <= {*head}
+    assert {"estimate_slope", "estimate_cut_low", "estimate_path_high"} <= {*head}
     plain = Outcomes(o.items, [c for c in conditions() if c.protocol == "baseline"], [])
-    assert not plain.estimates and "estimate_1" not in summarise(plain, 20)[0].means
+    assert not plain.estimates and "estimate_slope" not in summarise(plain, 20)[0].means
 
 
 def test_a_panel_for_each_granularity_about_a_diagonal():
-    chart = REGISTRY["attribution"].read(group(lambda x, n: x * n)).chart
+    chart = REGISTRY["attribution"].read(group(lambda x, how: x * len(how))).chart
     assert [p.name for p in chart.panels] == ["4 layers", "12 heads", "5 frames", "16 flows"]
     figure = plots.chart(chart, "a model, n = 24")
-    drawn = [[line for line in axes.lines if line.get_marker() in "o^"] for axes in figure.axes]
-    assert [[len(line.get_xdata()) for line in panel] for panel in drawn] == [[4, 4], [12, 12], [5, 5], [16, 16]]
+    drawn = [[line for line in axes.lines if line.get_marker() in "o^s"] for axes in figure.axes]
+    assert [[len(line.get_xdata()) for line in panel] for panel in drawn] == [[n] * 3 for n in (4, 12, 5, 16)]
     texts = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert texts == ["1 step", "4 steps"] and figure.axes[0].get_title() == "4 layers\nrank r 1.00, 1.00"
+    assert (
+        texts == ["by slope", "by cut", "by path"] and figure.axes[0].get_title() == "4 layers\nrank r 1.00, 1.00, 1.00"
+    )
     assert attribution.RANKS == 0.7

@@ -367,7 +367,7 @@ def _estimated(conditions: Sequence[Condition]) -> dict[str, dict[str, Any]]:
     does = {c.label: to_json(c.interventions) for c in conditions}
     asked = [(c.label, c.estimate) for c in conditions if c.estimate is not None]
     return {
-        label: {"estimate": {"n_steps": e.n_steps, "of": digest(canonical([does[one] for one in e.of]))}}
+        label: {"estimate": {"how": e.how, "n_steps": e.n_steps, "of": digest(canonical([does[x] for x in e.of]))}}
         for label, e in asked
     }
 

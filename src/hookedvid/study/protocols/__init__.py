@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hookedvid.errors import InterventionError
 from hookedvid.values.interventions import (
@@ -23,16 +23,23 @@ InJson = dict[str, Any]  # an intervention
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of which conditions gradients say what they cost, and in how many steps.
+    """Of which conditions gradients say what they cost, and how, as of `HookedVideoLLM.attribute`.
 
     Attributes:
         of: Their labels.
-        n_steps: 1: the derivative at the intact run. More: along the path from there to the run where all that the
-            estimating condition holds is cut together.
+        n_steps: 1: at the intact run. More: along the path from there to the run where all that the estimating
+            condition holds is cut together.
+        softmax: Of one step.
     """
 
     of: tuple[str, ...]
     n_steps: int = 1
+    softmax: Literal["slope", "cut"] = "slope"
+
+    @property
+    def how(self) -> str:
+        """`slope`, `cut` or `path`."""
+        return "path" if self.n_steps > 1 else self.softmax
 
 
 @dataclass(frozen=True)

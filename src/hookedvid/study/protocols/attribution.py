@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,8 @@ from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import LEVEL, Interval, holm, paired_p
 from hookedvid.values.interventions import PATHWAYS, Knockout, LayerRange, label
 
-STEPS = (1, 16)  # of an estimate: the derivative of the intact run, and a path
+# The derivative of the intact run, the same with the softmax cut, a path: steps, and the softmax of one.
+ESTIMATES: tuple[tuple[int, Literal["slope", "cut"]], ...] = ((1, "slope"), (1, "cut"), (16, "slope"))
 STRETCHES = 8  # of frames at most, so that no more than so many runs are needed
 FLOWS = ("cross-frame", "video→question", "video→last", "question→last")
 DEPTHS = ("early", "middle", "late")  # thirds of the layers
@@ -43,7 +44,8 @@ class Gradients(Protocol):
 
     Of the first knockout are layers, heads and frames; flows are those between kinds of positions (Map the Flow's).
     The effect is what the right answer's margin loses where there is one, or the score. Estimates are taken in one
-    step and along a path of 16 (`hookedvid.model.attribution`), each kind in an attribution of its own.
+    step, by the softmax's slope and by its cut, and along a path of 16 (`HookedVideoLLM.attribute`), each kind in an
+    attribution of its own.
     """
 
     name: ClassVar[str] = "attribution"
@@ -65,8 +67,8 @@ class Gradients(Protocol):
         for edges, some in together.items():
             name, of = " and ".join(k.name for k in some), tuple(c.label for k in some for c in k.cuts)
             estimates += [
-                Condition(f"{name} by gradients, {_steps(n)}", edges, self.name, name, estimate=Estimate(of, n))
-                for n in STEPS
+                Condition(f"{name} by {_told(e)}", edges, self.name, name, estimate=e)
+                for e in (Estimate(of, *how) for how in ESTIMATES)
             ]
         return [*(c for kind in kinds for c in kind.cuts), *estimates]
 
@@ -79,8 +81,8 @@ class Gradients(Protocol):
 # ---- conditions ------------------------------------------------------------------------------------------------------
 
 
-def _steps(n: int) -> str:
-    return f"{n} step{'s' * (n != 1)}"
+def _told(e: Estimate) -> str:
+    return e.how if e.n_steps == 1 else f"a path of {e.n_steps}"
 
 
 def _whole(s: Setting) -> tuple[str, Knockout]:
@@ -130,7 +132,7 @@ def _flows(s: Setting) -> Kind:
 
 @dataclass(frozen=True)
 class Line:
-    """Estimates of some places in some number of steps, against what these cost.
+    """Estimates of some places, found in one way, against what these cost.
 
     Attributes:
         depth: A third of the layers, or empty for all.
@@ -139,7 +141,7 @@ class Line:
 
     kind: str
     depth: str
-    n_steps: int
+    how: str
     agreement: Agreement
     exact: Float[np.ndarray, " place"]
     estimate: Float[np.ndarray, " place"]
@@ -164,11 +166,11 @@ def _compared(group: Group, kind: str, depth: str, conditions: Sequence[Conditio
     values = o.values[group.finest][:, group.columns]
     exact = values[0] - values[rows]
     lines: list[Line] = []
-    for n_steps, estimates in o.estimates.items():
+    for how, estimates in o.estimates.items():
         estimate = estimates[rows][:, group.columns]
         known = np.isfinite(exact + estimate).all(0)
         means = [x[:, known].mean(1) if known.any() else np.full(len(rows), np.nan) for x in (exact, estimate)]
-        lines.append(Line(kind, depth, n_steps, agreement(exact, estimate, group.resamples), means[0], means[1]))
+        lines.append(Line(kind, depth, how, agreement(exact, estimate, group.resamples), means[0], means[1]))
     return lines
 
 
@@ -182,7 +184,7 @@ def _sheet(group: Group, lines: Sequence[Line]) -> Sheet:
         rows += [[name, what, *(_two(getattr(a, field)) for a in own)] for field, what in told]
     n, n_videos = max(((x.agreement.n, x.agreement.n_videos) for x in lines), default=(0, 0))
     title = f"{group.finest} lost by single cuts, gradients against runs; {on(n, n_videos)} ({group.name})"
-    return Sheet(title, ("places", "", *map(_steps, dict.fromkeys(x.n_steps for x in lines))), rows)
+    return Sheet(title, ("places", "", *dict.fromkeys(x.how for x in lines)), rows)
 
 
 def _measures(a: Agreement) -> list[tuple[str, str]]:
@@ -204,22 +206,23 @@ def _findings(group: Group, lines: Sequence[Line]) -> list[Finding]:
     """One for each kind: supported where the better estimate is shown to rank places as runs do."""
     whole = [line for line in lines if not line.depth]
     above = [paired_p(line.agreement.each - RANKS, group.resamples.video) for line in whole]
-    ps = dict(zip([(line.kind, line.n_steps) for line in whole], holm(above).tolist(), strict=True))
+    ps = dict(zip([(line.kind, line.how) for line in whole], holm(above).tolist(), strict=True))
     findings: list[Finding] = []
     for kind in dict.fromkeys(line.kind for line in whole):
         own = [line for line in whole if line.kind == kind]
-        shown = [x for x in own if x.agreement.ranks.low > RANKS and ps[kind, x.n_steps] < LEVEL]
+        shown = [x for x in own if x.agreement.ranks.low > RANKS and ps[kind, x.how] < LEVEL]
         of = own[0].agreement
         text = "; ".join(
-            f"in {_steps(x.n_steps)} they rank {a.n_places} {kind} with r = {_two(a.ranks)}, find {_two(a.overlap)} of "
+            f"by {x.how} they rank {a.n_places} {kind} with r = {_two(a.ranks)}, find {_two(a.overlap)} of "
             f"the {a.n_largest} largest, and runs lose {_two(a.slope)} times what they say"
             for x in own
             for a in [x.agreement]
         )
-        better = own[-1].agreement.each - own[0].agreement.each
-        gain = group.resamples.mean(better, (-2.0, 2.0))
-        if len(own) > 1 and (gain.low > 0 or gain.high < 0):
-            text += f"; the path is {'better' if gain.low > 0 else 'worse'} by {_two(gain if gain.low > 0 else -gain)}"
+        for x in own[1:]:
+            gain = group.resamples.mean(x.agreement.each - own[0].agreement.each, (-2.0, 2.0))
+            if gain.low > 0 or gain.high < 0:
+                more = f"better than {own[0].how} by {_two(gain)}" if gain.low > 0 else f"worse by {_two(-gain)}"
+                text += f"; {x.how} is {more}"
         holds = bool(shown) and enough(of.n, of.n_videos)
         findings.append(Finding(f"gradients rank {kind}", holds, f"{text} ({on(of.n, of.n_videos)})"))
     return findings
@@ -230,7 +233,7 @@ def _chart(group: Group, lines: Sequence[Line]) -> Scatters:
     panels: list[Panel] = []
     for kind in dict.fromkeys(line.kind for line in whole):
         own = [line for line in whole if line.kind == kind]
-        points = [Points(_steps(x.n_steps), x.estimate.tolist(), x.exact.tolist()) for x in own]
+        points = [Points(f"by {x.how}", x.estimate.tolist(), x.exact.tolist()) for x in own]
         note = "rank r " + ", ".join(number(x.agreement.ranks.value, 2) for x in own)
         panels.append(Panel(f"{own[0].agreement.n_places} {kind}", points, note))
     unit = "logits" if group.finest == "margin" else group.scoring.unit

@@ -91,7 +91,7 @@ class Outcomes:
     Args:
         items: What was asked.
         conditions: Under which; the first is what the others are held against. Those that only estimate others are
-            no lines: what they say is in `estimates`, by number of steps [condition, item].
+            no lines: what they say is in `estimates`, by how it was found [condition, item].
         rows: Of each item under each condition; what is not there counts as missing.
         scoring: What is read of a row; choices among options unless given.
     """
@@ -117,12 +117,12 @@ class Outcomes:
         self.status = np.full(shape, "missing", dtype=object)
         self.flag = np.full(shape, "", dtype=object)
         asked = {c.label: c.estimate for c in conditions if c.estimate is not None}
-        self.estimates: dict[int, Float[np.ndarray, "condition item"]] = {
-            e.n_steps: np.full(shape, np.nan) for e in asked.values()
+        self.estimates: dict[str, Float[np.ndarray, "condition item"]] = {
+            e.how: np.full(shape, np.nan) for e in asked.values()
         }
         for row in rows:
             if (e := asked.get(row["condition"])) is not None:
-                self.estimates[e.n_steps][[line[label] for label in e.of], column[row["item"]]] = (
+                self.estimates[e.how][[line[label] for label in e.of], column[row["item"]]] = (
                     row.get("estimates") or np.nan
                 )
                 continue
@@ -163,7 +163,7 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     tests = [statistics.mcnemar(score[0], x, resamples.video) for x in score]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
-    means |= {f"estimate_{n}": resamples.means(x[:, columns]) for n, x in o.estimates.items()}
+    means |= {f"estimate_{how}": resamples.means(x[:, columns]) for how, x in o.estimates.items()}
     against = o.scoring.against(resamples, score, level)
     summaries: list[Summary] = []
     for i, condition in enumerate(o.conditions):

@@ -23,14 +23,14 @@ def estimated(plan: Plan, model: Model, item: Item, inputs: VideoInputs, conditi
         condition: With an estimate; its interventions are knockouts, whose edges are asked together.
     """
     assert condition.estimate is not None
-    scoring, n_steps = plan.scoring, condition.estimate.n_steps
+    scoring, asked = plan.scoring, condition.estimate
     known = {c.label: c.interventions for c in plan.conditions}
 
     def metric(logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, ""]:
         return scoring.metric(model, item, scoring.read(model, logits[0], inputs), inputs)
 
     found = attribute(
-        model, inputs, metric, edges=condition.interventions, path="weights" if n_steps > 1 else None, n_steps=n_steps,
-        logits_to_keep=scoring.n_last(inputs),
+        model, inputs, metric, edges=condition.interventions, path="weights" if asked.how == "path" else None,
+        n_steps=asked.n_steps, softmax=asked.softmax, logits_to_keep=scoring.n_last(inputs),
     )  # fmt: skip
-    return Outcome("ok", estimates=tuple(found.estimate(known[label]) for label in condition.estimate.of))
+    return Outcome("ok", estimates=tuple(found.estimate(known[label]) for label in asked.of))
