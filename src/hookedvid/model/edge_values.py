@@ -36,7 +36,7 @@ class EdgeValues:
     def __init__(self, sets: Sequence[EdgeSets], layers: Sequence[int], run: Run, softmax: Softmax = "slope"):
         self.sets, self.layers, self.run, self.softmax = sets, layers, run, softmax
         self._found: list[dict[int, Tensor]] = [{} for _ in sets]
-        for layer in layers:
+        for layer in layers if sets else ():
             for swap in run.plan.effects.swaps_of(layer):
                 raise InterventionError(
                     f"{swap.label}: other values flow along edges of layer {layer} (0-based), whose own values "
@@ -46,7 +46,7 @@ class EdgeValues:
     @property
     def probes(self) -> dict[int, Probe]:
         """Of each block that is asked about."""
-        return {layer: partial(self._look, layer) for layer in self.layers}
+        return {layer: partial(self._look, layer) for layer in self.layers if self.sets}
 
     def of(self, item: int) -> Float[Tensor, "layer head edge"]:
         """Those of an item; 0 where no gradient came."""
