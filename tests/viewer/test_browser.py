@@ -215,6 +215,23 @@ def test_a_cell_is_where_its_pixels_are(tab, tmp_path, name):
     assert not tab.wrong
 
 
+def test_numbers_that_were_given_are_told_as_numbers(tab, tmp_path):
+    model = random_model("llava-onevision", n_layers=2)
+    view = model.view(inputs_of(model), (), cuts=(), n_words=0)
+    numbers = np.linspace(0, 12, len(view.places.position))
+    view.with_numbers({"feature 7": numbers}).save(tmp_path / "view.html")
+    opened(tab, tmp_path / "view.html")
+    for query, told in (("feature 7", "feature 7 sums to"), ("last", "of its attention on frame")):
+        tab.select_option(
+            "#query", label=next(x for x in tab.locator("#query option").all_text_contents() if x.startswith(query))
+        )
+        until(tab, f"document.getElementById('summary').textContent.includes('{told}')")
+        assert ("%" in shown(tab, "most")) == (query == "last") and ("no heads" in shown(tab, "head")) == (
+            query != "last"
+        )
+    assert not tab.wrong
+
+
 PAINTED = """([x0, y0, x1, y1]) => {
   const canvas = document.getElementById("heat");
   const [pen, unit] = [canvas.getContext("2d"), canvas.width / canvas.clientWidth];

@@ -287,3 +287,28 @@ def test_the_command_makes_a_page(tmp_path, monkeypatch, capsys):
         assert main(["view", *asked, *wrong]) == 2
     assert main(["view", "nowhere"]) == 2
     assert "holds no finished study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_numbers_of_tokens_stand_beside_queries(name):
+    model, inputs, view = view_of(name, cuts=(), conditions=(), n_words=0)
+    n, n_layers = len(view.places.position), model.cfg.n_layers
+    given = torch.rand(n_layers, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    more = view.with_numbers({"feature 7": given, "feature 9": given[0]})
+    assert [q.name for q in more.queries[len(view.queries) :]] == ["feature 7", "feature 9"]
+    steps = inputs.layout.frames[view.places.position]
+    for layer, values in enumerate(given):
+        of, sinks = more.maps.queries["feature 7"], view.maps.sinks[layer]
+        shown = of.scale[layer, 0] * (of.video[layer, 0] / 255.0) ** 2
+        shown[sinks] = of.sinks[layer][0]
+        assert np.abs(np.sqrt(shown) - np.sqrt(values.numpy())).max() <= 1 / 510 + 1e-12
+        for i, step in enumerate(inputs.layout.steps):
+            assert abs(of.columns[layer, 0, i] - values[steps == step.start].sum().item()) < 1e-12
+    assert "numbers given" in more.html and "numbers given" not in view.html
+    for numbers, says in (
+        ({"a": given[0, 1:]}, "a number for each"),
+        ({"a": -given}, "below 0"),
+        ({"last": given}, "there"),
+    ):
+        with pytest.raises(InputError, match=says):
+            view.with_numbers(numbers)

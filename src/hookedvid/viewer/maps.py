@@ -85,6 +85,26 @@ def columns_of(layout: TokenLayout) -> tuple[tuple[str, ...], Int[Tensor, " pos"
     return labels, torch.cat(numbers)
 
 
+def number_maps(
+    values: Float[Tensor, "layer video_pos"], layout: TokenLayout, sinks: Sequence[Int[np.ndarray, " _sink"]]
+) -> QueryMaps:
+    """Numbers of each video position in each layer as a query's maps; text has none, a step the sum of its own."""
+    values, is_video = values.double(), layout.mask("video")
+    labels, column = columns_of(layout)
+    ordinary = torch.ones(values.shape, dtype=torch.bool)
+    for of_layer, found in zip(ordinary, sinks, strict=True):
+        of_layer[torch.from_numpy(found)] = False
+    scale = values.masked_fill(~ordinary, 0.0).amax(-1)
+    columns = values @ torch.nn.functional.one_hot(column, len(labels))[is_video].double()
+    return QueryMaps(
+        coded(values, scale)[:, None],
+        scale[:, None].numpy(),
+        tuple(of_layer[torch.from_numpy(found)][None].numpy() for of_layer, found in zip(values, sinks, strict=True)),
+        np.zeros((len(values), 1, int((~is_video).sum())), dtype=np.uint8),
+        columns[:, None].numpy(),
+    )
+
+
 @torch.no_grad()
 def read_maps(model: Model, inputs: VideoInputs, queries: Sequence[Query], n_words: int) -> Maps:
     """Attention of the queries, sinks, and so many words of the logit lens at every position, of one run."""

@@ -9,6 +9,9 @@ const make = (tag, text, attributes = {}) => {
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 // Three digits, and none below what they are read to: a hundredth of a percent, a thousandth of a nat or point.
 const digits = (x, least) => (Math.abs(x) < least ? (x === 0 ? "0" : `< ${least}`) : Number(x.toPrecision(3)).toString());
+// A share of the mass; where numbers were given, one of them.
+const given = () => values.queries[state.query].numbers;
+const amount = (x) => (given() ? digits(x, 0.001) : percent(x));
 const percent = (x) => `${digits(100 * x, 0.01)} %`;
 const signed = (x, unit) => (Math.abs(x) < 0.001 ? `± ${digits(Math.abs(x), 0.001)}${unit}` : `${x < 0 ? "−" : "+"}${digits(Math.abs(x), 0.001)}${unit}`);
 // Axes end here at least, so that rounding is not drawn as if it were something.
@@ -120,7 +123,7 @@ function drawWatch(mass, look, found) {
   drawHeat($("heat"), frame, mass, look);
   drawMarks($("mark"), frame, found, hidden, hover >= 0 ? hover : state.token);
   if ($("ramp").dataset.curve !== curve) drawRamp($("ramp"), ($("ramp").dataset.curve = curve));
-  $("most").textContent = `${Number((100 * most).toPrecision(3))} % of the mass`;
+  $("most").textContent = given() ? `${Number(most.toPrecision(3))}` : `${Number((100 * most).toPrecision(3))} % of the mass`;
   const [step, seconds] = [values.steps[stepOf(frame)], values.times[frame]];
   const when = seconds === undefined ? "" : ` · ${seconds.toFixed(2)} s`;
   const shared = step && step.to - step.from > 1 ? ` · shares its tokens in ${step.name}` : "";
@@ -129,7 +132,7 @@ function drawWatch(mass, look, found) {
   [$("scrub").value, $("scrub").ariaValueText] = [frame, `frame ${frame}${when}`];
   const loose = tokens.on[frame].filter((i) => !tokens.placed.has(i));
   $("loose").replaceChildren(...loose.map((i) => {
-    const name = `${tokenName(i)}: ${percent(mass[i])}`;
+    const name = `${tokenName(i)}: ${amount(mass[i])}`;
     const chip = make("button", hidden.has(i) ? "×" : "", { title: name, ariaLabel: name, tabIndex: -1 });
     chip.style.background = `linear-gradient(${css(heatColour(hidden.has(i) ? 0 : shareOf(mass[i], most, curve)))} 0 0), #777`;
     chip.classList.toggle("chosen", i === (hover >= 0 ? hover : state.token));
@@ -150,12 +153,14 @@ function drawTime(layers) {
   drawBars($("mass"), rows[layer], { ...looks, most });
   const ofAll = Math.max(LEAST.mass, ...rows.flat());
   drawLayers($("mass-by-layer"), rows, { ...looks, most: ofAll });
-  $("mass-most").textContent = `up to ${percent(most)}`;
-  $("mass-layer-most").textContent = `0 to ${percent(ofAll)}`;
+  $("mass-most").textContent = `up to ${amount(most)}`;
+  $("mass-layer-most").textContent = `0 to ${amount(ofAll)}`;
   [...$("strip").children].forEach((b, f) => b.setAttribute("aria-current", f === frame));
   const q = values.queries[state.query];
   const who = `${q.name} (${q.label}), ${head === "mean" ? "mean of heads" : `head ${head}`}`;
-  const said = [`Layer ${layer + 1}: ${who} puts ${percent(rows[layer][step])} of its attention on frame ${frame}.`];
+  const said = given()
+    ? [`Layer ${layer + 1}: ${q.name} sums to ${amount(rows[layer][step])} on frame ${frame}.`]
+    : [`Layer ${layer + 1}: ${who} puts ${percent(rows[layer][step])} of its attention on frame ${frame}.`];
   if (cut) said.push(drawEffects(layers, step));
   $("summary").textContent = said.join(" ");
 }
@@ -183,10 +188,10 @@ function drawControls(found) {
   $("layer-at").textContent = `${state.layer + 1} of ${about.n_layers}`;
   document.querySelector(`input[name=sinks][value=${state.sinks}]`).checked = true;
   $("n-sinks").textContent = `${found.size} in this layer`;
-  const apart = values.queries[state.query].apart;
+  const apart = given() ? "none" : values.queries[state.query].apart;
   if ($("head").dataset.apart !== String(apart)) {
-    const heads = apart ? [...Array(about.n_heads).keys()].map((h) => make("option", `head ${h}`, { value: h })) : [];
-    const mean = apart ? `mean of ${about.n_heads}` : `mean of ${about.n_heads} (of this query no head is kept apart)`;
+    const heads = apart === true ? [...Array(about.n_heads).keys()].map((h) => make("option", `head ${h}`, { value: h })) : [];
+    const mean = apart === "none" ? "no heads" : apart ? `mean of ${about.n_heads}` : `mean of ${about.n_heads} (of this query no head is kept apart)`;
     $("head").replaceChildren(make("option", mean, { value: "mean" }), ...heads);
     $("head").dataset.apart = apart;
   }
@@ -222,7 +227,7 @@ function drawPrompt() {
   for (const element of document.querySelectorAll("#tokens [data-position]")) {
     const share = maps.textAt(state.layer, state.head, tokens.textIndex.get(Number(element.dataset.position)));
     element.style.setProperty("--share", `${100 * share}%`);
-    element.title = `position ${element.dataset.position}: ${percent(share)} of the mass`;
+    element.title = `position ${element.dataset.position}${given() ? "" : `: ${percent(share)} of the mass`}`;
   }
   for (const element of document.querySelectorAll("#tokens [data-query]")) {
     const chosen = Number(element.dataset.query) === state.query;
@@ -234,7 +239,7 @@ function drawPrompt() {
   for (const element of document.querySelectorAll("#tokens [data-role]")) {
     const column = values.columns.indexOf(element.dataset.role);
     const share = element.dataset.role === "video" ? video : column < 0 ? undefined : sums[column];
-    element.textContent = share === undefined ? "" : percent(share);
+    element.textContent = share === undefined || (given() && element.dataset.role !== "video") ? "" : amount(share);
   }
 }
 
@@ -257,7 +262,7 @@ function drawToken(mass) {
   const boxes = tokens.pieces[state.frame].filter(([token]) => token === i).map(([, box]) => box);
   const pixels = boxes.length && values.decoded ? ` · pixels ${boxes.slice(0, 3).map(boxText).join("; ")}${boxes.length > 3 ? `; … ${boxes.length} pieces` : ""}` : "";
   const sink = tokens.sinksOf[state.layer].includes(i) ? " · a sink" : "";
-  $("token").textContent = `${tokenName(i)} · position ${tokens.position[i]}${pixels} · ${percent(mass[i])} of the mass${sink}`;
+  $("token").textContent = `${tokenName(i)} · position ${tokens.position[i]}${pixels} · ${amount(mass[i])}${given() ? "" : " of the mass"}${sink}`;
   const rows = values.arrays.lens.shape[2] ? [...Array(about.n_layers).keys()].reverse() : [];
   $("lens").replaceChildren(...rows.map((l) => {
     const row = make("tr", undefined, { className: l === state.layer ? "now" : "" });
@@ -291,7 +296,7 @@ function build() {
     $("strip").append(button);
   });
   const choices = (id, texts) => $(id).replaceChildren(...texts.map((t, i) => make("option", t, { value: i })));
-  choices("query", values.queries.map((q) => `${q.name} · ${q.label}${q.apart ? "" : " · heads averaged"}`));
+  choices("query", values.queries.map((q) => `${q.name} · ${q.label}${q.apart || q.numbers ? "" : " · heads averaged"}`));
   choices("cut", values.cuts);
   choices("target", values.candidates);
   $("last-frame").textContent = `frame ${frames.length - 1}`;
@@ -340,12 +345,14 @@ function buildPrompt() {
 }
 
 function buildNotes() {
-  const [n, apart] = [values.queries.length, values.queries.filter((q) => q.apart).map((q) => q.name)];
+  const own = values.queries.filter((q) => !q.numbers);
+  const [n, apart] = [own.length, own.filter((q) => q.apart).map((q) => q.name)];
   const notes = [
     `Attention is of one run of the prompt, exact in ${about.dtype}; a map of several positions is their mean. Maps are kept in 256 steps, mass = largest x (step / 255)², the largest of each map and sinks as they are. Mass by frame is exact, newlines of the frame with it.`,
     apart.length === n ? "Each head is kept apart for every query." : `To keep the page under ${(about.budget / 1e6).toFixed(0)} MB, heads are averaged for ${n - apart.length} of ${n} queries; apart for ${apart.join(", ") || "none"}.`,
     "A sink is a video token whose residual stream, where it enters the layer, is more than 5 times as long as the median. Ringed where shown, crossed where left out; the rest of the mass is not scaled up.",
   ];
+  if (own.length < values.queries.length) notes.push("Numbers that were given of each video token are kept in 256 steps as well; a frame has their sum.");
   if (values.left_out.length) notes.push(`There was no room for maps of ${values.left_out.length} other queries, of single tokens mostly.`);
   if (values.cuts.length) notes.push("An effect is the baseline’s value less the value when the query’s side cannot look at the frame, from an exact sweep. What later frames took up of a frame before stays: an effect of 0 does not show that a frame was not used, and mass does not show that it was.");
   if (values.arrays.lens.shape[2]) notes.push("The lens reads each layer’s output by the final norm and unembedding; probabilities in 256 steps of their root.");

@@ -118,6 +118,8 @@ def _values(view: "View") -> dict[str, Any]:
 
 
 def _query(q: Query, view: "View") -> dict[str, Any]:
+    if q.numbers:
+        return {"name": q.name, "label": "numbers given", "apart": False, "positions": [], "numbers": True}
     text = f"“{one_line(view.tokens[q.positions[0]])}”" if len(q.positions) == 1 else f"mean of {len(q.positions)}"
     return {"name": q.name, "label": text, "apart": q.apart, "positions": list(q.positions)}
 

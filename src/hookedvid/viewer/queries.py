@@ -17,11 +17,13 @@ class Query:
         name: A selector, or `@` and the number of a single position.
         positions: In the layout.
         apart: Whether each head has its own map, beside their mean.
+        numbers: Whether it is no query, but numbers that were given of each video token.
     """
 
     name: str
     positions: tuple[int, ...]
     apart: bool = False
+    numbers: bool = False
 
 
 def queries_of(layout: TokenLayout, asked: Sequence[str]) -> tuple[list[Query], list[Query]]:

@@ -24,7 +24,7 @@ from hookedvid.values.layout import FrameBlendWarning, TokenLayout
 from hookedvid.values.places import TokenPlaces
 from hookedvid.viewer import page
 from hookedvid.viewer.cuts import CutEffects, n_cuts, read_cuts, under
-from hookedvid.viewer.maps import Maps, QueryMaps, read_maps
+from hookedvid.viewer.maps import Maps, QueryMaps, number_maps, read_maps
 from hookedvid.viewer.pictures import Pictures, pictures
 from hookedvid.viewer.queries import Query, queries_of, within
 
@@ -80,6 +80,30 @@ class View:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, self.html)
         return path
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "View":
+        """The view with numbers of each video token to choose beside queries: an SAE's feature, what a lens reads.
+
+        They come on top of the page's budget, a byte for each token and layer before compression.
+
+        Args:
+            numbers: By the name they go by: [video position] for all layers, or [layer, video position], in the order
+                of `places.position`; none below 0.
+
+        Raises:
+            InputError: For other shapes, numbers below 0 or not finite, and names that are there.
+        """
+        n_layers, n = len(self.maps.sinks), len(self.places.position)
+        maps, queries = dict(self.maps.queries), list(self.queries)
+        for name, given in numbers.items():
+            values = torch.as_tensor(given).detach().double().cpu()
+            if values.shape not in ((n,), (n_layers, n)):
+                raise InputError(f"{name!r} is {tuple(values.shape)}; give a number for each of {n} video positions")
+            if not bool((torch.isfinite(values) & (values >= 0)).all()) or name in maps:
+                raise InputError(f"{name!r} is there already, or holds numbers below 0 or not finite")
+            maps[name] = number_maps(values.expand(n_layers, n), self.layout, self.maps.sinks)
+            queries.append(Query(name, (), numbers=True))
+        return replace(self, queries=tuple(queries), maps=replace(self.maps, queries=maps), _html=[])
 
     def __repr__(self) -> str:
         apart = sum(q.apart for q in self.queries)
