@@ -23,6 +23,7 @@ from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.scorings.generate import as_printed
 from hookedvid.study.scorings.scoring import Scoring
 from hookedvid.values.files import write_bytes, write_text
+from hookedvid.values.progress import bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,11 +140,14 @@ def _present_adaptive(
 
 def _drawn(figures: Mapping[str, "Figure"], out: Path, formats: Sequence[str]) -> dict[str, bytes]:
     """Figures as png by their names, written in all formats; this takes as long as a small study."""
-    drawn = {name: plots.contents(figure) for name, figure in figures.items()}
-    for name, data in drawn.items():
-        write_bytes(out / f"{name}.png", data)
-        for kind in formats:  # png is the page's as well
-            plots.save(figures[name], out / f"{name}.{kind}")
+    drawn: dict[str, bytes] = {}
+    with bar(len(figures), "drawing", "figures") as advance:
+        for name, figure in figures.items():
+            drawn[name] = plots.contents(figure)
+            write_bytes(out / f"{name}.png", drawn[name])
+            for kind in formats:  # png is the page's as well
+                plots.save(figure, out / f"{name}.{kind}")
+            advance(1)
     return drawn
 
 
