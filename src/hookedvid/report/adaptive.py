@@ -108,9 +108,9 @@ class Told:
         asked = (
             f"The model {settings['model_name']} was asked about {_count(len(self.course.videos), 'video')} at most, "
             f"of which it sees {settings['n_frames']} frames each: as it is (the baseline), and under "
-            f"{_count(len(self.last), 'other condition')}. After every {rule.look_every} it was checked what is "
-            "settled, and settled conditions were asked no more. A condition is critical when it is shown "
-            f"to cost something, and not critical when it is shown to cost less than {self.smallest}."
+            f"{_count(len(self.last), 'other condition')}. After every {_count(rule.look_every, 'video')} it was "
+            "checked what is settled, and settled conditions were asked no more. A condition is critical when it is "
+            f"shown to cost something, and not critical when it is shown to cost less than {self.smallest}."
         )
         found = f"The intact model's {self.scoring.title} is {self._score()}. Of the conditions, {self.stopped}."
         return [asked, found, BRACKETS]
