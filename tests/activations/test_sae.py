@@ -189,6 +189,11 @@ def test_decoder_norms_choose_the_largest(tmp_path):
         (lambda p: saelens(p, {"normalize_activations": "layer_norm"}, LENS), {}, "fold that into its weights"),
         (lambda p: saelens(p, {}, LENS | {"scaling_factor": n(F)}), {}, "scaling_factor other than 1"),
         (lambda p: learned(p, {"dict_class": "MatryoshkaBatchTopKSAE"}, LENS), {}, "is a MatryoshkaBatchTopKSAE"),
+        (lambda p: saelens(p, {"metadata": [1]}, LENS), {}, "metadata is .1., which is no object"),
+        (lambda p: saelens(p, {}, LENS), {"k": 3}, "keeps all; leave k out"),
+        (lambda p: saelens(p, {"architecture": "gated"}, LENS | {"r_mag": n(1), "b_gate": n(F)}), {}, "r_mag .1,."),
+        (lambda p: pt(p, LINEAR | {"b_dec": B_DEC, "k": torch.tensor(3.7)}), {}, "is no whole number"),
+        (lambda p: learned(p, None, LENS), {}, "of no class"),
         (lambda p: pt(p, {"a": print}), {}, "holds more than tensors"),
         (lambda p: p.with_suffix(".txt"), {}, "is no .safetensors, .npz or .pt file"),
         (lambda p: p.with_suffix(".pt"), {}, "cannot read tensors"),
@@ -226,6 +231,22 @@ def test_an_edit_changes_a_feature_and_keeps_what_is_not_reconstructed(name):
     alone = model(inputs, interventions=edit)[0, -1]
     assert (model(batch, interventions=edit)[0, -1] - alone).abs().max() <= ROUNDING * alone.abs().max()
     assert "feature" in edit.label() and "x -2" in edit.label()
+
+
+def test_a_gradient_goes_through_what_an_edit_reads():
+    model = random_model("llava-onevision")
+    inputs, edit = random_inputs(model), sae_of(model.cfg.d_model).edit("resid_post", 1, 2, scale=3)
+    stream = model.run_with_cache(inputs, names_filter=("resid_pre", 1))[1]["resid_pre", 1].detach()
+    way, h = torch.randn(stream.shape, generator=torch.Generator().manual_seed(2), dtype=stream.dtype), 1e-6
+
+    def told(resid):
+        return model(resid, start_at_layer=1, inputs=inputs, interventions=edit)[0, -1, 5]
+
+    leaf = stream.clone().requires_grad_()
+    slope = float((torch.autograd.grad(told(leaf), leaf)[0] * way).sum())
+    assert float(told(stream + h * way) - told(stream - h * way)) / (2 * h) == pytest.approx(slope, rel=1e-6)
+    one = sae_of(12)
+    assert one(n(12)).shape == (12,) and one(n(0, 12)).shape == (0, 12) and not one(n(12)).requires_grad
 
 
 def test_edits_by_feature_in_generation_sweeps_and_sessions():
@@ -278,7 +299,13 @@ def test_what_does_not_fit_is_refused():
         (lambda: sae.encode(n(2, 11)), "rows hold 11 numbers, and this SAE reads 12"),
         (lambda: sae.encode(n(2, 12), [9]), "are not all among 9"),
         (lambda: sae.edit("z", 0, 9, value=0), "feature 9 is none of 9"),
+        (lambda: sae.edit("z", 0, True, value=0), "feature True is none of 9"),
         (lambda: sae.edit("z", 0, 0), "say what becomes"),
+        (lambda: sae.edit("z", 0, 0, scale=float("nan")), "not nan"),
+        (lambda: sae_of(12, k=2.0), "k is 2.0"),
+        (lambda: sae_of(12, b_in=torch.ones(12, dtype=torch.int32)), "b_in, torch.int32, is not of finite"),
+        (lambda: sae_of(12, b_in=torch.full((12,), float("inf"))), "is not of finite"),
+        (lambda: load_sae("any.npz", activation="gelu"), "no activation 'gelu'"),
         (lambda: sae_of(12, k=10), "k is 10"),
         (lambda: SAE(Parts(W_ENC, B_DEC, W_DEC, B_DEC)), "b_enc .12,."),
     ):

@@ -1,5 +1,6 @@
 """Sparse autoencoders and transcoders on a hook point: features of rows, edits of one, what a reconstruction loses."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from hookedvid.model.answers import is_predicted
 from hookedvid.nn.model import Model
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.serial import as_whole, is_number
 from hookedvid.values.writes import Edit
 
 FEATURES = 1 << 24  # numbers that are held at once where not all are asked for: 64 MiB in float32
@@ -95,7 +97,6 @@ class SAE(nn.Module):
             f", {self.hook}{to}" if self.hook else ""
         )
 
-    @torch.no_grad()
     def encode(
         self, x: Float[Tensor, "*rows d_in"], only: Sequence[int] | None = None
     ) -> Float[Tensor, "*rows feature"]:
@@ -117,7 +118,7 @@ class SAE(nn.Module):
             )
         if only is None:
             return self._features(x)
-        if not all(0 <= i < self.n_features for i in only):
+        if not all(as_whole(i) is not None and 0 <= i < self.n_features for i in only):
             raise InputError(f"features {list(only)} are not all among {self.n_features}, numbered from 0")
         return self._in_pieces(lambda some: self._features(some)[:, list(only)], x)
 
@@ -131,10 +132,10 @@ class SAE(nn.Module):
 
     def _in_pieces(self, of: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """A function of rows, of a few at a time, so that their features are never too many."""
-        pieces = x.flatten(0, -2).split(max(1, FEATURES // self.n_features))
-        return torch.cat([of(some) for some in pieces]).unflatten(0, x.shape[:-1])
+        pieces = x.reshape(x.shape[:-1].numel(), x.shape[-1]).split(max(1, FEATURES // self.n_features))
+        found = torch.cat([of(some) for some in pieces])
+        return found.view(*x.shape[:-1], found.shape[-1])
 
-    @torch.no_grad()
     def decode(
         self, features: Float[Tensor, "*rows feature"], x: Float[Tensor, "*rows d_in"] | None = None
     ) -> Float[Tensor, "*rows d_out"]:
@@ -185,10 +186,13 @@ class SAE(nn.Module):
                 "a transcoder's features are read at one hook point and written at another, and an edit holds one: add "
                 "its decoder's row there, Steer(hook, layers, at, vector=sae.W_dec[feature], scale=…)"
             )
-        if not 0 <= feature < self.n_features:
+        if as_whole(feature) is None or not 0 <= feature < self.n_features:
             raise InputError(f"feature {feature} is none of {self.n_features}, numbered from 0")
         if (value is None) == (scale is None):
             raise InputError("say what becomes of the feature: value=… sets it, scale=… multiplies it")
+        by = scale if value is None else value
+        if by is None or not is_number(by) or not math.isfinite(by):
+            raise InputError(f"a feature becomes a number or a multiple of itself, not {by!r}")
 
         def changed(rows: Tensor) -> Tensor:
             flat = rows.flatten(2)
@@ -288,6 +292,10 @@ def _replaced(read: str, written: str, rows: Bool[Tensor, "batch pos"], sae: SAE
 def _check(parts: Parts) -> None:
     """Raise InputError for numbers that do not fit each other."""
     shapes = {n: tuple(x.shape) for n, x in vars(parts).items() if isinstance(x, Tensor)}
+    for name in shapes:
+        x: Tensor = getattr(parts, name)
+        if not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+            raise InputError(f"{name}, {x.dtype}, is not of finite floating-point numbers alone")
     d_in, n = parts.W_enc.shape if parts.W_enc.ndim == 2 else (0, 0)
     d_out = parts.b_dec.shape[-1] if parts.b_dec.ndim else 0
     wanted = {"W_enc": (d_in, n), "b_enc": (n,), "W_dec": (n, d_out), "b_dec": (d_out,), "b_in": (d_in,)}
@@ -300,5 +308,5 @@ def _check(parts: Parts) -> None:
             f"these numbers do not fit each other: {', '.join(wrong) or shapes}; with {n} features of {d_in} numbers, "
             f"W_enc is [{d_in}, {n}] and W_dec [{n}, {d_out}]"
         )
-    if parts.k is not None and not 1 <= parts.k <= n:
+    if parts.k is not None and (as_whole(parts.k) is None or not 1 <= parts.k <= n):
         raise InputError(f"k is {parts.k}; give how many of {n} features are kept of a row")

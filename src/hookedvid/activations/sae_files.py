@@ -17,7 +17,7 @@ No pickle is loaded as such: `.pt` by `torch.load(weights_only=True)`, `.npz` wi
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hookedvid.activations.sae import SAE, Parts
-from hookedvid.errors import DataError
+from hookedvid.errors import DataError, InputError, nearest
 from hookedvid.values.files import read_regular
 
 Activation = Literal["relu", "jumprelu"]
@@ -70,14 +70,21 @@ def load_sae(
         hook_out: Of what it writes, of a transcoder.
 
     Raises:
-        DataError: For files that are none of these, and for kinds that are not known here.
+        DataError: For files that are none of these, for kinds that are not known here, and where k is not theirs.
+        InputError: For another activation, and numbers that do not fit each other or are not finite.
     """
     path = Path(path).expanduser()
+    if activation not in (None, *get_args(Activation)):
+        raise InputError(f"no activation {activation!r} ({nearest(str(activation), get_args(Activation))}; or k=…)")
     if path.is_dir():
-        return _of_folder(path, k, activation, hook, hook_out)
-    tensors, kind = _tensors(path), activation or ""
-    laid = path.suffix == ".npz" or "w_enc" in tensors  # Gemma Scope's
-    return SAE(_parts(tensors, path, kind, k, laid), hook, hook_out)
+        sae = _of_folder(path, k, activation, hook, hook_out)
+    else:
+        tensors, kind = _tensors(path), activation or ""
+        laid = path.suffix == ".npz" or "w_enc" in tensors  # Gemma Scope's
+        sae = SAE(_parts(tensors, path, kind, k, laid), hook, hook_out)
+    if k is not None and sae.k != k:
+        raise DataError(f"k is {k}, and by its file or the activation given {path} keeps {sae.k or 'all'}; leave k out")
+    return sae
 
 
 def _of_folder(path: Path, k: int | None, activation: str | None, hook: str, hook_out: str) -> SAE:
@@ -89,9 +96,9 @@ def _of_folder(path: Path, k: int | None, activation: str | None, hook: str, hoo
     if "ae.pt" in files:
         kind = activation or ""
         if "config.json" in files:
-            trainer = _json(path / "config.json").get("trainer", {})
+            trainer = _inner(_json(path / "config.json"), "trainer", path)
             name = trainer.get("dict_class", "")
-            if name not in CLASSES:
+            if not isinstance(name, str) or name not in CLASSES:
                 raise DataError(f"{path} is a {name or 'dictionary of no class'}; those read are {', '.join(CLASSES)}")
             kind, k = CLASSES[name], trainer.get("k", k) if CLASSES[name] == "topk" else None
         return SAE(_parts(_tensors(path / "ae.pt"), path, kind, k), hook, hook_out)
@@ -105,8 +112,8 @@ def _of_folder(path: Path, k: int | None, activation: str | None, hook: str, hoo
 
 
 def _saelens(cfg: Mapping[str, Any], tensors: Tensors, path: Path, hook: str, hook_out: str) -> SAE:
-    about = {**cfg, **cfg.get("metadata", {})}
-    kwargs = about.get("activation_fn_kwargs") or {}
+    about = {**cfg, **_inner(cfg, "metadata", path)}
+    kwargs = _inner(about, "activation_fn_kwargs", path)
     kind = about.get("architecture", "standard")
     fn = about.get("activation_fn") or about.get("activation_fn_str") or "relu"
     if kind == "standard" and fn == "topk":
@@ -149,7 +156,7 @@ def _parts(
         rescaled: Whether the largest are chosen as if decoder rows had length 1.
     """
     x = {NAMES.get(name, name): t for name, t in given.items()}
-    if unknown := sorted(x.keys() - KNOWN):
+    if unknown := sorted(map(str, x.keys() - KNOWN)):
         raise DataError(f"{path} holds {', '.join(unknown[:5])}, which no SAE that is known here has")
     gated, centred = "r_mag" in x, centred or "bias" in x or ("b_dec" in x and "encoder.weight" in x)
     b_dec = next((x[n] for n in ("b_dec", "bias", "decoder.bias") if n in x), None)
@@ -165,6 +172,11 @@ def _parts(
     k, cut = _cut(x, path, cut or ("gated" if gated else ""), k)
     threshold = x["threshold"].reshape(-1) if cut == "jumprelu" else None
     b_in = b_dec if centred else None
+    fits = enc.ndim == dec.ndim == 2 and enc.shape[1:] == b_enc.shape == dec.shape[:1]
+    needed = [x.get(name) for name in ("r_mag", "b_gate")] if cut == "gated" else []
+    if (rescaled and not fits) or any(one is None or not fits or one.shape != b_enc.shape for one in needed):
+        shapes = ", ".join(f"{name} {tuple(one.shape)}" for name, one in sorted(x.items()))
+        raise DataError(f"{path} holds {shapes}: numbers are missing, or do not fit each other")
     if cut == "gated":  # on where x W > -b_gate, which is where exp(r) x W + b_mag > b_mag - exp(r) b_gate
         enc, threshold = enc * x["r_mag"].exp(), b_enc - x["r_mag"].exp() * x["b_gate"]
     if rescaled:
@@ -177,7 +189,11 @@ def _parts(
 
 def _cut(x: Tensors, path: Path, cut: str, k: int | None) -> tuple[int | None, str]:
     """How many features are kept, and which rule decides. A file that leaves it open is asked about."""
-    held = int(x["k"]) if "k" in x else None
+    held: int | None = None
+    if "k" in x:
+        if x["k"].numel() != 1 or x["k"].item() != int(x["k"]):
+            raise DataError(f"{path} keeps {x['k'].tolist()} features of a row, which is no whole number")
+        held = int(x["k"])
     if cut == "topk" or (not cut and k is not None):
         if k is not None and held is not None and k != held:
             raise DataError(f"k is {k}, and {path} says {held}; leave it out")
@@ -222,6 +238,14 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(f"{path} holds no object")
     return cast(dict[str, Any], data)
+
+
+def _inner(about: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """An object of a config; none is an empty one."""
+    found = about.get(name) or {}
+    if not isinstance(found, dict):
+        raise DataError(f"{path} has a config whose {name} is {found!r:.60}, which is no object")
+    return cast(dict[str, Any], found)
 
 
 def _tensors(path: Path) -> Tensors:
