@@ -170,10 +170,10 @@ def lens(
     model: Model,
     inputs: VideoInputs,
     at: str | Sequence[str] = "video",
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     *,
     n_words: int = 5,
-    of: Sequence[int | str] = (),
+    of: int | str | Sequence[int | str] = (),
     maps: Mapping[int, Map] | None = None,
     interventions: Any = None,
     sources: Mapping[str, Any] | None = None,
@@ -197,13 +197,16 @@ def lens(
         sources: As of `forward`.
 
     Raises:
-        InputError: On a batch, for layers that are not there or have no map, and for maps of another shape.
+        InputError: On a batch, for layers, positions and tokens that are not there, layers without a map, and
+            maps of another shape or not finite.
     """
     inputs.layout  # noqa: B018 - raises on a batch
     inputs, rest = shown(model, inputs, interventions)
     wanted, checked = _checked(model, layers, maps)
-    ids = tuple(model.to_single_token(t) if isinstance(t, str) else int(t) for t in of)
+    ids = _tokens(model, of)
     positions, record = inputs.layout.positions(as_selector(at)), RunRecord()
+    if not len(positions):
+        raise InputError(f"no position of {at!r} is in this sequence")
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def read(resid: Tensor, hook: Any) -> None:
@@ -224,14 +227,28 @@ def lens(
     return LensTable(tuple(wanted), positions, frame, row, column, tokens, probs, ids, of_probs, words)
 
 
+def _tokens(model: Model, of: Any) -> tuple[int, ...]:
+    """Ids of tokens, by ids or texts of one token."""
+    several = (of,) if isinstance(of, str) or not isinstance(of, Iterable) else cast(Iterable[Any], of)
+    n = model.cfg.n_tokens or model.cfg.lm.d_vocab
+    ids = {t: model.to_single_token(t) if isinstance(t, str) else as_whole(t) for t in several}
+    if wrong := [t for t, i in ids.items() if i is None or not 0 <= i < n]:
+        raise InputError(f"{wrong[0]!r} is no token: ids are whole numbers from 0 to {n - 1}")
+    return tuple(cast(Iterable[int], ids.values()))
+
+
 def _checked(
-    model: Model, layers: Iterable[int] | None, maps: Mapping[int, Map] | None
+    model: Model, layers: int | Iterable[int] | None, maps: Mapping[int, Map] | None
 ) -> tuple[list[int], dict[int, tuple[Tensor, Tensor | None]]]:
     """The layers that are read, ascending, and their maps."""
     n_layers = model.cfg.n_layers
     checked = {_block(i, n_layers): _map(i, m, model.cfg.lm.d_model) for i, m in (maps or {}).items()}
     default = range(n_layers) if maps is None else {*checked, n_layers - 1}
-    wanted = sorted({_block(i, n_layers) for i in (default if layers is None else layers)})
+    if layers is not None:
+        default = layers if isinstance(layers, Iterable) else [layers]
+    wanted = sorted({_block(i, n_layers) for i in default})
+    if len(checked) < len(maps or {}):
+        raise InputError(f"maps names a layer twice: {list(maps or {})}")
     if maps is not None and (bare := [i for i in wanted if i not in checked and i < n_layers - 1]):
         raise InputError(f"maps has none for layers {bare}; it has them for {sorted(checked)}")
     if not wanted:
@@ -254,6 +271,8 @@ def _map(layer: int, given: Any, d_model: int) -> tuple[Tensor, Tensor | None]:
             f"the map of layer {layer} is {shapes[0]}" + (f" and {shapes[1]}" if bias is not None else "") + f"; give "
             f"a matrix of real numbers [{d_model}, {d_model}], or it and what is added, [{d_model}]"
         )
+    if not all(bool(torch.isfinite(x).all()) for x in (matrix, bias) if x is not None):
+        raise InputError(f"the map of layer {layer} is not finite")
     return matrix, bias
 
 
