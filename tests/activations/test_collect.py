@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,6 +196,20 @@ def test_rows_are_chosen_by_label_and_item(gather):
         acts.at("embed", line=3)
     with pytest.raises(DataError, match="no row of 'embed'"):
         acts.at("embed", frame=17)
+    assert same(acts.at("embed", items=-1, frame=torch.tensor(1)), acts.at("embed", items=[5], frame=[np.int64(1)]))
+    for wrong, says in (
+        ({"items": [6]}, "no item 6"),
+        ({"items": [True, False]}, "items is"),
+        ({"row": "1"}, "row is '1'"),
+    ):
+        with pytest.raises(DataError, match=says):  # a mask would be items 1 and 0
+            acts.at("embed", **wrong)
+
+
+def test_cuts_of_one_file_are_one_video(questions, gather):
+    first = read_items(questions)[0]
+    acts = gather(items=[replace(first, id=str(i), bound=(i / 4, 1.0)) for i in range(2)], at="last")
+    assert acts.at("resid_post", 0).video.tolist() == [0, 0]
 
 
 def test_means_and_directions_go_into_interventions(questions, gather):
@@ -222,6 +237,11 @@ def test_a_folder_is_of_one_setting(gather, tmp_path):
     with pytest.raises(DataError, match="remove it, and collect its items again"):
         Activations(tmp_path / "acts")
     shard.unlink()
+    assert len(gather()) == 6
+    (tmp_path / "acts" / files.ITEMS).write_bytes(b'{"items": [')
+    with pytest.raises(DataError, match=r"items\.json is damaged"):
+        gather()
+    (tmp_path / "acts" / files.ITEMS).unlink()
     assert len(gather()) == 6
     (tmp_path / "acts" / files.ABOUT).write_bytes(b"{}")
     with pytest.raises(DataError, match="is damaged"):

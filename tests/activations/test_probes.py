@@ -57,12 +57,20 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
     rows = rows_of(values, video)
     for labels, how, says in (
         ([1], {}, "not one for each"),
+        ([None, *video.tolist()[1:]], {"folds": 3}, "leave out the rows of None"),
+        ([float("nan"), *video.tolist()[1:]], {"folds": 3}, "leave out the rows of None and NaN"),
+        (video, {"folds": 2.5}, "do not split into 2.5 folds"),
+        (video, {"folds": 3, "penalty": 0}, "penalty is 0"),
         ([0] * len(rows), {"folds": 3}, "nothing to tell apart"),
         (video, {}, "3 videos do not split into 5 folds"),
         ((video == 0).int(), {"folds": 3}, "without a fold's videos every label is 0"),
     ):
         with pytest.raises(InputError, match=says):
             probe(rows, labels, **how)
+    alike = probe(rows, video.double(), folds=3)  # of a fold whose numbers are all one, no share is told
+    assert np.isnan(alike.folds).all() and np.isfinite(alike.score)
+    with pytest.raises(InputError, match="some rows are not finite"):
+        probe(rows_of(values / 0, video), video, folds=3)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(RunError, match=r"pip install 'hookedvid\[probes\]'"):
         probe(rows, video)

@@ -206,7 +206,13 @@ def read_questions(folder: Path) -> list[tuple[Item, str]]:
     path = folder / ITEMS
     if not path.exists():
         return []
-    data = unnumbered(json.loads(read_regular(path, LARGEST)), FORMAT, path, DataError)
+    try:
+        found = json.loads(read_regular(path, LARGEST))
+    except ValueError as e:
+        raise DataError(
+            f"{path} is damaged: {e}; remove it, and collect the items again, which runs none of them"
+        ) from e
+    data = unnumbered(found, FORMAT, path, DataError)
     return [(from_dict(Item, item, DataError), key) for key, item in data["items"]]
 
 

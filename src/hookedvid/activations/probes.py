@@ -1,5 +1,6 @@
 """Linear probes of collected rows, judged on videos that they were not fitted on. They need scikit-learn."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hookedvid.activations.store import Rows
 from hookedvid.errors import InputError, RunError
+from hookedvid.values.serial import as_whole, is_number
 
 
 class ProbeScores(NamedTuple):
@@ -18,7 +20,7 @@ class ProbeScores(NamedTuple):
 
     Attributes:
         score: Of all rows by probes of other videos: the share that is right, or R² of numbers.
-        folds: The same, fold by fold.
+        folds: The same, fold by fold; NaN for numbers where a fold's are all one.
         chance: Of always guessing the commonest label of the other videos, judged alike; 0 for numbers.
         classes: Labels; empty for numbers.
         predicted: Of each row, by a probe of other videos.
@@ -60,7 +62,8 @@ def probe(
         seed: Which videos are together.
 
     Raises:
-        InputError: For labels that are not one a row, of one class alone, or of fewer videos than folds.
+        InputError: For labels that are not one a row, of one class alone, or of fewer videos than folds; for what is
+            not finite.
         RunError: Without scikit-learn.
     """
     try:
@@ -70,17 +73,8 @@ def probe(
         from sklearn.preprocessing import StandardScaler
     except ImportError as e:
         raise RunError("probes need scikit-learn: pip install 'hookedvid[probes]'") from e
-    x = rows.values.double().flatten(1).numpy()
-    y = np.asarray(labels.tolist() if isinstance(labels, Tensor) else list(labels))
-    videos = rows.video.numpy()
-    n_videos = len(np.unique(videos))
-    if y.shape != (len(rows),):
-        raise InputError(f"{y.shape} labels are not one for each of {len(rows)} rows")
-    numbers = np.issubdtype(y.dtype, np.floating)
-    if not 2 <= folds <= n_videos:
-        raise InputError(f"{n_videos} videos do not split into {folds} folds; give 2 folds or more, and as many videos")
-    if len(np.unique(y)) < 2:
-        raise InputError(f"every label is {y.tolist()[0]!r}: there is nothing to tell apart")
+    x, y, videos = _given(rows, labels, folds, penalty)
+    n_videos, numbers = len(np.unique(videos)), np.issubdtype(y.dtype, np.floating)
 
     def fitted(which: Any) -> Any:
         kind = Ridge(penalty) if numbers else LogisticRegression(C=1 / penalty, max_iter=2000)
@@ -105,7 +99,30 @@ def probe(
     )
 
 
+def _given(rows: Rows, labels: Any, folds: Any, penalty: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels and videos of what can be probed; InputError for what cannot."""
+    x = rows.values.double().flatten(1).numpy()
+    y = np.asarray(labels.tolist() if isinstance(labels, Tensor) else list(labels))
+    videos = rows.video.numpy()
+    n_videos = len(np.unique(videos))
+    if y.shape != (len(rows),):
+        raise InputError(f"{y.shape} labels are not one for each of {len(rows)} rows")
+    numbers = np.issubdtype(y.dtype, np.floating)
+    if y.dtype == object or (numbers and not np.isfinite(y).all()):
+        raise InputError("labels are texts, or finite numbers; leave out the rows of None and NaN: rows[mask]")
+    if not np.isfinite(x).all():
+        raise InputError("some rows are not finite")
+    if not is_number(penalty) or not 0 < penalty < math.inf:
+        raise InputError(f"penalty is {penalty!r}; give a finite number above 0")
+    if as_whole(folds) is None or not 2 <= folds <= n_videos:
+        raise InputError(f"{n_videos} videos do not split into {folds} folds; give 2 folds or more, and as many videos")
+    if len(np.unique(y)) < 2:
+        raise InputError(f"every label is {y.tolist()[0]!r}: there is nothing to tell apart")
+    return x, y, videos
+
+
 def _score(y: np.ndarray, predicted: np.ndarray, numbers: Any) -> float:
     if numbers:
-        return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        varies = ((y - y.mean()) ** 2).sum()
+        return float(1 - ((y - predicted) ** 2).sum() / varies) if varies else math.nan
     return float((y == predicted).mean())

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from hookedvid.data.item import Item
 from hookedvid.errors import DataError, HookError, nearest
 from hookedvid.study.run.sources import Moments
 from hookedvid.values.hook_names import part_of
+from hookedvid.values.serial import as_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Rows:
     Attributes:
         values: As they were stored.
         item: Number of each row's item in `Activations.items`.
-        video: Number of its video, equal where the video is one; what probes are split by.
+        video: Number of its video, one for all cuts of a file; what probes are split by.
         position: In the item's sequence; -1 of means, and in tower and projector.
         frame: Sampled frame, the first of those that share the position; -1 outside of frames.
         row, column: Of its frame's grid of tokens; -1 of what is in no cell.
@@ -67,8 +68,8 @@ class Activations:
         there = [(item, known[key]) for item, key in items if key in known and known[key].ok]
         self.items: tuple[Item, ...] = tuple(item for item, _ in there)
         self.failed = {item.id: known[key].record.reason for item, key in items if key in known and not known[key].ok}
-        videos = {video: n for n, video in enumerate(dict.fromkeys(map(_video, self.items)))}
-        self._video = torch.tensor([videos[_video(item)] for item in self.items], dtype=torch.long)
+        videos = {video: n for n, video in enumerate(dict.fromkeys(item.video for item in self.items))}
+        self._video = torch.tensor([videos[item.video] for item in self.items], dtype=torch.long)
         self._places = [(found.path, found.number) for _, found in there]
 
     def __len__(self) -> int:
@@ -150,10 +151,12 @@ class Activations:
         if unknown := labels.keys() - set(LABELS):
             raise DataError(f"rows have no label {sorted(unknown)[0]!r}; they have {', '.join(LABELS)}")
         name = self.name(hook, layer)
-        wanted = {label: torch.tensor([x] if isinstance(x, int) else list(x)) for label, x in labels.items()}
-        numbers = range(len(self)) if items is None else [range(len(self))[i] for i in items]
+        wanted = {label: torch.tensor(_numbers(label, x), dtype=torch.long) for label, x in labels.items()}
+        numbers = range(len(self)) if items is None else _numbers("items", items)
+        if wrong := [i for i in numbers if not -len(self) <= i < len(self)]:
+            raise DataError(f"no item {wrong[0]}: there are {len(self)}, numbered from 0")
         by_file: dict[Path, list[int]] = {}
-        for i in numbers:
+        for i in (i % len(self) for i in numbers):
             by_file.setdefault(self._places[i][0], []).append(i)
         for path, own in by_file.items():
             with opened(path) as file:
@@ -172,5 +175,14 @@ class Activations:
                     yield Rows(values, item, self._video[item], *table[at, 1:].unbind(1))
 
 
-def _video(item: Item) -> tuple[Any, ...]:
-    return item.video, item.bound
+def _numbers(what: str, given: Any) -> list[int]:
+    """One whole number, or several. A mask is none: True would be item 1."""
+    one = as_whole(given)
+    try:
+        several: list[Any] = [one] if one is not None else list(given)
+    except TypeError:
+        several = [None]
+    numbers = [as_whole(i) for i in several]
+    if None in numbers:
+        raise DataError(f"{what} is {given!r:.60}; give a whole number, or several")
+    return cast(list[int], numbers)
