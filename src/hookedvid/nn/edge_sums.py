@@ -66,9 +66,10 @@ def edge_sums(of: Gradients) -> tuple[Float[Tensor, "head class row"], Float[Ten
     per_key = of.q.new_zeros(n_heads, len(of.readers), n_rows, dtype=precise)
     own = per_key.new_zeros(n_heads, n_rows)
     for of_class, rows, pattern, along in _parts(of, precise):
-        terms = along.sub_((pattern * along).sum(-1, keepdim=True)).mul_(pattern)
-        per_key[:, of_class, : terms.shape[-1]] += terms.sum(1)
-        own[:, rows] = _own(terms, rows)
+        itself, along = _own(along, rows), along.mul_(pattern)
+        whole = along.sum(-1)
+        per_key[:, of_class, : along.shape[-1]] += along.sum(1) - (whole[:, None] @ pattern)[:, 0]
+        own[:, rows] = (itself - whole) * _own(pattern, rows)
     return per_key, own
 
 
