@@ -29,7 +29,7 @@ from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.gradients import PER_STEP
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
-from models import perturb
+from models import UNLIKE, perturb
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -224,6 +224,8 @@ def test_likelihood_is_differentiated_as_it_is_scored(model, annotations, tmp_pa
 # ---- what it says ----------------------------------------------------------------------------------------------------
 
 N, HEADS, FRAMES = 4, 3, 5
+HEADS_BY = ((6, "early"), (3, "middle"), (3, "late"))  # of four layers the first two are a third
+FLOWS_BY = ((8, "early"), (4, "middle"), (4, "late"))
 
 
 def conditions():
@@ -254,6 +256,10 @@ def test_stretches_are_whole_frames_and_no_more_than_eight(frames, together, spa
     assert len(ends) == spans and all(a % together == 0 for a, _ in ends)
     assert [f for a, b in ends for f in range(a, b)] == list(range(frames))
     assert REGISTRY["attribution"].needs_logits
+
+
+def test_frames_that_tokens_mix_are_cut_together():
+    assert [small_config(name).frames_together for name in UNLIKE] == [1, 1, 4, 2]
 
 
 def group(said, n_videos: int = 60) -> Group:
@@ -287,16 +293,12 @@ def test_what_ranks_as_runs_do_is_said_and_what_does_not():
     assert "by path they rank 12 heads with r = 1.00 [0." in heads.sentence
     assert "and runs lose 2.00 [2.00, 2.00] times what they say; path is better than slope by" in heads.sentence
     assert all(len(row) == len(reading.sheet.columns) for row in reading.sheet.rows)
-    thirds = ("early", "middle", "late")
-    parts = [
-        [kind] * 5 + [f"{kind}, {d} layers" for d in thirds] * (n > 8)
-        for kind, n in (("layers", 4), ("heads", 12), ("frames", 5), ("flows", 16))
-    ]
-    names = [name for part in parts for name in part]
-    assert [row[0].split(maxsplit=1)[1] for row in reading.sheet.rows] == names
-    assert reading.sheet.columns == ("places", "", "slope", "cut", "path")
-    assert [row[1] for row in reading.sheet.rows[5:10]] == [
-        "rank r of a question", "rank r of the means", "2 largest: found", "2 largest: wrong sign", "lost / estimated",
+    heads, flows = ([f"{n} {k}, {d}: r" for n, d in parts] for k, parts in (("heads", HEADS_BY), ("flows", FLOWS_BY)))
+    parts = [line[0] for line in reading.sheet.rows if line[0].endswith(": r")]
+    assert parts == ["4 layers: r", "12 heads: r", *heads, "5 frames: r", "16 flows: r", *flows]
+    assert reading.sheet.columns == ("places", "slope", "cut", "path")
+    assert [row[0] for row in reading.sheet.rows[6:10]] == [
+        "  r of means", "  2 largest: found", "  wrong sign of these", "  lost / estimated",
     ]  # fmt: skip
     worse = REGISTRY["attribution"].read(group(lambda x, how: (x * 1e6) % 1.0)).findings
     assert not any(f.supported for f in worse)

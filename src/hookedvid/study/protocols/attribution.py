@@ -179,22 +179,24 @@ def _sheet(group: Group, lines: Sequence[Line]) -> Sheet:
     rows: list[list[str]] = []
     for kind, depth in parts:
         own = [line.agreement for line in lines if (line.kind, line.depth) == (kind, depth)]
-        name = f"{own[0].n_places} {kind}{f', {depth} layers' if depth else ''}"
-        told = _measures(own[0])[: 1 if depth else None]
-        rows += [[name, what, *(_two(getattr(a, field)) for a in own)] for field, what in told]
+        told = _measures(own[0], f"{own[0].n_places} {kind}{f', {depth}' if depth else ''}")
+        rows += [[what, *(_two(getattr(a, field)) for a in own)] for field, what in told[: 1 if depth else None]]
     n, n_videos = max(((x.agreement.n, x.agreement.n_videos) for x in lines), default=(0, 0))
-    title = f"{group.finest} lost by single cuts, gradients against runs; {on(n, n_videos)} ({group.name})"
-    return Sheet(title, ("places", "", *dict.fromkeys(x.how for x in lines)), rows)
+    title = (
+        f"{group.finest} lost by single cuts, gradients against runs; {on(n, n_videos)} ({group.name})\n"
+        "r: rank correlation of a question's places, and of the places' means"
+    )
+    return Sheet(title, ("places", *dict.fromkeys(x.how for x in lines)), rows)
 
 
-def _measures(a: Agreement) -> list[tuple[str, str]]:
-    """What is told of all places of a kind, by its field; of a part the first."""
+def _measures(a: Agreement, places: str) -> list[tuple[str, str]]:
+    """What is told of all places of a kind, by its field; of a part the first. Short, for tables of 92 columns."""
     return [
-        ("ranks", "rank r of a question"),
-        ("ranks_of_means", "rank r of the means"),
-        ("overlap", f"{a.n_largest} largest: found"),
-        ("sign_errors", f"{a.n_largest} largest: wrong sign"),
-        ("slope", "lost / estimated"),
+        ("ranks", f"{places}: r"),
+        ("ranks_of_means", "  r of means"),
+        ("overlap", f"  {a.n_largest} largest: found"),
+        ("sign_errors", "  wrong sign of these"),
+        ("slope", "  lost / estimated"),
     ]
 
 
