@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -264,8 +265,14 @@ def test_metrics_are_the_answers_margin_and_log_probability():
     assert float(logit_diff(x, right, wrong)(logits)[0]) == pytest.approx(gap)
     assert float(log_prob(x, right, m.cfg.n_tokens)(logits)[0].exp()) == pytest.approx(answer.prob)
     assert m.attribute(x, logit_diff(x, right)).value == pytest.approx(answer.margin)
-    with pytest.raises(InputError, match="no option 3"):
-        logit_diff(x, 3)
+    assert float(logit_diff(x, torch.tensor(right), np.int64(wrong))(logits)[0]) == pytest.approx(gap)
+    for bad in (3, True, "a", 1.0):
+        with pytest.raises(InputError, match=f"no option {bad!r}"):
+            logit_diff(x, bad)
+    with pytest.raises(InputError, match="are one option"):
+        logit_diff(x, 1, 1)
+    with pytest.raises(InputError, match=r"of 1 item\(s\), and these are logits of 2"):
+        log_prob(x, 1)(logits.repeat(2, 1, 1))
     with pytest.raises(InputError, match="options"):
         log_prob(random_inputs(m), 0)
 

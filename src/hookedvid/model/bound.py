@@ -77,7 +77,7 @@ class BoundPair(BoundModel):
 
     def _with(self, tokens: Tensor | None) -> VideoInputs:
         """The videos that these ids name."""
-        if tokens is None or tokens.ndim != 2 or bool((tokens == VIDEO).any()):
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or bool((tokens == VIDEO).any()):
             raise InputError("these tokens do not say which video they ask about: pass rows of .clean or .corrupt")
         which = [VIDEO - 1 - int(row.min()) for row in tokens]
         if not all(0 <= i < self.inputs.batch_size for i in which):

@@ -1,6 +1,6 @@
 """Metrics of logits that effects are measured by: one number an item, differentiable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.model.answers import check_option_tokens, real_tokens
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.serial import as_whole
 
 Numbers = Callable[[Float[Tensor, "batch kept d_vocab"]], Float[Tensor, " batch"]]
 
@@ -28,11 +29,13 @@ def logit_diff(inputs: VideoInputs, right: int | Sequence[int], wrong: int | Seq
     others = [[t for t in tokens if t != r] for tokens, r in zip(inputs.option_tokens, of_right, strict=True)]
     if wrong is not None:
         others = [[t] for t in _tokens(inputs, wrong)]
+        if any(r in rest for r, rest in zip(of_right, others, strict=True)):
+            raise InputError("right and wrong are one option, whose logit differs from itself by nothing")
     if not all(others):
         raise InputError("an item has one option alone, and no other to compare with: use log_prob")
 
     def metric(logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, " batch"]:
-        last = _last(logits)
+        last = _last(logits, len(of_right))
         each = [x[r] - x[rest].max() for x, r, rest in zip(last, of_right, others, strict=True)]
         return torch.stack(each)
 
@@ -54,24 +57,29 @@ def log_prob(inputs: VideoInputs, right: int | Sequence[int], n_tokens: int | No
 
     def metric(logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, " batch"]:
         at = torch.tensor(of_right, device=logits.device)[:, None]
-        return real_tokens(_last(logits), n_tokens).log_softmax(-1).gather(-1, at)[:, 0]
+        return real_tokens(_last(logits, len(of_right)), n_tokens).log_softmax(-1).gather(-1, at)[:, 0]
 
     return metric
 
 
-def _last(logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
+def _last(logits: Tensor, n_items: int) -> Float[Tensor, "batch d_vocab"]:
+    if len(logits) != n_items:
+        raise InputError(f"the metric is of {n_items} item(s), and these are logits of {len(logits)}")
     return logits[:, -1].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _tokens(inputs: VideoInputs, option: int | Sequence[int]) -> list[int]:
     """The token of each item's option."""
-    which = [option] * inputs.batch_size if isinstance(option, int) else list(option)
+    one = as_whole(option)
+    which = list(option) if one is None and isinstance(option, Iterable) else [option] * inputs.batch_size
     if not inputs.option_tokens or not all(inputs.option_tokens):
         raise InputError("these inputs have no options to compare: give prepare(..., options=[...])")
     if len(which) != inputs.batch_size:
         raise InputError(f"{len(which)} options are named for {inputs.batch_size} item(s); name one an item")
-    for tokens, i in zip(inputs.option_tokens, which, strict=True):
+    found: list[int] = []
+    for tokens, i in zip(inputs.option_tokens, map(as_whole, which), strict=True):
         check_option_tokens(tokens)
-        if not 0 <= i < len(tokens):
-            raise InputError(f"no option {i}: there are {len(tokens)}, numbered from 0")
-    return [tokens[i] for tokens, i in zip(inputs.option_tokens, which, strict=True)]
+        if i is None or not 0 <= i < len(tokens):
+            raise InputError(f"no option {option!r}: there are {len(tokens)}, numbered from 0")
+        found.append(tokens[i])
+    return found
