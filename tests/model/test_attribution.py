@@ -340,6 +340,10 @@ def test_what_cannot_be_attributed_is_refused_in_words():
             m.attribute(x, wrong)
     with pytest.raises(InputError, match="no columns by 'cells'"):
         m.attribute(x, metric, nodes="z").node_frame(by="cells")
+    timed, frames = random_model("qwen2.5-vl"), torch.zeros(4, 56, 56, 3).byte().numpy()
+    clips = [timed.prepare(frames, "?", folder_fps=f, sampler="linspace") for f in (2, 0.5)]
+    with pytest.raises(InputError, match="tokens are numbered otherwise"):  # its run is not where the path begins
+        timed.attribute(clips[0], metric, nodes="z", path="clip", reference=clips[1])
     with pytest.raises(InputError, match="needs a video"):
         random_model("text").attribute(text, metric)
     merged = random_model("internvideo2.5")

@@ -210,6 +210,12 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
         )
     if [x.segments for x in other.layouts] != [x.segments for x in asked.batch.layouts]:
         raise InputError("the reference's prompt is laid out otherwise; give as many tokens of every kind")
+    for here, there in zip(asked.batch.layouts, other.layouts, strict=True):
+        if not torch.equal(here.position_ids, there.position_ids):
+            raise InputError(
+                "the reference's tokens are numbered otherwise, as of another time between frames or other dropped "
+                "cells, and a path has one numbering; give a video of the same rate and cells"
+            )
     batch, other = model.encoded(asked.batch), model.encoded(other.to(model.device))
     nodes = _Conductance(model, asked.nodes, asked.layers)
     with torch.no_grad():
