@@ -16,8 +16,8 @@ from benchmarks.printing import machine
 
 # In the order of the file. What needs a GPU is left out where there is none.
 TABLES = (
-    "sweep", "memory", "precision", "scaling", "exit", "hooks", "heads", "qwen_vl", "reading", "structured", "records",
-    "cuda",
+    "sweep", "memory", "precision", "scaling", "exit", "hooks", "heads", "attribution", "qwen_vl", "reading",
+    "structured", "records", "cuda",
 )  # fmt: skip
 OUT = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Benchmarks
