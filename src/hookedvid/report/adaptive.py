@@ -94,11 +94,10 @@ class Told:
         """After how many videos conditions were stopped."""
         n, counts = len(self.course.videos), Counter(d.verdict for d in self.last)
         said = ", ".join(f"{counts[v]} {v}" for v in (CRITICAL, NOT_CRITICAL, OPEN) if counts[v])
-        asked = sum(d.videos for d in self.last)
         early = [d.videos for d in self.last if d.verdict != OPEN]
         several = f"{min(early)} to {max(early)}" if len(set(early)) > 1 else f"{max(early, default=0)}"
         after = f"; settled after {several} of {n} videos" if early else ""
-        share = asked / max(1, n * len(self.last))
+        share = int(self.course.asked.sum()) / max(1, n * len(self.last))
         return f"{said}{after}; {share:.0%} of what asking all would have taken"
 
     @cached_property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from hookedvid.data.item import Item
 from hookedvid.errors import ConfigError, DataError
@@ -83,6 +84,9 @@ class Course:
         conditions: The baseline first, the others in the order in which `at_once` of them are taken.
         scoring: Of the rows.
 
+    Attributes:
+        asked: Videos that each condition was asked about, those without a score among them.
+
     Raises:
         ConfigError: Where there is nothing besides the baseline.
         DataError: Where no question has an answer to be scored by.
@@ -109,7 +113,7 @@ class Course:
         shape = (len(self.conditions), len(self.videos))
         self.baseline_scores = np.full(shape[1], np.nan)
         self._costs, self._n_items = np.full(shape, np.nan), np.zeros(shape, dtype=int)
-        self._asked = np.zeros(shape[0], dtype=int)  # videos of each condition
+        self.asked: Int[np.ndarray, " condition"] = np.zeros(shape[0], dtype=int)
         self._look = 0
 
     @property
@@ -140,11 +144,11 @@ class Course:
 
     def next(self) -> Ask | None:
         """What is to be asked; None once every verdict is settled or there are no videos left."""
-        open_ = self.verdicts.open & (self._asked < len(self.videos))
+        open_ = self.verdicts.open & (self.asked < len(self.videos))
         several = self.study.at_once or len(open_) or 1
         for first in range(0, len(open_), several):
             if (chosen := first + np.flatnonzero(open_[first : first + several])).size:
-                start = int(self._asked[chosen[0]])
+                start = int(self.asked[chosen[0]])
                 videos = self.videos[start : start + self.study.look_every]
                 return Ask([self.conditions[i] for i in chosen], [item for v in videos for item in self._of[v]])
         return None
@@ -164,7 +168,7 @@ class Course:
             self.baseline_scores[at] = _means(outcomes.score[:1, video == at])[0]
             self._costs[chosen, at] = _means(costs[:, video == at])
             self._n_items[chosen, at] = (~np.isnan(costs[:, video == at])).sum(1)
-        self._asked[chosen] = 1 + int(video.max())
+        self.asked[chosen] = 1 + int(video.max())
         return self._decide(chosen)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> "Course":
@@ -183,7 +187,7 @@ class Course:
         return self
 
     def _decide(self, chosen: Sequence[int]) -> list[Decision]:
-        costs, n = self._costs[chosen], self._asked[chosen[0]]
+        costs, n = self._costs[chosen], self.asked[chosen[0]]
         known, n_items = (~np.isnan(costs)).sum(1), self._n_items[chosen].sum(1)
         critical, negligible = np.full((2, len(self.conditions)), -np.inf)
         above, below = sequential.evidence(costs[:, :n], self.study.smallest_effect, self.span)
