@@ -206,6 +206,11 @@ def test_rows_are_chosen_by_label_and_item(gather):
             acts.at("embed", **wrong)
 
 
+def test_an_item_without_a_row_is_told(gather):
+    acts = gather(at="generated", batch_size=2)
+    assert not len(acts) and set(acts.failed.values()) == {"no row of blocks.0.hook_resid_post is at 'generated'"}
+
+
 def test_cuts_of_one_file_are_one_video(questions, gather):
     first = read_items(questions)[0]
     acts = gather(items=[replace(first, id=str(i), bound=(i / 4, 1.0)) for i in range(2)], at="last")

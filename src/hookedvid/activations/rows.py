@@ -57,9 +57,11 @@ class Taker:
     def __call__(self, act: Tensor, hook: Any) -> None:
         """Keep the rows of one hook point."""
         where = self._of_videos if part_of(hook.name) in ("tower", "projector") else self._of_sequence
+        found = where(hook.name, act)
+        if not all(len(labels) for _, labels in found):
+            raise InputError(f"no row of {hook.name} is at {self._at!r}")
         self.kept[hook.name] = [
-            pooled(Kept(values.detach(), labels), self._pool, self._dtype or act.dtype)
-            for values, labels in where(hook.name, act)
+            pooled(Kept(values.detach(), labels), self._pool, self._dtype or act.dtype) for values, labels in found
         ]
 
     def _of_sequence(self, name: str, act: Tensor) -> list[tuple[Tensor, Tensor]]:

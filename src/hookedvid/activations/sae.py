@@ -258,6 +258,8 @@ def loss_recovered(
         chosen = torch.zeros_like(one.tokens, dtype=torch.bool)
         for item, (layout, pad) in enumerate(zip(one.layouts, one.pads, strict=True)):
             chosen[item, pad + layout.positions(at).to(chosen.device)] = True
+        if not bool(chosen.any()):
+            raise InputError(f"no position of {at!r} is in these inputs, so that nothing is replaced")
         rows = chosen.to(model.device)
         for i, hooks in enumerate(([], _replaced(read, written, rows, sae), [(written, _emptied(rows))])):
             loss = model.run_with_hooks(one, fwd_hooks=hooks, return_type="loss", loss_per_token=True)
