@@ -62,7 +62,8 @@ def attribute(
         path: None for one step. `weights`: edges, all that are asked about at once, from weight 0 to 1 (Aumann and
             Shapley's shares of what cutting all of them loses). `clip`: nodes, from the inputs that are the reference.
         n_steps: Runs along the path, nearer to each other where the metric changes.
-        interventions, sources: As in `forward`: the run is under them.
+        interventions, sources: As in `forward`: the run is under them. Functions of an Edit, and hooks, are called
+            twice on the same rows, and have to give the same.
         logits_to_keep: How many last positions' logits the metric is given; None: all.
         softmax: Of edges' one step. `slope`: the derivative by the logarithm of their weight (a Knockout's, at 1), near
             0 where a softmax is saturated. `cut`: what cutting them makes of attention's output, the rest renormalised,
