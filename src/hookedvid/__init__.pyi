@@ -10,14 +10,14 @@ from .checkpoints.convert import convert as convert
 from .checkpoints.convert import export as export
 from .families.registry import small_config as small_config
 from .model.answers import Answer as Answer
-from .model.attribution import Attribution as Attribution
+from .model.attribution.metrics import log_prob as log_prob
+from .model.attribution.metrics import logit_diff as logit_diff
+from .model.attribution.result import Attribution as Attribution
 from .model.cache import VideoCache as VideoCache
 from .model.flops import Flops as Flops
 from .model.flops import edge_share as edge_share
 from .model.hooked_video_llm import HookedVideoLLM as HookedVideoLLM
 from .model.lens import LensTable as LensTable
-from .model.metrics import log_prob as log_prob
-from .model.metrics import logit_diff as logit_diff
 from .model.patching import patch_sweep as patch_sweep
 from .sweep.session import Session as Session
 from .values.clips import Black as Black

@@ -14,8 +14,8 @@ from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items
 from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.errors import ConfigError, DataError
+from hookedvid.model.attribution.metrics import logit_diff
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.model.metrics import logit_diff
 from hookedvid.report.adaptive import Told
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.records import ROWS, Records, Shard

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hookedvid.errors import InputError
 from hookedvid.model.answers import Answer, is_predicted, next_token_loss, score_options
 from hookedvid.model.attention_maps import read_attention
-from hookedvid.model.attribute import attribute, attributions
+from hookedvid.model.attribution.attribute import attribute, attributions
 from hookedvid.model.bound import bind, bind_pair
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.counterfactual import counterfactual, shown

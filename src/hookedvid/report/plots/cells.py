@@ -8,7 +8,7 @@ import numpy as np
 
 from hookedvid.errors import InputError
 from hookedvid.model.attention_maps import AttentionMap
-from hookedvid.model.attribution import Attribution
+from hookedvid.model.attribution.result import Attribution
 from hookedvid.model.lens import LensTable
 from hookedvid.report.plots.style import (
     COLUMN,

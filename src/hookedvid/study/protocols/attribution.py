@@ -39,7 +39,7 @@ class Kind:
     cuts: tuple[Condition, ...]
 
 
-class Gradients(Protocol):
+class Attribution(Protocol):
     """Exact effects of single layers, heads, stretches of frames and flows by layer, and what gradients say of them.
 
     Of the first knockout are layers, heads and frames; flows are those between kinds of positions (Map the Flow's).
@@ -91,7 +91,7 @@ def _whole(s: Setting) -> tuple[str, Knockout]:
 
 
 def _cut(kind: str, what: str, cut: Knockout, layer: int | None = None) -> Condition:
-    return Condition(f"{what} cut alone", (cut,), Gradients.name, kind, layer)
+    return Condition(f"{what} cut alone", (cut,), Attribution.name, kind, layer)
 
 
 def _layers(s: Setting) -> Kind:
@@ -149,7 +149,7 @@ class Line:
 
 def _parts(group: Group) -> list[tuple[str, str, list[Condition]]]:
     """Conditions by kind, and by depth where places have layers."""
-    conditions = group.conditions(Gradients.name)
+    conditions = group.conditions(Attribution.name)
     parts: list[tuple[str, str, list[Condition]]] = []
     for kind in dict.fromkeys(c.knockout for c in conditions):
         own = [c for c in conditions if c.knockout == kind]

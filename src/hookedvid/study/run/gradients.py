@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hookedvid.data.item import Item
-from hookedvid.model.attribute import attribute
+from hookedvid.model.attribution.attribute import attribute
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan
 from hookedvid.study.protocols import Condition

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hookedvid.data.item import Item
 from hookedvid.errors import HookedVidError
-from hookedvid.model.attribute import attribute
-from hookedvid.model.metrics import logit_diff
+from hookedvid.model.attribution.attribute import attribute
+from hookedvid.model.attribution.metrics import logit_diff
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan
 from hookedvid.study.protocols import Condition

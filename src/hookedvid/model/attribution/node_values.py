@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hookedvid.errors import InputError, nearest
-from hookedvid.model.backward import check_computed
+from hookedvid.model.attribution.backward import check_computed
 from hookedvid.model.cache import VideoCache
 from hookedvid.model.hook_points import hooks_of
 from hookedvid.model.patching import write_of

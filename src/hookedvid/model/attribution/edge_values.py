@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hookedvid.errors import InterventionError
 from hookedvid.model.attention_maps import check_unedited
-from hookedvid.model.attribution import Softmax
-from hookedvid.model.backward import check_computed
+from hookedvid.model.attribution.backward import check_computed
+from hookedvid.model.attribution.result import Softmax
 from hookedvid.model.run import Run
 from hookedvid.nn.attention import Attended, Probe
 from hookedvid.nn.edge_sums import Gradients, Sources, edge_cuts, edge_sums

@@ -1,0 +1,1 @@
+"""What edges and activations are worth to a metric, by gradients: what is asked, ways to it, values on the way back."""
