@@ -45,7 +45,12 @@ class BoundModel:
         return self.model.run_with_cache(self._with(tokens), **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "model":  # asked for by copies and pickles before it is there
+            raise AttributeError(name)
         return getattr(self.model, name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.model.cfg.family}, tokens {list(self.tokens.shape)}"
 
     def _with(self, tokens: Tensor | None) -> VideoInputs:
         return self.inputs if tokens is None else self.inputs.with_tokens(tokens)
