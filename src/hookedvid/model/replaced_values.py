@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hookedvid.model.patching import write_of
 from hookedvid.model.run_plan import RunPlan
-from hookedvid.nn.flows import Flow
+from hookedvid.nn.flows import Flow, Seen
 from hookedvid.nn.model import Model
 from hookedvid.values.effects import At, Cut, Swap, Write, by_heads
 from hookedvid.values.inputs import VideoInputs
@@ -20,6 +20,7 @@ from hookedvid.values.masks import blocked, masks_of
 from hookedvid.values.tensors import ints
 
 Sources = Mapping[str, Any] | None
+_T = TypeVar("_T")
 REMEMBERED = 1 << 20  # pairs of a mask that is kept for the blocks after it: 1 MiB
 
 
@@ -28,11 +29,12 @@ class Values(NamedTuple):
 
     Attributes:
         positions: Whose values are replaced.
-        of: The new values of some of them, from the old ones and their positions.
+        of: The new values of some of them, from the old ones, their places among `positions`, and how many of them,
+            the first, are the prompt's.
     """
 
     positions: Int[Tensor, " position"]
-    of: Callable[[Tensor, Tensor], Tensor]
+    of: Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Place(NamedTuple):
@@ -99,11 +101,14 @@ def flows_at(
         for i, swap in enumerate(mine):
             its, what = of[replace(swap, heads=None)], (place.key, swap, mine[i + 1 :], some)
             if what not in known:
-                known[what] = _Edges(place, swap, mine[i + 1 :], its.positions, [heads[h] for h in some])
+                some_heads = [heads[h] for h in some]
+                known[what] = _Edges(place, swap, mine[i + 1 :], its.positions, some_heads, alone=len(mine) == 1)
             edges = known[what]
             if len(edges.rows) and len(edges.columns):
-                new = partial(_new, its, edges.keys)
-                flows.append(Flow(place.item, edges.rows, edges.columns, edges.heads, edges.mask, edges.edges, new))
+                new = partial(_new, its, edges.places, edges.n_prompt)
+                flows.append(
+                    Flow(place.item, edges.rows, edges.columns, edges.heads, edges.seen, edges.edges, new, edges.others)
+                )
     return flows
 
 
@@ -111,28 +116,37 @@ class _Edges:
     """The edges of a swap at a place, and what their rows see; as of a Flow.
 
     Attributes:
-        keys: Positions of the columns.
+        places: Of the columns among `positions`.
+        n_prompt: How many of them, the first, are the prompt's.
     """
 
     def __init__(
-        self, place: Place, swap: Swap, later: Sequence[Swap], positions: Int[Tensor, " position"], heads: list[int]
-    ):
+        self, place: Place, swap: Swap, later: Sequence[Swap], positions: Int[Tensor, " position"], heads: list[int],
+        alone: bool,
+    ):  # fmt: skip
         self.place, self.swaps, self.heads = place, (swap, *later), torch.tensor(heads)
         layout = place.layout
-        self.rows = torch.isin(place.rows, layout.positions(swap.dst)).nonzero()[:, 0]
         self.columns = torch.isin(place.keys, positions).nonzero()[:, 0]
-        self.pos, self.keys = place.rows[self.rows], place.keys[self.columns]
-        self._known: dict[tuple[str, int], Tensor] = {}
+        self.keys = place.keys[self.columns]
+        self.places, self.n_prompt = torch.searchsorted(positions, self.keys), int((self.keys < layout.n_prompt).sum())
+        after = place.rows >= (self.keys.min() if len(self.keys) else layout.n_tokens)
+        self.rows = (after & torch.isin(place.rows, layout.positions(swap.dst))).nonzero()[:, 0]
+        self.pos = place.rows[self.rows]
+        self._known: dict[tuple[str, int], Any] = {}
+        all_pairs = swap.relation == "any" and not swap.drawn
+        all_pairs &= not (swap.keep_self and bool(torch.isin(self.pos, self.keys).any()))
+        others = torch.ones(len(place.keys), dtype=torch.bool).index_fill(0, self.columns, False).nonzero()[:, 0]
+        self.others = others if alone and all_pairs else None
 
     def edges(self, part: slice) -> Tensor:
         """Which of some rows' pairs with the columns are concerned."""
         return self._once("edges", part, self._edges)
 
-    def mask(self, part: slice) -> Tensor:
-        """The mask of some rows."""
-        return self._once("mask", part, self._mask)
+    def seen(self, part: slice) -> Seen:
+        """What some rows see."""
+        return self._once("seen", part, self._seen)
 
-    def _once(self, what: str, part: slice, make: Callable[[slice], Tensor]) -> Tensor:
+    def _once(self, what: str, part: slice, make: Callable[[slice], _T]) -> _T:
         if len(self.rows) * len(self.place.keys) > REMEMBERED:
             return make(part)
         key = what, part.start or 0
@@ -146,12 +160,13 @@ class _Edges:
             mine &= ~other
         return mine
 
-    def _mask(self, part: slice) -> Tensor:
-        return masks_of(self.place.layout, self.place.cuts, ints(self.heads), self.pos[part], self.place.keys)
+    def _seen(self, part: slice) -> Seen:
+        place = self.place
+        return Seen.of(masks_of(place.layout, place.cuts, ints(self.heads), self.pos[part], place.keys))
 
 
-def _new(values: Values, keys: Tensor, v: Tensor) -> Tensor:
-    return values.of(v, keys)
+def _new(values: Values, places: Tensor, n_prompt: int, v: Tensor) -> Tensor:
+    return values.of(v, places, n_prompt)
 
 
 def values_of(model: Model, swap: Swap, layer: int, sources: Sources, inputs: VideoInputs, item: int = 0) -> Values:
@@ -164,16 +179,14 @@ def values_of(model: Model, swap: Swap, layer: int, sources: Sources, inputs: Vi
     made = {"fn": _zero} if swap.by == "zero" else {} if swap.by == "resample" else made
     write = Write("v", layer, swap.src, swap.label, source=swap.source, **made)
     of_item = write_of(model, write, sources, inputs, item)
-    positions, n_prompt = of_item.positions, inputs.layouts[item].n_prompt
 
-    def of(v: Tensor, at: Tensor) -> Tensor:
-        which, n = torch.searchsorted(positions, at), int((at < n_prompt).sum())
+    def of(v: Tensor, which: Tensor, n: int) -> Tensor:
         # The prompt's first: generated ones get its mean.
         parts = [(v[:n], which[:n]), (v[n:], which[n:])]
         new = [of_item.value(rows[None], some)[0].to(v) for rows, some in parts if len(some)]
         return torch.cat(new) if len(new) > 1 else new[0]  # a mean is one row, seen from all places
 
-    return Values(positions, of)
+    return Values(of_item.positions, of)
 
 
 def _zero(act: Tensor, at: At) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hookedvid.nn.flows import softmax
+from hookedvid.nn.flows import Seen, softmax
 
 # Scores made at once: 16 MiB in float32. As many numbers are held two to three times.
 SCORES = 1 << 22
@@ -118,7 +118,7 @@ def _parts(of: Gradients, dtype: torch.dtype) -> Iterator[_Some]:
         for some in torch.split(rows, step) if len(rows) else ():
             n, at = int(some[-1]) + 1, some.to(device)
             mine, slope = (x[at].to(dtype).transpose(0, 1) for x in (q, g))
-            pattern = softmax(_by_kv_head(mine * q.shape[-1] ** -0.5, keys[..., :n]), of.mask(some, n))
+            pattern = softmax(_by_kv_head(mine * q.shape[-1] ** -0.5, keys[..., :n]), Seen.of(of.mask(some, n)))
             yield _Some(of_class, at, pattern, _by_kv_head(slope, values[..., :n]))
 
 
