@@ -228,7 +228,10 @@ def test_the_plan_says_what_it_takes_at_least_and_at_most(model, tmp_path):
     rest = estimate(laid, model, tmp_path)
     assert rest.n_rows - rest.n_done == 240 - len(rows) and "critical; 0 to " in str(rest)
     few = str(estimate(laid_out(study, model, tmp_path, items(15)), model))
-    assert "of 15 videos a condition takes at least 10 to be critical and more to be not critical; 40 to " in few
+    assert (
+        "of 15 videos a condition takes at least 10 to be critical and 20 (there are fewer) to be not critical; 40 to "
+        in few
+    )
 
 
 def test_the_command_tells_verdicts_and_no_test_of_a_number_that_was_fixed_before(tmp_path, capsys):
@@ -246,6 +249,9 @@ def test_the_command_tells_verdicts_and_no_test_of_a_number_that_was_fixed_befor
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "confidence sequences" in page and "bootstrap" not in page and "Holm" not in page
     again = Told(Manifest.load(out), Manifest.load(out).rows(Records(out)))  # as `plot` has it, from the rows alone
+    asked = again.course.items  # without those that need no video
+    assert f" of {4 * len(asked)} rows settled" in said and len(asked) < 36
+    assert f"n = {again.last[0].questions} questions" in again.figure().get_suptitle()  # of 10 videos, as all are
     for name, decisions in (("decisions.csv", again.course.decisions), ("summary.csv", again.last)):
         write_csv(decisions, tmp_path / name)
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()

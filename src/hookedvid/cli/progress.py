@@ -9,8 +9,10 @@ from hookedvid.nn.model import Model
 from hookedvid.report.terminal import Terminal
 from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
+from hookedvid.study.results.adaptive import Course
 from hookedvid.study.run import cluster
 from hookedvid.study.run.execution import Execution
+from hookedvid.study.run.rounds import at_most
 from hookedvid.study.run.tasks import Audit, carry_out, run
 from hookedvid.study.run.timing import Timing
 
@@ -25,8 +27,11 @@ def conduct(
         records: Of the folder and shard that are written to.
     """
     audit, timing, fresh = Audit(), Timing(), 0
-    size = f"{len(plan.items)} questions x {len(plan.conditions)} conditions"
-    with tqdm(total=len(plan.tasks), desc=size, unit=" rows", disable=None) as bar:
+    most = plan
+    if plan.study.adaptive:
+        most = at_most(plan, Course(plan.study, plan.items, plan.conditions, plan.scoring))
+    size = f"{len(most.items)} questions x {len(plan.conditions)} conditions"
+    with tqdm(total=len(most.tasks), desc=size, unit=" rows", disable=None) as bar:
 
         def step(row: Mapping[str, Any], new: bool) -> None:
             nonlocal fresh
@@ -42,7 +47,7 @@ def conduct(
     keys = {row["key"] for row in rows}
     lines = [f"{fresh} rows run, {len(keys) - fresh} found in {records.folder}"]
     if plan.study.adaptive:
-        everything = len({task.key for _, _, task in plan.tasks})
+        everything = len({task.key for _, _, task in most.tasks})
         lines.append(f"{len(keys):,} of {everything:,} rows settled what could be settled")
     lines += [records.damaged] * bool(records.damaged)
     if audit.n:

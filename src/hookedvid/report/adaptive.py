@@ -111,13 +111,14 @@ class Told:
             "checked what is settled, and settled conditions were asked no more. A condition is critical when it is "
             f"shown to cost something, and not critical when it is shown to cost less than {self.smallest}."
         )
-        found = f"The intact model's {self.scoring.title} is {self._score()}. Of the conditions, {self.stopped}."
+        found = f"The intact model's {self.scoring.title} is {self._score()}. Conditions: {self.stopped}."
         return [asked, found, BRACKETS]
 
     def figure(self) -> "Figure":
         """Costs with their confidence sequences."""
         title = f"What conditions cost, {self.course.group} questions, each until it was settled"
-        about = brief(self.run.settings, len(self.course.items))
+        counts = sorted({d.questions for d in self.last}) or [0]
+        about = brief(self.run.settings, " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))))
         return verdicts(self.last, self.run.study.smallest_effect, title, self.unit, about, self._times)
 
     def _score(self) -> str:

@@ -435,7 +435,7 @@ def check_bare(model: Model) -> None:
         )
 
 
-def brief(settings: Mapping[str, Any], n: int) -> str:
+def brief(settings: Mapping[str, Any], n: int | str) -> str:
     """What a plot must name: model, frames, dtype and how many questions."""
     return f"{settings['model_name']}, {settings['n_frames']} frames, {settings['dtype']}, n = {n} questions"
 

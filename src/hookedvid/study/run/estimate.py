@@ -133,7 +133,7 @@ class Estimate:
         """What is spent at least, and at most where no verdict can be settled."""
         assert self.least is not None
         kinds = zip(("critical", "not critical"), self.least, strict=True)
-        said = [f"{n} to be {kind}" if n <= self.n_videos else f"more to be {kind}" for kind, n in kinds]
+        said = [f"{n}{' (there are fewer)' * (n > self.n_videos)} to be {kind}" for kind, n in kinds]
         rest = max(0.0, self.n_rows * min(1.0, min(self.least) / self.n_videos) - self.n_done)
         most = work.flops / self.forward.total
         return (
