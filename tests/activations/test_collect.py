@@ -269,6 +269,7 @@ def test_a_folder_is_of_one_setting(gather, tmp_path):
         ({"pool": "max"}, InputError, "it can be None, 'mean', 'frame', 'last'"),
         ({"dtype": "int8"}, InputError, "dtype is 'int8'"),
         ({"batch_size": 0}, InputError, "batch_size is 0"),
+        ({"items": ["clip.mp4"]}, InputError, "str is no item: collect takes"),
         ({"interventions": Patch("z", 0, "video", "other")}, InterventionError, "takes from 'other'"),
         ({"interventions": "from other.mp4"}, InterventionError, "shows frames of other.mp4"),
     ],

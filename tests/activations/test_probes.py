@@ -81,6 +81,7 @@ def test_directions():
     rows, of = rows_of(values.unflatten(1, (2, 4)), video), video < 7
     wanted = sum(values[of]) / of.sum() - sum(values[~of]) / (~of).sum()
     assert (difference_of_means(rows, of).flatten() - wanted).abs().max() < 1e-12
+    assert torch.equal(difference_of_means(rows, of.tolist()), difference_of_means(rows, of))
     found = principal_components(rows, 3)
     centred = values - values.mean(0)
     _, s, v = torch.linalg.svd(centred, full_matrices=False)

@@ -50,6 +50,12 @@ PLAIN, CENTRED = X @ W_ENC + B_ENC, (X - B_DEC) @ W_ENC + B_ENC
 NORMS = W_DEC.norm(dim=1)
 
 
+def written(path):
+    """A file without tensors."""
+    path.write_bytes(b"none")
+    return path
+
+
 def saelens(folder, cfg, tensors):
     folder.mkdir()
     (folder / "cfg.json").write_text(json.dumps(cfg))
@@ -195,8 +201,9 @@ def test_decoder_norms_choose_the_largest(tmp_path):
         (lambda p: pt(p, LINEAR | {"b_dec": B_DEC, "k": torch.tensor(3.7)}), {}, "is no whole number"),
         (lambda p: learned(p, None, LENS), {}, "of no class"),
         (lambda p: pt(p, {"a": print}), {}, "holds more than tensors"),
-        (lambda p: p.with_suffix(".txt"), {}, "is no .safetensors, .npz or .pt file"),
-        (lambda p: p.with_suffix(".pt"), {}, "cannot read tensors"),
+        (lambda p: written(p.with_suffix(".txt")), {}, "is no .safetensors, .npz or .pt file"),
+        (lambda p: written(p.with_suffix(".safetensors")), {}, "cannot read tensors"),
+        (lambda p: p, {}, "there is no .*sae"),
         (lambda p: p.parent, {}, "holds no SAE that is known here"),
     ],
 )

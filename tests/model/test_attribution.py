@@ -273,9 +273,11 @@ def test_metrics_are_the_answers_margin_and_log_probability():
     assert float(log_prob(x, right, m.cfg.n_tokens)(logits)[0].exp()) == pytest.approx(answer.prob)
     assert m.attribute(x, logit_diff(x, right)).value == pytest.approx(answer.margin)
     assert float(logit_diff(x, torch.tensor(right), np.int64(wrong))(logits)[0]) == pytest.approx(gap)
-    for bad in (3, True, "a", 1.0):
+    for bad in (3, True, "a", "red", 1.0):
         with pytest.raises(InputError, match=f"no option {bad!r}"):
             logit_diff(x, bad)
+    with pytest.raises(InputError, match="the metric is 'logit_diff'; give a function"):
+        m.attribute(x, "logit_diff")
     with pytest.raises(InputError, match="are one option"):
         logit_diff(x, 1, 1)
     with pytest.raises(InputError, match=r"of 1 item\(s\), and these are logits of 2"):

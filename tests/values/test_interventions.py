@@ -387,7 +387,7 @@ def test_a_vector_from_a_file_is_known_by_its_numbers(tmp_path):
     path.write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(InterventionError, match="is no safetensors file"):
         Steer("resid_post", vector=str(path))
-    with pytest.raises(HookedVidError, match="Tensor has no JSON form"):
+    with pytest.raises(InterventionError, match=r"Tensor has no JSON form; .*; save the vector as safetensors"):
         to_json([Steer("resid_post", vector=torch.ones(2))])
 
 

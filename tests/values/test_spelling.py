@@ -86,15 +86,16 @@ def test_a_line_is_said_as_it_is_written_or_not_at_all():
                  "replace VT-K by noise from set seed 2", "swapped 1 with -1", "LV-K heads 2:5"):  # fmt: skip
         assert parse(line)[0].line() == line
     unsayable = (
-        Knockout("video", "text", weight=torch.tensor(0.5)),
-        Knockout("video", "text", heads={1: [0]}),
-        Knockout("video", "text", keep_self=False),
-        Replace("video", "last", by="resample", source="a by b"),
-        From("a; b.mp4"),
-        Steer("resid_post", 0, "last", torch.ones(4)),
+        (Knockout("video", "text", weight=torch.tensor(0.5)), "run it from Python"),
+        (Knockout("video", "text", heads={1: [0]}), "as to_json gives"),
+        (Knockout("video", "text", keep_self=False), "as to_json gives"),
+        (Replace("video", "last", by="resample", source="a by b"), "as to_json gives"),
+        (From("a; b.mp4"), "as to_json gives"),
+        (Steer("resid_post", 0, "last", torch.ones(4)), "save the vector as safetensors and give the file's path"),
+        (Patch("resid_post", 0, source=torch.ones(4)), "give a key of sources"),
     )
-    for value in unsayable:
-        with pytest.raises(InterventionError, match="no line of text says it"):
+    for value, instead in unsayable:
+        with pytest.raises(InterventionError, match=f"no line of text says it; .*{instead}"):
             value.line()
 
 

@@ -133,6 +133,11 @@ def _questions(items: Source, annotations: str | os.PathLike[str]) -> tuple[list
     if isinstance(items, Dataset):
         return items.items, items.folder
     questions = list(items)
+    if strange := [x for x in questions if not isinstance(x, Item)]:
+        raise InputError(
+            f"{type(strange[0]).__name__} is no item: collect takes an items.jsonl, a dataset, or a list of "
+            "hookedvid.data.item.Item; of inputs at hand run_with_cache keeps the activations"
+        )
     jsonl(questions)  # raises where two share an id
     return questions, Path(annotations)
 

@@ -3,8 +3,10 @@
 A direction has the shape of one row ([d_model], or [head, d_head] at `z`), in float64.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -28,7 +30,7 @@ class Components(NamedTuple):
     mean: Float[Tensor, "*channels"]
 
 
-def difference_of_means(rows: Rows, of: Bool[Tensor, " n"]) -> Float[Tensor, "*channels"]:
+def difference_of_means(rows: Rows, of: Bool[Tensor, " n"] | Sequence[bool]) -> Float[Tensor, "*channels"]:
     """The mean of some rows minus the mean of the others: `Steer(hook, layer, at, vector=…)` takes it.
 
     Args:
@@ -38,12 +40,13 @@ def difference_of_means(rows: Rows, of: Bool[Tensor, " n"]) -> Float[Tensor, "*c
     Raises:
         InputError: Where there are none, or no others.
     """
-    if of.shape != (len(rows),) or of.dtype != torch.bool:
-        raise InputError(f"of is {of.dtype} {tuple(of.shape)}; give True or False for each of {len(rows)} rows")
-    if not bool(of.any()) or bool(of.all()):
-        raise InputError(f"{int(of.sum())} of {len(rows)} rows are chosen: a difference needs some, and some others")
-    values = rows.values.double()
-    return values[of].mean(0) - values[~of].mean(0)
+    chosen = np.asarray(of.cpu() if isinstance(of, Tensor) else of)
+    if chosen.shape != (len(rows),) or chosen.dtype != np.bool_:
+        raise InputError(f"of is {chosen.dtype} {chosen.shape}; give True or False for each of {len(rows)} rows")
+    if not chosen.any() or chosen.all():
+        raise InputError(f"{chosen.sum()} of {len(rows)} rows are chosen: a difference needs some, and some others")
+    values, mask = rows.values.double(), torch.from_numpy(chosen)
+    return values[mask].mean(0) - values[~mask].mean(0)
 
 
 def principal_components(rows: Rows, n: int = 1) -> Components:

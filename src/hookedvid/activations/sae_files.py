@@ -74,8 +74,13 @@ def load_sae(
         InputError: For another activation, and numbers that do not fit each other or are not finite.
     """
     path = Path(path).expanduser()
+    for point in (hook, hook_out):
+        if not isinstance(point, str):
+            raise InputError(f"a hook point is {point!r}; name it in full, such as 'blocks.5.hook_resid_post'")
     if activation not in (None, *get_args(Activation)):
         raise InputError(f"no activation {activation!r} ({nearest(str(activation), get_args(Activation))}; or k=…)")
+    if not path.exists():
+        raise DataError(f"there is no {path}")
     if path.is_dir():
         sae = _of_folder(path, k, activation, hook, hook_out)
     else:

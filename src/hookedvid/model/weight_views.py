@@ -92,11 +92,14 @@ class WeightViews:
         """The id of a text that is one token.
 
         Raises:
-            InputError: If it is several.
+            InputError: If it is several, or unknown to the vocabulary.
         """
-        ids = self._tokenizer()(text, add_special_tokens=False)["input_ids"]
+        tokenizer = self._tokenizer()
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise InputError(f"{text!r} is {len(ids)} tokens, not one: {self.to_str_tokens(torch.tensor(ids))}")
+        if ids[0] == getattr(tokenizer, "unk_token_id", None) and text != tokenizer.unk_token:
+            raise InputError(f"{text!r} is no token of this vocabulary")
         return ids[0]
 
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast
 from jaxtyping import Int
 from torch import Tensor
 
-from hookedvid.errors import InterventionError
+from hookedvid.errors import HookedVidError, InterventionError
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.layer_range import EVERYWHERE, LayerRange
 from hookedvid.values.layout import TokenLayout
@@ -309,10 +309,11 @@ class Intervention:
     """What is done to a run, as a frozen value. A new kind is a subclass that says what it does and how it is called.
 
     `kind` is its name in JSON, `spelling` how a line of text says it, where one can. A kind without a `kind`, or a
-    value that no file can hold, refuses `to_json` in words.
+    value that no file can hold, refuses `to_json` in words; `instead` says what to do then.
     """
 
     kind: ClassVar[str] = ""
+    instead: ClassVar[str] = "run it from Python"
     spelling: ClassVar[Spelling | None] = None
 
     def effect(self, n_layers: int) -> Effects:
@@ -341,8 +342,16 @@ class Intervention:
             told = {k: str(v) if isinstance(v, LayerRange) else v for k, v in rest.items() if v != plain[k]}
             text = line_of(self.spelling, head, told)
         if text is None:
-            raise InterventionError(f"{self.label()}: no line of text says it; keep it as a value, or as to_json gives")
+            raise InterventionError(f"{self.label()}: no line of text says it; {self._otherwise()}")
         return text
+
+    def _otherwise(self) -> str:
+        """What to do with a value that no line says."""
+        try:
+            self.to_json()
+        except HookedVidError:
+            return self.instead
+        return "keep it as a value, or as to_json gives"
 
     def line_head(self) -> tuple[str, Sequence[str]]:
         """What stands before all words in its line, and the fields that this says."""
@@ -366,8 +375,11 @@ class Intervention:
             InterventionError: Where no file can hold it.
         """
         if not self.kind:
-            raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; run it from Python")
-        return {"kind": self.kind, **to_dict(self, brief=True)}
+            raise InterventionError(f"{self.label()}: {type(self).__name__} has no JSON form; {self.instead}")
+        try:
+            return {"kind": self.kind, **to_dict(self, brief=True)}
+        except HookedVidError as e:
+            raise InterventionError(f"{self.label()}: {e}; {self.instead}") from e
 
     @property
     def sources(self) -> tuple[str, ...]:

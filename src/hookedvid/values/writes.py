@@ -127,6 +127,7 @@ class Patch(_RowsWriter):
     """
 
     kind: ClassVar[str] = "patch"
+    instead: ClassVar[str] = "give a key of sources for it, or run it from Python"
     spelling = Spelling(
         "patch",
         "patch resid_post @ 4 at video[3] from source",
@@ -283,6 +284,7 @@ class Ablate(_RowsWriter):
     """
 
     kind: ClassVar[str] = "ablate"
+    instead: ClassVar[str] = "give a key of sources for it, or run it from Python"
     spelling = Spelling(
         "ablate",
         "ablate mlp_out @ 4:8 at video by mean",
@@ -350,6 +352,7 @@ class Steer(_RowsWriter):
     """
 
     kind: ClassVar[str] = "steer"
+    instead: ClassVar[str] = "save the vector as safetensors and give the file's path, or give a key of sources"
     spelling = Spelling(
         "steer",
         "steer resid_post @ 4:8 at last along vector scale 2",

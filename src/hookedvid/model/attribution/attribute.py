@@ -80,6 +80,8 @@ def attributions(
         HookError: Where something listens on scores or pattern of a block asked about.
     """
     batch, rest = shown(model, _decoder_inputs(model, inputs), interventions)
+    if not callable(metric):
+        raise InputError(f"the metric is {metric!r:.60}; give a function of the logits, such as logit_diff(inputs, 0)")
     names = (nodes,) if isinstance(nodes, str) else tuple(nodes)
     sets, blocks = _sets(edges, names), as_blocks(layers, model.cfg.n_layers)
     keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)

@@ -1,6 +1,7 @@
 """Metrics of logits that effects are measured by: one number an item, differentiable."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -71,7 +72,9 @@ def _last(logits: Tensor, n_items: int) -> Float[Tensor, "batch d_vocab"]:
 def _tokens(inputs: VideoInputs, option: int | Sequence[int]) -> list[int]:
     """The token of each item's option."""
     one = as_whole(option)
-    which = list(option) if one is None and isinstance(option, Iterable) else [option] * inputs.batch_size
+    which: list[Any] = [option] * inputs.batch_size
+    if one is None and isinstance(option, Iterable) and not isinstance(option, str):
+        which = list(option)
     if not inputs.option_tokens or not all(inputs.option_tokens):
         raise InputError("these inputs have no options to compare: give prepare(..., options=[...])")
     if len(which) != inputs.batch_size:
