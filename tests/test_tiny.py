@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from scipy import stats
 
 from hookedvid.checkpoints.load import find
 from hookedvid.data.item import read_items, write_items
 from hookedvid.data.shapes.clips import held_out
+from hookedvid.errors import InputError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.results.summary import Outcomes, Summary, summarise
@@ -87,3 +89,9 @@ def test_a_blind_model_is_at_chance_on_everything_but_language(model, annotation
 def test_it_is_small(model):
     assert (Path(find("tiny")) / "model.safetensors").stat().st_size <= 10_000_000
     assert model.cfg.n_layers >= 8
+
+
+def test_a_word_that_its_vocabulary_has_not_is_no_token(model):
+    with pytest.raises(InputError, match="'redd' is no token of this vocabulary"):
+        model.to_single_token("redd")
+    assert model.to_str_tokens(torch.tensor([model.to_single_token("red")])) == ["red"]

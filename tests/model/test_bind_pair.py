@@ -286,8 +286,11 @@ def test_unlike_pairs_are_refused_in_words():
         (rich_inputs(m, n_text=12), "the clean prompt has question at positions"),
         (VideoInputs.stack([one, one]), "1 clean inputs and 2 corrupt ones"),
         (m.inputs_from_tensors(torch.tensor([1, 2, 3])), "an input without a video"),
+        (["other.mp4"], "str is no input: give what model.prepare"),
     ):
         with pytest.raises(InputError, match=words):
             m.bind_pair(one, corrupt)
+    with pytest.raises(InputError, match="Tensor is no input"):
+        m.bind(one.tokens)
     with pytest.raises(InputError, match="no inputs to stack"):
         m.bind_pair([], [])

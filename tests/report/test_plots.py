@@ -165,7 +165,7 @@ def test_names_that_would_stand_over_each_other_are_upright_and_short():
 def test_segments_are_neither_frames_nor_a_heads_share(asked):
     model, inputs = asked
     read = model.attention(inputs, reduce="segments")
-    with pytest.raises(InputError, match="are no frames"):
+    with pytest.raises(InputError, match="are no frames: read by frames"):
         plots.frames_by_layers(read)
     with pytest.raises(InputError, match="sum to 1"):
         plots.heads_by_layers(read)

@@ -94,8 +94,12 @@ class BoundPair(BoundModel):
 
 
 def bind(model: Model, inputs: VideoInputs) -> BoundModel:
-    """This model on this input, for TransformerLens's tools, which pass tokens alone."""
-    return BoundModel(model, inputs.to(model.device))
+    """This model on this input, for TransformerLens's tools, which pass tokens alone.
+
+    Raises:
+        InputError: For what is no input.
+    """
+    return BoundModel(model, _checked(inputs).to(model.device))
 
 
 def bind_pair(
@@ -111,10 +115,19 @@ def bind_pair(
             same parts of the prompt at the same positions, the video's in the same cells.
 
     Raises:
-        InputError: For inputs without a video, and for pairs of unlike layouts.
+        InputError: For what is no input, inputs without a video, and pairs of unlike layouts.
     """
-    sides = (side if isinstance(side, VideoInputs) else VideoInputs.stack(side) for side in (clean, corrupt))
+    sides = (
+        side if isinstance(side, VideoInputs) else VideoInputs.stack([*map(_checked, side)])
+        for side in (clean, corrupt)
+    )
     return BoundPair(model, *(side.to(model.device) for side in sides))
+
+
+def _checked(inputs: Any) -> VideoInputs:
+    if not isinstance(inputs, VideoInputs):
+        raise InputError(f"{type(inputs).__name__} is no input: give what model.prepare(video, question) gives")
+    return inputs
 
 
 def _check_alike(clean: VideoInputs, corrupt: VideoInputs) -> None:

@@ -122,7 +122,10 @@ class Attribution:
         columns = [i for i, k in enumerate(self.knockouts) if _edges(k.cut) == _edges(cut)]
         if self.edges is None or not columns or not cut.removes or cut.drawn:
             known = ", ".join(k.label() for k in self.knockouts[:8]) or "none"
-            raise InputError(f"{cut.label}: these edges were not asked about, cut; edges were {known}")
+            raise InputError(
+                f"{cut.label}: these edges were not asked about, cut; edges were {known}; "
+                "attribute(…, edges=…) takes others"
+            )
         if layer not in self.layers:
             raise InputError(f"{cut.label}: layer {layer} (0-based) was not asked about; layers were {self.layers}")
         return self.layers.index(layer), columns[0]

@@ -128,7 +128,8 @@ def frames_by_layers(
         table = table.to_frame(sum_heads=True)
     long = _long(table, ("layer", "column", value))
     if other := [c for c in dict.fromkeys(map(str, long["column"])) if c != REST and not FRAME.fullmatch(c)]:
-        raise InputError(f'{", ".join(other)} are no frames: read with reduce="frames", or draw heat_map of a table')
+        more = f" and {len(other) - 4} more" * (len(other) > 4)
+        raise InputError(f"{', '.join(other[:4])}{more} are no frames: read by frames, or draw heat_map of a table")
     wide = long.groupby(["layer", "column"], sort=False)[value].mean().unstack()
     wide = wide[[c for c in dict.fromkeys(long["column"]) if c != REST]].sort_index()
     return heat_map(_plain(wide), label, **{"x": "frame (from 0)", "y": "layer (from 1)", **how})
