@@ -189,9 +189,15 @@ def test_rows_are_chosen_by_label_and_item(gather):
     assert same(part, whole[keep & (whole.column == 0)])
     assert same(acts.at("blocks.2.hook_resid_post"), whole) and acts.at("embed").values.shape == whole.values.shape
     assert "6 items, 7 hook points at 'video+last', not pooled" in repr(acts) and "of 6 items" in repr(whole)
-    for wrong, says in (("resid_pre", "was not collected"), ("resid_post", "is several")):
+    for wrong, says in (
+        ("resid_pre", "was not collected"),
+        ("resid_post", "is several"),
+        (("resid_post", 1), "its layer is an argument of its own"),
+    ):
         with pytest.raises(HookError, match=says):
             acts.at(wrong)
+    with pytest.raises(InputError, match="Tensor is no Rows, which know their videos"):
+        difference_of_means(whole.values, [True] * len(whole))
     with pytest.raises(DataError, match="no label 'line'"):
         acts.at("embed", line=3)
     with pytest.raises(DataError, match="no row of 'embed'"):

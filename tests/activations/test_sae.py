@@ -293,7 +293,7 @@ def test_loss_recovered_is_what_three_runs_say():
     perfect = SAE(Parts(one, far, one, -far))
     assert loss_recovered(model, several, perfect, 1, hook="resid_post").recovered == pytest.approx(1, abs=1e-6)
     batch = type(several[0]).stack(several)
-    assert loss_recovered(model, [batch], sae, at="video").n_tokens == count
+    assert loss_recovered(model, batch, sae, at="video").n_tokens == count
     with pytest.raises(InputError, match="no position of 'generated'"):
         loss_recovered(model, several, sae, at="generated")
     with pytest.raises(InputError, match="say which it reads"):

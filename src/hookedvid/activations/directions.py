@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hookedvid.activations.store import Rows
+from hookedvid.activations.store import Rows, check_rows
 from hookedvid.errors import InputError
 
 
@@ -40,6 +40,7 @@ def difference_of_means(rows: Rows, of: Bool[Tensor, " n"] | Sequence[bool]) -> 
     Raises:
         InputError: Where there are none, or no others.
     """
+    check_rows(rows)
     chosen = np.asarray(of.cpu() if isinstance(of, Tensor) else of)
     if chosen.shape != (len(rows),) or chosen.dtype != np.bool_:
         raise InputError(f"of is {chosen.dtype} {chosen.shape}; give True or False for each of {len(rows)} rows")
@@ -59,6 +60,7 @@ def principal_components(rows: Rows, n: int = 1) -> Components:
     Raises:
         InputError: Where there are fewer.
     """
+    check_rows(rows)
     flat = rows.values.double().flatten(1)
     if not 1 <= n <= min(len(flat) - 1, flat.shape[1]):
         raise InputError(f"{len(flat)} rows of {flat.shape[1]} numbers have no {n} components; give more rows")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hookedvid.activations.store import Rows
+from hookedvid.activations.store import Rows, check_rows
 from hookedvid.errors import InputError, RunError
 from hookedvid.values.serial import as_whole, is_number
 
@@ -101,6 +101,7 @@ def probe(
 
 def _given(rows: Rows, labels: Any, folds: Any, penalty: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, labels and videos of what can be probed; InputError for what cannot."""
+    check_rows(rows)
     x = rows.values.double().flatten(1).numpy()
     y = np.asarray(labels.tolist() if isinstance(labels, Tensor) else list(labels))
     videos = rows.video.numpy()

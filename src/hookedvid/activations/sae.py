@@ -218,11 +218,15 @@ class LossRecovered(NamedTuple):
     recovered: float
     n_tokens: int
 
+    def __repr__(self) -> str:
+        nats = f"{self.intact:.3f} nats intact, {self.reconstructed:.3f} reconstructed, {self.zeros:.3f} by zeros"
+        return f"LossRecovered: {self.recovered:.3f} recovered; {nats}; {self.n_tokens} tokens"
+
 
 @torch.no_grad()
 def loss_recovered(
     model: Model,
-    inputs: Iterable[VideoInputs],
+    inputs: VideoInputs | Iterable[VideoInputs],
     sae: SAE,
     layer: int | None = None,
     *,
@@ -236,7 +240,7 @@ def loss_recovered(
 
     Args:
         model: That the SAE was made for.
-        inputs: Single items or batches, of whose text tokens the loss is.
+        inputs: One, or several: single items or batches, of whose text tokens the loss is.
         sae: As loaded.
         layer: Of `hook`, where that is a short name.
         hook: What it reads; what its files name unless given.
@@ -254,7 +258,7 @@ def loss_recovered(
         raise InputError(f"{points} must each be one hook point of the sequence's positions; say which layer: layer=…")
     (read,), (written,) = names
     total, n = torch.zeros(3, dtype=torch.float64), 0
-    for one in inputs:
+    for one in (inputs,) if isinstance(inputs, VideoInputs) else inputs:
         chosen = torch.zeros_like(one.tokens, dtype=torch.bool)
         for item, (layout, pad) in enumerate(zip(one.layouts, one.pads, strict=True)):
             chosen[item, pad + layout.positions(at).to(chosen.device)] = True

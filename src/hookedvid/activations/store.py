@@ -12,7 +12,7 @@ from torch import Tensor
 from hookedvid.activations.files import labels_name, opened, outcomes, read_questions, read_settings
 from hookedvid.activations.rows import LABELS
 from hookedvid.data.item import Item
-from hookedvid.errors import DataError, HookError, nearest
+from hookedvid.errors import DataError, HookError, InputError, nearest
 from hookedvid.study.run.sources import Moments
 from hookedvid.values.hook_names import part_of
 from hookedvid.values.serial import as_whole
@@ -51,6 +51,12 @@ class Rows:
         return f"Rows: {len(self)} of {n} items, {list(self.values.shape[1:])} numbers each, {self.values.dtype}"
 
 
+def check_rows(rows: Any) -> None:
+    """Raises InputError for what does not know which videos its rows are of, such as their values alone."""
+    if not isinstance(rows, Rows):
+        raise InputError(f"{type(rows).__name__} is no Rows, which know their videos; Activations.at(hook, layer) does")
+
+
 class Activations:
     """What `collect` keeps in a folder, read when it is asked for: one hook point at a time, never all.
 
@@ -82,12 +88,14 @@ class Activations:
             f"Activations: {len(self)} items{lost}, {len(self.hooks)} hook points at {s['at']!r}, {how}, {s['stored']}"
         )
 
-    def name(self, hook: str, layer: int | None = None) -> str:
+    def name(self, hook: Any, layer: int | None = None) -> str:
         """The full name of a hook point that was collected.
 
         Raises:
             HookError: With those that were.
         """
+        if not isinstance(hook, str):
+            raise HookError(f"{hook!r} is no hook point's name; its layer is an argument of its own: 'resid_post', 5")
         if layer is not None and layer < 0:
             layer += self.settings["n_layers"]
         block, part = "" if layer is None else f"blocks.{layer}.", part_of(hook)
