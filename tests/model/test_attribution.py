@@ -428,3 +428,58 @@ def test_a_source_is_patched_and_taken_by_the_same_positions():
     a = m.attribute(x, metric, nodes="resid_post", layers=1)
     # The second term is 0.5 times the step; rounding (1e-16 of a metric of 1) is as much of a loss of 1e-5 as 1e-11.
     assert float(a.nodes["resid_post"][0, x.layout.positions("text")].sum()) * 1e-5 == pytest.approx(lost, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", UNLIKE)
+def test_an_estimate_of_a_patch_is_the_slope_of_the_blend_that_ends_with_it(family):
+    """So estimate and exact effect are of one replacement."""
+    m = random_model(family)
+    x, other = m.encoded(rich_inputs(m)), rich_inputs(m, seed=2)
+    _, theirs = m.run_with_cache(other)
+    named = {"other": other}
+    found = m.attribute(x, metric, nodes=["resid_post", "attn_out", "mlp_out", "z"], reference="other", sources=named)
+    by_cache = m.attribute(x, metric, nodes="resid_post", reference=theirs)
+    for hook, layer, at in (
+        ("resid_post", 1, "video"),
+        ("attn_out", 0, "question"),
+        ("mlp_out", 2, "last"),
+        ("z", 1, "text"),
+    ):
+        there = x.layout.positions(at)
+
+        def blend(act, share, to=theirs[hook, layer][:, there], there=there):
+            return act.index_copy(1, there, torch.lerp(act[:, there], to, share))
+
+        share = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        name = f"blocks.{layer}." + ("attn." if hook == "z" else "") + f"hook_{hook}"
+        with m.hooks([(name, lambda act, hook, share=share, blend=blend: blend(act, share))]):
+            (slope,) = torch.autograd.grad(metric(m(x))[0], share)
+        patch = Patch(hook, layer, at, source="other")
+        assert found.estimate(patch) == pytest.approx(-slope.item(), rel=1e-9, abs=1e-12)
+        assert found.estimate([patch, patch]) == found.estimate(patch)
+        with m.hooks([(name, lambda act, hook, blend=blend: blend(act, 1.0))]):
+            whole = metric(m(x))[0]
+        assert metric(m(x, interventions=patch, sources={"other": theirs}))[0] == pytest.approx(whole.item(), rel=1e-12)
+    at = [Patch("resid_post", 1, p, source=theirs) for p in ("question", "last")]
+    assert by_cache.estimate(at) == pytest.approx(sum(map(by_cache.estimate, at)), rel=1e-12)
+
+
+def test_an_estimate_is_of_what_nodes_were_held_against():
+    m = random_model("llava-video")
+    x = m.encoded(rich_inputs(m))
+    zero, mean = (m.attribute(x, metric, nodes=["mlp_out", "resid_post"], reference=r) for r in ("zero", "mean"))
+    cells, out = x.layout.positions("patches"), {"zero": zero.nodes["mlp_out"], "mean": mean.nodes["mlp_out"]}
+    assert zero.estimate(Ablate("mlp_out", 1, "patches")) == float(out["zero"][1, cells].sum())
+    assert mean.estimate(Ablate("mlp_out", 1, "patches", by="mean")) == float(out["mean"][1, cells].sum())
+    refused = {
+        "is not the reference, 'zero'": (zero, Ablate("mlp_out", 1, "patches", by="mean")),
+        "is not the reference, 'mean'": (mean, Ablate("mlp_out", 1, "text", by="mean")),  # of several kinds of segment
+        "it puts in is not": (zero, Patch("mlp_out", 1, "text", source="zero")),
+        "several layers or hook points": (zero, Ablate("mlp_out", "0:2", "text")),
+        "no such node": (zero, Ablate("z", 1, "text")),
+        "by edges, or else writes": (zero, [Ablate("mlp_out", 1, "text"), LV_K]),
+        r"layer 1 \(0-based\) was not asked": (m.attribute(x, metric, nodes="z", layers=0), Ablate("z", 1, "text")),
+    }
+    for words, (found, asked) in refused.items():
+        with pytest.raises(InputError, match=words):
+            found.estimate(asked)

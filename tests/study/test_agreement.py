@@ -1,6 +1,7 @@
 """Gradients against runs: the statistics, the protocol's rows against derivatives taken by hand, what it says."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import Resamples
 from hookedvid.study.results.summary import Outcomes, summarise, write_csv
 from hookedvid.study.run.estimate import estimate
-from hookedvid.study.run.gradients import PER_STEP
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
 from models import UNLIKE, perturb
@@ -108,12 +108,14 @@ def model() -> HookedVideoLLM:
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("set"), seed=3, split="test", n_videos=1, questions_per_video=1)
+    return make_dataset(tmp_path_factory.mktemp("set"), seed=3, split="test", n_videos=2, questions_per_video=1)
 
 
 @pytest.fixture(scope="module")
 def ran(model, annotations, tmp_path_factory):
     laid, folder = plan(STUDY, model, annotations), tmp_path_factory.mktemp("runs")
+    own = [t for t in laid.tasks if t[0] is laid.items[0]]  # the other is there to patch from
+    laid = replace(laid, items=laid.items[:1], tasks=own)
     return laid, folder, run(laid, model, folder)
 
 
@@ -125,7 +127,7 @@ def test_one_step_is_the_derivative_by_a_weight_of_the_cut(ran, model, annotatio
     options = list(inputs.option_tokens[0])
     looked_at = 0
     for c in laid.conditions:
-        if c.estimate is None or c.estimate.how != "slope":
+        if c.estimate is None or c.estimate.how != "slope" or "streams" in c.knockout:
             continue
         (row,) = (r for r in rows if r["condition"] == c.label and r["item"] == item.id)
         assert row["status"] == "ok" and len(row["estimates"]) == len(c.estimate.of) and row["margin"] is None
@@ -142,8 +144,8 @@ def test_one_step_is_the_derivative_by_a_weight_of_the_cut(ran, model, annotatio
 
 def test_a_path_ends_where_all_that_is_asked_is_cut(ran, model, annotations):
     laid, _, rows = ran
-    by = {r["condition"]: r for r in rows}
     item = read_items(annotations)[0]
+    by = {r["condition"]: r for r in rows if r["item"] == item.id}
     inputs = model.prepare(annotations.parent / item.video, item.question, list(item.options))
     margin = logit_diff(inputs, item.answer)
     cuts = {x.label: x.interventions for x in laid.conditions}
@@ -158,6 +160,38 @@ def test_a_path_ends_where_all_that_is_asked_is_cut(ran, model, annotations):
         wanted = [one.estimate(cuts[x]) for x in other.estimate.of]
         assert by[other.label]["estimates"] == pytest.approx(wanted, abs=1e-9)
         assert by[c.label]["estimates"] == pytest.approx([found.estimate(cuts[x]) for x in c.estimate.of], abs=1e-9)
+
+
+def test_a_patch_and_its_estimate_are_of_one_replacement(ran, model, annotations):
+    """One run blends into the other at a place: its margin's slope at 0 is the estimate, its margin at 1 the row's."""
+    laid, _, rows = ran
+    item, other = read_items(annotations)
+    own, theirs = (
+        model.prepare(annotations.parent / i.video, item.question, list(item.options)) for i in (item, other)
+    )
+    margin, by = logit_diff(own, item.answer), {r["condition"]: r for r in rows if r["item"] == item.id}
+    _, cache = model.run_with_cache(theirs)
+    asked = {c.estimate.how: c for c in laid.conditions if c.estimate and "streams" in c.knockout}
+    assert set(asked) == {"slope", "path"}
+    said = {how: dict(zip(c.estimate.of, by[c.label]["estimates"], strict=True)) for how, c in asked.items()}
+    for label, (patch,) in [(c.label, c.interventions) for c in laid.conditions if c.label in said["slope"]]:
+        there, name = own.layout.positions(patch.at), f"blocks.{patch.layer}.hook_{patch.hook}"
+        share = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+        def blend(act, hook, share, there=there, to=cache[patch.hook, patch.layer]):
+            return act.index_copy(1, there, torch.lerp(act[:, there], to[:, there], share))
+
+        with model.hooks([(name, partial(blend, share=share))]):
+            (slope,) = torch.autograd.grad(margin(model(own)), share)
+        with model.hooks([(name, partial(blend, share=1.0))]), torch.no_grad():
+            whole = margin(model(own))
+        assert said["slope"][label] == pytest.approx(-slope.item(), abs=1e-9), label
+        assert by[label]["margin"] == pytest.approx(whole.item(), abs=1e-9), label
+    assert max(map(abs, said["slope"].values())) > 1e-3
+    path = model.attribute(own, margin, nodes="resid_post", reference=theirs, path="clip", n_steps=4)
+    lost = by["baseline"]["margin"] - margin(model(theirs)).item()
+    shares = sum(said["path"][f"resid_post layer 1 at {at} from another video"] for at in ("video", "text"))
+    assert shares == pytest.approx(lost, abs=path.gap + 1e-9), "video and text are the whole stream"
 
 
 def test_exact_rows_are_those_of_other_protocols(ran, model, annotations):
@@ -183,14 +217,17 @@ def test_rows_are_kept_and_read_back(ran, model, annotations):
     told = estimate(laid, model)
     assert told.n_rows == len(laid.tasks)
     bare = estimate(replace(laid, tasks=[t for t in laid.tasks if t[1].estimate is None]), model)
-    gradients = PER_STEP * 3 * (1 + 1 + 4) * told.forward.decoder + told.forward.tower + told.forward.projector
-    assert [a.flops - b.flops for a, b in zip(told.works, bare.works, strict=True)] == [gradients] * 3
+    decoder, encoded = told.forward.decoder, told.forward.tower + told.forward.projector
+    step = 3 * told.forward.linear + 4.5 * told.forward.attention  # for three edge sets, and nodes: 1 + 1 and 5 + 5
+    gradients = 3 * ((1 + 1 + 4) * step + decoder) + (1 + 5) * (step + decoder) + (1 + 2) * encoded
+    assert [a.flops - b.flops for a, b in zip(told.works, bare.works, strict=True)] == pytest.approx([gradients] * 3)
     assert estimate(laid, model, folder).n_done == len(laid.tasks)
 
 
 def test_an_item_without_a_margin_has_failed_estimates_alone(model, annotations, tmp_path):
-    (one, *_) = read_items(annotations)
-    laid = plan(STUDY, model, annotations, items=[replace(one, answer=None)])
+    one, *rest = read_items(annotations)
+    laid = plan(STUDY, model, annotations, items=[replace(one, answer=None), *rest])
+    laid = replace(laid, tasks=[t for t in laid.tasks if t[0].id == one.id])
     rows = run(laid, model, tmp_path)
     failed = [r for r in rows if r["status"] == "failed"]
     assert {r["condition"] for r in failed} == {c.label for c in laid.conditions if c.estimate}
@@ -207,9 +244,9 @@ def test_likelihood_is_differentiated_as_it_is_scored(model, annotations, tmp_pa
     study = Study(protocols=("attribution",), scoring="likelihood")
     laid = plan(study, model, path)
     few = {"baseline", "layers and heads by slope"}
-    laid = replace(laid, tasks=[t for t in laid.tasks if t[1].label in few])
-    base, row = run(laid, model, tmp_path / "rows")
     item = laid.items[0]
+    laid = replace(laid, tasks=[t for t in laid.tasks if t[1].label in few and t[0] is item])
+    base, row = run(laid, model, tmp_path / "rows")
     inputs = model.prepare(path.parent / item.video, item.question, answer=item.reference)
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     cut = next(c for c in laid.conditions if c.label == "LV-K layer 2 cut alone").interventions[0]
@@ -235,12 +272,16 @@ def conditions():
 def test_every_granularity_is_cut_and_asked_of_gradients():
     exact = [c for c in conditions()[1:] if c.estimate is None]
     kinds = {k: [c for c in exact if c.knockout == k] for k in dict.fromkeys(c.knockout for c in exact)}
-    assert {k: len(v) for k, v in kinds.items()} == {"layers": N, "heads": N * HEADS, "frames": FRAMES, "flows": 4 * N}
+    nodes = dict.fromkeys(attribution.NODES, 3 * N)
+    edges = {"layers": N, "heads": N * HEADS, "frames": FRAMES, "flows": 4 * N}
+    assert {k: len(v) for k, v in kinds.items()} == edges | nodes
     asked = [c for c in conditions() if c.estimate is not None]
-    together = ("layers and heads", "frames", "flows")
+    together = ("layers and heads", "frames", "flows", " and ".join(nodes))
     assert [(c.knockout, c.estimate.how) for c in asked] == [
-        (k, how) for k in together for how in ("slope", "cut", "path")
+        (k, how) for k in together for how in ("slope", "cut", "path") if (k, how) != (together[-1], "cut")
     ]
+    few = Study(protocols=("attribution",), step=3).conditions(N, HEADS, FRAMES)
+    assert {c.layer for c in few if c.knockout in nodes} == {1, 4}
     for c in asked:
         assert c.estimate.of == tuple(x.label for k in c.knockout.split(" and ") for x in kinds[k])
 
@@ -287,15 +328,18 @@ def test_what_ranks_as_runs_do_is_said_and_what_does_not():
     shown = group(lambda x, how: x / 2 if how == "path" else (x * 1e6) % 1.0)
     reading = REGISTRY["attribution"].read(shown)
     laws = {f.law: f for f in reading.findings}
-    assert list(laws) == [f"gradients rank {kind}" for kind in ("layers", "heads", "frames", "flows")]
+    assert list(laws) == [f"gradients rank {k}" for k in ("layers", "heads", "frames", "flows", *attribution.NODES)]
     heads = laws["gradients rank heads"]
     assert heads.supported and "(59 questions, 59 videos)" in heads.sentence
     assert "by path they rank 12 heads with r = 1.00 [0." in heads.sentence
     assert "and runs lose 2.00 [2.00, 2.00] times what they say; path is better than slope by" in heads.sentence
     assert all(len(row) == len(reading.sheet.columns) for row in reading.sheet.rows)
-    heads, flows = ([f"{n} {k}, {d}: r" for n, d in parts] for k, parts in (("heads", HEADS_BY), ("flows", FLOWS_BY)))
-    parts = [line[0] for line in reading.sheet.rows if line[0].endswith(": r")]
-    assert parts == ["4 layers: r", "12 heads: r", *heads, "5 frames: r", "16 flows: r", *flows]
+    by = {"heads": HEADS_BY, "flows": FLOWS_BY, **dict.fromkeys(attribution.NODES, HEADS_BY)}
+    heads, flows, *nodes = ([f"{n} {k}, {d}: r" for n, d in parts] for k, parts in by.items())
+    told = {row[0]: row[2] for row in reading.sheet.rows if row[0].endswith(": r")}
+    nodes = [line for k, some in zip(attribution.NODES, nodes, strict=True) for line in (f"12 {k}: r", *some)]
+    assert [*told] == ["4 layers: r", "12 heads: r", *heads, "5 frames: r", "16 flows: r", *flows, *nodes]
+    assert {line for line, by_cut in told.items() if not by_cut} == {*nodes}
     assert reading.sheet.columns == ("places", "slope", "cut", "path")
     assert [row[0] for row in reading.sheet.rows[6:10]] == [
         "  r of means", "  2 largest: found", "  wrong sign of these", "  lost / estimated",
@@ -321,10 +365,13 @@ def test_estimates_are_no_lines_of_tables_but_columns(tmp_path):
 
 def test_a_panel_for_each_granularity_about_a_diagonal():
     chart = REGISTRY["attribution"].read(group(lambda x, how: x * len(how))).chart
-    assert [p.name for p in chart.panels] == ["4 layers", "12 heads", "5 frames", "16 flows"]
+    nodes = [f"12 {k}" for k in attribution.NODES]
+    assert [p.name for p in chart.panels] == ["4 layers", "12 heads", "5 frames", "16 flows", *nodes]
     figure = plots.chart(chart, "a model, n = 24")
     drawn = [[line for line in axes.lines if line.get_marker() in "o^s"] for axes in figure.axes]
-    assert [[len(line.get_xdata()) for line in panel] for panel in drawn] == [[n] * 3 for n in (4, 12, 5, 16)]
+    n_drawn = [[len(line.get_xdata()) for line in panel] for panel in drawn]
+    assert n_drawn == [*([n] * 3 for n in (4, 12, 5, 16)), *[[12, 0, 12]] * 3]
+    assert len({panel[2].get_markeredgecolor() for panel in drawn}) == 1
     texts = [t.get_text() for t in figure.legends[0].get_texts()]
     assert (
         texts == ["by slope", "by cut", "by path"] and figure.axes[0].get_title() == "4 layers\nrank r 1.00, 1.00, 1.00"

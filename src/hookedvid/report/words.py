@@ -21,7 +21,7 @@ CLAIMS = {
     "adaptive beats fixed": "Leaving the video as soon as an item allows it beats one layer for all",
     "what a clip ": "A changed clip loses answers ({})",
     "where the answer is held": "Places can be named that hold the answer",
-    "gradients rank ": "Gradients of the intact model tell which {} matter, without cutting them",
+    "gradients rank ": "Gradients of the intact model tell which {} matter, without a run for each",
     "any law": "There is enough to say anything",
 }
 CAPTIONS = {
@@ -71,8 +71,9 @@ CAPTIONS = {
         "nothing, 1 all. Outlined cells are shown to bring back half."
     ),
     "attribution": (
-        "What cutting one place loses against what gradients say it would: a point for each place, the mean over "
-        "questions. On the dashed line gradients would be right, far from it wrong."
+        "What cutting one place, or giving it what it holds on another video, loses against what gradients say it "
+        "would: a point for each place, the mean over questions. On the dashed line gradients would be right, far from "
+        "it wrong."
     ),
 }
 # Terms as they stand in labels, columns and sentences; those that do not occur are left out.
@@ -98,6 +99,9 @@ GLOSSARY = {
     "attention": "Operations of attention alone that are left of the intact model's.",
     "margin": "How far the right option's logit is above the largest of the others.",
     "recovery": "The share of what noise took that comes back: 0 nothing, 1 all.",
+    "streams": "What positions hold after a layer, which the next one reads.",
+    "attn outputs": "What attention adds to the stream in a layer.",
+    "MLP outputs": "What the rest of a layer adds to the stream.",
     "rank r": "Rank correlation: 1 where gradients order places as runs do, 0 where by chance, -1 the other way round.",
     "change": "The score less the intact model's.",
     "points": "A difference of two percentages.",

@@ -69,7 +69,9 @@ class Source:
         if self.paired:
             others = [other for other in among if other.video != item.video]
             if not others:
-                raise ConfigError(f"sources.{self.name}: there is no other video to pair {item.id!r} with")
+                raise ConfigError(
+                    f"sources.{self.name}: there is no other video to pair {item.id!r} with; ask about two or more"
+                )
             rng = np.random.default_rng([self.seed, *item.id.encode(errors="surrogatepass")])
             other = others[int(rng.integers(len(others)))]
             seen = {n: getattr(other, n) for n in ("video", "bound", "folder_fps", "subtitles", "groups")}

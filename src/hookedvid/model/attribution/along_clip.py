@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hookedvid.errors import InputError
 from hookedvid.model.attribution.backward import Watch, backward
-from hookedvid.model.attribution.node_values import NodeValues
+from hookedvid.model.attribution.node_values import NodeValues, wide
 from hookedvid.model.attribution.request import Request
 from hookedvid.model.attribution.result import Attribution
 from hookedvid.model.run import Run, running
@@ -39,12 +39,13 @@ class _Conductance(NodeValues):
         self._before[place] = act, grad
         if last[0].shape != act.shape:
             raise InputError("other positions left along the path than in the run: leave out exits that decide late")
-        return ((last[1] + grad) / 2 * (act - last[0])).sum(-1)
+        before, slope, act, grad = map(wide, (*last, act, grad))
+        return ((slope + grad) / 2 * (act - before)).sum(-1)
 
 
 def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
     """Shares of nodes in what another clip's stream in place of the run's loses."""
-    model, other = asked.model, asked.reference
+    model, other = asked.model, asked.other
     if asked.edges is not None or not asked.nodes or not isinstance(other, VideoInputs):
         raise InputError(
             "a path from a clip is one of nodes alone, from other inputs: nodes=[…], reference=model.prepare(…) or "
@@ -77,7 +78,7 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
         of = nodes.of(i)
         gap = _gap(of, value - start, [layer >= model.cfg.n_deepstack for layer in asked.layers])
         path: dict[str, Any] = {"path": "clip", "n_steps": n_steps, "change": value - start, "gap": gap}
-        found.append(asked.result(i, value, nodes=of, **path))
+        found.append(asked.result(i, value, nodes=of, reference=asked.reference, **path))
     return found
 
 

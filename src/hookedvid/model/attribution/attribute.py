@@ -61,8 +61,8 @@ def attributions(
             `segments` (kinds), `cells` (of every frame); or knockouts without layers and heads, one set each.
         readers: Selectors of who reads along these edges, each on its own: `text` by default, for segments each kind.
         nodes: Hook points of the blocks: `resid_pre`, `z`, `mlp_out`, …
-        reference: Of nodes: `zero`; `mean`, over the positions of their kind of segment; a cache of another run, or its
-            inputs; or a reference set as an Ablate's source.
+        reference: Of nodes: `zero`; `mean`, over the positions of their kind of segment; a cache of another run, its
+            inputs, or a reference set as an Ablate's source, or the key of one of these in `sources`.
         layers: Blocks (0-based, negative from the end); all by default. None before the first is gone back through.
         path: None for one step. `weights`: edges, all that are asked about at once, from weight 0 to 1 (Aumann and
             Shapley's shares of what cutting all of them loses). `clip`: nodes, from the inputs that are the reference.

@@ -76,8 +76,7 @@ class NodeValues:
         for item, layout in enumerate(run.batch.layouts):
             pos = run.plan.rows[layer][item]
             there = (pos != PAD).to(act.device)
-            mine, slope = (x[item, there].to(torch.promote_types(x.dtype, torch.float32)) for x in (act, grad))
-            value = self.value(run, (name, layer, item), mine, slope, pos[pos != PAD])
+            value = self.value(run, (name, layer, item), act[item, there], grad[item, there], pos[pos != PAD])
             whole = value.new_zeros(*value.shape[1:], layout.n_tokens).index_copy_(
                 -1, pos[pos != PAD].to(value.device), value.movedim(0, -1)
             )
@@ -86,7 +85,8 @@ class NodeValues:
     def value(
         self, run: Run, place: tuple[str, int, int], act: Tensor, grad: Tensor, pos: Int[Tensor, " row"]
     ) -> Float[Tensor, "row *head"]:
-        """Of some rows."""
+        """Of some rows, in float32 at least."""
+        act, grad = wide(act), wide(grad)
         return (grad * (act - self._instead(run.batch, place, act, pos))).sum(-1)
 
     def _instead(
@@ -107,3 +107,8 @@ class NodeValues:
     def _write(self, name: str, layer: int) -> Write:
         by: Literal["mean", "rows"] = "rows" if isinstance(self.reference, VideoCache) else "mean"
         return Write(name, layer, "all", f"node {name!r}", by=by, source=self.reference)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -13,7 +13,7 @@ from hookedvid.values.inputs import VideoInputs
 
 def one_step(asked: Request) -> list[Attribution]:
     """By the gradients of the run itself."""
-    reference = asked.reference
+    reference = asked.other
     if isinstance(reference, VideoInputs):
         reference = _cache(asked, reference)
     nodes = NodeValues(asked.model, asked.nodes, asked.layers, reference)
@@ -25,7 +25,7 @@ def one_step(asked: Request) -> list[Attribution]:
     found: list[Attribution] = []
     for i, value in enumerate(values):
         of_edges = {"edges": edges.of(i), "knockouts": sets[i].knockouts, "softmax": asked.softmax} if sets else {}
-        found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i)))
+        found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i), reference=asked.reference))
     return found
 
 

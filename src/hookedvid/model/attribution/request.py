@@ -7,6 +7,7 @@ import torch
 
 from hookedvid.model.attribution.backward import Metric, numbers
 from hookedvid.model.attribution.result import Attribution, Softmax
+from hookedvid.model.run import Sources
 from hookedvid.nn.model import Model
 from hookedvid.values.edge_sets import WORDS, EdgeSets
 from hookedvid.values.edges import Knockout
@@ -22,6 +23,7 @@ class Request(NamedTuple):
     Attributes:
         batch: Of the clips that are shown.
         edges, readers: As `EdgeSets.of` takes them; no edges: None.
+        reference: As it was given: what nodes are held against, or its key among the sources.
     """
 
     model: Model
@@ -33,7 +35,7 @@ class Request(NamedTuple):
     nodes: tuple[str, ...]
     reference: Any
     interventions: tuple[Intervention, ...]
-    sources: Any
+    sources: Sources
     logits_to_keep: int | None
     softmax: Softmax
 
@@ -47,6 +49,13 @@ class Request(NamedTuple):
             asked = [Knockout("all", r) for r in ((readers,) if isinstance(readers, str) else readers or ())]
         warn_of_idle([k.cut for k in asked], layouts, grows=False)
         return found
+
+    @property
+    def other(self) -> Any:
+        """What nodes are held against."""
+        if isinstance(self.reference, str) and self.sources is not None:
+            return self.sources.get(self.reference, self.reference)
+        return self.reference
 
     @torch.no_grad()
     def value(self, input: Any, more: Sequence[Intervention] = (), **start: Any) -> list[float]:

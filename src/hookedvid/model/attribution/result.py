@@ -2,10 +2,11 @@
 
 # pandas has no stubs of its own.
 # pyright: reportMissingTypeStubs=false
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,8 +14,9 @@ from hookedvid.errors import InputError
 from hookedvid.values.columns import columns_of
 from hookedvid.values.edge_sets import EdgeSets
 from hookedvid.values.edges import Knockout
-from hookedvid.values.effects import Cut, check_heads, effects
-from hookedvid.values.interventions import Asked, as_interventions
+from hookedvid.values.effects import Cut, Effects, Write, check_heads, effects
+from hookedvid.values.interventions import Ablate, Asked, as_interventions
+from hookedvid.values.layer_range import EVERYWHERE
 from hookedvid.values.layout import TokenLayout
 from hookedvid.values.markup import Markup, shown, table
 from hookedvid.values.tensors import floats
@@ -38,6 +40,7 @@ class Attribution:
         knockouts: One an edge column: which edges it sums, without layers and heads.
         nodes: By hook point, [layer, pos] or [layer, head, pos] by layout position: an estimate of metric(run) -
             metric(the activation there as in the reference). 0 where a position had left.
+        reference: Of nodes, as `attribute` was given it.
         layout: Of the sequence.
         layers: Blocks that were asked about, 0-based.
         n_layers: How many the model has.
@@ -55,6 +58,7 @@ class Attribution:
     edges: Float[Tensor, "layer head edge"] | None = None
     knockouts: tuple[Knockout, ...] = ()
     nodes: Mapping[str, Float[Tensor, "layer *head pos"]] = field(default_factory=dict[str, Tensor])
+    reference: Any = None
     path: Path | None = None
     softmax: Softmax = "slope"
     n_steps: int = 1
@@ -88,20 +92,27 @@ class Attribution:
         return shown(repr(self), "sum over heads", table(("", *names[:COLUMNS]), rows), *more)
 
     def estimate(self, interventions: Asked) -> float:
-        """What cutting edges is estimated to lose, in the layers and heads of knockouts that were asked about.
+        """What cutting edges, or replacing what a hook point holds, is estimated to lose.
 
-        Heads, layers and knockouts add up: to first order they do. What is named twice counts once.
+        Heads, layers and knockouts add up: to first order they do. So do positions of one hook point in one layer.
+        What is named twice counts once.
 
         Args:
-            interventions: Knockouts, with layers and heads; none loses nothing.
+            interventions: Knockouts, with layers and heads, of edges that were asked about; none loses nothing. Or
+                writes to a node, by a Patch or an Ablate, of what it was held against: its `source` is the
+                attribution's reference, or both are zero, or both the mean of one kind of segment.
 
         Raises:
-            InputError: For edges, or a layer, that were not asked about, for what only weakens edges, and for
-                different sets that share edges.
+            InputError: For edges, nodes, or a layer, that were not asked about, for what only weakens edges, for
+                different sets that share edges, and for writes of something else than the reference.
         """
         asked = effects(as_interventions(interventions), self.n_layers)
-        if asked.writes or asked.exits or asked.clips or asked.same_time or any(asked.swaps):
-            raise InputError("only knockouts are estimated by edges; nodes are for writes")
+        cuts = any(asked.cuts)
+        if asked.exits or asked.clips or asked.same_time or any(asked.swaps) or (cuts and asked.writes):
+            raise InputError("only knockouts are estimated, by edges, or else writes, by nodes")
+        return self._of_writes(asked.writes) if asked.writes else self._of_cuts(asked)
+
+    def _of_cuts(self, asked: Effects) -> float:
         check_heads(asked.every_cut, len(self.heads))
         sets: dict[tuple[int, int], set[int]] = {}  # of a layer's head, each once
         for layer, cuts in enumerate(asked.cuts):
@@ -117,6 +128,32 @@ class Attribution:
             total += float(self.edges[row, head, list(columns)].sum())
         return total
 
+    def _of_writes(self, writes: Sequence[Write]) -> float:
+        """What is replaced in one layer is lost to those after, whose own gradients do not know it."""
+        (hook, layer), *others = dict.fromkeys((w.hook, w.layer) for w in writes)
+        if others:
+            raise InputError("nodes of several layers or hook points do not add up; estimate each alone")
+        if hook not in self.nodes:
+            raise InputError(f"{writes[0].label}: no such node was asked about; nodes were {[*self.nodes]}")
+        if layer is None or layer not in self.layers:
+            raise InputError(f"{writes[0].label}: {self._unasked(layer)}")
+        there = torch.zeros(self.layout.n_tokens, dtype=torch.bool)
+        for w in writes:
+            if not self._is_reference(w):
+                raise InputError(f"{w.label}: what it puts in is not the reference, {self.reference!r:.80}")
+            there[self.layout.positions(w.at)] = True
+        return float(self.nodes[hook][self.layers.index(layer)][..., there].sum())
+
+    def _is_reference(self, w: Write) -> bool:
+        """Whether a write puts in what nodes were held against."""
+        if self.reference == "zero":
+            return w in Ablate(w.hook, EVERYWHERE, w.at).effect(self.n_layers).writes
+        if self.reference != "mean":
+            return w.by in ("rows", "mean") and w == Write(w.hook, w.layer, w.at, "", by=w.by, source=self.reference)
+        kinds, at = columns_of(self.layout, "segments")[1], self.layout.positions(w.at)
+        whole = len(at) > 0 and torch.equal(at, (kinds == kinds[at[0]]).nonzero()[:, 0])
+        return whole and w == Write(w.hook, w.layer, w.at, "", by="mean")
+
     def _place(self, cut: Cut, layer: int) -> tuple[int, int]:
         """Where the values of a cut's edges are: of layers, of edges."""
         columns = [i for i, k in enumerate(self.knockouts) if _edges(k.cut) == _edges(cut)]
@@ -127,8 +164,11 @@ class Attribution:
                 "attribute(…, edges=…) takes others"
             )
         if layer not in self.layers:
-            raise InputError(f"{cut.label}: layer {layer} (0-based) was not asked about; layers were {self.layers}")
+            raise InputError(f"{cut.label}: {self._unasked(layer)}")
         return self.layers.index(layer), columns[0]
+
+    def _unasked(self, layer: int | None) -> str:
+        return f"layer {layer} (0-based) was not asked about; layers were {self.layers}"
 
     def to_frame(self, sum_heads: bool = False) -> "DataFrame":
         """Edges in long form: layer, head, query (the readers), column (the sources, or a knockout's name), value.

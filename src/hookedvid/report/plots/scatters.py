@@ -9,12 +9,14 @@ from hookedvid.study.results.charts import Panel, Scatters
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ACROSS = 4  # panels in a row at most
 MARKS = ("o", "^", "s", "D")
 
 
 def scatters(shown: Scatters, about: str = "") -> "Figure":
     """A panel for each kind of place, with a scale of its own; on the dashed line y is x."""
-    figure, panels = canvas(FULL, 2.7, len(shown.panels), shared=False)
+    rows = -(-len(shown.panels) // ACROSS)
+    figure, panels = canvas(FULL, 0.5 + 2.2 * rows, len(shown.panels), shared=False, rows=rows)
     for axes, panel in zip(panels, shown.panels, strict=True):
         _draw(axes, panel)
     figure.supxlabel(drawn(shown.x), fontsize=LABEL)

@@ -36,12 +36,15 @@ class Canvas(NamedTuple):
     panels: list[Any]
 
 
-def canvas(width: float = FULL, height: float = 4.2, panels: int = 1, shared: bool = True) -> Canvas:
-    """An empty figure, in inches; its panels share their y unless told."""
+def canvas(width: float = FULL, height: float = 4.2, panels: int = 1, shared: bool = True, rows: int = 1) -> Canvas:
+    """An empty figure, in inches, of panels in rows; they share their y unless told."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    made = [*figure.subplots(1, panels, sharey=shared, squeeze=False)[0]]
+    made = [*figure.subplots(rows, -(-panels // rows), sharey=shared, squeeze=False).flat]
+    for axes in made[panels:]:
+        axes.remove()
+    made = made[:panels]
     for axes in made:
         axes.spines[["top", "right"]].set_visible(False)
         dressed(axes)

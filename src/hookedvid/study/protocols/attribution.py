@@ -1,8 +1,8 @@
-"""`attribution`: what gradients say that single cuts cost, beside what they cost. Can estimates stand for runs?"""
+"""`attribution`: what gradients say that cuts and patches cost, beside what they cost. Can estimates stand for runs?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,61 +16,76 @@ from hookedvid.study.results.charts import Panel, Points, Scatters
 from hookedvid.study.results.evidence import Finding, enough, on
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import LEVEL, Interval, holm, paired_p
-from hookedvid.values.interventions import PATHWAYS, Knockout, LayerRange, label
+from hookedvid.values.interventions import PATHWAYS, Intervention, Knockout, LayerRange, Patch, label
 
 # The derivative of the intact run, the same with the softmax cut, a path: steps, and the softmax of one.
 ESTIMATES: tuple[tuple[int, Literal["slope", "cut"]], ...] = ((1, "slope"), (1, "cut"), (16, "slope"))
 STRETCHES = 8  # of frames at most, so that no more than so many runs are needed
 FLOWS = ("cross-frame", "video→question", "video→last", "question→last")
+# What positions hold in a layer, by the name of its kind: the stream after it, and what its two halves add to that.
+# `z` is no kind of its own: attn_out is linear in it, so that its heads together have the same effects and estimates.
+NODES = {"streams": "resid_post", "attn outputs": "attn_out", "MLP outputs": "mlp_out"}
+AT = ("video", "text", "last")
+OTHER = "another video"  # the source's name
 DEPTHS = ("early", "middle", "late")  # thirds of the layers
 RANKS = 0.7  # a rank correlation of that or more is agreement: about half of the ranks' variance
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Cuts of one granularity.
+    """Cuts, or patches, of one granularity.
 
     Attributes:
-        edges: What an attribution asks together, in every layer: the path leads to the run without them all.
+        asked: What an attribution asks together. Of edges, in every layer: the path leads to the run without them all.
+            Of nodes, at all positions: the path leads to the run on the other video.
+        single: Each alone.
     """
 
     name: str
-    edges: tuple[Knockout, ...]
-    cuts: tuple[Condition, ...]
+    asked: tuple[Intervention, ...]
+    single: tuple[Condition, ...]
 
 
 class Attribution(Protocol):
-    """Exact effects of single layers, heads, stretches of frames and flows by layer, and what gradients say of them.
+    """Exact effects of edges and of nodes, one place at a time, and what gradients say of them.
 
-    Of the first knockout are layers, heads and frames; flows are those between kinds of positions (Map the Flow's).
+    Edges are cut: single layers, heads and stretches of frames of the first knockout, and by layer the flows between
+    kinds of positions (Map the Flow's). Nodes are patched: what video, text or last position hold in a layer (its
+    stream, what attention or MLP add to it) becomes what they hold when the same question is asked of another video.
+    The other run's activation is what gradients are taken times the difference to as well: attribution patching
+    against activation patching (Syed et al., arXiv 2310.10348; Kramár et al., arXiv 2403.00745).
+
     The effect is what the right answer's margin loses where there is one, or the score. Estimates are taken in one
-    step, by the softmax's slope and by its cut, and along a path of 16 (`HookedVideoLLM.attribute`), each kind in an
-    attribution of its own.
+    step, by the softmax's slope and of edges by its cut too, and along a path of 16: of edges' weights, or of nodes
+    from the other video's embeddings to the item's own (`HookedVideoLLM.attribute`).
     """
 
     name: ClassVar[str] = "attribution"
     needs_logits: ClassVar[bool] = True
+    sources: ClassVar[Mapping[str, Any]] = {OTHER: {"paired": "video"}}
 
     def conditions(self, s: Setting) -> list[Condition]:
-        """Each cut alone, then what is asked of gradients.
+        """Each place alone, then what is asked of gradients.
 
         Raises:
             ConfigError: Where nobody says how many heads there are.
         """
         if not s.n_heads:
             raise ConfigError("heads are counted from a model: conditions(n_layers, n_heads) needs both")
-        kinds = [k for k in (_layers(s), _heads(s), _frames(s), _flows(s)) if k.cuts]
-        together: dict[tuple[Knockout, ...], list[Kind]] = {}
+        kinds = [k for k in (_layers(s), _heads(s), _frames(s), _flows(s), *_nodes(s)) if k.single]
+        together: dict[tuple[Intervention, ...], list[Kind]] = {}
         for kind in kinds:
-            together.setdefault(kind.edges, []).append(kind)
+            together.setdefault(kind.asked, []).append(kind)
         estimates: list[Condition] = []
-        for edges, some in together.items():
-            name, of = " and ".join(k.name for k in some), tuple(c.label for k in some for c in k.cuts)
+        for asked, some in together.items():
+            name, of = " and ".join(k.name for k in some), tuple(c.label for k in some for c in k.single)
+            ways = [Estimate(of, *how) for how in ESTIMATES]
             estimates += [
-                Condition(f"{name} by {_told(e)}", edges, self.name, name, estimate=e)
-                for e in (Estimate(of, *how) for how in ESTIMATES)
+                Condition(f"{name} by {_told(e)}", asked, self.name, name, estimate=e)
+                for e in ways
+                if e.how in _ways(some[0].name)
             ]
-        return [*(c for kind in kinds for c in kind.cuts), *estimates]
+        return [*(c for kind in kinds for c in kind.single), *estimates]
 
     def read(self, group: Group) -> Reading:
         """How well estimates rank places, find the largest, size them and tell their signs; by depth as well."""
@@ -83,6 +98,12 @@ class Attribution(Protocol):
 
 def _told(e: Estimate) -> str:
     return e.how if e.n_steps == 1 else f"a path of {e.n_steps}"
+
+
+def _ways(kind: str) -> list[str]:
+    """In which a kind is estimated: nodes are behind no softmax that could be cut."""
+    each = dict.fromkeys(Estimate((), *how).how for how in ESTIMATES)
+    return [how for how in each if how != "cut" or kind not in NODES]
 
 
 def _whole(s: Setting) -> tuple[str, Knockout]:
@@ -127,6 +148,21 @@ def _flows(s: Setting) -> Kind:
     return Kind("flows", tuple(edges), tuple(cuts))
 
 
+def _nodes(s: Setting) -> list[Kind]:
+    """Of every `step`-th layer; one attribution answers for all."""
+    layers = range(0, s.n_layers, s.step)
+    asked = tuple(Patch(hook, i, "all", OTHER) for i in layers for hook in NODES.values())
+
+    def patched(name: str, hook: str, i: int, at: str) -> Condition:
+        what = f"{hook} layer {i + 1} at {at} from {OTHER}"
+        return Condition(what, (Patch(hook, i, at, OTHER),), Attribution.name, name, i + 1)
+
+    return [
+        Kind(name, asked, tuple(patched(name, hook, i, at) for i in layers for at in AT))
+        for name, hook in NODES.items()
+    ]
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +190,7 @@ def _parts(group: Group) -> list[tuple[str, str, list[Condition]]]:
     for kind in dict.fromkeys(c.knockout for c in conditions):
         own = [c for c in conditions if c.knockout == kind]
         parts.append((kind, "", own))
-        for i, depth in enumerate(DEPTHS if kind in ("heads", "flows") else ()):
+        for i, depth in enumerate(DEPTHS if kind in ("heads", "flows", *NODES) else ()):
             third = [c for c in own if ((c.layer or 1) - 1) * len(DEPTHS) // group.n_layers == i]
             parts += [(kind, depth, third)] * (len(third) > 1)
     return parts
@@ -166,8 +202,8 @@ def _compared(group: Group, kind: str, depth: str, conditions: Sequence[Conditio
     values = o.values[group.finest][:, group.columns]
     exact = values[0] - values[rows]
     lines: list[Line] = []
-    for how, estimates in o.estimates.items():
-        estimate = estimates[rows][:, group.columns]
+    for how in _ways(kind):
+        estimate = o.estimates[how][rows][:, group.columns]
         known = np.isfinite(exact + estimate).all(0)
         means = [x[:, known].mean(1) if known.any() else np.full(len(rows), np.nan) for x in (exact, estimate)]
         lines.append(Line(kind, depth, how, agreement(exact, estimate, group.resamples), means[0], means[1]))
@@ -176,17 +212,20 @@ def _compared(group: Group, kind: str, depth: str, conditions: Sequence[Conditio
 
 def _sheet(group: Group, lines: Sequence[Line]) -> Sheet:
     parts = list(dict.fromkeys((line.kind, line.depth) for line in lines))
+    hows = list(dict.fromkeys(line.how for line in lines))
     rows: list[list[str]] = []
     for kind, depth in parts:
-        own = [line.agreement for line in lines if (line.kind, line.depth) == (kind, depth)]
-        told = _measures(own[0], f"{own[0].n_places} {kind}{f', {depth}' if depth else ''}")
-        rows += [[what, *(_two(getattr(a, field)) for a in own)] for field, what in told[: 1 if depth else None]]
+        own = {line.how: line.agreement for line in lines if (line.kind, line.depth) == (kind, depth)}
+        first = next(iter(own.values()))
+        told = _measures(first, f"{first.n_places} {kind}{f', {depth}' if depth else ''}")
+        for field, what in told[: 1 if depth else None]:
+            rows.append([what, *(_two(getattr(own[how], field)) if how in own else "" for how in hows)])
     n, n_videos = max(((x.agreement.n, x.agreement.n_videos) for x in lines), default=(0, 0))
     title = (
-        f"{group.finest} lost by single cuts, gradients against runs; {on(n, n_videos)} ({group.name})\n"
+        f"{group.finest} lost by cuts and patches, gradients against runs; {on(n, n_videos)} ({group.name})\n"
         "r: rank correlation of a question's places, and of the places' means"
     )
-    return Sheet(title, ("places", *dict.fromkeys(x.how for x in lines)), rows)
+    return Sheet(title, ("places", *hows), rows)
 
 
 def _measures(a: Agreement, places: str) -> list[tuple[str, str]]:
@@ -232,14 +271,16 @@ def _findings(group: Group, lines: Sequence[Line]) -> list[Finding]:
 
 def _chart(group: Group, lines: Sequence[Line]) -> Scatters:
     whole = [line for line in lines if not line.depth]
+    hows = dict.fromkeys(line.how for line in whole)
     panels: list[Panel] = []
     for kind in dict.fromkeys(line.kind for line in whole):
-        own = [line for line in whole if line.kind == kind]
-        points = [Points(f"by {x.how}", x.estimate.tolist(), x.exact.tolist()) for x in own]
-        note = "rank r " + ", ".join(number(x.agreement.ranks.value, 2) for x in own)
-        panels.append(Panel(f"{own[0].agreement.n_places} {kind}", points, note))
+        own = {line.how: line for line in whole if line.kind == kind}
+        drawn = {how: (x.estimate.tolist(), x.exact.tolist()) for how, x in own.items()}
+        points = [Points(f"by {how}", *drawn.get(how, ([], []))) for how in hows]  # each way in a colour of its own
+        r = [number(own[how].agreement.ranks.value, 2) if how in own else "–" for how in hows]
+        panels.append(Panel(f"{len(points[0].xs)} {kind}", points, f"rank r {', '.join(r)}"))
     unit = "logits" if group.finest == "margin" else group.scoring.unit
     return Scatters(
-        f"{group.finest} lost by single cuts, means over {group.name} questions", f"by gradients, {unit}",
+        f"{group.finest} lost by cuts and patches, means over {group.name} questions", f"by gradients, {unit}",
         f"by runs, {unit}", panels,
     )  # fmt: skip

@@ -12,7 +12,9 @@ b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
   on the way there, and what the stream (few states of text behind it), or the texts run at once, take inside a block:
   of N rows b N (6 d + 2 kv) in attention, then b (N (2 d + kv) + n (2 d + 2 d_mlp)), n rows at a time in the MLP
   (all where a patch or an edit writes to them).
-* An attribution: what `layers` keeps, each block's activations being computed anew for its backward.
+* An attribution: what `layers` keeps, each block's activations being computed anew for its backward. One of nodes
+  also keeps them of the other run, or along a path them and their gradients of the run before: b N d, or twice that,
+  for each hook point.
 * The tower: b rows (3 d + 2 d_mlp) of all frames at once, and their pixels twice.
 """
 
@@ -43,7 +45,7 @@ from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
 from hookedvid.study.results.adaptive import Course
 from hookedvid.study.run.failures import attempt
-from hookedvid.study.run.gradients import PER_STEP
+from hookedvid.study.run.gradients import ATTENTION, LINEAR, worth
 from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.rounds import at_most
 from hookedvid.study.run.sharing import Tasks, swept_together
@@ -251,15 +253,18 @@ def _works(
     everything = [one for questions in videos for one in questions]
     n, lm = max(inputs.layout.n_tokens for inputs, _ in everything), cfg.lm
     backward = sum(_backward(cfg, x.layout, tasks) for x, tasks in everything)
+    nodes = max((worth(c, lm.n_layers).nodes for _, tasks in everything for c, _ in tasks if c.estimate), default=0)
     videos = [[(x, [(c, t) for c, t in tasks if c.estimate is None]) for x, tasks in some] for some in videos]
     everything = [one for questions in videos for one in questions]
     tower = max(_tower_memory(cfg, inputs.layout, size) for inputs, _ in everything)
     whole = _forward_memory(lm, n, size)
 
-    def work(reuse: Reuse, flops: int, memory: int) -> Work:
-        return Work(reuse, share * (flops + backward + given.runs) + given.sets, max(memory, kept if backward else 0))
+    def work(reuse: Reuse, flops: float, memory: int) -> Work:
+        held = kept + nodes * stream if backward else 0
+        return Work(reuse, share * (flops + backward + given.runs) + given.sets, max(memory, held))
 
-    kept = max(tower, whole + size * n * lm.d_model * lm.n_layers)
+    stream = size * n * lm.d_model
+    kept = max(tower, whole + stream * lm.n_layers)
     inside = [(x.layout, parted(c.interventions, lm.n_layers)[1]) for x, tasks in everything for c, _ in tasks]
     naive = sum(Costs(cfg, layout).of(rest, left=()).total for layout, rest in inside)
     works = [work("none", naive, max(tower, whole))]
@@ -276,11 +281,12 @@ def _works(
     return tuple(works)
 
 
-def _backward(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> int:
-    """What gradients take, the tower run once for all of an item."""
-    n_steps = sum(c.estimate.n_steps for c, _ in tasks if c.estimate is not None)
-    intact = Costs(cfg, layout).of()
-    return PER_STEP * n_steps * intact.decoder + (intact.total - intact.decoder) * (n_steps > 0)
+def _backward(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> float:
+    """What gradients take, an item's own tower run once for all."""
+    asked = [worth(c, cfg.n_layers) for c, _ in tasks if c.estimate is not None]
+    intact, steps, runs, clips = Costs(cfg, layout).of(), *(sum(w[i] for w in asked) for i in range(3))
+    step, encoded = LINEAR * intact.linear + ATTENTION * intact.attention, intact.total - intact.decoder
+    return steps * step + runs * intact.decoder + (clips + bool(asked)) * encoded
 
 
 def _by_layers(cfg: VideoLLMConfig, layout: TokenLayout, tasks: Tasks) -> int:

@@ -60,6 +60,8 @@ class Given:
     def of(self, item: Item, condition: Condition, task: Task, asked: Asked) -> dict[str, Any] | None:
         """By name, for one item's run under a condition; None where it takes nothing.
 
+        An estimate is given the inputs of other runs, not their caches: attribution asks for more than one run of them.
+
         Args:
             item: Of the study.
             condition: It is asked under.
@@ -73,7 +75,9 @@ class Given:
         for name in names(condition.interventions):
             source, needs = self._plan.sources[name], self._needs(name, condition)
             items = source.items(item, self._plan.pool)
-            if source.reference:
+            if condition.estimate is not None:
+                given[name] = asked(items[0])
+            elif source.reference:
                 given[name] = self._set(name, task.settings["sources"][name], items, needs, asked)
             else:
                 given[name] = self._run(items[0], needs, asked)

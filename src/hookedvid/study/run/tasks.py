@@ -297,7 +297,7 @@ def _run_video(
         if isinstance(inputs, Outcome):
             results |= {task.key: inputs for _, task in tasks}
             continue
-        results |= _estimated(plan, model, item, inputs, tasks)
+        results |= _estimated(plan, model, item, inputs, tasks, sources)
         tasks = [(c, t) for c, t in tasks if c.estimate is None]
         ready[item.id], prices[item.id] = inputs, Costs(model.cfg, inputs.layout)
         for condition, task in tasks:
@@ -323,13 +323,19 @@ def _run_video(
             yield (condition, task), _priced(outcome, shares.get(task.key))
 
 
-def _estimated(plan: Plan, model: Model, item: Item, inputs: VideoInputs, tasks: Tasks) -> dict[str, Tensor | Outcome]:
-    """Outcomes of the conditions that gradients are asked of, by row; the tower runs once for all."""
+def _estimated(
+    plan: Plan, model: Model, item: Item, inputs: VideoInputs, tasks: Tasks, sources: Sources
+) -> dict[str, Tensor | Outcome]:
+    """Outcomes of the conditions that gradients are asked of, by row; the item's tower runs once for all."""
     asked = [(c, t) for c, t in tasks if c.estimate is not None]
     start = attempt(model.encoded, inputs) if asked else inputs
     if isinstance(start, Outcome):
         return {t.key: start for _, t in asked}
-    return {t.key: attempt(estimated, plan, model, item, start, c) for c, t in asked}
+    given = {t.key: attempt(sources, item, c, t) for c, t in asked}
+    return {
+        t.key: g if isinstance(g := given[t.key], Outcome) else attempt(estimated, plan, model, item, start, c, g)
+        for c, t in asked
+    }
 
 
 def _prepare(plan: Plan, model: Model, item: Item, clip: Clip | HookedVidError, tasks: Tasks) -> VideoInputs:
