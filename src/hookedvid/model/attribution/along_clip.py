@@ -21,6 +21,7 @@ from hookedvid.model.attribution.result import Attribution
 from hookedvid.model.run import Run, running
 from hookedvid.nn.model import Model
 from hookedvid.values.inputs import VideoInputs
+from hookedvid.values.progress import bar
 from hookedvid.values.tensors import floats
 
 
@@ -69,10 +70,12 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
         return {"input": torch.lerp(*ends, share), "start_at_layer": 0, "inputs": replace(batch, features=features)}
 
     values: list[list[float]] = []
-    for share in placed([asked.value(**between(step / n_steps)) for step in range(n_steps + 1)]):
-        with running(model, **between(share), interventions=asked.interventions, sources=asked.sources) as run:
-            watch = Watch(min(asked.layers), {}, nodes.hooks(run))
-            values.append(backward(model, run, asked.metric, asked.logits_to_keep, watch))
+    with bar(n_steps + 1, "along the path", "steps") as done:
+        for share in placed([asked.value(**between(step / n_steps)) for step in range(n_steps + 1)]):
+            with running(model, **between(share), interventions=asked.interventions, sources=asked.sources) as run:
+                watch = Watch(min(asked.layers), {}, nodes.hooks(run))
+                values.append(backward(model, run, asked.metric, asked.logits_to_keep, watch))
+            done(1)
     found: list[Attribution] = []
     for i, (start, value) in enumerate(zip(values[0], values[-1], strict=True)):
         of = nodes.of(i)

@@ -22,6 +22,7 @@ from hookedvid.model.attribution.result import Attribution
 from hookedvid.model.run import running
 from hookedvid.values.edge_sets import together
 from hookedvid.values.masks import NoEdgeWarning
+from hookedvid.values.progress import bar
 
 POWER = 8  # p: the first point inside is at w = 1/256
 
@@ -42,9 +43,10 @@ def along_weights(asked: Request, n_steps: int) -> list[Attribution]:
             values = backward(
                 model, run, asked.metric, asked.logits_to_keep, Watch(min(asked.layers), edges.probes, [])
             )
+        done(1)
         return Point(values, [edges.of(i) * (POWER / t) for i in range(batch.batch_size)])
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), bar(n_steps, "along the path", "steps") as done:
         warnings.filterwarnings("ignore", "attributed_", NoEdgeWarning)
         cut = asked.value(batch, [c.at(i) for c in cuts for i in asked.layers])
         end = at(1.0)
