@@ -149,6 +149,9 @@ def test_conditions_are_taken_some_at_a_time(finished, model, tmp_path):
     waves = [labels[i : i + 4] for i in range(0, len(labels), 4)]
     looks = [{d.look for d in taken.decisions if d.condition.label in wave} for wave in waves]
     assert all(max(a) < min(b) for a, b in pairwise(looks)) and len(looks) == 3
+    least, together = taken.least(), Course(STUDY, laid.items, laid.conditions, laid.scoring).least()
+    assert all(d.videos >= least[d.verdict != "critical"] for d in taken.last)
+    assert any(d.videos < together[d.verdict != "critical"] for d in taken.last), "few are left when the last are asked"
     assert {d.condition.label: d.verdict for d in taken.last} == {
         label: "critical" if label in CRITICAL else "not critical" for label in labels
     }

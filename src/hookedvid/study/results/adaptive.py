@@ -130,11 +130,13 @@ class Course:
     def least(self) -> tuple[int, int]:
         """Videos that a condition takes at least to be critical, and to be not; more than there are: it cannot be.
 
-        The first where every video loses all that it can, the second where none changes.
+        The first where every video loses all that it can, the second where none changes; both in the last of the groups
+        that are asked one after the other, where all before it are settled.
         """
+        last = (len(self.conditions) - 1) % (self.study.at_once or len(self.conditions)) + 1
         n_items = np.cumsum([len(self._of[video]) for video in self.videos]).tolist()
         first = next((n for n, items in enumerate(n_items, 1) if enough(items, n)), len(n_items) + 1)
-        counts = sequential.least_videos(len(self.conditions), self.study.smallest_effect, self.span)
+        counts = sequential.least_videos(last, self.study.smallest_effect, self.span)
         looks = [-(-max(first, n) // self.study.look_every) * self.study.look_every for n in counts]
         critical, not_critical = (
             min(look, len(n_items)) if max(first, n) <= len(n_items) else look
