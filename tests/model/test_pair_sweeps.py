@@ -6,13 +6,14 @@ from functools import cache
 
 import pytest
 import torch
+from pandas import DataFrame
 from transformer_lens import patching
 from transformer_lens.tools import analysis
 
 from hookedvid import Edit, Patch, VideoInputs
 from hookedvid.errors import InputError
 from lens_model import STORED, inputs, model
-from models import ROUNDING, apart
+from models import ROUNDING, UNLIKE, apart, random_model, rich_inputs
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -154,6 +155,30 @@ def test_stacked_sweeps_hold_the_single_ones(name):
         assert torch.equal(part[..., : alone.shape[-2], :], alone) and not part[..., alone.shape[-2] :, :].any()
     for i, row in enumerate(ROWS):
         assert abs(found.baseline[i] - margins(model(2, 1)(asked(PAIRS[row][1])))) <= STORED
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+@torch.no_grad()
+def test_a_patch_goes_from_video_to_video_in_every_family(name):
+    m = random_model(name)
+    clean, corrupt = (m.encoded(rich_inputs(m, seed=s)) for s in (1, 2))
+    corrupt = corrupt.with_tokens(clean.tokens)
+    both = m.bind_pair(clean, corrupt)
+    _, source = both.run_with_cache(both.clean, names_filter="resid_pre")
+    video = clean.layout.positions("video").tolist()
+    cells = [(m.cfg.n_layers - 1, pos) for pos in (video[0], video[-1], clean.layout.n_tokens - 1)]
+    found = patching.get_act_patch_resid_pre(
+        both, both.corrupt, source, lambda logits: logits[0, -1, 0] - logits[0, -1, 1],
+        index_axis_names=None, index_df=DataFrame(cells, columns=["layer", "pos"]),
+    )  # fmt: skip
+    for value, (layer, pos) in zip(found, cells, strict=True):
+
+        def exchange(rows: torch.Tensor, pos: int = pos, layer: int = layer) -> torch.Tensor:
+            return rows.index_copy(1, torch.tensor([pos]), source["resid_pre", layer][:, [pos]])
+
+        logits = m(corrupt, interventions=[Edit("resid_pre", layer, exchange)])
+        assert abs(value - (logits[0, -1, 0] - logits[0, -1, 1])) <= STORED
+    assert found.unique().numel() == 3
 
 
 @torch.no_grad()
