@@ -278,6 +278,8 @@ def test_metrics_are_the_answers_margin_and_log_probability():
             logit_diff(x, bad)
     with pytest.raises(InputError, match="the metric is 'logit_diff'; give a function"):
         m.attribute(x, "logit_diff")
+    with pytest.raises(InputError, match="the reference is of nodes, and edges have none"):
+        m.attribute(x, logit_diff(x, 0), reference="mean")
     with pytest.raises(InputError, match="are one option"):
         logit_diff(x, 1, 1)
     with pytest.raises(InputError, match=r"of 1 item\(s\), and these are logits of 2"):

@@ -200,6 +200,7 @@ def lens(
         InputError: On a batch, for layers, positions and tokens that are not there, layers without a map, and
             maps of another shape or not finite.
     """
+    inputs = model.inputs_of(inputs)
     inputs.layout  # noqa: B018 - raises on a batch
     inputs, rest = shown(model, inputs, interventions)
     wanted, checked = _checked(model, layers, maps)

@@ -80,13 +80,19 @@ def attributions(
         HookError: Where something listens on scores or pattern of a block asked about.
     """
     batch, rest = shown(model, _decoder_inputs(model, inputs), interventions)
-    if not callable(metric):
-        raise InputError(f"the metric is {metric!r:.60}; give a function of the logits, such as logit_diff(inputs, 0)")
     names = (nodes,) if isinstance(nodes, str) else tuple(nodes)
+    _check(metric, names, reference)
     sets, blocks = _sets(edges, names), as_blocks(layers, model.cfg.n_layers)
     keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
     asked = Request(model, batch, metric, blocks, sets, readers, names, reference, rest, sources, keep, softmax)
     return _by(asked, path, counted("n_steps", n_steps))
+
+
+def _check(metric: Any, nodes: Sequence[str], reference: Any) -> None:
+    if not callable(metric):
+        raise InputError(f"the metric is {metric!r:.60}; give a function of the logits, such as logit_diff(inputs, 0)")
+    if not nodes and not (isinstance(reference, str) and reference == "zero"):
+        raise InputError("the reference is of nodes, and edges have none: ask for nodes=[…], or leave reference out")
 
 
 def like(
