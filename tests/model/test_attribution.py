@@ -440,7 +440,7 @@ def test_an_estimate_of_a_patch_is_the_slope_of_the_blend_that_ends_with_it(fami
     _, theirs = m.run_with_cache(other)
     named = {"other": other}
     found = m.attribute(x, metric, nodes=["resid_post", "attn_out", "mlp_out", "z"], reference="other", sources=named)
-    by_cache = m.attribute(x, metric, nodes="resid_post", reference=theirs)
+    by_cache = m.attribute(x, metric, nodes="resid_post", reference="other", sources={"other": theirs})
     for hook, layer, at in (
         ("resid_post", 1, "video"),
         ("attn_out", 0, "question"),
@@ -462,7 +462,7 @@ def test_an_estimate_of_a_patch_is_the_slope_of_the_blend_that_ends_with_it(fami
         with m.hooks([(name, lambda act, hook, blend=blend: blend(act, 1.0))]):
             whole = metric(m(x))[0]
         assert metric(m(x, interventions=patch, sources={"other": theirs}))[0] == pytest.approx(whole.item(), rel=1e-12)
-    at = [Patch("resid_post", 1, p, source=theirs) for p in ("question", "last")]
+    at = [Patch("resid_post", 1, p, source="other") for p in ("question", "last")]
     assert by_cache.estimate(at) == pytest.approx(sum(map(by_cache.estimate, at)), rel=1e-12)
 
 
@@ -474,9 +474,13 @@ def test_an_estimate_is_of_what_nodes_were_held_against():
     assert zero.estimate(Ablate("mlp_out", 1, "patches")) == float(out["zero"][1, cells].sum())
     assert mean.estimate(Ablate("mlp_out", 1, "patches", by="mean")) == float(out["mean"][1, cells].sum())
     refused = {
-        "is not the reference, 'zero'": (zero, Ablate("mlp_out", 1, "patches", by="mean")),
-        "is not the reference, 'mean'": (mean, Ablate("mlp_out", 1, "text", by="mean")),  # of several kinds of segment
+        "is not the reference, which is 'zero'": (zero, Ablate("mlp_out", 1, "patches", by="mean")),
+        "is not the reference, which is 'mean'": (
+            mean,
+            Ablate("mlp_out", 1, "text", by="mean"),
+        ),  # of several kinds of segment
         "it puts in is not": (zero, Patch("mlp_out", 1, "text", source="zero")),
+        "which has no name": (m.attribute(x, metric, nodes="mlp_out", reference=x), Patch("mlp_out", 1, "text")),
         "several layers or hook points": (zero, Ablate("mlp_out", "0:2", "text")),
         "no such node": (zero, Ablate("z", 1, "text")),
         "by edges, or else writes": (zero, [Ablate("mlp_out", 1, "text"), LV_K]),

@@ -81,7 +81,7 @@ def along_clip(asked: Request, n_steps: int) -> list[Attribution]:
         of = nodes.of(i)
         gap = _gap(of, value - start, [layer >= model.cfg.n_deepstack for layer in asked.layers])
         path: dict[str, Any] = {"path": "clip", "n_steps": n_steps, "change": value - start, "gap": gap}
-        found.append(asked.result(i, value, nodes=of, reference=asked.reference, **path))
+        found.append(asked.result(i, value, nodes=of, reference=asked.name, **path))
     return found
 
 

@@ -20,7 +20,7 @@ from hookedvid.values.effects import Write
 from hookedvid.values.hook_names import is_map, part_of
 from hookedvid.values.inputs import PAD, VideoInputs
 
-WORDS = ("zero", "mean")
+REFERENCES = ("zero", "mean")
 
 
 class NodeValues:
@@ -45,9 +45,10 @@ class NodeValues:
         for name in self.names:
             if is_map(name) or part_of(name) != "blocks":
                 raise InputError(f"nodes are what positions hold in the decoder's blocks, such as 'z', not {name!r}")
-        if reference is None or (isinstance(reference, str) and reference not in WORDS):
+        if reference is None or (isinstance(reference, str) and reference not in REFERENCES):
             raise InputError(
-                f"no reference {reference!r} ({nearest(str(reference), WORDS)}; or a cache, or moments of a set)"
+                f"no reference {reference!r} ({nearest(str(reference), REFERENCES)}, a cache, moments of a set, or the "
+                "key of one in sources)"
             )
         self._found: dict[tuple[int, str, int], Tensor] = {}
         self._known: dict[tuple[str, int, int], Any] = {}

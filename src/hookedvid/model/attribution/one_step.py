@@ -25,7 +25,7 @@ def one_step(asked: Request) -> list[Attribution]:
     found: list[Attribution] = []
     for i, value in enumerate(values):
         of_edges = {"edges": edges.of(i), "knockouts": sets[i].knockouts, "softmax": asked.softmax} if sets else {}
-        found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i), reference=asked.reference))
+        found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i), reference=asked.name))
     return found
 
 

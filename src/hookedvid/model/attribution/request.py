@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hookedvid.model.attribution.backward import Metric, numbers
+from hookedvid.model.attribution.node_values import REFERENCES
 from hookedvid.model.attribution.result import Attribution, Softmax
 from hookedvid.model.run import Sources
 from hookedvid.nn.model import Model
@@ -53,9 +54,14 @@ class Request(NamedTuple):
     @property
     def other(self) -> Any:
         """What nodes are held against."""
-        if isinstance(self.reference, str) and self.sources is not None:
-            return self.sources.get(self.reference, self.reference)
-        return self.reference
+        if self.name in (None, *REFERENCES) or self.sources is None:
+            return self.reference
+        return self.sources.get(self.reference, self.reference)
+
+    @property
+    def name(self) -> str | None:
+        """The word or key of what nodes are held against."""
+        return self.reference if isinstance(self.reference, str) else None
 
     @torch.no_grad()
     def value(self, input: Any, more: Sequence[Intervention] = (), **start: Any) -> list[float]:

@@ -4,7 +4,7 @@
 # pyright: reportMissingTypeStubs=false
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,8 @@ class Attribution:
         knockouts: One an edge column: which edges it sums, without layers and heads.
         nodes: By hook point, [layer, pos] or [layer, head, pos] by layout position: an estimate of metric(run) -
             metric(the activation there as in the reference). 0 where a position had left.
-        reference: Of nodes, as `attribute` was given it.
+        reference: Of nodes, `zero`, `mean` or the key of a source; None where `attribute` was given the other run
+            itself, which is not kept.
         layout: Of the sequence.
         layers: Blocks that were asked about, 0-based.
         n_layers: How many the model has.
@@ -58,7 +59,7 @@ class Attribution:
     edges: Float[Tensor, "layer head edge"] | None = None
     knockouts: tuple[Knockout, ...] = ()
     nodes: Mapping[str, Float[Tensor, "layer *head pos"]] = field(default_factory=dict[str, Tensor])
-    reference: Any = None
+    reference: str | None = None
     path: Path | None = None
     softmax: Softmax = "slope"
     n_steps: int = 1
@@ -99,8 +100,8 @@ class Attribution:
 
         Args:
             interventions: Knockouts, with layers and heads, of edges that were asked about; none loses nothing. Or
-                writes to a node, by a Patch or an Ablate, of what it was held against: its `source` is the
-                attribution's reference, or both are zero, or both the mean of one kind of segment.
+                writes to a node, by a Patch or an Ablate, of what it was held against: both by the same key of a
+                source, or both zero, or both the mean of one kind of segment.
 
         Raises:
             InputError: For edges, nodes, or a layer, that were not asked about, for what only weakens edges, for
@@ -140,12 +141,15 @@ class Attribution:
         there = torch.zeros(self.layout.n_tokens, dtype=torch.bool)
         for w in writes:
             if not self._is_reference(w):
-                raise InputError(f"{w.label}: what it puts in is not the reference, {self.reference!r:.80}")
+                has = f"is {self.reference!r}" if self.reference else "has no name: give it by its key in sources"
+                raise InputError(f"{w.label}: what it puts in is not the reference, which {has}")
             there[self.layout.positions(w.at)] = True
         return float(self.nodes[hook][self.layers.index(layer)][..., there].sum())
 
     def _is_reference(self, w: Write) -> bool:
         """Whether a write puts in what nodes were held against."""
+        if self.reference is None:
+            return False
         if self.reference == "zero":
             return w in Ablate(w.hook, EVERYWHERE, w.at).effect(self.n_layers).writes
         if self.reference != "mean":
