@@ -1,6 +1,7 @@
 """Attribution of edges and nodes: autograd through an explicit softmax, finite differences, completeness, costs."""
 
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,7 @@ def test_items_of_a_batch_are_attributed_as_alone():
     path = {"path": "weights", "n_steps": 2, "edges": "segments"}
     for a, x in zip(m.attributions(both, metric, **path), items, strict=True):
         assert apart(a.edges, m.attribute(x, metric, **path).edges) <= 1e-10
+    assert signature(m.attribute).parameters == signature(m.attributions).parameters
     with pytest.raises(InputError, match="this batch holds 2: use attributions"):
         m.attribute(both, metric)
     with pytest.raises(InputError, match=r"gave \(\) for 2 item"):
@@ -475,10 +477,8 @@ def test_an_estimate_is_of_what_nodes_were_held_against():
     assert mean.estimate(Ablate("mlp_out", 1, "patches", by="mean")) == float(out["mean"][1, cells].sum())
     refused = {
         "is not the reference, which is 'zero'": (zero, Ablate("mlp_out", 1, "patches", by="mean")),
-        "is not the reference, which is 'mean'": (
-            mean,
-            Ablate("mlp_out", 1, "text", by="mean"),
-        ),  # of several kinds of segment
+        # Of several kinds of segment: another mean.
+        "is not the reference, which is 'mean'": (mean, Ablate("mlp_out", 1, "text", by="mean")),
         "it puts in is not": (zero, Patch("mlp_out", 1, "text", source="zero")),
         "which has no name": (m.attribute(x, metric, nodes="mlp_out", reference=x), Patch("mlp_out", 1, "text")),
         "several layers or hook points": (zero, Ablate("mlp_out", "0:2", "text")),
