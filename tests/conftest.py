@@ -33,7 +33,7 @@ jaxtyping.jaxtyped = checked  # what the option --jaxtyping-packages puts before
 
 
 # Modules that take longest are begun first, so that no process is left with one of them in the end.
-LONGEST = "sweep cluster study tiny benchmarks faults likelihood notebooks reading convert hub docs".split()
+LONGEST = "sweep cluster study tiny benchmarks faults likelihood reading convert hub docs".split()
 
 
 def pytest_collection_modifyitems(items):
