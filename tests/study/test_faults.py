@@ -1,13 +1,12 @@
 """A study through everything that goes wrong: it ends with every row right or failed with its reason, none twice."""
 
 import json
+import multiprocessing
 import os
 import re
 import resource
 import shutil
-import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -43,18 +42,6 @@ FAULTS = {
 FULL = 110_000  # bytes of a file on the full disk: more than a clip of frames, less than half of all rows
 PASSING = {"hang": "timeout", "grow": "memory", "killed": "killed"}
 LASTING = {"crash": "crash", "bug": "video", "corrupt": "video", "missing": "video"}
-
-DRIVER = """
-import sys
-from pathlib import Path
-from hookedvid.model.hooked_video_llm import HookedVideoLLM
-from hookedvid.study.run.tasks import run
-from hookedvid.study.definition import Study, plan
-from hookedvid.video.decoders import Decoders
-laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
-with Decoders(2, worker="faulty_worker") as decoders:
-    run(laid, HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[2]), decoders=decoders)
-"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -112,22 +99,24 @@ def written(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_the_driver(annotations: Path, out: Path) -> None:
+def drive(laid, model, out: Path) -> None:
+    tempfile.tempdir = str(out.parent)
+    with Decoders(2, worker="faulty_worker") as decoders:
+        run(laid, model, out, decoders=decoders)
+
+
+def kill_the_driver(laid, model, out: Path) -> None:
     """kill -9 while one of its workers hangs."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *(p for p in sys.path if p)])
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(annotations), str(out)],
-        env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(out.parent)},
-        stderr=subprocess.PIPE,
-    )
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(laid, model, out), daemon=True)
+    driver.start()
     before = next(iter(FAULTS)) * 2 * 4  # rows of the clips before the one that hangs
-    while written(out / ROWS) < before and driver.poll() is None:
+    while written(out / ROWS) < before:
+        assert driver.exitcode is None
         time.sleep(0.05)
     workers = psutil.Process(driver.pid).children()
-    driver.send_signal(signal.SIGKILL)
-    _, said = driver.communicate()
-    assert len(workers) == 2, said.decode()
-    assert gone(workers)
+    driver.kill()
+    driver.join()
+    assert len(workers) == 2 and gone(workers)
     assert list(out.parent.glob("hookedvid-*")) == []  # nor are files of theirs left
     with (out / ROWS).open("ab") as f:
         f.write(b'{"key": "torn')
@@ -161,11 +150,11 @@ def run_out_of_memory(monkeypatch, times: set[int]) -> None:
 
 
 def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
-    laid, model, annotations, undisturbed, tmp_path, monkeypatch
+    laid, model, undisturbed, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
     right = {r["key"]: r for r in undisturbed}
-    kill_the_driver(annotations, out)
+    kill_the_driver(laid, model, out)
     kept = Records(out).read()
     assert 64 <= len(kept) < len(right) and all(right[k] == r for k, r in kept.items())
 

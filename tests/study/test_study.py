@@ -1,11 +1,9 @@
 """A study end to end: protocols, resuming, what a key holds, broken items, tables, plots and the report."""
 
 import json
+import multiprocessing
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -199,15 +197,14 @@ def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
 def test_a_killed_study_goes_on_where_it_was(folder, finished, capsys, monkeypatch):
     out = folder / "killed"
     command = ["study", str(folder / "study.toml"), "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hookedvid.cli", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = multiprocessing.get_context("fork").Process(target=main, args=(command,), daemon=True)
+    process.start()
     for _ in range(2400):
         if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     with (out / ROWS).open("ab") as f:
         f.write(b'{"key": "torn')  # as if killed in the middle of a line
     kept = len(Records(out).read())
