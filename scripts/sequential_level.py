@@ -1,11 +1,13 @@
 """How often adaptive studies err, what they find and what they spend: made-up answers, and the tiny model's.
 
 `python scripts/sequential_level.py --studies 1000` writes the tables of docs/adaptive.md. The tiny model's answers are
-those that `tiny_answers.py` recorded. Of made-up ones the truth is known: a study has 20 conditions and
-300 videos with one to five questions each. An answer is lost under a condition where sqrt(r) a + sqrt(1 - r) b lies
-below one threshold and won where it lies above another, a and b standard normal, a drawn for each video and condition,
-b for each answer, r = 0.5. The full study asks everything and tests as studies do: exact sign flips over
-videos, Holm's correction.
+those that `tiny_answers.py` recorded. Of made-up ones the truth is known: a study has 20 conditions and 300 videos, or
+900 (Video-MME's number), with one to five questions each. An answer is lost under a condition where sqrt(r) a +
+sqrt(1 - r) b lies below one threshold and won where it lies above another, a and b standard normal, a drawn for each
+video and condition, b for each answer, r = 0.5. The full study asks everything. It says that a condition costs
+something as studies do, by exact sign flips over videos after Holm's correction, and that it costs less than the
+smallest of interest where the 95 % interval of its mean lies below. What is asked at best is what a gambler would ask
+who knew the truth and so which share to bet: no bets at the same thresholds grow faster.
 """
 
 import argparse
@@ -33,6 +35,7 @@ ANSWERS = Path(__file__).parents[1] / "tests" / "study" / "tiny_answers.json"
 N_LAYERS = 8  # of the tiny model
 CORRELATION = 0.5  # of answers on one video
 SMALLEST, EVERY = 0.1, 5  # as a study has them unless told
+SIZES = (300, 900)  # videos: the tiny model's, Video-MME's
 N_FULL = 50  # studies of a row that are held against full ones, whose exact tests take longest
 
 
@@ -72,6 +75,7 @@ class Rates(NamedTuple):
             smallest of interest, for which that is found.
         left_open: Share of all conditions.
         asked: Of what the full study asks.
+        at_best: The same, if it were known which share to bet.
         full: Share of the conditions that cost something for which the full study finds it.
         alike: Share of the settled conditions of which the full study says the same.
     """
@@ -82,6 +86,7 @@ class Rates(NamedTuple):
     not_critical: float
     left_open: float
     asked: float
+    at_best: float
     full: float
     alike: float
 
@@ -96,12 +101,11 @@ def draw(effects: list[Effect], n_videos: int, g: np.random.Generator) -> np.nda
     return statistics.by_video((z < lost).astype(float) - (z > -won), video, n_videos) / n
 
 
-def settle(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Verdicts [study, condition] of costs [study, condition, video], and how many videos each took."""
+def settle(costs: np.ndarray, evidence: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts [study, condition] by logarithms of evidence of either kind, and how many videos each took."""
     n_videos = costs.shape[-1]
     found = Verdicts(*costs.shape[:-1])
     videos = np.full(costs.shape[:-1], n_videos)
-    evidence = sequential.evidence(costs, SMALLEST, 1.0)
     for n in range(EVERY, n_videos + 1, EVERY):
         before = found.open
         found.look(*(log_e[..., n - 1] for log_e in evidence), n >= 10)
@@ -109,7 +113,20 @@ def settle(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found.verdict, videos
 
 
-def simulate(truth: str, n_studies: int, n_conditions: int = 20, n_videos: int = 300, seed: int = 0) -> Rates:
+def best_evidence(costs: np.ndarray, effects: list[Effect]) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of the evidence of a gambler who bets the share under which wealth grows fastest."""
+    log_e = np.zeros((2, *costs.shape))
+    for effect in set(effects):
+        mine, of_it = [e == effect for e in effects], draw([effect], 20_000, np.random.default_rng(0))[0]
+        for which, (sign, mean) in enumerate(((1.0, 0.0), (-1.0, -SMALLEST))):
+            many, few = ((sign * x + 1.0) / (mean + 1.0) for x in (of_it, costs[:, mine]))
+            share = max(np.linspace(0.0, 1.0, 101), key=lambda f: np.log(np.maximum(1e-300, 1 - f + f * many)).mean())
+            with np.errstate(divide="ignore"):
+                log_e[which][:, mine] = np.log(1 - share + share * few).cumsum(-1)
+    return log_e[0], log_e[1]
+
+
+def simulate(truth: str, n_studies: int, n_conditions: int = 20, n_videos: int = SIZES[0], seed: int = 0) -> Rates:
     """What that many studies of one truth find."""
     few, others = TRUTHS[truth]
     effects = [few if i < n_conditions // 4 else others for i in range(n_conditions)]
@@ -119,23 +136,30 @@ def simulate(truth: str, n_studies: int, n_conditions: int = 20, n_videos: int =
     for start in range(0, n_studies, 50):
         size = min(50, n_studies - start)
         costs = np.stack([draw(effects, n_videos, np.random.default_rng([seed, start + i])) for i in range(size)])
-        verdict, videos = settle(costs)
+        verdict, videos = settle(costs, sequential.evidence(costs, SMALLEST, 1.0))
         critical, not_, open_ = (verdict == VERDICTS.index(v) for v in (CRITICAL, NOT_CRITICAL, OPEN))
-        asked = (videos.sum(1) + videos.max(1)) / (n_videos * (n_conditions + 1))  # the baseline as long as any
         wrong = [(critical & at_most).any(1), (not_ & at_least).any(1)]
         found = [_share(critical[:, ~at_most]), _share(not_[:, ~at_least]), _share(open_)]
+        asked = [_asked(videos, n_videos), _asked(settle(costs, best_evidence(costs, effects))[1], n_videos)]
         told = [np.full(size, np.nan)] * 2
         if start < N_FULL:
-            full = np.stack([full_study(one) for one in costs])
-            unlike = ((critical & ~full) | (not_ & full)).sum(1)
-            told = [_share(full[:, ~at_most]), 1 - unlike / np.maximum(1, (~open_).sum(1))]
-        tallies.append([*wrong, *found, asked, *told])
+            above, below = (np.stack(each) for each in zip(*map(full_study, costs), strict=True))
+            unlike = ((critical & ~above) | (not_ & ~below)).sum(1)
+            told = [_share(above[:, ~at_most]), 1 - unlike / np.maximum(1, (~open_).sum(1))]
+        tallies.append([*wrong, *found, *asked, *told])
     return Rates(*(statistics.known_mean(np.concatenate(each)) for each in zip(*tallies, strict=True)))
 
 
-def full_study(costs: np.ndarray) -> np.ndarray:
-    """Which conditions [condition] a study that asks everything calls critical."""
-    return (statistics.holm([statistics.sign_flips(c) for c in costs]) < statistics.LEVEL) & (costs.mean(1) > 0)
+def full_study(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of which conditions [condition] a study that asks everything says that they cost something, and little."""
+    above = (statistics.holm([statistics.sign_flips(c) for c in costs]) < statistics.LEVEL) & (costs.mean(1) > 0)
+    deviation = costs.std(1, ddof=1) / np.sqrt(costs.shape[1])
+    return above, costs.mean(1) + stats.norm.ppf(1 - statistics.LEVEL / 2) * deviation < SMALLEST
+
+
+def _asked(videos: np.ndarray, n_videos: int) -> np.ndarray:
+    """Of what full studies ask; the baseline is asked as long as any condition."""
+    return (videos.sum(1) + videos.max(1)) / (n_videos * (videos.shape[1] + 1))
 
 
 def _share(some: np.ndarray) -> np.ndarray:
@@ -155,6 +179,11 @@ class Tiny(NamedTuple):
         course = self.course
         n = sum(d.questions for d in course.last) + max(d.questions for d in course.last)
         return n / (len(course.items) * (len(course.conditions) + 1))
+
+    def says(self, label: str) -> tuple[str, ...]:
+        """Verdicts on a condition that the full study gives; both, of one that costs something, but little."""
+        little = self.full.cost[label].size.high < SMALLEST
+        return (CRITICAL,) * self.full.costs(label) + (NOT_CRITICAL,) * little
 
 
 def tiny(study: Study) -> Tiny:
@@ -181,12 +210,13 @@ def tiny_table() -> list[str]:
     heads = ("condition", "adaptive", "videos", "cost", "full study", "cost")
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for d in found.course.last:
-        label = d.condition.label
-        full = "critical" if found.full.costs(label) else "not shown to cost anything"
-        cells = (label, d.verdict, str(d.videos), short(d.cost), full, short(found.full.cost[label].size))
+        label, full = d.condition.label, found.says(d.condition.label)
+        told = f"{CRITICAL}, but less than {100 * SMALLEST:.0f}" if len(full) > 1 else "".join(full)
+        cells = (label, d.verdict, str(d.videos), short(d.cost), told, short(found.full.cost[label].size))
         rows.append(f"| {' | '.join(cells)} |")
-    n = len(found.course.videos)
-    return [f"{100 * found.asked:.0f} % of the rows of the full study, which has {n} videos.", "", *rows]
+    n, alike = len(found.course.videos), sum(d.verdict in found.says(d.condition.label) for d in found.course.last)
+    said = f"{100 * found.asked:.0f} % of the rows of the full study, which has {n} videos and says the same of {alike}"
+    return [f"{said} of {len(found.course.last)} conditions.", "", *rows]
 
 
 def main() -> None:
@@ -195,14 +225,16 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000, help="made-up studies a row")
     n_studies = parser.parse_args().studies
     heads = ("truth", "critical errs", "not critical errs", "critical found", "not critical found", "open", "asked",
-             "full study finds", "same verdict")  # fmt: skip
-    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for truth in TRUTHS:
-        cells = ("" if np.isnan(x) else f"{100 * x:.1f}" for x in simulate(truth, n_studies))
-        rows.append(f"| {' | '.join([truth, *cells])} |")
-        print(rows[-1], flush=True)
-    said = f"{n_studies} studies a row, {min(n_studies, N_FULL)} of them against full ones; in %."
-    _write("simulated", [said, "", *rows])
+             "asked at best", "full study finds", "same verdict")  # fmt: skip
+    lines = [f"{n_studies} studies a row, {min(n_studies, N_FULL)} of them against full ones; in %."]
+    for n_videos in SIZES:
+        lines += ["", f"{n_videos} videos:", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+        for truth in TRUTHS:
+            rates = simulate(truth, n_studies, n_videos=n_videos)
+            cells = ("" if np.isnan(x) else f"{100 * x:.1f}" for x in rates)
+            lines.append(f"| {' | '.join([truth, *cells])} |")
+            print(lines[-1], flush=True)
+    _write("simulated", lines)
     _write("tiny", tiny_table())
 
 
