@@ -34,12 +34,12 @@ from hookedvid.video.decoders import Decoders, Limits
 
 pytestmark = pytest.mark.shapes_unchecked
 
-STUDY = Study(protocols=("all-layers",))
-# Which of the 30 clips, of two questions each, is made to do what; the names are `faulty_worker`'s.
+STUDY = Study(protocols=("all-layers",), n_frames=4)
+# Which of the 18 clips, of two questions each, is made to do what; the names are `faulty_worker`'s.
 FAULTS = {
-    8: "hang", 17: "once", 18: "grow", 20: "crash", 21: "killed", 22: "hang", 23: "bug", 25: "corrupt", 27: "missing"
+    4: "hang", 9: "once", 10: "grow", 11: "crash", 12: "killed", 13: "hang", 14: "bug", 15: "corrupt", 16: "missing"
 }  # fmt: skip
-FULL = 110_000  # bytes of a file on the full disk: more than a clip of frames, less than half of all rows
+FULL = 60_000  # bytes of a file on the full disk: more than a clip of frames, less than half of all rows
 PASSING = {"hang": "timeout", "grow": "memory", "killed": "killed"}
 LASTING = {"crash": "crash", "bug": "video", "corrupt": "video", "missing": "video"}
 
@@ -56,17 +56,17 @@ def model() -> HookedVideoLLM:
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory) -> Path:
-    """60 items on 30 clips, some of them named for a fault; one is cut off and one is not there."""
+    """36 items on 18 clips, some of them named for a fault; one is cut off and one is not there."""
     at = tmp_path_factory.mktemp("set")
-    make_dataset(at, seed=5, split="test", n_videos=30, questions_per_video=2)
+    make_dataset(at, seed=5, split="test", n_videos=18, questions_per_video=2)
     items = read_items(at / "items.jsonl")
     videos = list(dict.fromkeys(i.video for i in items))
-    assert (len(items), len(videos)) == (60, 30)
+    assert (len(items), len(videos)) == (36, 18)
     names = {v: f"{FAULTS.get(n, 'sound')}-{n}.mp4" for n, v in enumerate(videos)}
     for old, new in names.items():
         (at / old).rename(at / new)
-    (at / "corrupt-25.mp4").write_bytes((at / "corrupt-25.mp4").read_bytes()[:300])
-    (at / "missing-27.mp4").unlink()
+    (at / "corrupt-15.mp4").write_bytes((at / "corrupt-15.mp4").read_bytes()[:300])
+    (at / "missing-16.mp4").unlink()
     write_items([replace(i, video=names[i.video]) for i in items], at / "items.jsonl")
     return at / "items.jsonl"
 
@@ -156,7 +156,7 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
     right = {r["key"]: r for r in undisturbed}
     kill_the_driver(laid, model, out)
     kept = Records(out).read()
-    assert 64 <= len(kept) < len(right) and all(right[k] == r for k, r in kept.items())
+    assert 32 <= len(kept) < len(right) and all(right[k] == r for k, r in kept.items())
 
     def again(worker="faulty_worker", on_row=None, **more):
         timing = Timing()
@@ -167,7 +167,7 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
     with full_disk_at(FULL), pytest.raises(RunError, match=r"cannot write to .*: File too large; every row"):
         again("hookedvid.video.worker")
     kept = Records(out).read()
-    assert 64 < len(kept) < len(right) / 2 and all(right[k] == r for k, r in kept.items())
+    assert 32 < len(kept) < len(right) / 2 and all(right[k] == r for k, r in kept.items())
 
     told = 0
 
@@ -241,18 +241,18 @@ def test_memory_that_runs_out_fails_an_item_however_work_is_shared(reuse, model,
 def test_the_command_shows_failures_and_seconds_and_a_pipe_stops_nothing(annotations, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     shutil.copytree(annotations.parent, tmp_path / "set")
-    items = read_items(annotations)[14:20]
-    (tmp_path / "set" / "hang-8.mp4").unlink()
-    os.mkfifo(tmp_path / "set" / "hang-8.mp4")
+    items = read_items(annotations)[6:12]
+    (tmp_path / "set" / "hang-4.mp4").unlink()
+    os.mkfifo(tmp_path / "set" / "hang-4.mp4")
     write_items(items, tmp_path / "set" / "items.jsonl")
     (tmp_path / "study.toml").write_text('items = "set/items.jsonl"\nprotocols = ["all-layers"]\nn_resamples = 100\n')
     command = ["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out"), "--decoders", "1"]
     assert main([*command, "--frame-cache", "0"]) == 0
     printed = capsys.readouterr().out
-    assert re.search("failed: .*hang-8.mp4: it is no regular file but a pipe", printed)
+    assert re.search("failed: .*hang-4.mp4: it is no regular file but a pipe", printed)
     assert "decoding 0." in printed and " s in 1 workers, model " in printed and "waited for frames" in printed
     timing = json.loads((tmp_path / "out" / "study.json").read_text())["timing"]
-    assert timing["videos"].keys() == {"sound-7.mp4", "hang-8.mp4", "sound-9.mp4"}
+    assert timing["videos"].keys() == {"sound-3.mp4", "hang-4.mp4", "sound-5.mp4"}
     table = (tmp_path / "out" / "summary.csv").read_text()
     for kept in (False, True):
         (tmp_path / "out" / ROWS).unlink()
