@@ -1,8 +1,6 @@
 """A reading is the run's own pattern, summed, without the pattern; and the run does not notice."""
 
 import inspect
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -416,23 +414,6 @@ def test_where_one_set_holds_most_keys_no_attention_call_is_added(long_case, mon
     assert added(*long_case, "segments") == added(*long_case, "frames") == 0, "most keys are prefix"
     model = random_model("llava-video")
     assert added(model, rich_inputs(model), "frames") == model.cfg.n_layers
-
-
-READS_WITHOUT_COMPILER = """
-import sys, torch
-from hookedvid.values.config import DecoderConfig, VideoLLMConfig
-from hookedvid.model.hooked_video_llm import HookedVideoLLM
-
-decoder = DecoderConfig(n_layers=1, d_model=16, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=16, d_vocab=300)
-model = HookedVideoLLM.from_config(VideoLLMConfig(family="text", decoder=decoder))
-model.attention(torch.zeros(1, 5, dtype=torch.long), reduce="segments")
-print("torch._dynamo" in sys.modules)
-"""
-
-
-def test_a_reading_does_not_import_torchs_compiler():
-    ran = subprocess.run([sys.executable, "-c", READS_WITHOUT_COMPILER], capture_output=True, text=True)
-    assert ran.stdout == "False\n", ran.stdout + ran.stderr
 
 
 def refused(kind: type[HookedVidError], match: str, name: str = "llava-video", inputs=None, **kwargs) -> None:
