@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hookedvid.errors import HookError
-from hookedvid.nn.flows import Flow, with_flows, with_flows_of
+from hookedvid.nn.flows import Flow, last_anew, with_flows, with_flows_of
 from hookedvid.nn.head_groups import Calls, HeadGroups
 from hookedvid.nn.hooks import HookPoint, listening, untouched, with_path
 from hookedvid.nn.kv import LayerKV
@@ -82,17 +82,22 @@ def attend(
     on_scores: HookPoint,
     on_pattern: HookPoint,
     flows: Sequence[Flow] = (),
+    n_left: int = 0,
 ) -> Float[Tensor, "batch query head d_head"]:
     """softmax(QK^T / sqrt(d_head) + M) V, with M -inf where `allowed` is False, or M given; all heads at once.
 
     A query with no key left outputs zero. Listening on scores or pattern takes the explicit path in this
     layer; otherwise `kernel` says which is used. Each kv_head serves head / kv_head consecutive heads. `flows` are
-    computed from the pattern where it is made.
+    computed from the pattern where it is made. The kernel is spared the last `n_left` rows of as many queries as keys,
+    which flows compute.
     """
     by_head = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if kernel == "eager" or listening(on_scores, on_pattern):
         return _explicit(*by_head, allowed, causal, on_scores, on_pattern, flows).transpose(1, 2)
+    if n_left:
+        by_head = q[:, :-n_left].transpose(1, 2), k[:, :-n_left].transpose(1, 2), v[:, :-n_left].transpose(1, 2)
     z = _fused(*by_head, allowed, causal).transpose(1, 2)
+    z = torch.cat([z, z.new_zeros(len(z), n_left, *z.shape[2:])], 1) if n_left else z
     return with_flows(flows, z, q, lambda item: (k[item], v[item]))
 
 
@@ -259,8 +264,12 @@ class Attention(nn.Module):
         else:
             allowed = self._mask(ctx, q, k)
             points = {"on_scores": self.hook_attn_scores, "on_pattern": self.hook_pattern}
+            square = allowed is None and ctx.causal and q.shape[1] == k.shape[1]
+            n_left = last_anew(ctx.flows, q) if square and ctx.probe is None else 0
             with nullcontext() if ctx.probe is None else _Overhear() as heard:
-                z = attend(q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, flows=ctx.flows, **points)
+                z = attend(
+                    q, k, v, allowed, causal=ctx.causal, kernel=ctx.kernel, flows=ctx.flows, n_left=n_left, **points
+                )
             lse = None if heard is None else heard.lse
         if ctx.probe is not None:
             ctx.probe(Attended(q, k, v, z, allowed, lse))

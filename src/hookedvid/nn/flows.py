@@ -111,6 +111,15 @@ def with_flows(
     return z
 
 
+def last_anew(flows: Sequence[Flow], q: Float[Tensor, "batch query head d_head"]) -> int:
+    """How many rows at the end need nothing of attention, since one flow computes them anew, in all heads."""
+    if len(flows) != 1 or len(q) > 1:
+        return 0
+    (f,), n = flows, q.shape[1]
+    at_end = int(f.rows[0]) == n - len(f.rows) > 0 and int(f.rows[-1]) == n - 1
+    return len(f.rows) if at_end and f.others is not None and len(f.heads) == q.shape[2] else 0
+
+
 def softmax(scores: Float[Tensor, "head row key"], seen: Seen) -> Float[Tensor, "head row key"]:
     """The pattern of some rows, M added in place; a row that sees nothing is zero."""
     mask, empty = seen.mask.to(scores.device), seen.empty
