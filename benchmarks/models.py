@@ -53,7 +53,7 @@ class Shape(NamedTuple):
 DEEP = Shape(28, 256, 8, 2, 768)
 LONG = DEEP._replace(n_frames=32, prefix=6, text=34)  # as many frames as the paper's
 WIDE = Shape(8, 896, 14, 2, 4864)  # Qwen2-0.5B's width
-TOY = Shape(5, 32, 4, 2, 48, n_frames=3, side=2, text=6)
+TOY = Shape(4, 32, 4, 2, 48, n_frames=3, side=2, text=6)
 
 
 def config(shape: Shape) -> VideoLLMConfig:

@@ -51,7 +51,7 @@ SIZES = {
 TOY = Size(2, 32, 4, 2, 64, 96, 4, 2, 4, 3, 5)
 # The decoder, the text and about the video of benchmarks.models.DEEP, behind a tower that costs next to nothing.
 DEEP = Size(2, 32, 4, 28, 256, 768, 8, 2, 16, 8, 16, before=3, after=17)
-TOY_SWEEP = TOY._replace(n_layers=5)
+TOY_SWEEP = TOY._replace(n_layers=4)
 
 
 def reference(name: str, size: Size) -> Any:

@@ -40,7 +40,7 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for n in (4,) if quick else (656, 1312, 2625):  # 2,625 questions under 36 conditions are 94,500 rows
-            file, out = folder(Path(scratch), n)
+            file, out = folder(Path(scratch), n, 'protocols = ["all-layers"]\n' if quick else "")
             commands: dict[str, Callable[[], object]] = {
                 "`study --plan`": lambda file=file, out=out: run_study(file, out, None, None, (), None, plan_only=True),
                 "`study`, nothing to run": lambda file=file, out=out: run_study(file, out, None, None, (), None),
@@ -49,8 +49,8 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
             for name, command in commands.items():
                 spent = [measured(command) for _ in range(rounds)]
                 peak = mib(statistics.median(s.peak for s in spent))
-                size = mib((out / ROWS).stat().st_size)
-                found.append((f"{36 * n:,}", size, name, spread([s.seconds for s in spent]), peak))
+                rows = (out / ROWS).read_bytes()
+                found.append((f"{len(rows.splitlines()):,}", mib(len(rows)), name, spread([s.seconds for s in spent]), peak))
     return [
         "The whole study on the tiny model, every row of which is there: rows asked for, their file, and of each "
         f"command seconds and peak resident memory above its start, imports apart (n = {rounds}, each in a process of "
@@ -60,8 +60,8 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
     ]
 
 
-def folder(scratch: Path, n: int) -> tuple[Path, Path]:
-    """A study file of `n` questions, five a video, and a folder that holds all of its rows, made up."""
+def folder(scratch: Path, n: int, more: str) -> tuple[Path, Path]:
+    """A study file of `n` questions, five a video, and `more`; a folder that holds all of its rows, made up."""
     at = scratch / str(n)
     make_dataset(at / "set", seed=0, split="test", n_videos=min(n, 25), questions_per_video=5)
     items, many = read_items(at / "set" / "items.jsonl"), []
@@ -72,7 +72,7 @@ def folder(scratch: Path, n: int) -> tuple[Path, Path]:
             os.link(at / "set" / item.video, at / "set" / video)
         many.append(replace(item, id=str(i), video=video))
     write_items(many, at / "set" / "many.jsonl")
-    (at / "study.toml").write_text('items = "set/many.jsonl"\n', encoding="utf-8")
+    (at / "study.toml").write_text(f'items = "set/many.jsonl"\n{more}', encoding="utf-8")
     model = HookedVideoLLM.from_pretrained("tiny")
     laid = plan(Study.from_toml(at / "study.toml"), model, at / "set" / "many.jsonl")
     (at / "out").mkdir()
