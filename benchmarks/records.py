@@ -50,7 +50,9 @@ def lines(quick: bool, rounds: int | None) -> list[str]:
                 spent = [measured(command) for _ in range(rounds)]
                 peak = mib(statistics.median(s.peak for s in spent))
                 rows = (out / ROWS).read_bytes()
-                found.append((f"{len(rows.splitlines()):,}", mib(len(rows)), name, spread([s.seconds for s in spent]), peak))
+                found.append(
+                    (f"{len(rows.splitlines()):,}", mib(len(rows)), name, spread([s.seconds for s in spent]), peak)
+                )
     return [
         "The whole study on the tiny model, every row of which is there: rows asked for, their file, and of each "
         f"command seconds and peak resident memory above its start, imports apart (n = {rounds}, each in a process of "

@@ -11,7 +11,7 @@ from hookedvid.values.inputs import VideoInputs
 from hookedvid.values.interventions import Intervention
 from models import terse_tokenizer
 
-N = 5  # blocks
+N = 4  # blocks
 QUESTIONS = (
     ("what is it ?", ["a", "bb"]),
     ("where does the thing go ?", ["left", "right", "up"]),

@@ -28,7 +28,7 @@ from hookedvid.sweep.tree import Sweep
 from hookedvid.values.inputs import VIDEO, VideoInputs
 from hookedvid.values.interventions import LV_K, VS_K, VT_K, Edit
 from models import SEVEN_B, laid_out
-from sweep_cases import asked, full_study
+from sweep_cases import N, asked, full_study
 from sweep_cases import model as small
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -192,7 +192,7 @@ def test_generated_text_is_run_one_by_one(model, annotations):
 @pytest.mark.parametrize("n_questions", [1, 3])
 def test_a_sweeps_memory_is_about_what_the_allocator_counts(n_questions):
     m, x = small("llava-video", torch.float32), asked("llava-video", torch.float32)[:n_questions]
-    conditions = full_study(5, 2)
+    conditions = full_study(N, 2)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         sweep(m, x, conditions)
     assert seen.profiler is not None
