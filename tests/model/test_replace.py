@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import plain_decoder as plain
-from hookedvid import LV_K, EarlyExit, Knockout, RandomEdges, Replace, Session
+from hookedvid import LV_K, EarlyExit, Knockout, LayerRange, RandomEdges, Replace, Session
 from hookedvid.errors import InterventionError
 from hookedvid.sweep.run import sweep
 from hookedvid.sweep.tree import Sweep, shareable
@@ -52,6 +52,8 @@ def test_replaced_values_are_those_put_in_by_hand(family, kernel):
         [replace(VIDEO, heads={0: [0, 3], 2: 1}, by="mean"), replace(LV_K, heads=1, weight=0.5)],
         [replace(VIDEO, by="resample", source="clip"), Replace("video[0]", "last", 1, by="zero")],
         [Replace("video", "video", relation="other_frame", by="mean"), Replace("text", "last", heads=2, by="zero")],
+        # In one block the second is alone, in the next one it is not.
+        [Replace("question", "text", LayerRange(1, 3), by="zero"), Replace("video", "text", LayerRange(0, 2))],
     ]
     plain.assert_met(m, x, cases, {"clip": theirs}, named)
 

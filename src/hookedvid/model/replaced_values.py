@@ -99,7 +99,7 @@ def flows_at(
     flows: list[Flow] = []
     for some, mine in by_heads(swaps, heads):
         for i, swap in enumerate(mine):
-            its, what = of[replace(swap, heads=None)], (place.key, swap, mine[i + 1 :], some)
+            its, what = of[replace(swap, heads=None)], (place.key, mine, i, some)
             if what not in known:
                 some_heads = [heads[h] for h in some]
                 known[what] = _Edges(place, swap, mine[i + 1 :], its.positions, some_heads, alone=len(mine) == 1)
