@@ -5,7 +5,7 @@ where things lie, and how often a path makes a GPU wait, are tested on a machine
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA = torch.device("cuda", 0)
 # Operations whose result's shape, or Python value, depends on numbers that the device has yet to compute.
@@ -33,7 +32,23 @@ def bare(x: Any) -> Any:
 
 
 def tensors_of(*given: Any) -> list[torch.Tensor]:
-    return [t for t in tree_flatten(given)[0] if isinstance(t, torch.Tensor)]
+    """Those of an operation's arguments: torch's own walk through them takes most of such a run."""
+    found = []
+    for x in given:
+        if isinstance(x, torch.Tensor):
+            found.append(x)
+        elif isinstance(x, tuple | list):
+            found += tensors_of(*x)
+        elif isinstance(x, dict):
+            found += tensors_of(*x.values())
+    return found
+
+
+def mapped(f: Callable[[Any], Any], x: Any) -> Any:
+    """What `f` makes of each of them and of each value."""
+    if type(x) in (tuple, list):
+        return type(x)([mapped(f, one) for one in x])
+    return {name: mapped(f, one) for name, one in x.items()} if type(x) is dict else f(x)
 
 
 class Pretend(torch.Tensor):
@@ -69,7 +84,7 @@ def dispatch(func: Any, args: tuple, kwargs: dict) -> Any:
     wanted = kwargs.get("device")
     plain = {**kwargs, "device": torch.device("cpu")} if wanted is not None else kwargs
     if name == "aten._to_copy.default":
-        out = func(*tree_map(bare, args), **plain)
+        out = func(*mapped(bare, args), **plain)
         to_cuda = is_cuda(wanted) if wanted is not None else bool(there)
         counts["to device"] += to_cuda and bool(here)
         counts["to host"] += bool(there) and not to_cuda
@@ -85,11 +100,11 @@ def dispatch(func: Any, args: tuple, kwargs: dict) -> Any:
             raise RuntimeError(f"{name}: tensors on cuda and on the cpu, {[tuple(t.shape) for t in here]}")
         counts["to device"] += 1
     counts["wait"] += any(f"aten.{w}." in name for w in WAITS)
-    out = func(*tree_map(bare, args), **tree_map(bare, plain))
+    out = func(*mapped(bare, args), **mapped(bare, plain))
     if not (is_cuda(wanted) or (wanted is None and there)):
         return out
     same = {id(t.inner): t for t in there}  # operations in place return what they were given
-    return tree_map(lambda o: same.get(id(o), Pretend(o)) if isinstance(o, torch.Tensor) else o, out)
+    return mapped(lambda o: same.get(id(o), Pretend(o)) if isinstance(o, torch.Tensor) else o, out)
 
 
 class _Dispatch(TorchDispatchMode):
@@ -107,7 +122,7 @@ class _Functions(TorchFunctionMode):
             if not all(isinstance(t, Pretend) for t in tensors_of(args, kwargs)):
                 raise RuntimeError("scaled_dot_product_attention: tensors on cuda and on the cpu")
             with _disable_current_modes():
-                return Pretend(func(*tree_map(bare, args), **tree_map(bare, kwargs)))
+                return Pretend(func(*mapped(bare, args), **mapped(bare, kwargs)))
         if func in (torch.tensor, torch.as_tensor) and is_cuda(kwargs.get("device")):
             counts["to device"] += 1
             return Pretend(func(*args, **{**kwargs, "device": "cpu"}))
