@@ -33,7 +33,7 @@ def case(name: str) -> tuple:
     return model, random_inputs(model, n_frames=4)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_hook_stays_behind():
     yield
     for name in MODELS:
@@ -104,6 +104,12 @@ def test_listening_moves_no_logit(name):
         assert apart(heard, logits) < ROUNDING, point
 
 
+def begun(model, inputs: VideoInputs) -> Callable[[str], VideoInputs]:
+    """What a run begins with that is edited at a point: with the tower, where the point is no later."""
+    encoded = model.encoded(inputs)
+    return lambda point: inputs if point.startswith(("vision.", "projector.")) else encoded
+
+
 def noisy(a: Tensor, hook, in_place: bool = False) -> Tensor | None:
     generator = torch.Generator().manual_seed(0)
     if a.dtype == torch.bool:
@@ -121,14 +127,16 @@ def noisy(a: Tensor, hook, in_place: bool = False) -> Tensor | None:
 @pytest.mark.parametrize("name", MODELS)
 def test_an_edit_at_any_point_reaches_the_last_logits_alone_and_in_place_alike(name):
     model, inputs = case(name)
-    intact = model(inputs)
+    intact, start = model(inputs), begun(model, inputs)
     # Of families that have the kind of sequence of another, the first blocks and the last.
     for point in [p for p in model.hook_dict if name in UNLIKE or ".1." not in p]:
-        logits = model.run_with_hooks(inputs, fwd_hooks=[(point, noisy)])
+        logits = model.run_with_hooks(start(point), fwd_hooks=[(point, noisy)])
         assert apart(logits[:, -1], intact[:, -1]) > 1e-4, point
         # Between them these have every module there is; a second block is like the first.
         if name in ("longva", "internvideo2.5") and "blocks.1." not in point:
-            again = model.run_with_hooks(inputs, fwd_hooks=[(point, lambda a, hook: noisy(a, hook, in_place=True))])
+            again = model.run_with_hooks(
+                start(point), fwd_hooks=[(point, lambda a, hook: noisy(a, hook, in_place=True))]
+            )
             assert apart(again, logits) < ROUNDING, f"{point}: edited in place"
     assert torch.equal(model(inputs), intact)
 
@@ -169,15 +177,16 @@ def test_what_a_hook_returns_is_as_what_it_was_given_or_refused(way):
 def test_an_edit_anywhere_is_the_same_whatever_else_is_listened_to(name):
     model = random_model(name, n_layers=1)
     inputs = random_inputs(model, n_frames=4)
+    start = begun(model, inputs)
     quiet = [n for n in model.hook_dict if short(n) not in SWITCHING]
     watched = [n for n in model.hook_dict if n not in quiet and ".1." not in n]  # a second block is like the first
     for at in [n for n in model.hook_dict if ".1." not in n]:
         edit = (at, noisy)
-        alone = model.run_with_hooks(inputs, fwd_hooks=[edit])
+        alone = model.run_with_hooks(start(at), fwd_hooks=[edit])
         listen = [(n, lambda a, hook, i=i: a if i % 2 else None) for i, n in enumerate(quiet) if n != at]
         assert torch.equal(model.run_with_hooks(inputs, fwd_hooks=[edit, *listen]), alone), at
         for point in [n for n in watched if n != at and n.startswith("vision.") == at.startswith("vision.")]:
-            heard = model.run_with_hooks(inputs, fwd_hooks=[edit, (point, lambda a, hook: None)])
+            heard = model.run_with_hooks(start(at), fwd_hooks=[edit, (point, lambda a, hook: None)])
             assert apart(heard, alone) < ROUNDING, (at, point)  # another order of the same sums
 
 

@@ -1,5 +1,9 @@
 """The modules a config asks for: what a model is made of, and what a conversion takes its names and shapes from."""
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
 import torch
 from torch import nn
 
@@ -36,7 +40,8 @@ def parts(cfg: VideoLLMConfig) -> dict[str, nn.Module]:
     return found
 
 
-def parameter_shapes(cfg: VideoLLMConfig) -> dict[str, torch.Size]:
+@lru_cache(4)  # a conversion asks before it begins and again
+def parameter_shapes(cfg: VideoLLMConfig) -> Mapping[str, torch.Size]:
     """Names and shapes of a model's parameters; no memory is taken. A tied head is the embedding's."""
     with torch.device("meta"):
-        return {k: p.shape for k, p in nn.ModuleDict(parts(cfg)).named_parameters()}
+        return MappingProxyType({k: p.shape for k, p in nn.ModuleDict(parts(cfg)).named_parameters()})
