@@ -468,6 +468,33 @@ def test_an_estimate_of_a_patch_is_the_slope_of_the_blend_that_ends_with_it(fami
     assert by_cache.estimate(at) == pytest.approx(sum(map(by_cache.estimate, at)), rel=1e-12)
 
 
+def test_nodes_are_held_against_another_run_where_positions_stand_in_both():
+    m = random_model("llava-video")
+    x, other, late = m.encoded(rich_inputs(m)), rich_inputs(m, seed=2), EarlyExit(2)
+    asked = {"nodes": ["resid_post", "resid_post"], "interventions": late}
+    found = m.attribute(x, metric, **asked, reference="other", sources={"other": other})
+    _, theirs = m.run_with_cache(other, interventions=late)  # the video has left both before the last block
+    patch, h = Patch("resid_post", 2, "last", source=theirs), 1e-5
+    step = [Steer("resid_post", 2, "last", scale=s * h, vector=_gap(m, x, late, patch)) for s in (-1, 1)]
+    less, more = (float(metric(m(x, interventions=[late, by]))[0]) for by in step)
+    assert found.estimate(replace(patch, source="other")) == pytest.approx((less - more) / (2 * h), rel=1e-7)
+    # As many tokens, the video two earlier.
+    moved = random_inputs(m, n_prefix=1, n_text=11)
+    shifted = m.attribute(x, metric, nodes="resid_post", reference="moved", sources={"moved": moved})
+    shifted.estimate(Patch("resid_post", 1, "last", source="moved"))
+    with pytest.raises(InputError, match="'video' stands at other positions"):
+        shifted.estimate(Patch("resid_post", 1, "video", source="moved"))
+    with pytest.raises(InputError, match="the reference has no generated tokens"):
+        m.attribute(x.extend(torch.tensor([[5]])), metric, nodes="z", reference=other)
+
+
+def _gap(m, x, given, patch):
+    """What a patch at one position puts in, less what was there."""
+    acts = [m.run_with_cache(x, names_filter=patch.hook, interventions=g)[1] for g in ([given], [given, patch])]
+    before, after = (act[patch.hook, patch.layer][0, -1] for act in acts)
+    return after - before
+
+
 def test_an_estimate_is_of_what_nodes_were_held_against():
     m = random_model("llava-video")
     x = m.encoded(rich_inputs(m))

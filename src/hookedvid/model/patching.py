@@ -155,12 +155,19 @@ def _writer(writes: Sequence[_Placed], plan: RunPlan) -> Hook:
 
 
 def write_of(
-    model: Model, write: Write, sources: Sources, inputs: VideoInputs, item: int = 0, notes: Notes | None = None
+    model: Model,
+    write: Write,
+    sources: Sources,
+    inputs: VideoInputs,
+    item: int = 0,
+    notes: Notes | None = None,
+    among: Int[Tensor, " there"] | None = None,
 ) -> ItemWrite:
     """What a write to the decoder does to one item of a batch.
 
     Args:
         notes: As of `patch_hooks`.
+        among: Of another run's rows, those for these positions alone are taken; None: all.
 
     Raises:
         InterventionError: When it does not fit.
@@ -178,6 +185,8 @@ def write_of(
     their_layout = source.layouts[item] if isinstance(source, VideoCache) else layout
     take = their_layout.positions(write.at)
     to, take = _paired(write.label, to, take, layout.n_prompt, their_layout.n_prompt)
+    if among is not None:
+        to, take = (x[torch.isin(to, among)] for x in (to, take))
     if isinstance(source, VideoCache) and block is not None:
         keys, rows = source.held[block][item], source.row_of(block, take, item)
     else:

@@ -80,7 +80,7 @@ def attributions(
         HookError: Where something listens on scores or pattern of a block asked about.
     """
     batch, rest = shown(model, _decoder_inputs(model, inputs), interventions)
-    names = (nodes,) if isinstance(nodes, str) else tuple(nodes)
+    names = (nodes,) if isinstance(nodes, str) else tuple(dict.fromkeys(nodes))
     _check(metric, names, reference)
     sets, blocks = _sets(edges, names), as_blocks(layers, model.cfg.n_layers)
     keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)

@@ -51,7 +51,6 @@ class NodeValues:
                 "key of one in sources)"
             )
         self._found: dict[tuple[int, str, int], Tensor] = {}
-        self._known: dict[tuple[str, int, int], Any] = {}
 
     def hooks(self, run: Run) -> list[tuple[str, Callable[..., None]]]:
         """What is to be put on the hook points of a run."""
@@ -102,7 +101,12 @@ class NodeValues:
             sums = act.new_zeros(int(kind.max()) + 1, *act.shape[1:]).index_add_(0, kind, act)
             n = torch.bincount(kind).clamp(min=1).view(-1, *[1] * (act.ndim - 1))
             return (sums / n)[kind]
-        write = write_of(self.model, self._write(name, layer), None, batch, item)
+        write = write_of(self.model, self._write(name, layer), None, batch, item, among=pos)
+        if len(write.positions) < len(pos):
+            raise InputError(
+                f"the reference has no generated tokens for those of the run, of which node {name!r} is asked; give "
+                "both as many, or both the prompt alone"
+            )
         return write.value(act[None], torch.searchsorted(write.positions, pos))[0].to(act)
 
     def _write(self, name: str, layer: int) -> Write:

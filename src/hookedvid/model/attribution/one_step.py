@@ -7,6 +7,7 @@ from hookedvid.model.attribution.edge_values import EdgeValues
 from hookedvid.model.attribution.node_values import NodeValues
 from hookedvid.model.attribution.request import Request
 from hookedvid.model.attribution.result import Attribution
+from hookedvid.model.cache import VideoCache
 from hookedvid.model.run import running
 from hookedvid.values.inputs import VideoInputs
 
@@ -25,7 +26,9 @@ def one_step(asked: Request) -> list[Attribution]:
     found: list[Attribution] = []
     for i, value in enumerate(values):
         of_edges = {"edges": edges.of(i), "knockouts": sets[i].knockouts, "softmax": asked.softmax} if sets else {}
-        found.append(asked.result(i, value, **of_edges, nodes=nodes.of(i), reference=asked.name))
+        other = reference.layouts[i] if isinstance(reference, VideoCache) else None
+        of_nodes = {"nodes": nodes.of(i), "reference": asked.name, "other": other}
+        found.append(asked.result(i, value, **of_edges, **of_nodes))
     return found
 
 

@@ -42,6 +42,7 @@ class Attribution:
             metric(the activation there as in the reference). 0 where a position had left.
         reference: Of nodes, `zero`, `mean` or the key of a source; None where `attribute` was given the other run
             itself, which is not kept.
+        other: The layout of that run. A node was held against the one at the same place in it.
         layout: Of the sequence.
         layers: Blocks that were asked about, 0-based.
         n_layers: How many the model has.
@@ -60,6 +61,7 @@ class Attribution:
     knockouts: tuple[Knockout, ...] = ()
     nodes: Mapping[str, Float[Tensor, "layer *head pos"]] = field(default_factory=dict[str, Tensor])
     reference: str | None = None
+    other: TokenLayout | None = None
     path: Path | None = None
     softmax: Softmax = "slope"
     n_steps: int = 1
@@ -143,7 +145,13 @@ class Attribution:
             if not self._is_reference(w):
                 has = f"is {self.reference!r}" if self.reference else "has no name: give it by its key in sources"
                 raise InputError(f"{w.label}: what it puts in is not the reference, which {has}")
-            there[self.layout.positions(w.at)] = True
+            at = self.layout.positions(w.at)
+            if self.other is not None and not torch.equal(at, self.other.positions(w.at)[: len(at)]):
+                raise InputError(
+                    f"{w.label}: in the reference {w.at!r} stands at other positions, and nodes were held against the "
+                    "same ones; give a reference with as many tokens of every kind"
+                )
+            there[at] = True
         return float(self.nodes[hook][self.layers.index(layer)][..., there].sum())
 
     def _is_reference(self, w: Write) -> bool:
