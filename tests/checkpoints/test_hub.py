@@ -267,17 +267,25 @@ def test_only_a_snapshot_folder_has_a_commit(tmp_path):
 def test_a_model_by_its_repository_is_downloaded_converted_and_then_needs_no_hub(tmp_path):
     """The whole way of `from_pretrained("owner/name")`, and the same again with the hub gone."""
     files = {p.name: p.read_bytes() for p in original(tmp_path / "theirs").iterdir()}
+    # Each load is a process of its own; what both import is imported once.
     code = (
-        "import hashlib; from hookedvid import HookedVideoLLM\n"
-        "m = HookedVideoLLM.from_pretrained('lab/tiny-ov', overrides={'vision.n_heads': 4})\n"
-        "print(hashlib.sha256(b''.join(p.detach().float().numpy().tobytes() for p in m.parameters())).hexdigest(),"
-        " m.cfg.model_name)"
+        "import hashlib, os, sys; from hookedvid import HookedVideoLLM\n"
+        "for _ in sys.stdin:\n"
+        "    if not os.fork():\n"
+        "        m = HookedVideoLLM.from_pretrained('lab/tiny-ov', overrides={'vision.n_heads': 4})\n"
+        "        bits = b''.join(p.detach().float().numpy().tobytes() for p in m.parameters())\n"
+        "        print(hashlib.sha256(bits).hexdigest(), m.cfg.model_name, flush=True)\n"
+        "        os._exit(0)\n"
+        "    assert not os.wait()[1]"
     )
     with running() as hub:
         hub.repos["lab/tiny-ov"] = Repo({OLD: files}, {"main": OLD})
         env = environment(hub, tmp_path / "hub", HOOKEDVID_HOME=str(tmp_path / "home"))
-        first = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
-    again = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+        loading = subprocess.Popen(command, env=env, text=True, stdin=pipe, stdout=pipe, bufsize=1)
+        loading.stdin.write("\n")
+        first = loading.stdout.readline()
+    again, _ = loading.communicate("\n")
     assert first == again and first.split()[1] == "lab/tiny-ov"
     (made,) = (p for p in (tmp_path / "home").iterdir() if p.is_dir())
     assert made.name.startswith("lab--tiny-ov") and Provenance.load(made).commit == OLD

@@ -47,8 +47,16 @@ def study(annotations) -> Study:
     return Study(protocols=("baseline",), custom=tuple((line,) for line in LINES), sources=how)
 
 
-def by_hand(model, annotations, item, line):
-    """The right option's probability of one item, its sources run apart."""
+@pytest.fixture(scope="module")
+def by_hand(model, annotations) -> dict:
+    """The right option's probability of each item and line, its sources run apart."""
+    with torch.no_grad():
+        return {
+            (i.id, line): probability(model, annotations, i, line) for i in read_items(annotations) for line in LINES
+        }
+
+
+def probability(model, annotations, item, line) -> float:
     items = read_items(annotations)
 
     def asked(video, one):
@@ -75,14 +83,14 @@ def by_hand(model, annotations, item, line):
 
 @torch.no_grad()
 @pytest.mark.parametrize("reuse", ["layers+positions", "none"])
-def test_rows_are_those_of_sources_run_by_hand(reuse, model, annotations, study, tmp_path):
+def test_rows_are_those_of_sources_run_by_hand(reuse, model, annotations, study, by_hand, tmp_path):
     rows = run(plan(replace(study, reuse=reuse), model, annotations), model, tmp_path)
     assert {r["status"] for r in rows} == {"ok"}, [r["reason"] for r in rows]
     for item in read_items(annotations):
         for line in LINES:
             (row,) = [r for r in rows if r["item"] == item.id and r["condition"] == label(parse(line))]
             # float32, and a run from its first changed block against one from the pixels.
-            assert row["prob"] == pytest.approx(by_hand(model, annotations, item, line), abs=1e-5)
+            assert row["prob"] == pytest.approx(by_hand[item.id, line], abs=1e-5)
     assert len(list((tmp_path / "sources").glob("*.safetensors"))) == 1
 
 
