@@ -341,6 +341,8 @@ def test_what_cannot_be_attributed_is_refused_in_words():
         "laid out otherwise": (InputError, {"nodes": "z", "path": "clip", "reference": rich_inputs(m, 2)}),
         "share edges": (InputError, {"path": "weights", "edges": [LV_K, Knockout("video[0]", "last")]}),
         "layers .* are not all there": (InputError, {"layers": 3}),
+        "readers and softmax are of edges": (InputError, {"nodes": "z", "softmax": "cut"}),
+        "is no hook point; name nodes": (InputError, {"nodes": [("z", 1)]}),
     }
     for words, (error, how) in refused.items():
         with pytest.raises(error, match=words):

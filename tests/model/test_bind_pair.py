@@ -287,6 +287,7 @@ def test_unlike_pairs_are_refused_in_words():
         (VideoInputs.stack([one, one]), "1 clean inputs and 2 corrupt ones"),
         (m.inputs_from_tensors(torch.tensor([1, 2, 3])), "an input without a video"),
         (["other.mp4"], "str is no input: give what model.prepare"),
+        (None, "NoneType is no input: give what model.prepare"),
     ):
         with pytest.raises(InputError, match=words):
             m.bind_pair(one, corrupt)

@@ -234,6 +234,12 @@ def test_an_item_without_a_margin_has_failed_estimates_alone(model, annotations,
     assert all("no right option is known" in r["reason"] for r in failed)
 
 
+@pytest.mark.parametrize("protocol", ["attribution", "cumulative", "heads"])
+def test_what_cuts_the_first_knockout_needs_one(protocol):
+    with pytest.raises(ConfigError, match="cut the first knockout"):
+        Study(protocols=(protocol,), knockouts=()).conditions(N, HEADS, FRAMES)
+
+
 def test_what_reads_texts_has_no_gradient():
     with pytest.raises(ConfigError, match="differentiates what is scored, and 'generate' reads a text; score by"):
         Study(protocols=("attribution",), scoring="generate")

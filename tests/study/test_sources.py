@@ -142,6 +142,13 @@ def test_what_is_no_source_is_refused_where_the_study_is_read(how, line, said):
         Study(custom=((line,),), sources=how)
 
 
+def test_a_protocols_source_is_not_put_in_anothers_place():
+    own = {"another video": {"paired": "video"}}
+    assert Study(protocols=("attribution",), sources=own).named_sources["another video"].paired == "video"
+    with pytest.raises(ConfigError, match=r"protocol 'attribution' takes .* by that name; give yours another"):
+        Study(protocols=("attribution",), sources={"another video": {"paired": "video", "seed": 3}})
+
+
 def test_items_that_are_not_there_are_refused_before_anything_runs(model, annotations):
     missing = Study(protocols=("baseline",), custom=((LINES[0],),), sources={"foil": {"item": "nobody"}})
     with pytest.raises(ConfigError, match=r"sources.foil: no item 'nobody' in this study"):

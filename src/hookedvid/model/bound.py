@@ -1,6 +1,6 @@
 """A model with its input bound, or two videos, for tools that pass token ids and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ def bind_pair(
         InputError: For what is no input, inputs without a video, and pairs of unlike layouts.
     """
     sides = (
-        side if isinstance(side, VideoInputs) else VideoInputs.stack([*map(_checked, side)])
+        VideoInputs.stack([*map(_checked, side)]) if isinstance(side, Iterable) else _checked(side)
         for side in (clean, corrupt)
     )
     return BoundPair(model, *(side.to(model.device) for side in sides))

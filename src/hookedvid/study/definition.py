@@ -23,7 +23,7 @@ from hookedvid.study.records import model_hash
 from hookedvid.study.rows import Task, canonical, digest, key_of
 from hookedvid.study.scorings.registry import SCORINGS
 from hookedvid.study.scorings.scoring import Scoring
-from hookedvid.study.sources import Source, check_named
+from hookedvid.study.sources import Source, check_named, named
 from hookedvid.study.sources import names as source_names
 from hookedvid.values.effects import effects
 from hookedvid.values.files import read_regular
@@ -52,7 +52,7 @@ class Study:
         items: An annotation file.
         dataset, data: In its place, the name of a published dataset, as `read_dataset` takes it, and the folder it was
             downloaded to (neither: the shapes clips, made on the spot). Paths are relative to the study file.
-        protocols, knockouts: Which to run, by name; cumulative and heads take the first knockout.
+        protocols, knockouts: Which to run, by name; cumulative, heads and attribution take the first knockout.
         step: Of cumulative, and of the layers that heads looks at.
         width: Of windows (0: the paper's 4, or 2 on models of 16 layers and fewer).
         grid: Layers between the exits, and the windows, that efficiency tries (0: an eighth of the depth).
@@ -123,8 +123,9 @@ class Study:
             raise ConfigError(f"no scoring {self.scoring!r} ({nearest(self.scoring, SCORINGS)})")
         custom = protocols.in_json(self.custom)
         object.__setattr__(self, "custom", custom)
+        sources = self.named_sources
         for several in custom:
-            check_named(from_json(several), self.named_sources)
+            check_named(from_json(several), sources)
         samplers.check(self.sampler or "linspace", 1 if self.n_frames is None else self.n_frames)
         self._check_numbers()
         for name in self.protocols:
@@ -176,12 +177,9 @@ class Study:
         """Its sources, and those that its protocols take from.
 
         Raises:
-            ConfigError: For what is none.
+            ConfigError: For what is none, and for one that goes by the name of a protocol's.
         """
-        given = dict(self.sources)
-        for name in self.protocols:
-            given |= REGISTRY[name].sources if name in REGISTRY else {}
-        return {name: Source.of(name, how) for name, how in given.items()}
+        return named(self.sources, {name: REGISTRY[name].sources for name in self.protocols if name in REGISTRY})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Study":
@@ -211,9 +209,12 @@ class Study:
         """
         cuts = [KNOCKOUTS[k] for k in dict.fromkeys(self.knockouts)]
         width = self.width or protocols.window_width(n_layers)
+        setting = Setting(
+            cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed, n_frames, frames_together
+        )
         conditions = [protocols.BASELINE]
         if "cumulative" in self.protocols:
-            conditions += protocols.cumulative(cuts[0], n_layers, self.step)
+            conditions += protocols.cumulative(setting.first, n_layers, self.step)
         if "all-layers" in self.protocols:
             conditions += protocols.everywhere(cuts)
         if "windows" in self.protocols:
@@ -222,9 +223,6 @@ class Study:
             conditions += protocols.random_control(cuts, self.seed)
         if protocols.EFFICIENCY in self.protocols:
             conditions += protocols.efficiency(n_layers, self.grid)
-        setting = Setting(
-            cuts, n_layers, n_heads, self.step, self.grid, self.drop_at, self.seed, n_frames, frames_together
-        )
         for name, protocol in REGISTRY.items():
             conditions += protocol.conditions(setting) if name in self.protocols else []
         named = {c.label: c.interventions for c in conditions}

@@ -84,6 +84,20 @@ class Source:
         return tuple(known[one] for one in ids)
 
 
+def named(own: Mapping[str, Any], of_protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
+    """A study's own sources with those of its protocols, by name.
+
+    Raises:
+        ConfigError: For what is none, and for one that goes by the name of a protocol's.
+    """
+    given = dict(own)
+    for protocol, sources in of_protocols.items():
+        for name, how in sources.items():
+            if given.setdefault(name, how) != how:
+                raise ConfigError(f"sources.{name}: protocol {protocol!r} takes {how} by that name; give yours another")
+    return {name: Source.of(name, how) for name, how in given.items()}
+
+
 def check_named(interventions: Sequence[Intervention], sources: Mapping[str, Source]) -> None:
     """Raise ConfigError for interventions that take from what no source is called."""
     for one in interventions:

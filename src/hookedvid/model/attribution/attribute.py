@@ -55,7 +55,7 @@ def attributions(
 
     Args:
         model: The model.
-        inputs: Of any number of items.
+        inputs: Of any number of items, for `attribute` one.
         metric: Logits [batch, kept, d_vocab] to a number an item [batch]; `logit_diff` and `log_prob` make some.
         edges: Sets of edges by their sources: `frames` (steps of the video; the default where no nodes are asked for),
             `segments` (kinds), `cells` (of every frame); or knockouts without layers and heads, one set each.
@@ -80,12 +80,24 @@ def attributions(
         HookError: Where something listens on scores or pattern of a block asked about.
     """
     batch, rest = shown(model, _decoder_inputs(model, inputs), interventions)
-    names = (nodes,) if isinstance(nodes, str) else tuple(dict.fromkeys(nodes))
+    names = _names(nodes)
     _check(metric, names, reference)
+    if edges is None and names and (readers is not None or softmax != "slope"):
+        raise InputError("readers and softmax are of edges, and nodes have none: ask for edges=…, or leave them out")
     sets, blocks = _sets(edges, names), as_blocks(layers, model.cfg.n_layers)
     keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
     asked = Request(model, batch, metric, blocks, sets, readers, names, reference, rest, sources, keep, softmax)
     return _by(asked, path, counted("n_steps", n_steps))
+
+
+def _names(nodes: Any) -> tuple[str, ...]:
+    """Each hook point once."""
+    several = isinstance(nodes, Iterable) and not isinstance(nodes, str)
+    names: tuple[Any, ...] = tuple(dict.fromkeys(cast(Iterable[Any], nodes) if several else (nodes,)))
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{name!r} is no hook point; name nodes, such as 'z', and give layers=… on their own")
+    return names
 
 
 def _check(metric: Any, nodes: Sequence[str], reference: Any) -> None:

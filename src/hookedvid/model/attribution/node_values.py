@@ -38,10 +38,10 @@ class NodeValues:
         InterventionError: For a name that does not exist.
     """
 
-    def __init__(self, model: Model, names: str | Sequence[str], layers: Sequence[int], reference: Any):
+    def __init__(self, model: Model, names: Sequence[str], layers: Sequence[int], reference: Any):
         self.model, self.layers = model, layers
         self.reference: Any = reference
-        self.names = (names,) if isinstance(names, str) else tuple(names)
+        self.names = tuple(names)
         for name in self.names:
             if is_map(name) or part_of(name) != "blocks":
                 raise InputError(f"nodes are what positions hold in the decoder's blocks, such as 'z', not {name!r}")

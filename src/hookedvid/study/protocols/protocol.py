@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from hookedvid.errors import ConfigError
 from hookedvid.study.protocols import Condition
 from hookedvid.study.results.charts import Chart
 from hookedvid.study.results.evidence import Finding
@@ -37,6 +38,17 @@ class Setting:
     seed: int = 0
     n_frames: int = 0
     frames_together: int = 1
+
+    @property
+    def first(self) -> Knockout:
+        """The first knockout, which some protocols ask about alone.
+
+        Raises:
+            ConfigError: Where the study names none.
+        """
+        if not self.knockouts:
+            raise ConfigError('cumulative, heads and attribution cut the first knockout: knockouts = ["LV-K"]')
+        return self.knockouts[0]
 
 
 @dataclass(frozen=True)
