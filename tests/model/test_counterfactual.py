@@ -32,7 +32,7 @@ from hookedvid.values.interventions import (
     Swapped,
 )
 from hookedvid.video import footage
-from models import apart, perturb, random_inputs
+from models import apart, perturb, random_inputs, terse_tokenizer
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 96, 160, 3), dtype=np.uint8)
 FRAMES[5, :, :80] = FRAMES[4, :, :80]  # what VideoLLaMA3 drops
@@ -55,7 +55,8 @@ def models():
 
     def of(name):
         if name not in known:
-            known[name] = HookedVideoLLM.from_config(small_config(name, n_layers=3))
+            cfg = small_config(name, n_layers=3)
+            known[name] = HookedVideoLLM.from_config(cfg, tokenizer=terse_tokenizer(cfg))
             perturb(known[name])
             known[name] = known[name].double()
         return known[name]
