@@ -92,8 +92,8 @@ def attributions(
 
 def _names(nodes: Any) -> tuple[str, ...]:
     """Each hook point once."""
-    several = isinstance(nodes, Iterable) and not isinstance(nodes, str)
-    names: tuple[Any, ...] = tuple(dict.fromkeys(cast(Iterable[Any], nodes) if several else (nodes,)))
+    one = isinstance(nodes, str) or not isinstance(nodes, Iterable)
+    names: tuple[Any, ...] = tuple(dict.fromkeys([nodes] if one else cast(Any, nodes)))
     for name in names:
         if not isinstance(name, str):
             raise InputError(f"{name!r} is no hook point; name nodes, such as 'z', and give layers=… on their own")
