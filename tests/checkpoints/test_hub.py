@@ -40,7 +40,8 @@ OTHERS = {n: b"x" for n in ("README.md", "modeling.py", "chat_template.py", "mod
     "checkpoint-500/config.json": b"x",
 }
 PROGRAM = """
-import json, sys
+import json, sys, time
+time.sleep = lambda seconds: None  # between tries
 from hookedvid.errors import ConversionError
 from hookedvid.checkpoints.hub import commit_of, fetch
 for args in json.loads(sys.argv[1]):

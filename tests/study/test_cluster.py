@@ -51,7 +51,7 @@ from hookedvid.study.run.tasks import carry_out
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.run.timing import Timing
 laid = plan(Study(protocols=("all-layers",)), HookedVideoLLM.from_pretrained("tiny"), Path(sys.argv[1]))
-how = Execution(ray=sys.argv[3], n_decoders=1, actors=1, worker="faulty_worker")
+how = Execution(ray=sys.argv[3], n_decoders=1, actors=1)
 carry_out(laid, cluster.engine(laid, {"name_or_path": "tiny"}, how, Timing()), Path(sys.argv[2]))
 """
 
