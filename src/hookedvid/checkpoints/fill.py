@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hookedvid.checkpoints import layouts
 from hookedvid.conversion import tables
@@ -23,9 +24,17 @@ from hookedvid.values.parts import CLIP_L_336
 from hookedvid.values.progress import bar
 
 
+class _NoInit(TorchFunctionMode):
+    """Leaves out what fills new parameters, `torch.nn.init`: without values it takes half of a model's making."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        return named["tensor"] if getattr(func, "__module__", "") == nn.init.__name__ else func(*args, **named)
+
+
 def empty_model(cls: type, cfg: VideoLLMConfig, tokenizer: Any = None, kernel: Kernel = "sdpa") -> Any:
     """A model whose parameters have shapes alone: nothing is allocated, no random number is drawn."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInit():
         return cls(cfg, tokenizer, kernel)
 
 

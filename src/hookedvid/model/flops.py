@@ -21,7 +21,7 @@ from torch import Tensor
 from hookedvid.errors import InterventionError
 from hookedvid.model.leaving import without
 from hookedvid.nn.grids import windows
-from hookedvid.nn.structured import structure
+from hookedvid.nn.structured import n_edges
 from hookedvid.values.clips import parted
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig, VisionConfig
 from hookedvid.values.effects import Cut, Effects, Exit, FrameChange, Intervention, by_heads, check_heads, effects
@@ -171,9 +171,9 @@ def n_pairs(
     Counted without a query x key mask, but for random edges among part of the positions or with other cuts.
     """
     cuts = [cut for cut in cuts if cut.removes]
-    calls = structure(layout, cuts, query, key)
-    if calls is not None:
-        return calls.edges
+    edges = n_edges(layout, cuts, query, key)
+    if edges is not None:
+        return edges
     if len(cuts) == 1 and query is None and key is None and cuts[0].drawn:
         # As many as the knockout they are like cuts in the prompt, where there are so many to draw from.
         n, prompt = layout.n_prompt, torch.arange(layout.n_prompt)

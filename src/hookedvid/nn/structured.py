@@ -126,18 +126,14 @@ def structure(
     None where only a dense mask will do: random edges, weights to differentiate in, padding (-1), positions that do not
     ascend, no position.
     """
-    query = torch.arange(layout.n_tokens) if query is None else query
-    key = torch.arange(layout.n_tokens) if key is None else key
+    query, key = _positions(layout, query, key)
     if not _regular(cuts, query, key):
         return None
-    kinds = _kinds(layout, cuts, query, key)
-    rows_of = np.split(kinds.of_query.argsort(kind="stable"), np.bincount(kinds.of_query).cumsum()[:-1])
     edges, blocks, empty = 0, [], []
-    for kind, rows in enumerate(rows_of):
-        group = _group(kinds, kind, rows, query.numpy()[rows], key.numpy())
-        edges += int(group.n_seen.sum() + (group.own >= 0).sum())
+    for group in _groups(layout, cuts, query, key):
+        edges += group.edges
         alive = (group.n_seen > 0) | (group.own >= 0)
-        empty.append(rows[~alive])
+        empty.append(group.rows[~alive])
         if alive.any():
             blocks += _blocks(group.only(alive), key.numpy())
     if any(map(len, empty)):
@@ -145,6 +141,22 @@ def structure(
     calls = sorted(_calls(blocks, len(key)), key=lambda c: int(_index(c.rows)[0]))
     order = _places(torch.cat([_index(c.rows) for c in calls]).argsort().numpy())
     return Structure(len(query), len(key), edges, tuple(calls), order)
+
+
+def n_edges(
+    layout: TokenLayout,
+    cuts: Sequence[Cut] = (),
+    query: Int[Tensor, " query"] | None = None,
+    key: Int[Tensor, " key"] | None = None,
+) -> int | None:
+    """How many pairs `structure` allows, None where it is None; no calls are made."""
+    query, key = _positions(layout, query, key)
+    return sum(g.edges for g in _groups(layout, cuts, query, key)) if _regular(cuts, query, key) else None
+
+
+def _positions(layout: TokenLayout, query: Tensor | None, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    every = torch.arange(layout.n_tokens)
+    return every if query is None else query, every if key is None else key
 
 
 # Down to the calls in numpy: many small steps, of which each costs torch several times as much.
@@ -207,8 +219,19 @@ class _Group(NamedTuple):
         return _Group(self.seen, self.m, *(x[which] for x in self[2:]))
 
     @property
+    def edges(self) -> int:
+        return int(self.n_seen.sum() + (self.own >= 0).sum())
+
+    @property
     def weighted(self) -> bool:
         return bool(self.m.any() or self.m_own.any())
+
+
+def _groups(layout: TokenLayout, cuts: Sequence[Cut], query: Tensor, key: Tensor) -> Iterator[_Group]:
+    kinds = _kinds(layout, cuts, query, key)
+    rows_of = np.split(kinds.of_query.argsort(kind="stable"), np.bincount(kinds.of_query).cumsum()[:-1])
+    for kind, rows in enumerate(rows_of):
+        yield _group(kinds, kind, rows, query.numpy()[rows], key.numpy())
 
 
 def _group(kinds: _Kinds, kind: int, rows: np.ndarray, pos: np.ndarray, key: np.ndarray) -> _Group:

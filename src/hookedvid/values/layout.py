@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -157,7 +158,7 @@ class TokenLayout:
         Raises:
             SelectorError: Listing what is present, when anything else selects nothing.
         """
-        chosen = torch.zeros(self.n_tokens, dtype=torch.bool)
+        chosen = np.zeros(self.n_tokens, dtype=bool)  # a run, of which a video may have a thousand, costs torch more
         groups = dict(self.groups)
         for term in parse_selector(selector):
             if term.name in groups:
@@ -175,7 +176,7 @@ class TokenLayout:
                     )
                 for positions in runs:
                     chosen[positions] = True
-        return chosen
+        return torch.from_numpy(chosen)
 
     def positions(self, selector: str) -> Int[Tensor, " chosen"]:
         """Indices of the positions a selector names, ascending."""
@@ -188,13 +189,13 @@ class TokenLayout:
         The newline that ends a whole video gets a number of its own, `n_frames`: it shares a frame with
         nothing, and every frame is another one to it.
         """
-        ids = torch.full((self.n_tokens,), -1, dtype=torch.long)
+        ids = np.full(self.n_tokens, -1, dtype=np.int64)
         for s in self.segments:
             if s.frame is not None:
                 ids[s.start : s.stop] = s.frame
             elif s.role == "newline":
                 ids[s.start : s.stop] = self.n_frames
-        return ids
+        return torch.from_numpy(ids)
 
     @cached_property
     def position_ids(self) -> Int[Tensor, "axis pos"]:
