@@ -176,7 +176,7 @@ class TokenLayout:
                     )
                 for positions in runs:
                     chosen[positions] = True
-        return torch.from_numpy(chosen)
+        return torch.as_tensor(chosen)
 
     def positions(self, selector: str) -> Int[Tensor, " chosen"]:
         """Indices of the positions a selector names, ascending."""
@@ -195,7 +195,7 @@ class TokenLayout:
                 ids[s.start : s.stop] = s.frame
             elif s.role == "newline":
                 ids[s.start : s.stop] = self.n_frames
-        return torch.from_numpy(ids)
+        return torch.as_tensor(ids)
 
     @cached_property
     def position_ids(self) -> Int[Tensor, "axis pos"]:
