@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import hookedvid
+from decoding import decoders, pools  # noqa: F401
+from held_out_clips import held_out_clips
 from hookedvid.cli.commands import main
 from hookedvid.study.definition import Study
 
@@ -27,8 +29,10 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A folder with the two clips that the first page makes."""
+    """A folder with the two clips that the first page makes, and the held-out ones, which its study would make."""
     folder = tmp_path_factory.mktemp("docs")
+    (folder / "runs" / "first").mkdir(parents=True)
+    (folder / "runs" / "first" / "videos").symlink_to(held_out_clips(tmp_path_factory))
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         executed("index")

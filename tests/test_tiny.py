@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
+from held_out_clips import held_out_clips
 from hookedvid.checkpoints.load import find
 from hookedvid.data.item import read_items, write_items
-from hookedvid.data.shapes.clips import held_out
 from hookedvid.errors import InputError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
@@ -31,7 +31,7 @@ def model() -> HookedVideoLLM:
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory):
-    return held_out(tmp_path_factory.mktemp("held-out"))
+    return held_out_clips(tmp_path_factory) / "items.jsonl"
 
 
 def asked(model, annotations, folder, **changes) -> dict[tuple[str, str], Summary]:

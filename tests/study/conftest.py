@@ -1,16 +1,12 @@
-"""Studies of a module share decoding processes: to start two takes as long as many of these studies."""
-
-from contextlib import nullcontext
+"""Studies share their decoding processes, and draw nothing where nobody looks."""
 
 import pytest
 
-from hookedvid.study.run import tasks
-from hookedvid.video.decoders import Decoders
+from decoding import decoders, pools  # noqa: F401
+from hookedvid.report import plots
 
 
-@pytest.fixture(autouse=True, scope="module")
-def decoders():
-    """What `run` decodes with where it is given nothing; the command starts its own."""
-    with Decoders() as pool, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tasks, "Decoders", lambda: nullcontext(pool))
-        yield
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made, their files are empty: to draw one takes as long as a small study."""
+    monkeypatch.setattr(plots, "contents", lambda *_: b"")

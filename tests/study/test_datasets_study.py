@@ -54,8 +54,7 @@ def rows_of(out):
 )
 def test_every_dataset_runs_from_a_study_file(tmp_path, of_five, make, options, n):
     make(tmp_path / "set", **options)
-    asked = of_five if make is miniatures.egoschema else ""
-    (tmp_path / "study.toml").write_text(f'{asked}{STUDY}dataset = "{make.__name__}"\ndata = "set"\n')
+    (tmp_path / "study.toml").write_text(f'{of_five}{STUDY}dataset = "{make.__name__}"\ndata = "set"\n')
     assert main(["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out")]) == 0
     rows = rows_of(tmp_path / "out")
     assert len(rows) == n and {r["status"] for r in rows} == {"ok"}
@@ -66,7 +65,8 @@ def test_what_is_missing_fails_and_what_nobody_has_is_left_out(tmp_path, capsys)
     folder, out = miniatures.mvbench(tmp_path / "set", layout="extracted"), tmp_path / "out"
     miniatures.without(folder, "video/ssv2_video/action_antonym0.webm")
     (tmp_path / "study.toml").write_text(STUDY)
-    command = ["study", str(tmp_path / "study.toml"), "--dataset", "mvbench", "--data", str(folder), "--out", str(out)]
+    name = "mvbench:action_antonym:fine_grained_pose"
+    command = ["study", str(tmp_path / "study.toml"), "--dataset", name, "--data", str(folder), "--out", str(out)]
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (
@@ -78,7 +78,7 @@ def test_what_is_missing_fails_and_what_nobody_has_is_left_out(tmp_path, capsys)
     assert [r["item"] for r in failed] == ["action_antonym-0"] and "there is no such file" in failed[0]["reason"]
     kept = Manifest.load(out)
     assert kept.left_out == dict.fromkeys(["fine_grained_pose-0", "fine_grained_pose-1"], WHY_NOT)
-    assert (kept.study.dataset, kept.study.data) == ("mvbench", str(folder))
+    assert (kept.study.dataset, kept.study.data) == (name, str(folder))
     assert main(["plot", str(out)]) == 0
 
 

@@ -73,7 +73,7 @@ def test_a_study_of_one_condition_is_one_forward_a_question(model, annotations, 
 
 
 def test_it_is_the_sum_over_what_is_run(model, annotations):
-    laid = plan(Study(), model, annotations)
+    laid = plan(Study(), model, annotations, limit=4)
     layouts = {i.id: model.prepare(annotations.parent / i.video, i.question, i.options).layout for i in laid.items}
     different = {t.key: (i, c) for i, c, t in laid.tasks}
     total = sum(Flops.of(model.cfg, layouts[i.id], c.interventions).total for i, c in different.values())
@@ -155,7 +155,14 @@ def test_subtitles_are_counted(model, tmp_path):
     data = read_dataset("videomme:subtitles", miniatures.videomme(tmp_path / "set", layout="data"))
     with_them, without = (
         estimate(
-            plan(Study(convention=f"videomme/lmms-eval@2026-04{more}"), model, data.folder, None, data.items), model
+            plan(
+                Study(protocols=("baseline",), convention=f"videomme/lmms-eval@2026-04{more}"),
+                model,
+                data.folder,
+                None,
+                data.items,
+            ),
+            model,
         )
         for more in ("+subtitles", "")
     )
@@ -175,7 +182,7 @@ def test_what_is_done_is_not_reckoned_again(model, annotations, tmp_path):
 
 
 def test_many_videos_are_reckoned_from_some(model, annotations, monkeypatch):
-    laid = plan(Study(), model, annotations)
+    laid = plan(Study(protocols=("cumulative", "all-layers")), model, annotations)
     whole = estimate(laid, model)
     monkeypatch.setattr("hookedvid.study.run.estimate.LOOKED_AT", 2)
     some = estimate(laid, model)
@@ -185,7 +192,7 @@ def test_many_videos_are_reckoned_from_some(model, annotations, monkeypatch):
 
 
 def test_generated_text_is_run_one_by_one(model, annotations):
-    found = estimate(plan(Study(scoring="generate"), model, annotations), model)
+    found = estimate(plan(Study(scoring="generate"), model, annotations, limit=2), model)
     assert list(flops(found)) == ["none"]
 
 

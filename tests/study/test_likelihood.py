@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from held_out_clips import held_out_clips
 from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
-from hookedvid.data.shapes.clips import held_out, make_dataset
+from hookedvid.data.shapes.clips import make_dataset
 from hookedvid.data.shapes.words import VOCABULARY, tokenizer
 from hookedvid.errors import ConfigError, DataError, InputError
 from hookedvid.families.prompts import QuestionForm, Template
@@ -304,9 +305,10 @@ def test_a_table_of_likelihoods_is_never_drawn_as_accuracy():
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     """The folder of the held-out clips."""
-    return held_out(tmp_path_factory.mktemp("held-out")).parent
+    return held_out_clips(tmp_path_factory)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_scores_captions_of_the_shipped_model(clips, tmp_path, capsys):
     """Its captions are all but certain, and cut off from the video all but lost: 20 clips, float32."""
     out = tmp_path / "out"

@@ -105,6 +105,7 @@ def test_every_flipped_bit_of_a_row_is_found(finished):
         assert Lines().row(bytes(flipped)) is None, at
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_rows_are_run_again_and_a_plot_of_them_is_refused(folder, finished, laid, model, tmp_path, capsys):
     out, rows = tmp_path / "out", finished[1]
     shutil.copytree(finished[0], out)
@@ -200,6 +201,7 @@ def shown(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and not p.name.startswith("rows")}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_of_another_study_keep_a_name_of_their_own(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert study(folder, out, "--protocol", "windows", "--limit", "2") == 0
@@ -225,12 +227,14 @@ def test_results_of_another_study_keep_a_name_of_their_own(folder, tmp_path, cap
     assert shown(out)["summary.csv"] == first["summary.csv"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_shards_are_one_study(folder, tmp_path):
     for shard in ("0/2", "1/2"):
         assert study(folder, tmp_path / "out", "--shard", shard) == 0
     assert not (tmp_path / "out" / "earlier").exists() and (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_presentation_leaves_no_file_of_the_one_before(folder, finished, tmp_path, capsys):
     shutil.copytree(finished[0], tmp_path / "out")
     (tmp_path / "out" / "windows.png").write_bytes(b"old")
@@ -242,6 +246,7 @@ def test_a_presentation_leaves_no_file_of_the_one_before(folder, finished, tmp_p
     assert shown(tmp_path / "out").keys() == shown(finished[0]).keys()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_links_in_a_results_folder_are_replaced_and_not_followed(folder, finished, tmp_path, capsys):
     out, other = tmp_path / "out", tmp_path / "other"
     out.mkdir()

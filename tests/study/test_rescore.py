@@ -44,7 +44,7 @@ def folder(net, tmp_path_factory):
 
 
 @pytest.fixture
-def study(folder, monkeypatch, tmp_path):
+def study(folder, monkeypatch, tmp_path, undrawn):
     """Runs a study that generates TEXTS in turn; gives its folder."""
 
     def made(dataset: str, convention: str, hidden: bool = False, **fields: object):

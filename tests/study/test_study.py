@@ -194,6 +194,7 @@ def test_the_key_before_the_run_is_the_key_found_after(finished, folder):
     assert len(stored) < len(rows)  # conditions of two protocols that do the same are stored once
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_killed_study_goes_on_where_it_was(folder, finished, capsys, monkeypatch):
     out = folder / "killed"
     command = ["study", str(folder / "study.toml"), "--out", str(out)]
@@ -202,7 +203,7 @@ def test_a_killed_study_goes_on_where_it_was(folder, finished, capsys, monkeypat
     for _ in range(2400):
         if (out / ROWS).exists() and (out / ROWS).stat().st_size > 20_000:
             break
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.kill()
     process.join()
     with (out / ROWS).open("ab") as f:
@@ -439,6 +440,7 @@ def test_the_command_writes_everything(folder, capsys, tmp_path):
     assert frame(Records(out).read().values()).shape[0] == len(table)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_shards_come_to_the_same_table(folder, finished, capsys, tmp_path):
     out = tmp_path / "out"
     command = ["study", str(folder / "study.toml"), "--out", str(out), "--shard"]
