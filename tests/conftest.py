@@ -42,8 +42,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What libraries hold is walked through by no later collection of garbage."""
+    """What libraries hold is walked through by no later collection of garbage, and what tests hold less often."""
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
