@@ -336,6 +336,8 @@ def test_what_cannot_be_attributed_is_refused_in_words():
         "no readers are asked": (InputError, {"readers": []}),
         "no reference None": (InputError, {"nodes": "z", "reference": None}),
         "n_steps is 0": (InputError, {"path": "weights", "n_steps": 0}),
+        "n_steps are of a path": (InputError, {"n_steps": 32}),
+        "no reference 'other'": (InputError, {"nodes": "z", "reference": "other", "sources": [1]}),
         "one of edges alone": (InputError, {"nodes": "z", "path": "weights"}),
         "one of nodes alone": (InputError, {"nodes": "z", "path": "clip"}),
         "laid out otherwise": (InputError, {"nodes": "z", "path": "clip", "reference": rich_inputs(m, 2)}),

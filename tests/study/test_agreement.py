@@ -236,7 +236,7 @@ def test_an_item_without_a_margin_has_failed_estimates_alone(model, annotations,
 
 @pytest.mark.parametrize("protocol", ["attribution", "cumulative", "heads"])
 def test_what_cuts_the_first_knockout_needs_one(protocol):
-    with pytest.raises(ConfigError, match="cut the first knockout"):
+    with pytest.raises(ConfigError, match=f"{protocol} cuts the first knockout"):
         Study(protocols=(protocol,), knockouts=()).conditions(N, HEADS, FRAMES)
 
 

@@ -29,12 +29,12 @@ class Values(NamedTuple):
 
     Attributes:
         positions: Whose values are replaced.
-        of: The new values of some of them, from the old ones, their places among `positions`, and how many of them,
-            the first, are the prompt's.
+        of: The new values of some of them, from their places among `positions`, how many of them, the first, are the
+            prompt's, and the old ones.
     """
 
     positions: Int[Tensor, " position"]
-    of: Callable[[Tensor, Tensor, int], Tensor]
+    of: Callable[[Tensor, int, Tensor], Tensor]
 
 
 class Place(NamedTuple):
@@ -101,11 +101,10 @@ def flows_at(
         for i, swap in enumerate(mine):
             its, what = of[replace(swap, heads=None)], (place.key, mine, i, some)
             if what not in known:
-                some_heads = [heads[h] for h in some]
-                known[what] = _Edges(place, swap, mine[i + 1 :], its.positions, some_heads, alone=len(mine) == 1)
+                known[what] = _Edges(place, mine[i:], its.positions, [heads[h] for h in some], alone=len(mine) == 1)
             edges = known[what]
             if len(edges.rows) and len(edges.columns):
-                new = partial(_new, its, edges.places, edges.n_prompt)
+                new = partial(its.of, edges.places, edges.n_prompt)
                 flows.append(
                     Flow(place.item, edges.rows, edges.columns, edges.heads, edges.seen, edges.edges, new, edges.others)
                 )
@@ -113,7 +112,7 @@ def flows_at(
 
 
 class _Edges:
-    """The edges of a swap at a place, and what their rows see; as of a Flow.
+    """The edges of a swap at a place, but those of swaps after it, and what their rows see; as of a Flow.
 
     Attributes:
         places: Of the columns among `positions`.
@@ -121,11 +120,10 @@ class _Edges:
     """
 
     def __init__(
-        self, place: Place, swap: Swap, later: Sequence[Swap], positions: Int[Tensor, " position"], heads: list[int],
-        alone: bool,
-    ):  # fmt: skip
-        self.place, self.swaps, self.heads = place, (swap, *later), torch.tensor(heads)
-        layout = place.layout
+        self, place: Place, swaps: Sequence[Swap], positions: Int[Tensor, " position"], heads: list[int], alone: bool
+    ):
+        self.place, self.swaps, self.heads = place, swaps, torch.tensor(heads)
+        layout, swap = place.layout, swaps[0]
         self.columns = torch.isin(place.keys, positions).nonzero()[:, 0]
         self.keys = place.keys[self.columns]
         self.places, self.n_prompt = torch.searchsorted(positions, self.keys), int((self.keys < layout.n_prompt).sum())
@@ -165,10 +163,6 @@ class _Edges:
         return Seen.of(masks_of(place.layout, place.cuts, ints(self.heads), self.pos[part], place.keys))
 
 
-def _new(values: Values, places: Tensor, n_prompt: int, v: Tensor) -> Tensor:
-    return values.of(v, places, n_prompt)
-
-
 def values_of(model: Model, swap: Swap, layer: int, sources: Sources, inputs: VideoInputs, item: int = 0) -> Values:
     """What a swap puts in place of an item's values in a block: what a write to all of them would.
 
@@ -180,7 +174,7 @@ def values_of(model: Model, swap: Swap, layer: int, sources: Sources, inputs: Vi
     write = Write("v", layer, swap.src, swap.label, source=swap.source, **made)
     of_item = write_of(model, write, sources, inputs, item)
 
-    def of(v: Tensor, which: Tensor, n: int) -> Tensor:
+    def of(which: Tensor, n: int, v: Tensor) -> Tensor:
         # The prompt's first: generated ones get its mean.
         parts = [(v[:n], which[:n]), (v[n:], which[n:])]
         new = [of_item.value(rows[None], some)[0].to(v) for rows, some in parts if len(some)]

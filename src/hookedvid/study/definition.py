@@ -214,7 +214,7 @@ class Study:
         )
         conditions = [protocols.BASELINE]
         if "cumulative" in self.protocols:
-            conditions += protocols.cumulative(setting.first, n_layers, self.step)
+            conditions += protocols.cumulative(setting.first("cumulative"), n_layers, self.step)
         if "all-layers" in self.protocols:
             conditions += protocols.everywhere(cuts)
         if "windows" in self.protocols:

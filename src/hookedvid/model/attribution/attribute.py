@@ -41,7 +41,7 @@ def attributions(
     reference: Any = "zero",
     layers: int | Iterable[int] | None = None,
     path: Path | None = None,
-    n_steps: int = 32,
+    n_steps: int | None = None,
     interventions: Asked = None,
     sources: Any = None,
     logits_to_keep: int | None = 1,
@@ -66,7 +66,7 @@ def attributions(
         layers: Blocks (0-based, negative from the end); all by default. None before the first is gone back through.
         path: None for one step. `weights`: edges, all that are asked about at once, from weight 0 to 1 (Aumann and
             Shapley's shares of what cutting all of them loses). `clip`: nodes, from the inputs that are the reference.
-        n_steps: Runs along the path, nearer to each other where the metric changes.
+        n_steps: Runs along the path, nearer to each other where the metric changes; 32 unless told.
         interventions, sources: As in `forward`: the run is under them. Functions of an Edit, and hooks, are called
             twice on the same rows, and have to give the same.
         logits_to_keep: How many last positions' logits the metric is given; None: all.
@@ -87,7 +87,9 @@ def attributions(
     sets, blocks = _sets(edges, names), as_blocks(layers, model.cfg.n_layers)
     keep = None if logits_to_keep is None else counted("logits_to_keep", logits_to_keep)
     asked = Request(model, batch, metric, blocks, sets, readers, names, reference, rest, sources, keep, softmax)
-    return _by(asked, path, counted("n_steps", n_steps))
+    if path is None and n_steps is not None:
+        raise InputError("n_steps are of a path: give path='weights' or path='clip', or leave n_steps out")
+    return _by(asked, path, counted("n_steps", 32 if n_steps is None else n_steps))
 
 
 def _names(nodes: Any) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What an attribution is asked, checked: which run, which metric of it, what is to be told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +54,7 @@ class Request(NamedTuple):
     @property
     def other(self) -> Any:
         """What nodes are held against."""
-        if self.name in (None, *REFERENCES) or self.sources is None:
+        if self.name in (None, *REFERENCES) or not isinstance(self.sources, Mapping):
             return self.reference
         return self.sources.get(self.reference, self.reference)
 

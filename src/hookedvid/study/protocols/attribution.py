@@ -107,7 +107,7 @@ def _ways(kind: str) -> list[str]:
 
 
 def _whole(s: Setting) -> tuple[str, Knockout]:
-    whole = s.first.at(LayerRange())
+    whole = s.first(Attribution.name).at(LayerRange())
     return whole.name or label((whole,)), whole
 
 

@@ -39,7 +39,7 @@ class Heads(Protocol):
         """
         if not s.n_heads:
             raise ConfigError("heads are counted from a model: conditions(n_layers, n_heads) needs both")
-        whole = s.first.at(LayerRange())
+        whole = s.first(self.name).at(LayerRange())
         name = whole.name or label((whole,))
         conditions = [Condition(f"{name} every head", (whole,), self.name, name)]
         for i in range(0, s.n_layers, s.step):

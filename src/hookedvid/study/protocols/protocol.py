@@ -39,15 +39,14 @@ class Setting:
     n_frames: int = 0
     frames_together: int = 1
 
-    @property
-    def first(self) -> Knockout:
+    def first(self, protocol: str) -> Knockout:
         """The first knockout, which some protocols ask about alone.
 
         Raises:
             ConfigError: Where the study names none.
         """
         if not self.knockouts:
-            raise ConfigError('cumulative, heads and attribution cut the first knockout: knockouts = ["LV-K"]')
+            raise ConfigError(f'{protocol} cuts the first knockout, and there is none: knockouts = ["LV-K"]')
         return self.knockouts[0]
 
 

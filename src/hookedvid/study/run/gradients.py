@@ -71,7 +71,7 @@ def estimated(
         what = {"nodes": [*hooks], "layers": [*layers], "reference": writes[0].source, "sources": sources}
     path: Path | None = ("clip" if writes else "weights") if asked.how == "path" else None
     found = attribute(
-        model, inputs, metric, **what, path=path, n_steps=asked.n_steps, softmax=asked.softmax,
+        model, inputs, metric, **what, path=path, n_steps=asked.n_steps if path else None, softmax=asked.softmax,
         logits_to_keep=scoring.n_last(inputs),
     )  # fmt: skip
     return Outcome("ok", estimates=tuple(found.estimate(known[label]) for label in asked.of))
