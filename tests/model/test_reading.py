@@ -362,7 +362,7 @@ def test_masses_of_a_half_type_are_those_of_its_queries_and_keys():
     assert (read[1] - expected(pattern, inputs.layout, "video", "segments")).abs().max() <= 2**-8
 
 
-N = 4000
+N = 3000
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +370,7 @@ def long_case() -> tuple[HookedVideoLLM, VideoInputs]:
     cfg = small_config("llava-video", n_layers=2)
     decoder = replace(cfg.decoder, d_model=16, n_heads=2, n_kv_heads=1, d_mlp=16)
     model = HookedVideoLLM.from_config(replace(cfg, decoder=decoder, projector=replace(cfg.projector, d_out=16)))
-    inputs = random_inputs(model, n_frames=8, n_text=500, n_prefix=N - 500 - 8 * cfg.tokens_per_frame)
+    inputs = random_inputs(model, n_frames=8, n_text=400, n_prefix=N - 400 - 8 * cfg.tokens_per_frame)
     assert inputs.layout.n_tokens == N
     return model, inputs
 

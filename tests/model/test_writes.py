@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -47,15 +48,27 @@ def averaged(x):
     return x.mean(-2, keepdim=True).expand_as(x) if x.ndim == 3 else x.flip(1)
 
 
+@cache
 def item(model, which: int) -> VideoInputs:
-    """Two questions of unequal length on unequal videos."""
-    return rich_inputs(model, (4, 8)[which], seed=which, n_text=(8, 11)[which], markers_are_language=bool(which))
+    """Two questions of unequal length on unequal videos; encoded, so that no run pays the tower."""
+    x = rich_inputs(model, (4, 8)[which], seed=which, n_text=(8, 11)[which], markers_are_language=bool(which))
+    return model.encoded(x)
 
 
+@cache
 def source(model, which: int):
-    """Another video's run at the same question: the model's cache, and the plain run's activations."""
+    """Another video's run at the same question: its inputs, and the plain run's activations."""
     x = rich_inputs(model, (4, 8)[which], seed=7, n_text=(8, 11)[which], markers_are_language=bool(which))
     return x, plain.run(model, x.layout, plain.embedded(model, x))[1]
+
+
+@cache
+@torch.no_grad()
+def cached(model, *which: int):
+    """The model's own cache of these runs."""
+    return model.run_with_cache(
+        VideoInputs.stack([source(model, i)[0] for i in which]), names_filter=lambda n: n.startswith("blocks.")
+    )[1]
 
 
 PLACES = ["system", "video[1]", "patches", "question", "text", "last", "all", "generated", "video[0:2]+template"]
@@ -110,29 +123,29 @@ def test_forwards_batches_sweeps_and_sessions_are_the_plain_decoders(family, mix
     model = random_model(family)
     items = [item(model, i) for i in (0, 1)]
     others, acts = zip(*(source(model, i) for i in (0, 1)), strict=True)
-    _, batch_cache = model.run_with_cache(VideoInputs.stack(others), names_filter=lambda n: n.startswith("blocks."))
     refused = any(lost(mix, x) for x in items)
     expected = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for x, other, their in zip(items, others, acts, strict=True):
-            _, cache = model.run_with_cache(other, names_filter=lambda n: n.startswith("blocks."))
+        for i, (x, other, their) in enumerate(zip(items, others, acts, strict=True)):
+            taken = {"source": cached(model, i)}
             if lost(mix, x):
                 with pytest.raises(InterventionError, match="left the sequence by an early exit"):
-                    model(x, interventions=mix, sources={"source": cache})
+                    model(x, interventions=mix, sources=taken)
                 continue
             sources = {id("source"): (their, other.layout)}
             named = [i if not isinstance(i, Patch) else Patch(i.hook, i.layer, i.at, "source") for i in mix]
             want = plain.run(model, x.layout, plain.embedded(model, x), named, sources)[0][-1]
             expected.append(want)
-            got = model(x, interventions=mix, sources={"source": cache}, logits_to_keep=1)[0, -1]
+            got = model(x, interventions=mix, sources=taken, logits_to_keep=1)[0, -1]
             assert apart(got, want) < ROUNDING
             if shareable(mix, x.layout, N):
-                swept = sweep(model, [x], [mix, ()], sources={"source": cache})[0][0]
+                swept = sweep(model, [x], [mix, ()], sources=taken)[0][0]
                 assert apart(swept, want) < ROUNDING
-                assert apart(Session(model, x).logits(mix, {"source": cache}), want) < ROUNDING
+                assert apart(Session(model, x).logits(mix, taken), want) < ROUNDING
         if not refused:
-            both = model(VideoInputs.stack(items), interventions=mix, sources={"source": batch_cache}, logits_to_keep=1)
+            taken = {"source": cached(model, 0, 1)}
+            both = model(VideoInputs.stack(items), interventions=mix, sources=taken, logits_to_keep=1)
             assert all(apart(got[-1], want) < ROUNDING for got, want in zip(both, expected, strict=True))
 
 
@@ -148,9 +161,7 @@ def test_generation_is_the_plain_decoders_with_and_without_a_cache(family, mix, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [source(model, i) for i in range(len(items))]
-        _, cache = model.run_with_cache(
-            VideoInputs.stack([x for x, _ in found]), names_filter=lambda n: n.startswith("blocks.")
-        )
+        taken = {"source": cached(model, *range(len(items)))}
         for x, (other, acts) in zip(items, found, strict=True):
             named = {id("source"): (acts, other.layout)}
             theirs.append(plain.generated(model, x, mix, named, 3))
@@ -158,7 +169,7 @@ def test_generation_is_the_plain_decoders_with_and_without_a_cache(family, mix, 
             rows: list[torch.Tensor] = []
             with model.hooks([("ln_final.hook_normalized", lambda a, hook, to=rows: to.append(a[:, -1].clone()))]):
                 ids = model.generate(
-                    VideoInputs.stack(items), mix, sources={"source": cache}, max_new_tokens=3, stop_at_eos=False,
+                    VideoInputs.stack(items), mix, sources=taken, max_new_tokens=3, stop_at_eos=False,
                     return_type="tokens", use_past_kv_cache=kept,
                 )  # fmt: skip
             logits = model.unembed(model.ln_final.weight * torch.stack(rows, 1))

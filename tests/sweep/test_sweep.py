@@ -32,13 +32,18 @@ ROUNDED = 2e-5  # float32: two plain kernels of attention already differ by 1e-5
 
 
 def worst(m: HookedVideoLLM, inputs: Sequence[VideoInputs], conditions: Sequence[Sequence[Intervention]]) -> float:
-    """The largest difference of a logit to plain forwards under dense masks, which `masks` alone defines."""
+    """The largest difference of a logit to plain forwards under dense masks, which `masks` alone defines.
+
+    Of three questions, computed together, each condition is compared at one.
+    """
     found = sweep(m, inputs, conditions)
     off = 0.0
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("hookedvid.model.run_plan.structures", lambda *_: None)
-        for x, row in zip(map(m.encoded, inputs), found, strict=True):
-            for condition, logits in zip(conditions, row, strict=True):
+        for q, (x, row) in enumerate(zip(map(m.encoded, inputs), found, strict=True)):
+            for i, (condition, logits) in enumerate(zip(conditions, row, strict=True)):
+                if len(inputs) > 2 and i % len(inputs) != q:
+                    continue
                 whole = m(x, interventions=condition, logits_to_keep=1)[0, -1]
                 off = max(off, (whole - logits).abs().max().item())
     return off
@@ -113,7 +118,7 @@ def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are(gives_lse, monkeyp
     half = HookedVideoLLM.from_config(exact.cfg, tokenizer=exact.tokenizer)
     half.load_state_dict(exact.state_dict())
     half = half.to(torch.bfloat16)
-    conditions, x = full_study(N, 2)[::2], asked("llava-video", torch.float32)[:2]
+    conditions, x = full_study(N, 2)[::3], asked("llava-video", torch.float32)[:2]
     errors: dict[str, list[torch.Tensor]] = {"sweep": [], "plain": []}
     for q, row in zip(x, sweep(half, x, conditions), strict=True):
         for c, logits in zip(conditions, row, strict=True):
@@ -168,7 +173,7 @@ random = st.builds(lambda some, seed: (*some, RandomEdges(LV_K, seed)), st.lists
 mixes = st.lists(st.one_of(edited, left, random), min_size=1, max_size=8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), mixes)
 def test_random_mixes_equal_plain_forwards(family, conditions):
     with warnings.catch_warnings():
@@ -247,8 +252,7 @@ def test_a_session_equals_plain_forwards_and_its_memory_changes_no_bit(family):
         logits = whole.logits(condition)
         plain = m(x, interventions=condition, logits_to_keep=1)[0, -1]
         assert (plain - logits).abs().max() <= EXACT
-        for s in scarce if i % 3 == 0 else scarce[:1]:
-            assert torch.equal(s.logits(condition), logits)
+        assert torch.equal(scarce[i % len(scarce)].logits(condition), logits)
     assert whole.answer([LV_K]).probs == pytest.approx(m.answer(x, [LV_K]).probs, rel=1e-9)
 
 
