@@ -47,6 +47,8 @@ def test_ranks_are_scipys_ties_as_well(data):
         assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
     else:
         assert np.isnan(spearman(x, y))
+    rows = spearman(np.stack([x, y, x]), np.stack([y, y, -x]))
+    assert np.array_equal(rows, [spearman(x, y), spearman(y, y), spearman(x, -x)], equal_nan=True)
 
 
 def resamples(n_items: int, per_video: int = 2) -> Resamples:

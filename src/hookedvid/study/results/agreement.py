@@ -51,9 +51,9 @@ def agreement(exact: Effects, estimate: Effects, resamples: Resamples) -> Agreem
     n_places = len(exact)
     n_largest = -(-n_places // 10)
     each, found, wrong = np.full((3, exact.shape[1]), np.nan)
+    each[known] = spearman(exact.T[known], estimate.T[known])
     for i in np.flatnonzero(known):
         x, y = exact[:, i], estimate[:, i]
-        each[i] = spearman(x, y)
         top = largest(x, n_largest)
         found[i] = np.isin(top, largest(y, n_largest)).mean()
         wrong[i] = (np.sign(x[top]) != np.sign(y[top])).mean()
@@ -71,17 +71,26 @@ def agreement(exact: Effects, estimate: Effects, resamples: Resamples) -> Agreem
     )
 
 
-def spearman(x: Float[np.ndarray, " place"], y: Float[np.ndarray, " place"]) -> float:
-    """Spearman's rank correlation; NaN where either is constant."""
-    a, b = (_ranks(values) - (len(values) + 1) / 2 for values in (x, y))
-    size = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size > 0 else float("nan")
+def spearman(x: Float[np.ndarray, "*row place"], y: Float[np.ndarray, "*row place"]) -> Float[np.ndarray, "*row"]:
+    """Spearman's rank correlation of each row; NaN where either is constant."""
+    a, b = (_ranks(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
+    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.asarray((a * b).sum(-1) / np.where(size > 0, size, np.nan))  # of one row, an array still
 
 
-def _ranks(x: Float[np.ndarray, " place"]) -> Float[np.ndarray, " place"]:
+def _ranks(x: Float[np.ndarray, "*row place"]) -> Float[np.ndarray, "*row place"]:
     """From 1 up; scipy.stats has it, and imports for a second."""
-    _, level, n = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(n) - (n - 1) / 2)[level]
+    n: int = x.shape[-1]
+    at = np.arange(n)
+    order = np.argsort(x, axis=-1)
+    ordered = np.take_along_axis(x, order, -1)
+    same, edge = ordered[..., 1:] == ordered[..., :-1], np.zeros((*x.shape[:-1], 1), dtype=bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, same], -1), 0, at), -1)
+    after = np.where(np.concatenate([same, edge], -1), n, at)
+    last = np.minimum.accumulate(after[..., ::-1], -1)[..., ::-1]
+    ranks = np.empty(x.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, -1)
+    return ranks
 
 
 def largest(x: Float[np.ndarray, " place"], n: int) -> np.ndarray:
@@ -97,4 +106,4 @@ def _of_means(
 ) -> Interval:
     """Of sums, which rank as means do."""
     x, y = (resamples.totals(values, known) for values in (exact, estimate))
-    return resamples.percentiles(np.array([spearman(a, b) for a, b in zip(x, y, strict=True)]))
+    return resamples.percentiles(spearman(x, y))
