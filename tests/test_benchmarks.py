@@ -108,13 +108,13 @@ def test_the_bound_at_a_7b_models_shape_is_the_known_one():
 
 def test_a_sweep_of_several_questions_takes_about_what_a_forward_takes():
     """At real widths; all 28 layers, with more states of text on the way, are in the benchmark of memory."""
-    shape = DEEP._replace(n_layers=8)
-    model, conditions = build(shape), joined(study(8))
+    shape = DEEP._replace(n_layers=5)
+    model, conditions = build(shape), joined(study(5))
     inputs = questions(model, shape, 3)
     forward = cost(lambda: model(inputs[0], logits_to_keep=1)).peak
     swept = cost(lambda: swept_together(model, inputs, conditions)).peak
     assert swept <= 1.15 * forward
-    said = sweep_memory(model.cfg.lm, Sweep(8, inputs, conditions), 4)
+    said = sweep_memory(model.cfg.lm, Sweep(5, inputs, conditions), 4)
     assert said == pytest.approx(swept, rel=0.15)
 
 
