@@ -65,7 +65,7 @@ def test_cutting_text_off_the_video_leaves_chance_and_the_language_control(intac
 
 def test_shuffled_frames_hurt_temporal_questions_and_not_static_ones(model, annotations, intact, tmp_path):
     some = annotations.with_name("some.jsonl")
-    write_items([i for i in read_items(annotations) if i.family in ("temporal", "static")], some)
+    write_items([i for i in read_items(annotations)[::2] if i.family in ("temporal", "static")], some)
     shuffled = asked(model, some, tmp_path, frame_order="shuffled", protocols=("baseline",))
     temporal, static = (shuffled[g, "baseline"].accuracy for g in ("temporal", "static"))
     assert temporal.high < intact["temporal", "baseline"].accuracy.low

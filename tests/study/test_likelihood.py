@@ -191,7 +191,7 @@ def test_rows_are_the_plain_runs_and_sharing_work_moves_them_by_rounding(folder,
     rows, study = {}, Study(scoring="likelihood", protocols=("cumulative", "all-layers", "random-control"))
     annotations, audit = folder / "set" / f"{task}.jsonl", running.Audit()
     for reuse in ("none", "layers", "layers+positions"):
-        laid = plan(replace(study, reuse=reuse), model, annotations, limit=3)
+        laid = plan(replace(study, reuse=reuse), model, annotations, limit=2)
         rows[reuse] = run(laid, model, tmp_path / reuse, audit=audit)
     assert audit.n > 0 and 0 < audit.largest < 1e-4
     for (item, condition, _), one, other, swept in zip(laid.tasks, *rows.values(), strict=True):
@@ -337,7 +337,8 @@ def test_the_command_scores_captions_of_the_shipped_model(clips, tmp_path, capsy
 
 def test_open_answers_that_need_no_video_are_as_likely_without_it(clips, tmp_path):
     net = HookedVideoLLM.from_pretrained("tiny")
-    laid = plan(Study(scoring="likelihood", protocols=("all-layers",)), net, clips / "answers.jsonl", limit=60)
+    study = Study(scoring="likelihood", protocols=("all-layers",), knockouts=("LV-K",))
+    laid = plan(study, net, clips / "answers.jsonl", limit=60)
     values = Outcomes(laid.items, laid.conditions, run(laid, net, tmp_path / "rows"), laid.scoring)
     lines = {(m.group, m.condition.label): m for m in summarise(values, 200)}
     assert abs(lines["language", "LV-K all layers"].change.value) < 0.01

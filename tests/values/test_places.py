@@ -89,7 +89,7 @@ def test_a_bright_cell_lights_the_tokens_that_claim_it_and_no_others(name, n, he
     inputs = asked(model, frames)
     grid, places = inputs.layout.grid, model.places(inputs)
     margin, rng, seen = margins(model, n, height, width), np.random.default_rng(3), 0
-    for frame in (0, n - 1, n - 1):
+    for frame in (0, n - 1):
         r, c = (sorted(rng.integers(0, k, 2)) for k in (grid.rows, grid.columns))
         y0, y1 = int(np.ceil(grid.heights[r[0]][0])) + margin[0], int(grid.heights[r[1]][1]) - margin[0]
         x0, x1 = int(np.ceil(grid.widths[c[0]][0])) + margin[1], int(grid.widths[c[1]][1]) - margin[1]
@@ -351,7 +351,7 @@ def test_definitions_of_a_file_are_those_of_python(models):
 @pytest.mark.filterwarnings("ignore::hookedvid.values.layout.FrameBlendWarning")
 def test_a_group_of_a_frame_gives_that_frames_numbers_bit_for_bit(name, models):
     model = models(name)
-    inputs = asked(model).with_group("ball", selector="video[3]")
+    inputs = model.encoded(asked(model).with_group("ball", selector="video[3]"))
     for of in (
         lambda at: [Knockout(at, "text")],
         lambda at: [Knockout("video", at, relation="other_frame"), Ablate("resid_post", 1, at)],
