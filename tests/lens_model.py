@@ -47,4 +47,4 @@ def metric(logits: torch.Tensor) -> torch.Tensor:
 def caches(m: HookedVideoLLM):
     """(clean cache, corrupted cache, model bound to the corrupted input)."""
     with torch.no_grad():
-        return m.run_with_cache(inputs(m, 1))[1], m.run_with_cache(inputs(m, 2))[1], m.bind(inputs(m, 2))
+        return m.run_with_cache(inputs(m, 1))[1], m.run_with_cache(inputs(m, 2))[1], m.bind(m.encoded(inputs(m, 2)))

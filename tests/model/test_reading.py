@@ -48,6 +48,11 @@ def blend_is_known():
         yield
 
 
+def seen_by(model: HookedVideoLLM, n_frames: int = 4, **given) -> VideoInputs:
+    """Encoded, so that no run pays the tower."""
+    return model.encoded(rich_inputs(model, n_frames, **given))
+
+
 def whole(model: HookedVideoLLM, inputs: VideoInputs, cuts=(), **kwargs) -> tuple[Tensor, list[Tensor]]:
     """Logits of the last position and each layer's pattern [head, query, key] over all layout positions.
 
@@ -103,7 +108,7 @@ def reductions(model: HookedVideoLLM) -> list[str]:
 )
 def test_a_reading_is_the_pattern_summed(name, cut):
     model = random_model(name)
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     _, patterns = whole(model, inputs, CUTS[cut])
     exits = [c.layer for c in CUTS[cut] if isinstance(c, EarlyExit)]
     for reduce in reductions(model):
@@ -122,7 +127,7 @@ def test_a_reading_is_the_pattern_summed(name, cut):
 @pytest.mark.parametrize("name", UNLIKE)
 def test_float32_agrees_to_its_rounding_on_both_kernels_and_logits_stay_bitwise(name, kernel):
     model = random_model(name, torch.float32, kernel)
-    inputs = rich_inputs(model, n_frames=8)  # nine columns of frames: more than d_head, so two calls
+    inputs = seen_by(model, n_frames=8)  # nine columns of frames: more than d_head, so two calls
     for cuts in ((), VS_K):
         with torch.no_grad():  # as a reading does: kernels round otherwise where a gradient may be asked for
             unread = model(inputs, interventions=cuts, logits_to_keep=1)[0, -1]
@@ -149,7 +154,7 @@ def test_masses_are_the_same_with_and_without_the_kernels_log_sum_exp(monkeypatc
     shares = _Layer._shares
     monkeypatch.setattr(_Layer, "_shares", lambda *args: by_lse.append(1) or shares(*args))
     model = random_model("longva")
-    inputs = rich_inputs(model, n_frames=8)
+    inputs = seen_by(model, n_frames=8)
     padded = replace(inputs, tokens=torch.nn.functional.pad(inputs.tokens, (3, 0), value=PAD))
     for cuts in ((), (RandomEdges(VT_K), EarlyExit(2))):
         _, patterns = whole(model, inputs, cuts)
@@ -180,7 +185,7 @@ def test_many_rows_are_read_in_parts(monkeypatch):
     monkeypatch.setattr("hookedvid.model.attention_maps.N_SCORES", 300)
     test_a_reading_is_the_pattern_summed("llava-video", "one in each layer")
     model = random_model("llava-video", kernel="eager")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     _, patterns = whole(model, inputs)
     for queries in ("patches", "system+question"):
         read = model.attention(inputs, queries=queries, reduce="segments")
@@ -192,7 +197,7 @@ def test_many_rows_are_read_in_parts(monkeypatch):
 @pytest.mark.parametrize("reduce", ["none", "segments", "frames", "patches"])
 def test_chosen_heads_are_those_heads_whatever_their_order(reduce):
     model = random_model("llava-video")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     for cuts in ((), VS_K):
         every = model.attention(inputs, 1, "video", reduce, interventions=cuts)
         some = model.attention(inputs, 1, "video", reduce, heads=[6, 1, 0], interventions=cuts)
@@ -203,7 +208,7 @@ def test_chosen_heads_are_those_heads_whatever_their_order(reduce):
 @pytest.mark.parametrize("reduce", ["none", "segments", "frames", "patches"])
 def test_maps_go_where_they_are_told_and_logits_stay(reduce):
     model = random_model("llava-video")
-    read = model.attention(rich_inputs(model), reduce=reduce, device="meta")
+    read = model.attention(seen_by(model), reduce=reduce, device="meta")
     assert {m.device.type for m in read.maps.values()} == {"meta"} and len(read.maps) == model.cfg.n_layers
     assert read.logits.device.type == "cpu"
 
@@ -211,7 +216,7 @@ def test_maps_go_where_they_are_told_and_logits_stay(reduce):
 @pytest.mark.parametrize("per_head", [False, True])
 def test_edits_of_the_mask_are_seen(per_head):
     model = random_model("longva")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
 
     def edit(mask, hook):
         mask = mask.expand(-1, 8, -1, -1).clone() if per_head else mask
@@ -239,7 +244,7 @@ def test_edits_of_the_mask_are_seen(per_head):
 @pytest.mark.parametrize("name", MODELS)
 def test_columns_tile_the_sequence_so_rows_sum_to_one(name):
     model = random_model(name)
-    inputs = random_inputs(model) if name == "text" else rich_inputs(model)
+    inputs = random_inputs(model) if name == "text" else seen_by(model)
     for reduce in reductions(model)[:3]:
         read = model.attention(inputs, queries="all", reduce=reduce, interventions=() if name == "text" else LV_K)
         for i in read.layers:
@@ -254,9 +259,7 @@ def test_columns_tile_the_sequence_so_rows_sum_to_one(name):
 
 def test_a_row_without_keys_is_zero():
     model = random_model("llava-video")
-    read = model.attention(
-        rich_inputs(model), 0, "all", "frames", interventions=Knockout("all", "last", keep_self=False)
-    )
+    read = model.attention(seen_by(model), 0, "all", "frames", interventions=Knockout("all", "last", keep_self=False))
     assert torch.equal(read[0][:, -1], torch.zeros(8, 5, dtype=torch.float64))
     assert (read[0][:, :-1].sum(-1) - 1).abs().max() <= 1e-12
 
@@ -264,7 +267,7 @@ def test_a_row_without_keys_is_zero():
 @pytest.mark.parametrize("name", UNLIKE)
 def test_averaged_queries_are_means_over_those_of_each_segment_or_frame(name):
     model = random_model(name)
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     padded = replace(inputs, tokens=torch.nn.functional.pad(inputs.tokens, (3, 0), value=PAD))
     _, patterns = whole(model, inputs, VS_K.at(1))
     for reduce in ("segments", "frames"):
@@ -284,7 +287,7 @@ def test_averaged_queries_are_means_over_those_of_each_segment_or_frame(name):
 
 def test_frames_by_frames_are_means_over_a_frames_queries():
     model = random_model("llava-next-video-qwen")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     _, patterns = whole(model, inputs, VT_K.at(1))
     for queries in ("video", "all"):
         read = model.attention(inputs, queries=queries, reduce="frames", interventions=VT_K.at(1), mean_queries=True)
@@ -302,7 +305,7 @@ def test_frames_by_frames_are_means_over_a_frames_queries():
 
 def test_markers_belong_to_no_frame():
     model = random_model("internvideo2.5")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     assert "marker" in inputs.layout.roles
     read = model.attention(inputs, queries="all", reduce="frames", mean_queries=True)
     _, patterns = whole(model, inputs)
@@ -317,7 +320,7 @@ def test_markers_belong_to_no_frame():
 
 def test_a_table_has_a_row_for_every_number():
     model = random_model("llava-onevision")
-    read = model.attention(rich_inputs(model), [2, 0], "question+last", "segments", heads=[3, 5])
+    read = model.attention(seen_by(model), [2, 0], "question+last", "segments", heads=[3, 5])
     table = read.to_frame()
     assert list(table.columns) == ["layer", "head", "query", "column", "mass"]
     assert len(table) == sum(m.numel() for m in read.maps.values())
@@ -330,7 +333,7 @@ def test_a_table_has_a_row_for_every_number():
 
 def test_patches_move_the_reading_and_sources_are_passed_on():
     model = random_model("llava-video")
-    inputs, other = rich_inputs(model), rich_inputs(model, seed=1)
+    inputs, other = seen_by(model), seen_by(model, seed=1)
     _, cache = model.run_with_cache(other, names_filter="resid_post")
     patch = Patch("resid_post", 0, "video[1]", "theirs")
     read = model.attention(inputs, 2, reduce="frames", interventions=[patch], sources={"theirs": cache})
@@ -347,7 +350,7 @@ def test_masses_of_a_half_type_are_those_of_its_queries_and_keys():
     half = HookedVideoLLM.from_config(model.cfg)
     half.load_state_dict(model.state_dict())
     half = half.to(torch.bfloat16)
-    inputs = rich_inputs(half)
+    inputs = seen_by(half)
     _, cache = half.run_with_cache(inputs, names_filter=["rot_q", "rot_k"])
     q = cache["rot_q", 1][0].double().transpose(0, 1)
     k = cache["rot_k", 1][0].double().repeat_interleave(4, 1).transpose(0, 1)
@@ -413,13 +416,13 @@ def test_where_one_set_holds_most_keys_no_attention_call_is_added(long_case, mon
 
     assert added(*long_case, "segments") == added(*long_case, "frames") == 0, "most keys are prefix"
     model = random_model("llava-video")
-    assert added(model, rich_inputs(model), "frames") == model.cfg.n_layers
+    assert added(model, seen_by(model), "frames") == model.cfg.n_layers
 
 
 def refused(kind: type[HookedVidError], match: str, name: str = "llava-video", inputs=None, **kwargs) -> None:
     model = random_model(name)
     with pytest.raises(kind, match=match):
-        model.attention(inputs or rich_inputs(model), **kwargs)
+        model.attention(inputs or seen_by(model), **kwargs)
 
 
 def test_errors_name_what_exists():
@@ -435,7 +438,7 @@ def test_errors_name_what_exists():
     tower = HookedVideoLLM.from_config(VideoLLMConfig(family="tower", vision=small_config("longva").vision))
     with pytest.raises(InputError, match="vision tower alone"):
         tower.attention(torch.zeros(2, 3, 70, 70))
-    one = rich_inputs(random_model("llava-video"))
+    one = seen_by(random_model("llava-video"))
     refused(InputError, "this batch holds 2", inputs=VideoInputs.stack([one, one]))
     with pytest.raises(InputError, match=r"no reduction 'frame' .*'frames'"):
         # Without the type checks that only tests turn on, and that would refuse it first.
@@ -455,7 +458,7 @@ def test_errors_name_what_exists():
 
 def test_listening_on_a_layer_that_is_read_is_refused_and_leaves_nothing_behind():
     model = random_model("llava-video")
-    inputs = rich_inputs(model)
+    inputs = seen_by(model)
     for point in ("attn_scores", "pattern"):
         with model.hooks(fwd_hooks=[(f"blocks.1.attn.hook_{point}", lambda x, hook: x)]):
             with pytest.raises(HookError, match=r"layer 1 \(0-based\).*run_with_cache"):
