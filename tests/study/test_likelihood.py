@@ -194,10 +194,11 @@ def test_rows_are_the_plain_runs_and_sharing_work_moves_them_by_rounding(folder,
         laid = plan(replace(study, reuse=reuse), model, annotations, limit=2)
         rows[reuse] = run(laid, model, tmp_path / reuse, audit=audit)
     assert audit.n > 0 and 0 < audit.largest < 1e-4
+    prepared = {i.id: model.prepare(folder / "set" / i.video, i.question, answer=i.reference) for i in laid.items}
     for (item, condition, _), one, other, swept in zip(laid.tasks, *rows.values(), strict=True):
         assert one["log_probs"] == other["log_probs"]
         assert swept["log_probs"] == pytest.approx(one["log_probs"], abs=1e-5)  # float32 logits of order 1
-        inputs = model.prepare(folder / "set" / item.video, item.question, answer=item.reference)
+        inputs = prepared[item.id]
         with torch.no_grad():
             plain = answer_log_probs(model(inputs, interventions=condition.interventions)[0], inputs)
         assert one["log_probs"] == pytest.approx(plain.tolist(), abs=1e-6)
