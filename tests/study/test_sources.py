@@ -1,6 +1,7 @@
 """Sources of a study: other items' runs and reference sets, against what is run by hand."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,16 @@ def by_hand(model, annotations) -> dict:
         }
 
 
+@cache
+def prepared(model, path, question, options):
+    return model.prepare(path, question, options)
+
+
 def probability(model, annotations, item, line) -> float:
     items = read_items(annotations)
 
     def asked(video, one):
-        return model.prepare(str(annotations.parent / video), one.question, one.options)
+        return prepared(model, annotations.parent / video, one.question, one.options)
 
     values = parse(line)
     sources = {}
