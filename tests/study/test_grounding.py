@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from held_out_clips import held_out_clips
 from hookedvid.cli.commands import main
 from hookedvid.data.item import Item, read_items, write_items
 from hookedvid.data.shapes.clips import TASKS, held_out, in_between, make_dataset, make_items
@@ -272,8 +273,10 @@ def test_items_without_a_span_are_refused(made):
         plan(Study(scoring="grounding"), net, made / "items.jsonl")
 
 
-def test_the_command_says_that_the_shipped_model_names_no_span(tmp_path, capsys):
+def test_the_command_says_that_the_shipped_model_names_no_span(tmp_path, tmp_path_factory, capsys):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "videos").symlink_to(held_out_clips(tmp_path_factory))
     assert main(["study", "--task", "grounding", "--protocol", "baseline", "--limit", "6", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "mIoU" in printed and "R@0.5" in printed and "whole video" in printed and "accuracy" not in printed
