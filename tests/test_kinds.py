@@ -122,8 +122,8 @@ def test_a_batch_is_its_items(model, case):
 @torch.no_grad()
 def test_generation_is_the_same_with_and_without_a_cache(model, case):
     value, given = case
-    x = asked(model)
-    how = {"max_new_tokens": 4, "return_type": "tokens", "stop_at_eos": False, "sources": given}
+    x = model.encoded(asked(model))
+    how = {"max_new_tokens": 3, "return_type": "tokens", "stop_at_eos": False, "sources": given}
     with_cache, without = (model.generate(x, value, use_past_kv_cache=c, **how) for c in (True, False))
     assert torch.equal(with_cache, without)
 
@@ -132,7 +132,7 @@ def test_generation_is_the_same_with_and_without_a_cache(model, case):
 @torch.no_grad()
 def test_a_sweep_and_a_session_are_forwards_or_refuse(model, case):
     value, given = case
-    x = asked(model)
+    x = model.encoded(asked(model))
     shared = shareable([value], x.layout, N)
     assert shared == (value.kind not in NOT_SHARED)
     if not shared:
