@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -52,16 +53,19 @@ GIVEN = {
 }
 
 
+@cache
 def asked(
     name: str, answer: str = "a red ball", seed: int = 0, markers: bool = True
 ) -> tuple[HookedVideoLLM, VideoInputs]:
+    """Encoded, so that no run pays the tower."""
     model = random_model(name)
     assert model.cfg.vision is not None
     size = model.cfg.vision.image_size
     frames = np.random.default_rng(seed).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
-    return model, model.prepare(
+    inputs = model.prepare(
         frames, "what is it ?", answer=answer, n_frames=4, folder_fps=2.0, markers_are_language=markers
     )
+    return model, model.encoded(inputs)
 
 
 def forced(model: HookedVideoLLM, prompt: VideoInputs, answer: torch.Tensor, given) -> torch.Tensor:
