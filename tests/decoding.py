@@ -1,4 +1,4 @@
-"""Decoding processes that studies of a test run share: to start two takes as long as many of these studies."""
+"""Decoding processes that studies of a test module share: to start two takes as long as many of these studies."""
 
 import os
 from contextlib import ExitStack, nullcontext
@@ -11,11 +11,11 @@ from hookedvid.study.run import execution, tasks
 from hookedvid.video.decoders import WORKER, Decoders, Limits
 
 
-@pytest.fixture(scope="session")
-def pools():
-    """`Decoders`, but those made with the same arguments before, which live on."""
+@pytest.fixture(autouse=True, scope="module")
+def decoders():
+    """For all that decodes where it is given nothing to decode with: those made with the same arguments before."""
     made = {}
-    with ExitStack() as alive:
+    with ExitStack() as alive, pytest.MonkeyPatch.context() as patched:
 
         def pool(n=None, limits=None, cache=None, worker=WORKER):
             asked = n, limits or Limits(), cache and (cache.folder, cache.limit), worker, os.getpid()  # of a fork, none
@@ -23,13 +23,6 @@ def pools():
                 made[asked] = alive.enter_context(Decoders(n, limits, cache, worker))
             return nullcontext(made[asked])
 
-        yield pool
-
-
-@pytest.fixture(autouse=True, scope="module")
-def decoders(pools):
-    """For all that decodes where it is given nothing to decode with."""
-    with pytest.MonkeyPatch.context() as patched:
         for module in (collect, page, execution, tasks):
-            patched.setattr(module, "Decoders", pools)
+            patched.setattr(module, "Decoders", pool)
         yield

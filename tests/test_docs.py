@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hookedvid
-from decoding import decoders, pools  # noqa: F401
+from decoding import decoders  # noqa: F401
 from held_out_clips import held_out_clips
 from hookedvid.cli.commands import main
 from hookedvid.study.definition import Study

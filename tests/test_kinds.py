@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from decoding import decoders, pools  # noqa: F401
+from decoding import decoders  # noqa: F401
 from hookedvid import Session, VideoInputs
 from hookedvid.cli.commands import main
 from hookedvid.data.item import read_items

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decoding import decoders, pools  # noqa: F401
+from decoding import decoders  # noqa: F401
 from hookedvid.report import plots
 
 
