@@ -175,7 +175,7 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
         nonlocal told
         told += fresh
         if fresh and told == 1:  # one, and once: a clip that is hit twice fails
-            next(p for p in psutil.Process().children() if "-P" in p.cmdline()).kill()
+            next(p for p in psutil.Process().children() if "faulty_worker" in p.cmdline()).kill()
 
     with monkeypatch.context() as patched:
         run_out_of_memory(patched, {3})
