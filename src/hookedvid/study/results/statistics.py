@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtri, stdtrit  # quantiles of t and normal; scipy.stats imports for a second
 
 LEVEL = 0.05  # of tests; intervals are of 1 - LEVEL
 ENDS = (100 * LEVEL / 2, 100 * (1 - LEVEL / 2))  # percentiles
@@ -187,6 +186,8 @@ class Resamples:
 
     def _stretched(self, resampled: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Percentiles of each line's resamples, as far from its centre as so few videos ask; NaN where not known."""
+        from scipy.special import ndtri, stdtrit  # takes 0.3 s, which what runs a study need not wait for
+
         centre, rest = resampled[0], resampled[1:]
         missing = np.isnan(rest)
         whole = ~missing.any(0) & ~np.isnan(centre)

@@ -118,7 +118,7 @@ class _Fleet:
     def __init__(self, ray: Any, job: Job, on_gpus: bool, timing: Timing, units: Sequence[Unit]):
         self._ray, self._job, self._on_gpus, self._timing = ray, job, on_gpus, timing
         self._units = {unit.video: unit for unit in units}
-        self._schedule = Schedule(self._units)
+        self._schedule = Schedule(self._units, tries=TRIES)
         self._actors: dict[Any, bool] = {}  # whether it has loaded the model
         self._asked: dict[Any, tuple[Any, str | None]] = {}  # by what is awaited: who, and the video; None: to load
         self._most = self._failed_starts = 0
