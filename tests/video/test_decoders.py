@@ -29,7 +29,7 @@ from hookedvid.video.scratch import PREFIX, Scratch, clear
 from hookedvid.video.source import video_hash
 
 FAULTY = "faulty_worker"
-TIGHT = Limits(seconds=3, memory=256 << 20)
+TIGHT = Limits(seconds=1, memory=256 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_no_more_is_asked_for_ahead_than_may_wait(video):
 @pytest.mark.parametrize(
     ("name", "fault", "says"),
     [
-        ("hang", "timeout", "it took longer than 3 s"),
+        ("hang", "timeout", "it took longer than 1 s"),
         ("grow", "memory", "it needed more than 0.25 GiB"),
         ("crash", "crash", r"the decoder crashed \(signal 11, SIGSEGV\)"),
         ("abort", "crash", r"the decoder crashed \(signal 6, SIGABRT: free\(\): invalid pointer\)"),
@@ -152,7 +152,13 @@ def test_one_killed_by_chance_is_replaced_and_asked_again(tmp_path, video):
 
 def test_one_that_is_stopped_while_it_starts_is_replaced(video, monkeypatch):
     assert decoding.START <= 30
-    monkeypatch.setattr(decoding, "START", 5)
+    start, seconds = decoding._Worker._await_start, iter([1, 30])
+
+    def await_start(worker):
+        monkeypatch.setattr(decoding, "START", next(seconds))
+        start(worker)
+
+    monkeypatch.setattr(decoding._Worker, "_await_start", await_start)
     with Decoders(1) as decoders:
         found = decoders.submit(asked(video))
         while not (starting := workers()):
