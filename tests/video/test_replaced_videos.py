@@ -78,7 +78,7 @@ def test_subtitles_replaced_after_the_plan_leave_no_numbers_under_their_old_key(
 @pytest.mark.parametrize("change", ["other", "pipe"])
 def test_a_report_shows_no_frames_but_those_that_were_answered_about(items, tmp_path, capsys, monkeypatch, change):
     monkeypatch.setenv("HOOKEDVID_HOME", str(tmp_path / "home"))
-    (tmp_path / "study.toml").write_text('items = "set/items.jsonl"\nprotocols = ["all-layers"]\nn_resamples = 50\n')
+    (tmp_path / "study.toml").write_text('items = "set/items.jsonl"\nprotocols = ["baseline"]\nn_resamples = 50\n')
     out = tmp_path / "out"
     assert main(["study", str(tmp_path / "study.toml"), "--out", str(out)]) == 0
     kept = list((tmp_path / "home" / "frames").iterdir())

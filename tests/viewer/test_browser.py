@@ -8,7 +8,7 @@ import pytest
 
 from browser import opened
 from hookedvid.viewer.index import write_index
-from models import UNLIKE, VIDEO_MODELS, random_model
+from models import UNLIKE, random_model
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -185,7 +185,7 @@ SLIDE = """async () => {
 }"""
 
 
-@pytest.mark.parametrize("name", VIDEO_MODELS)
+@pytest.mark.parametrize("name", UNLIKE)
 def test_a_cell_is_where_its_pixels_are(tab, tmp_path, name):
     model = random_model(name, n_layers=1)
     inputs = inputs_of(model)
