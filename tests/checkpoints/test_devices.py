@@ -43,8 +43,9 @@ CONDITIONS = ((), (LV_K,), (VT_K,), (LV_K.at(1),), (EarlyExit(1),), (Edit("z", 0
 MIXED = (LV_K, VT_K.at(LayerRange(1, 2)), VS_K.at(LayerRange(0, 1)))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def device() -> Iterator[None]:
+    """For a whole test. What is run without one is run outside: watching it takes as long as running it."""
     with torch.no_grad(), pretend_cuda():
         yield
 
@@ -105,18 +106,24 @@ ITS_OWN = ("knockouts", "encoded")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_run_stays_on_its_device_and_hardly_waits(family):
     model = random_model(family, n_layers=2)
-    away, x = on_device(model), rich_inputs(model)
-    y = x.to(away.device)
-    encoder_of(away)  # reads every weight, once
-    for name in FORWARDS if family in UNLIKE else ITS_OWN:
-        waits, forward = FORWARDS[name]
-        with counted() as cost:
-            found = forward(away, y)
-        assert found.device.type == "cuda", name
-        assert apart(bare(found), forward(model, x)) < ROUNDING, name
-        assert cost["wait"] + cost["to host"] <= waits, (name, cost)
+    x = rich_inputs(model)
+    names = FORWARDS if family in UNLIKE else ITS_OWN
+    with torch.no_grad():
+        right = {name: FORWARDS[name][1](model, x) for name in names}
+        with pretend_cuda():
+            away = on_device(model)
+            y = x.to(away.device)
+            encoder_of(away)  # reads every weight, once
+            for name in names:
+                waits, forward = FORWARDS[name]
+                with counted() as cost:
+                    found = forward(away, y)
+                assert found.device.type == "cuda", name
+                assert apart(bare(found), right[name]) < ROUNDING, name
+                assert cost["wait"] + cost["to host"] <= waits, (name, cost)
 
 
+@pytest.mark.usefixtures("device")
 def test_an_answer_waits_for_its_numbers_alone():
     model = random_model("llava-video", n_layers=2)
     frames = np.zeros((4, 70, 70, 3), dtype=np.uint8)
@@ -131,6 +138,7 @@ def test_an_answer_waits_for_its_numbers_alone():
     assert cost["wait"] + cost["to host"] <= 2 * 4
 
 
+@pytest.mark.usefixtures("device")
 def test_a_sweep_moves_no_more_to_the_device_the_more_layers_there_are():
     moved = []
     for n_layers in (2, 6):
@@ -143,6 +151,7 @@ def test_a_sweep_moves_no_more_to_the_device_the_more_layers_there_are():
     assert moved[0] == moved[1]
 
 
+@pytest.mark.usefixtures("device")
 def test_what_mixes_devices_is_found_here():
     away = on_device(random_model("text"))
     with pytest.raises(RuntimeError, match="tensors on cuda and on the cpu"):
@@ -158,13 +167,16 @@ def test_what_mixes_devices_is_found_here():
 def test_a_study_answers_alike_on_a_device(tmp_path: Path):
     model = HookedVideoLLM.from_pretrained("tiny")
     items = make_dataset(tmp_path / "data", seed=0, split="test", n_videos=1, questions_per_video=1)
-    study = Study(protocols=("all-layers",))
-    rows = []
-    for place, m in (("here", model), ("there", on_device(model))):
-        laid = plan(study, m, items)
-        rows.append({(r["item"], r["condition"]): r for r in run(laid, m, tmp_path / place)})
-    assert rows[0].keys() == rows[1].keys()
-    for key, row in rows[0].items():
-        other = rows[1][key]
+
+    def rows(m: HookedVideoLLM, place: str) -> dict:
+        laid = plan(Study(protocols=("all-layers",)), m, items)
+        return {(r["item"], r["condition"]): r for r in run(laid, m, tmp_path / place)}
+
+    here = rows(model, "here")
+    with torch.no_grad(), pretend_cuda():
+        there = rows(on_device(model), "there")
+    assert here.keys() == there.keys()
+    for key, row in here.items():
+        other = there[key]
         assert row["status"] == other["status"] == "ok", other
         assert row["prob"] == pytest.approx(other["prob"], rel=1e-4)
