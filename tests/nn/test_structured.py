@@ -14,7 +14,7 @@ from torch import Tensor
 import hookedvid.nn.structured as structured
 from hookedvid.nn.attention import attend
 from hookedvid.nn.hooks import HookPoint
-from hookedvid.nn.structured import Structure, structure
+from hookedvid.nn.structured import Structure, n_edges, structure
 from hookedvid.values.config import ProjectorConfig
 from hookedvid.values.interventions import LV_K, PATHWAYS, VS_K, VT_K, Knockout, RandomEdges
 from hookedvid.values.layout import FrameBlendWarning, Segment, TokenLayout
@@ -90,9 +90,10 @@ def test_the_calls_are_the_mask(layout, knockouts, cut, data):
     query, key = some_of(data, layout), some_of(data, layout)
     with patch.multiple(structured, **cut):
         for positions in ((None, None), (query, key), (key, key), (torch.tensor([layout.n_tokens - 1]), None)):
-            plan, may = built(layout, knockouts, *positions), mask_of(layout, [k.cut for k in knockouts], *positions)
+            cuts = [k.cut for k in knockouts]
+            plan, may = built(layout, knockouts, *positions), mask_of(layout, cuts, *positions)
             assert torch.equal(*same_type([plan.dense(), may]))
-            assert plan.edges == int(visible(may).sum())
+            assert plan.edges == n_edges(layout, cuts, *positions) == int(visible(may).sum())
             assert max((c.local.numel() for c in plan.calls if c.local is not None), default=0) <= may.numel()
 
 

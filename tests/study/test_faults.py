@@ -160,7 +160,7 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
 
     def again(worker="faulty_worker", on_row=None, **more):
         timing = Timing()
-        with Decoders(2, Limits(2, 250 << 20), FrameCache(tmp_path / worker, 1 << 30), worker) as decoders:
+        with Decoders(2, Limits(3, 250 << 20), FrameCache(tmp_path / worker, 1 << 30), worker) as decoders:
             rows = run(laid, model, out, on_row, decoders=decoders, timing=timing, **more)
         return rows, timing
 

@@ -29,7 +29,7 @@ from hookedvid.video.scratch import PREFIX, Scratch, clear
 from hookedvid.video.source import video_hash
 
 FAULTY = "faulty_worker"
-TIGHT = Limits(seconds=1, memory=256 << 20)
+TIGHT = Limits(seconds=2, memory=256 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_no_more_is_asked_for_ahead_than_may_wait(video):
 @pytest.mark.parametrize(
     ("name", "fault", "says"),
     [
-        ("hang", "timeout", "it took longer than 1 s"),
+        ("hang", "timeout", "it took longer than 2 s"),
         ("grow", "memory", "it needed more than 0.25 GiB"),
         ("crash", "crash", r"the decoder crashed \(signal 11, SIGSEGV\)"),
         ("abort", "crash", r"the decoder crashed \(signal 6, SIGABRT: free\(\): invalid pointer\)"),
