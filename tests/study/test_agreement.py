@@ -22,7 +22,7 @@ from hookedvid.study.definition import Study, plan
 from hookedvid.study.protocols import attribution
 from hookedvid.study.protocols.registry import REGISTRY
 from hookedvid.study.records import Records
-from hookedvid.study.results.agreement import agreement, largest, spearman
+from hookedvid.study.results.agreement import agreement, largest, spearman, spearman_of_rows
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import Resamples
 from hookedvid.study.results.summary import Outcomes, summarise, write_csv
@@ -47,7 +47,8 @@ def test_ranks_are_scipys_ties_as_well(data):
         assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
     else:
         assert np.isnan(spearman(x, y))
-    rows = spearman(np.stack([x, y, x]), np.stack([y, y, -x]))
+    assert type(spearman(x, y)) is float
+    rows = spearman_of_rows(np.stack([x, y, x]), np.stack([y, y, -x]))
     assert np.array_equal(rows, [spearman(x, y), spearman(y, y), spearman(x, -x)], equal_nan=True)
 
 

@@ -51,7 +51,7 @@ def agreement(exact: Effects, estimate: Effects, resamples: Resamples) -> Agreem
     n_places = len(exact)
     n_largest = -(-n_places // 10)
     each, found, wrong = np.full((3, exact.shape[1]), np.nan)
-    each[known] = spearman(exact.T[known], estimate.T[known])
+    each[known] = spearman_of_rows(exact.T[known], estimate.T[known])
     for i in np.flatnonzero(known):
         x, y = exact[:, i], estimate[:, i]
         top = largest(x, n_largest)
@@ -71,23 +71,28 @@ def agreement(exact: Effects, estimate: Effects, resamples: Resamples) -> Agreem
     )
 
 
-def spearman(x: Float[np.ndarray, "*row place"], y: Float[np.ndarray, "*row place"]) -> Float[np.ndarray, "*row"]:
-    """Spearman's rank correlation of each row; NaN where either is constant."""
+def spearman(x: Float[np.ndarray, " place"], y: Float[np.ndarray, " place"]) -> float:
+    """Spearman's rank correlation; NaN where either is constant."""
+    return float(spearman_of_rows(x[None], y[None])[0])
+
+
+def spearman_of_rows(x: Float[np.ndarray, "row place"], y: Float[np.ndarray, "row place"]) -> Float[np.ndarray, " row"]:
+    """`spearman` of each row."""
     a, b = (_ranks(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
     size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.asarray((a * b).sum(-1) / np.where(size > 0, size, np.nan))  # of one row, an array still
+    return (a * b).sum(-1) / np.where(size > 0, size, np.nan)
 
 
-def _ranks(x: Float[np.ndarray, "*row place"]) -> Float[np.ndarray, "*row place"]:
+def _ranks(x: Float[np.ndarray, "row place"]) -> Float[np.ndarray, "row place"]:
     """From 1 up; scipy.stats has it, and imports for a second."""
     n: int = x.shape[-1]
     at = np.arange(n)
     order = np.argsort(x, axis=-1)
     ordered = np.take_along_axis(x, order, -1)
-    same, edge = ordered[..., 1:] == ordered[..., :-1], np.zeros((*x.shape[:-1], 1), dtype=bool)
+    same, edge = ordered[:, 1:] == ordered[:, :-1], np.zeros((len(x), 1), dtype=bool)
     first = np.maximum.accumulate(np.where(np.concatenate([edge, same], -1), 0, at), -1)
     after = np.where(np.concatenate([same, edge], -1), n, at)
-    last = np.minimum.accumulate(after[..., ::-1], -1)[..., ::-1]
+    last = np.minimum.accumulate(after[:, ::-1], -1)[:, ::-1]
     ranks = np.empty(x.shape)
     np.put_along_axis(ranks, order, (first + last) / 2 + 1, -1)
     return ranks
@@ -106,4 +111,4 @@ def _of_means(
 ) -> Interval:
     """Of sums, which rank as means do."""
     x, y = (resamples.totals(values, known) for values in (exact, estimate))
-    return resamples.percentiles(spearman(x, y))
+    return resamples.percentiles(spearman_of_rows(x, y))
