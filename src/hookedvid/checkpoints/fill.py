@@ -25,7 +25,7 @@ from hookedvid.values.progress import bar
 
 
 class _NoInit(TorchFunctionMode):
-    """Leaves out what fills new parameters, `torch.nn.init`: without values it takes half of a model's making."""
+    """Leaves out what fills new parameters, `torch.nn.init`: without values it takes a fifth of a model's making."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
