@@ -7,7 +7,6 @@ import socket
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from hookedvid.study.run.execution import Execution
 from hookedvid.study.run.schedule import Schedule
 from hookedvid.study.run.tasks import carry_out, run
 from hookedvid.study.run.timing import Timing
+from processes import command, end, gone
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -86,9 +86,9 @@ def paths():
         yield found
     # Ray does not wait for those it ends.
     left = set(psutil.Process().children()) - before
-    for process in psutil.wait_procs(left, timeout=10)[1]:
-        process.kill()
-        process.wait(10)
+    _, alive = psutil.wait_procs(left, timeout=10)
+    end(alive)
+    psutil.wait_procs(alive, timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,7 @@ def nodes(paths, driver):
     ray.shutdown()
     left = set(psutil.Process().children(recursive=True)) - before
     found.shutdown()
-    for process in psutil.wait_procs(left, timeout=5)[1]:
-        process.kill()
+    end(psutil.wait_procs(left, timeout=5)[1])
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,7 @@ def resumed(laid, driver, nodes) -> "Resumed":
             stopped[row["video"]] = actor
         elif fresh and row["video"] not in stopped and lost in nodes.worker_nodes:
             nodes.remove_node(lost, allow_graceful=False)
-            next(iter(stopped.values())).kill()
+            end(stopped.values())
             wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)  # before what kills the other actor
 
     with pytest.MonkeyPatch.context() as patched:
@@ -156,11 +155,6 @@ def resumed(laid, driver, nodes) -> "Resumed":
 def ended(laid, resumed):
     """The rows once what was killed has been tried again by a sound worker."""
     return run(laid, HookedVideoLLM.from_pretrained("tiny"), resumed.out)
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=15)
-    return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]  # no init in a container may reap them
 
 
 def wait_until(seen, seconds=120) -> None:
@@ -190,14 +184,11 @@ def once_each(out: Path, rows: list[dict]) -> bool:
 
 
 def title(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return "".join(process.cmdline()[:1])
-    return ""
+    return "".join(command(process)[:1])
 
 
 def actors() -> list[psutil.Process]:
-    found = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in found if title(p).startswith("ray::Actor")]
+    return [p for p in psutil.Process().children(recursive=True) if title(p).startswith("ray::Actor")]
 
 
 def drive(pipe, laid, out) -> None:

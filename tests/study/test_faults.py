@@ -31,6 +31,7 @@ from hookedvid.study.run.timing import Timing
 from hookedvid.study.scorings.letters import Letters
 from hookedvid.video.clip_files import FrameCache
 from hookedvid.video.decoders import Decoders, Limits
+from processes import descendants, end, gone
 
 pytestmark = pytest.mark.shapes_unchecked
 
@@ -88,11 +89,6 @@ def table(laid, rows) -> list[str]:
 
 def fault_of(row) -> str:
     return row["video"].split("-")[0]
-
-
-def gone(processes, seconds=10) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]  # no init in a container may reap them
 
 
 def written(path: Path) -> int:
@@ -175,7 +171,9 @@ def test_a_study_survives_everything_and_ends_with_the_undisturbed_table(
         nonlocal told
         told += fresh
         if fresh and told == 1:  # one, and once: a clip that is hit twice fails
-            next(p for p in psutil.Process().children() if "faulty_worker" in p.cmdline()).kill()
+            while not (workers := descendants("faulty_worker")):  # those that a clip has killed are being replaced
+                time.sleep(0.01)
+            end(workers[:1])
 
     with monkeypatch.context() as patched:
         run_out_of_memory(patched, {3})

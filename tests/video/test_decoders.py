@@ -27,6 +27,7 @@ from hookedvid.video.decoders import Decoders, Limits
 from hookedvid.video.frames import Clip, read_clip
 from hookedvid.video.scratch import PREFIX, Scratch, clear
 from hookedvid.video.source import video_hash
+from processes import command, descendants, end, gone
 
 FAULTY = "faulty_worker"
 TIGHT = Limits(seconds=2, memory=256 << 20)
@@ -66,7 +67,19 @@ def assert_same(one: Clip, other: Clip) -> None:
 
 
 def workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if "-P" in p.cmdline()]
+    return descendants("-P")
+
+
+def test_what_has_ended_is_no_process_even_before_anyone_waited_for_it():
+    """Of these tests' own looks at processes, which may end while they are looked at."""
+    child = subprocess.Popen([sys.executable, "-P", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    seen = psutil.Process(child.pid)
+    assert seen.status() == psutil.STATUS_ZOMBIE and seen in psutil.Process().children()
+    assert workers() == [] and command(seen) == [] and gone([seen], 0)
+    child.wait()
+    assert command(seen) == [] and gone([seen], 0)
+    end([seen])
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -138,14 +151,14 @@ def test_one_killed_by_chance_is_replaced_and_asked_again(tmp_path, video):
         assert_same(decoders.submit(request).result().clip, request.read())
         assert decoders.n_lost == 1
         [idle] = workers()
-        idle.kill()
+        end([idle])
         assert_same(decoders.submit(request).result().clip, request.read())
         assert decoders.n_lost == 2
     with Decoders(1) as decoders:
         found = decoders.submit(request)
         while not (starting := workers()):
             time.sleep(0.001)
-        starting[0].kill()
+        end(starting)
         assert_same(found.result().clip, request.read())
         assert decoders.n_lost == 1
 
@@ -462,9 +475,9 @@ def test_what_a_killed_tree_of_processes_leaves_is_cleared_by_the_next_run(tmp_p
     for one in running:
         assert one.stdout.readline() == b"ready\n"
     killed, living = running
-    folders = {psutil.Process(p.pid).cmdline()[-1] for p in psutil.Process(living.pid).children()}
-    for process in (*psutil.Process(killed.pid).children(), psutil.Process(killed.pid)):
-        process.kill()
+    folders = {command(p)[-1] for p in psutil.Process(living.pid).children()}
+    tree = psutil.Process(killed.pid)
+    end([*tree.children(), tree])
     killed.wait()
     assert len(list(at.iterdir())) == 3
     with Decoders(1) as decoders:
