@@ -1,5 +1,6 @@
 """Qwen-VL against transformers' own classes on tiny random weights away from init: processing, logits, tokens, cuts."""
 
+import copy
 from contextlib import contextmanager
 from functools import cache
 
@@ -13,7 +14,7 @@ from transformers.video_utils import VideoMetadata
 
 from hookedvid import HookedVideoLLM
 from hookedvid.checkpoints.parity import compare, first_beyond, our_stages, random_inputs, transformers_stages
-from hookedvid.errors import InputError
+from hookedvid.errors import ConfigError, InputError
 from hookedvid.values.interventions import LV_K, VS_K, VT_K
 from models import apart, perturb
 from versions import processors_of_today
@@ -156,6 +157,39 @@ def test_the_decoder_is_theirs_bit_for_bit(name):
         inputs_embeds=embeds, position_ids=given["position_ids"], attention_mask=mask, **extra
     ).last_hidden_state
     assert torch.equal(model(inputs), reference.lm_head(hidden)) and torch.equal(logits, model(inputs))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stated", ["neither", "sections", "the other way"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_axes_are_those_of_the_class_whatever_a_config_states(name, stated):
+    """Whether they are interleaved is written in the class, and so are the sections of a config without."""
+    config = copy.deepcopy(theirs(name).config)
+    text, own = config.text_config, {"mrope_interleaved": name != "Qwen3VL"} if stated == "the other way" else {}
+    text.rope_parameters = {k: v for k, v in text.rope_parameters.items() if not k.startswith("mrope")} | own
+    if stated == "neither":
+        text.hidden_size = text.head_dim = 128
+        text.num_attention_heads = text.num_key_value_heads = 1
+        setattr(config.vision_config, "hidden_size" if name == "Qwen2VL" else "out_hidden_size", 128)
+    else:
+        text.rope_parameters["mrope_section"] = [2, 3, 3]
+    reference = getattr(transformers, f"{name}ForConditionalGeneration")._from_config(config)
+    perturb(reference)
+    model = HookedVideoLLM.from_transformers(reference.eval())
+    *_, given = positioned(name, "windows")
+    ids, processed = video(model, "windows")
+    inputs = model.inputs_from_tensors(ids, **pixels(processed))
+    assert apart(model(inputs), reference(**given).logits) < OTHER_CONV
+
+
+def test_features_of_earlier_blocks_are_taken_in_their_order():
+    """The class finds the merger of a block by its place in the list."""
+    config = copy.deepcopy(theirs("Qwen3VL").config)
+    for indexes in ([2, 0], [0, 0]):
+        config.vision_config.deepstack_visual_indexes = indexes
+        reference = transformers.Qwen3VLForConditionalGeneration._from_config(config)
+        with pytest.raises(ConfigError, match=r"must name blocks once each, in ascending order"):
+            HookedVideoLLM.from_transformers(reference)
 
 
 @torch.no_grad()

@@ -89,14 +89,12 @@ def _read_rope(read: ConfigFields) -> RopeConfig:
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     theta, factor = rope.pop("rope_theta", 10000.0), rope.pop("factor", 1.0)
     rope.pop("original_max_position_embeddings", None)
-    sections, interleaved = rope.pop("mrope_section", ()), bool(rope.pop("mrope_interleaved", False))
+    for name in ("mrope_section", "mrope_interleaved"):  # of positions on several axes, which these classes do not have
+        rope.pop(name, None)
     scaling = ROPE.get(kind)
     if scaling is None or rope:
         read.problems.append(f"rope {kind!r} with {rope} is not supported (only default, linear, dynamic)")
-    return RopeConfig(
-        theta=float(theta), scaling=scaling or "none", factor=float(factor), sections=tuple(sections),
-        interleaved=interleaved,
-    )  # fmt: skip
+    return RopeConfig(theta=float(theta), scaling=scaling or "none", factor=float(factor))
 
 
 def read_tower(

@@ -44,11 +44,14 @@ def read(
     vision, rate = _tower(ConfigFields(config.vision_config), family.tower, tower, source)
     d_joined = 4 * vision.d_model
     own = {**family.projector, "d_hidden": d_joined, "n_deepstack": len(vision.deepstack)}
+    # Whether axes are interleaved is the class's own, whatever `mrope_interleaved` says; so are sections not stated.
+    sections = (config.text_config.rope_parameters or {}).get("mrope_section", family.rope.sections)
+    rope = replace(decoder.rope, sections=tuple(sections), interleaved=family.rope.interleaved, per_second=rate)
     return VideoLLMConfig(
         family=family.name,
         vision=vision,
         projector=ProjectorConfig(d_in=d_joined, d_out=decoder.d_model, **own),
-        decoder=replace(decoder, rope=replace(decoder.rope, per_second=rate)),
+        decoder=replace(decoder, rope=rope),
         prompt=family.prompt,
         placeholder_id=config.video_token_id,
         n_frames=family.n_frames,

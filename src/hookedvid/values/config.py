@@ -149,6 +149,8 @@ class VisionConfig:
             raise ConfigError(f"d_head {self.d_head} is no multiple of 4; rows and columns need pairs each")
         if outside := [i for i in (*self.full_blocks, *self.deepstack) if not 0 <= i < self.n_layers]:
             raise ConfigError(f"full_blocks or deepstack name blocks {outside} of {self.n_layers}, numbered from 0")
+        if self.deepstack != tuple(sorted(set(self.deepstack))):
+            raise ConfigError(f"deepstack {self.deepstack} must name blocks once each, in ascending order")
         if (self.resize == "fit") != (self.budget is not None):
             raise ConfigError("frames that keep their shape (resize='fit') need a budget, others have none")
         if self.resize == "fit" and (self.positions == "learned" or self.multiple % self.patch_size):
