@@ -23,7 +23,7 @@ from transformers.video_utils import VideoMetadata
 
 from hf_models import VIDEO_ID, random_ids, random_pixels, smolvlm, video_llava, videollama3
 from hookedvid import LV_K, VS_K, VT_K, HookedVideoLLM, convert
-from hookedvid.errors import ConversionError
+from hookedvid.errors import ConversionError, InputError
 from hookedvid.values.patch_rows import kept, to_rows
 from models import each_position
 from versions import processors_of_today
@@ -144,6 +144,41 @@ def test_what_is_dropped_is_seen_by_the_pixels_where_no_mask_says_it():
         assert torch.equal(model(inputs), model(masked))
     all_stay = model.inputs_from_tensors(whole, made.pixels, **told, video_compression_mask=torch.ones(18))
     assert all_stay.tokens.shape[1] == len(whole) and inputs.tokens.shape[1] < len(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("video_compression_mask", lambda m: torch.cat([m, m]), "has 36 entries, and the videos have 18 cells"),
+        ("video_compression_mask", lambda m: m[1:], "has 17 entries, and a video has 18 cells"),
+        ("video_compression_mask", lambda m: m * 0.5, "holds other numbers than 0 and 1"),
+        ("video_compression_mask", torch.zeros_like, "keeps no token of a video"),
+        ("video_merge_sizes", lambda m: m * 2, "video_merge_sizes must be 2"),
+        ("video_merge_sizes", lambda m: m / 1, r"video_merge_sizes is \[2.0\]; give whole numbers of patches"),
+    ],
+)
+def test_videollama3_refuses_what_does_not_fit_its_tokens(name, change, text):
+    model = HookedVideoLLM.from_transformers(videollama3())
+    made = video(model, 3)
+    given = made.processed | {name: change(made.processed[name])}
+    with pytest.raises(InputError, match=text):
+        model.inputs_from_tensors(ids(model, made.tokens), made.pixels, **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda m: m[0], r"is \(2, 64, 64\) for 1 video\(s\); give \[video, frame, height, width\]"),
+        (lambda m: torch.cat([m, m]), r"is \(2, 2, 64, 64\) for 1 video"),
+        (lambda m: m[:, :1], r"has \(1, 64, 64\) for a video of frames \(2, 3, 64, 64\)"),
+    ],
+)
+def test_smolvlm2_refuses_a_mask_of_other_frames(change, text):
+    model = HookedVideoLLM.from_transformers(smolvlm())
+    made = video(model, 2)
+    mask = change(made.processed["pixel_attention_mask"])
+    with pytest.raises(InputError, match=f"pixel_attention_mask {text}"):
+        model.inputs_from_tensors(ids(model, made.tokens), made.pixels, pixel_attention_mask=mask)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Qwen-VL against transformers' own classes on tiny random weights away from init: processing, logits, tokens, cuts."""
 
 import copy
+import inspect
 from contextlib import contextmanager
 from functools import cache
 
@@ -44,6 +45,7 @@ VISION = {
 CLASSES = tuple(VISION)
 # Frames, height and width after resizing in tokens of the class, and how many were taken a second.
 SHAPES = {"pairs": (4, 2, 3, 2.0), "odd": (5, 3, 2, 1.0), "one": (1, 2, 2, 2.0), "windows": (6, 3, 5, 1.5)}
+LONG = {"long": (6, 2, 2, 0.05)}  # whose times grow far beyond a frame's sides
 # Sums in another order: rows are in raster order here and in windows or squares there. Their patch embedding is a
 # Conv3d, ours the same as one product, which is twice as near to float64; what the two are apart comes on top of it.
 OTHER_ORDER, OTHER_CONV = 1e-6, 2e-6
@@ -77,7 +79,7 @@ def ours(name: str, kernel: str = "sdpa", dtype: torch.dtype = torch.float32) ->
 
 def video(model: HookedVideoLLM, shape: str, seed: int = 0):
     """Processed noise and its ids: a run between markers, or one a step where the class has times between them."""
-    n, rows, columns, fps = SHAPES[shape]
+    n, rows, columns, fps = (SHAPES | LONG)[shape]
     side = model.cfg.vision.multiple
     frames = np.random.default_rng(seed).integers(0, 256, (n, rows * side, columns * side, 3), dtype=np.uint8)
     processed = model.process(frames, fps=fps)
@@ -210,18 +212,39 @@ def sides(name: str, kernel: str = "sdpa") -> HookedVideoLLM:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shape", ["odd", "long"])
 @pytest.mark.parametrize("name", CLASSES)
-def test_greedy_tokens_are_theirs_with_and_without_a_cache(name):
-    model = sides(name)
-    ids, processed = video(model, "odd")
+def test_greedy_tokens_are_theirs_with_and_without_a_cache(name, shape):
+    """The positions that their `generate` turns by are compared too: tiny models seldom mind a wrong one."""
+    model, reference, positions = sides(name), theirs(name), []
+    ids, processed = video(model, shape)
     types = (ids == VIDEO_PAD) * 2  # what their processors call the type of a token
-    want = theirs(name).generate(
-        input_ids=ids, mm_token_type_ids=types, max_new_tokens=6, do_sample=False, eos_token_id=None, **processed
-    )[:, ids.shape[1] :]
+    hook = reference.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append(kwargs["position_ids"][-3:, 0]), with_kwargs=True
+    )
+    try:
+        want = reference.generate(
+            input_ids=ids, mm_token_type_ids=types, max_new_tokens=6, do_sample=False, eos_token_id=None, **processed
+        )[:, ids.shape[1] :]
+    finally:
+        hook.remove()
     inputs = model.inputs_from_tensors(ids, **pixels(processed))
+    assert torch.equal(inputs.extend(want[:, :-1]).position_ids, torch.cat(positions, 1))
     how = {"max_new_tokens": 6, "return_type": "tokens", "stop_at_eos": False}
     assert torch.equal(model.generate(inputs, **how), want)
     assert torch.equal(model.generate(inputs, use_past_kv_cache=False, **how), want)
+
+
+@pytest.mark.parametrize("fps", [0.3, 0.6, 1.2, 2.3, 2.4, 3.7, 30000 / 1001, 24])
+def test_times_are_cut_as_theirs_where_they_are_nearly_whole(fps):
+    """At 0.6 frames a second three steps are 20 in float32, and nearly 20 in float64."""
+    model, n = sides("Qwen2_5_VL"), 40
+    ids = torch.tensor([[5, START, *[VIDEO_PAD] * n, END, 6]])
+    processed = {"video_grid_thw": torch.tensor([[n, 2, 2]]), "second_per_grid_ts": torch.tensor([2 / fps])}
+    want, _ = theirs("Qwen2_5_VL").model.get_rope_index(ids, (ids == VIDEO_PAD).int() * 2, **processed)
+    for seconds in (processed["second_per_grid_ts"], [2 / fps]):
+        given = {**processed, "second_per_grid_ts": seconds}
+        assert torch.equal(model.inputs_from_tensors(ids, torch.zeros(4 * n, 1176), **given).position_ids, want[:, 0])
 
 
 @torch.no_grad()
@@ -378,3 +401,28 @@ def test_what_a_processor_gives_must_fit_its_pixels():
         model.inputs_from_tensors(ids, rows, image_grid_thw=grid)
     with pytest.raises(InputError, match="these pixels are frames"):
         model.inputs_from_tensors(ids, torch.zeros(4, 3, 56, 84), video_grid_thw=grid)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"second_per_grid_ts": 0.0}, r"second_per_grid_ts is 0.0 for 1 video\(s\); give seconds above 0"),
+        ({"second_per_grid_ts": [-1.0]}, "give seconds above 0, a number for each"),
+        ({"second_per_grid_ts": float("nan")}, "give seconds above 0, a number for each"),
+        ({"second_per_grid_ts": [1.0, 2.0]}, r"second_per_grid_ts is \[1.0, 2.0\] for 1 video\(s\)"),
+        ({"second_per_grid_ts": []}, "give seconds above 0, a number for each"),
+        ({"second_per_grid_ts": "1"}, "second_per_grid_ts is '1', of which no tensor can be made"),
+        (
+            {"video_grid_thw": [[2.0, 4.0, 6.0]]},
+            r"video_grid_thw is \[\[2.0, 4.0, 6.0\]\]; give whole numbers of groups",
+        ),
+        ({"video_grid_thw": [[2, 24]]}, r"video_grid_thw is \[\[2, 24\]\]; give whole numbers of groups of frames"),
+        ({"video_grid_thw": [[-2, -4, 6]]}, "do not fit the grid"),
+        ({"pixel_values": np.zeros((48, 1176), np.float32)}, "pixel_values are an array of NumPy; give a tensor"),
+    ],
+)
+def test_what_no_processor_gives_is_refused(given, text):
+    model = ours("Qwen2_5_VL")
+    ids, processed = video(model, "pairs")
+    with pytest.raises(InputError, match=text):
+        inspect.unwrap(type(model).inputs_from_tensors)(model, ids, **{**pixels(processed), **given})

@@ -74,7 +74,9 @@ class Grid:
         if cfg.decoder is None:
             return plain
         rope = cfg.decoder.rope
-        rate = 1.0 if rope.per_second is None or shape.seconds is None else shape.seconds * rope.per_second
+        rate = 1.0
+        if rope.per_second is not None and shape.seconds is not None:
+            rate = float(torch.tensor(shape.seconds, dtype=torch.float32) * rope.per_second)
         return replace(plain, n_axes=rope.n_axes, rate=rate, text_after=rope.text_after)
 
     @property
@@ -116,7 +118,9 @@ class Grid:
             step: Its number.
         """
         cells = self.kept(step)
-        time = torch.full_like(cells, int(since * self.rate))
+        # Rounded to float32 before it is cut, as the authors' code does: step 3 of 3.3333333 s each is at 10, not at 9.
+        passed = torch.tensor(self.rate, dtype=torch.float32) * since
+        time = torch.full_like(cells, int(passed))
         return torch.stack([time, cells // self.columns, cells % self.columns])
 
 

@@ -202,8 +202,7 @@ class TokenLayout:
         """The number of every position on each axis that rotary positions turn by: time, height, width, or one.
 
         Text has the same on all axes. A run of video that begins at s has s + (step x its rate, cut to a whole
-        number), s + row, s + column; what follows goes on by the grid's rule. Generated tokens go on behind the
-        largest number of the prompt.
+        number), s + row, s + column; what follows goes on by the grid's rule, generated tokens behind the prompt's.
         """
         grid = self.grid
         if grid is None or grid.n_axes == 1:
@@ -212,16 +211,14 @@ class TokenLayout:
         for video, run in groupby(self.segments, key=lambda s: s.role in ROLES_OF["video"]):
             segments = list(run)
             if not video:
-                n = sum(len(s) for s in segments if s.role != "generated")
+                n = sum(map(len, segments))
                 parts.append(torch.arange(at, at + n).expand(grid.n_axes, -1))
                 at += n
                 continue
             places = torch.cat([grid.places(i, self.steps.index(_span(s))) for i, s in enumerate(segments)], 1)
             parts.append(at + places)
             at += int(places.max()) + 1 if grid.text_after == "largest" else max(grid.rows, grid.columns)
-        prompt = torch.cat(parts, 1)
-        after = int(prompt.max()) + 1 + torch.arange(self.n_tokens - self.n_prompt)
-        return torch.cat([prompt, after.expand(grid.n_axes, -1)], 1)
+        return torch.cat(parts, 1)
 
     @cached_property
     def position_ids_at_one_time(self) -> Int[Tensor, "axis pos"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,11 @@ def unprocessed(
     Raises:
         InputError: For an unknown name, and for what does not fit the pixels or the model.
     """
-    given = {name: torch.as_tensor(value) for name, value in processed.items() if value is not None}
-    if unknown := sorted(given.keys() - set(NAMES)):
+    if unknown := sorted(name for name, value in processed.items() if value is not None and name not in NAMES):
         raise InputError(f"inputs_from_tensors knows nothing of {unknown}; besides ids and pixels it takes {NAMES}")
+    given = {name: _tensor(name, value) for name, value in processed.items() if value is not None}
+    if isinstance(pixel_values, np.ndarray):
+        raise InputError("pixel_values are an array of NumPy; give a tensor (a processor's return_tensors='pt')")
     rows = isinstance(pixel_values, Tensor) and pixel_values.ndim == 2
     if pixel_values is None or cfg.vision is None or not (given or rows):
         return pixel_values, None
@@ -44,14 +47,35 @@ def unprocessed(
         one = isinstance(pixel_values, Tensor) and pixel_values.ndim != 5
         videos: list[Tensor | None] = [cast(Tensor, pixel_values)] if one else list(pixel_values)
     if "pixel_attention_mask" in given:
-        videos = [_without_padding(v, m) for v, m in zip(videos, given["pixel_attention_mask"], strict=True)]
+        mask = given["pixel_attention_mask"]
+        if mask.ndim != 4 or len(mask) != len(videos):
+            raise InputError(
+                f"pixel_attention_mask is {tuple(mask.shape)} for {len(videos)} video(s); give "
+                "[video, frame, height, width]"
+            )
+        videos = [_without_padding(v, m) for v, m in zip(videos, mask, strict=True)]
     return cast(Pixels, videos), _shapes(cfg, videos, given)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"{name} is {value!r:.80}, of which no tensor can be made; give what a processor gives") from e
+
+
+def _whole(name: str, given: Mapping[str, Tensor], what: str, each: int = 1) -> list[int]:
+    """A tensor's numbers. Raises InputError unless they are whole, and `each` for every video."""
+    tensor = given[name]
+    if tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.numel() % each or not tensor.numel():
+        raise InputError(f"{name} is {tensor.tolist()!r:.80}; give whole numbers {what} for each video")
+    return ints(tensor.flatten())
 
 
 def _from_rows(vision: VisionConfig, rows: Tensor, given: Mapping[str, Tensor]) -> list[Tensor | None]:
     if "video_grid_thw" not in given:
         raise InputError(f"pixel_values are rows {tuple(rows.shape)}: pass their video_grid_thw too")
-    numbers = iter(ints(given["video_grid_thw"].flatten()))
+    numbers = iter(_whole("video_grid_thw", given, "of groups of frames, rows and columns of patches", each=3))
     grids = list(zip(numbers, numbers, numbers, strict=True))
     sizes = [t * h * w for t, h, w in grids]
     if sum(sizes) != len(rows):
@@ -66,8 +90,13 @@ def _without_padding(frames: Tensor | None, mask: Tensor) -> Tensor | None:
     """Frames that hold anything: those of zeros alone pad a batch. A pixel mask inside a frame is refused."""
     if frames is None:
         return None
+    if mask.shape != frames[:, 0].shape:
+        raise InputError(
+            f"pixel_attention_mask has {tuple(mask.shape)} for a video of frames {tuple(frames.shape)}; give "
+            "[frame, height, width] of each"
+        )
     stays = (frames != 0).flatten(1).any(1)
-    if not bool(mask[stays].all()):
+    if not bool(mask.to(stays.device)[stays].all()):
         raise InputError("pixel_attention_mask hides parts of frames, and videos have whole frames alone here")
     return frames[stays]
 
@@ -75,12 +104,15 @@ def _without_padding(frames: Tensor | None, mask: Tensor) -> Tensor | None:
 def _shapes(cfg: VideoLLMConfig, videos: list[Tensor | None], given: Mapping[str, Tensor]) -> list[VideoShape | None]:
     n = len(videos)
     assert cfg.vision is not None and cfg.projector is not None
-    if "video_merge_sizes" in given and set(ints(given["video_merge_sizes"])) != {cfg.projector.pool_stride}:
-        raise InputError(f"video_merge_sizes must be {cfg.projector.pool_stride} for the videos of this model")
-    seconds = given.get("second_per_grid_ts")
-    each = [None] * n if seconds is None else [float(s) for s in seconds.double().reshape(-1).expand(n)]
+    if "video_merge_sizes" in given:
+        sizes = _whole("video_merge_sizes", given, "of patches on a token's side")
+        if set(sizes) != {cfg.projector.pool_stride}:
+            raise InputError(f"video_merge_sizes must be {cfg.projector.pool_stride} for the videos of this model")
+    each = _seconds(given.get("second_per_grid_ts"), n)
     shapes: list[VideoShape | None] = []
     first, mask = 0, given.get("video_compression_mask")
+    if mask is not None and not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError("video_compression_mask holds other numbers than 0 and 1; give which tokens stay")
     for video, second in zip(videos, each, strict=True):
         if video is None or video.ndim != 4 or (mask is None and second is None):
             shapes.append(None)
@@ -92,7 +124,23 @@ def _shapes(cfg: VideoLLMConfig, videos: list[Tensor | None], given: Mapping[str
             own, first = mask.reshape(-1)[first : first + cells], first + cells
             if len(own) != cells:
                 raise InputError(f"video_compression_mask has {mask.numel()} entries, and a video has {cells} cells")
+            if not bool(own.any()):
+                raise InputError("video_compression_mask keeps no token of a video; leave the video out")
             gone = tuple(ints((~own.bool()).nonzero().flatten()))
             shape = VideoShape(shape.n_frames, shape.height, shape.width, gone, second)
         shapes.append(shape)
+    if mask is not None and first != mask.numel():
+        raise InputError(f"video_compression_mask has {mask.numel()} entries, and the videos have {first} cells")
     return shapes
+
+
+def _seconds(given: Tensor | None, n: int) -> list[float] | list[None]:
+    """Seconds between the steps of each of `n` videos, of which one number may be for all."""
+    if given is None:
+        return [None] * n
+    seconds = given.double().flatten()
+    if len(seconds) not in (1, n) or not bool((seconds.isfinite() & (seconds > 0)).all()):
+        raise InputError(
+            f"second_per_grid_ts is {given.tolist()!r:.80} for {n} video(s); give seconds above 0, a number for each"
+        )
+    return [float(s) for s in seconds.expand(n)]
