@@ -48,10 +48,12 @@ CASES = [
     (parts.QWEN2_VIT, QWEN, Qwen2VLVideoProcessor, {"patch_size": 7, "merge_size": 3, "size": SMALL}, CLIP),
     (parts.QWEN2_VIT, QWEN, Qwen2VLVideoProcessor, {"temporal_patch_size": 3, "resample": 2, "size": SMALL}, CLIP),
     (parts.QWEN2_VIT, QWEN, Qwen2VLVideoProcessor, {"max_video_tokens": 20, **CAPPED}, QWEN2),
+    (parts.QWEN2_VIT, QWEN, Qwen2VLVideoProcessor, {"max_video_tokens": 12, "temporal_patch_size": 4, **CAPPED}, QWEN2),
     (parts.RICE, QWEN2_5, Qwen2VLVideoProcessor, {"temporal_patch_size": 1, "size": SMALL}, CLIP),
     (parts.QWEN3_VIT_300M, QWEN3, Qwen3VLVideoProcessor, {"size": SMALL, **NONE}, HALVES),
     (parts.QWEN3_VIT_300M, QWEN3, Qwen3VLVideoProcessor, {"max_video_tokens": 6, **CAPPED}, HALVES),
     (VIDEOLLAMA3_VIT, VIDEOLLAMA3, VideoLlama3VideoProcessor, {"size": SMALL}, {}),
+    (VIDEOLLAMA3_VIT, VIDEOLLAMA3, VideoLlama3VideoProcessor, {"size": SMALL, "temporal_patch_size": 4}, {}),
     (VIDEOLLAMA3_VIT, VIDEOLLAMA3, VideoLlama3VideoProcessor, {"size": SMALL, "use_token_compression": False}, {}),
     (parts.SMOLVLM_SIGLIP_512, SMOLVLM, SmolVLMVideoProcessor, {"size": {"longest_edge": 70}}, SMOLVLM_512),
     (
@@ -96,9 +98,16 @@ def test_tensors_are_those_of_the_official_processor(
     assert list(made) == list(expected)
     for name, tensor in expected.items():
         assert made[name].dtype == tensor.dtype and torch.equal(made[name], tensor), name
-    same = {**asked, "do_rescale": True, "fps": 2, "num_frames": None}  # what asks for no more
+    same = {**asked, "do_rescale": True, "fps": 2, "num_frames": None, "data_format": "channels_first"}  # no more
     again = process(torch.from_numpy(frames), vision, processor, 1.5, same)
     assert all(torch.equal(again[name], made[name]) for name in made)
+
+
+def test_a_single_frame_may_be_one_of_a_reversed_video():
+    """Which NumPy calls contiguous, and torch refuses."""
+    frames = video(1, 60, 70)
+    made, turned = (process(x, parts.QWEN2_VIT, QWEN)["pixel_values_videos"] for x in (frames, frames[::-1]))
+    assert torch.equal(made, turned)
 
 
 def test_seconds_of_a_group_follow_the_rate():
@@ -116,6 +125,7 @@ def test_seconds_of_a_group_follow_the_rate():
         (INTERNVIT, {"patch_size": 14}, r"no setting 'patch_size'"),
         (parts.QWEN2_VIT, {"do_resize": False}, r"do_resize = False is not done here: .* \(do_resize = True\)"),
         (parts.QWEN2_VIT, {"do_sample_frames": True}, r"do_sample_frames = True is not done here: frames come as they"),
+        (parts.QWEN2_VIT, {"data_format": "channels_last"}, r"data_format = 'channels_last' is not done here"),
         (INTERNVIT, {"do_center_crop": True}, r"do_center_crop = True is not done here"),
         (parts.QWEN2_VIT, {"size": {"height": 28, "width": 28}}, r"size = .* give shortest_edge, longest_edge"),
         (parts.QWEN2_VIT, {"size": 28}, r"size = 28 is not what this tower's frames are resized by"),

@@ -42,7 +42,7 @@ class PixelBudget:
         down, or up where it was too little.
 
         Args:
-            n_frames: Of the video; fewer than `group` count as one group, which the last one fills.
+            n_frames: Of the video; where a clip is counted, fewer than `group` are one group, which the last one fills.
             height: In pixels.
             width: In pixels.
             unit: Pixels that both sides are a multiple of.
@@ -51,7 +51,8 @@ class PixelBudget:
         Raises:
             InputError: For frames more than 200 times as long as wide.
         """
-        n_frames = max(n_frames, group)
+        if self.per == "clip":
+            n_frames = max(n_frames, group)
         if self.per == "clip" and min(height, width) < unit:
             scale = max(unit / height, unit / width)
             height, width = int(height * scale), int(width * scale)

@@ -19,8 +19,11 @@ INERT = (
     "default_to_square do_convert_rgb fps image_processor_type initial_shift max_duration max_frames min_frames "
     "num_frames processor_class return_metadata video_processor_type"
 ).split()
-# Steps that are always taken, or never.
-FIXED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_sample_frames": False}
+# Steps that are always taken, or never, and the form of what they give, which older files state.
+FIXED: dict[str, Any] = {
+    "do_resize": True, "do_rescale": True, "do_normalize": True, "do_sample_frames": False,
+    "data_format": "channels_first",
+}  # fmt: skip
 
 Fields = dict[str, Any]
 Reader = Callable[[VisionConfig, Mapping[str, Any]], Fields]
@@ -44,7 +47,7 @@ def configured(vision: VisionConfig, settings: Mapping[str, Any], processor: Pro
     if unknown := [name for name in given if name not in known]:
         raise InputError(f"this processor has no setting {unknown[0]!r}; {nearest(unknown[0], known)}")
     for name, always in fixed.items():
-        if name in given and given[name] is not always:
+        if name in given and given[name] != always:
             raise InputError(
                 f"{name} = {given[name]!r} is not done here: frames come as they were sampled, and are then resized, "
                 f"scaled and normalised as this tower takes them ({name} = {always})"

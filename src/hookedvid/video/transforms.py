@@ -67,7 +67,9 @@ def _by_pillow(frames: Frames, size: tuple[int, int], name: str) -> Frames:
 def _by_torch(frames: Frames, size: tuple[int, int], name: str) -> Frames:
     if frames.shape[1:3] == size:
         return frames
-    pictures = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2)
+    # Raveled too, since torch refuses the negative stride of a single frame that was reversed, which is contiguous.
+    whole = np.require(frames, requirements=["C", "W"]).ravel().reshape(frames.shape)
+    pictures = torch.from_numpy(whole).permute(0, 3, 1, 2)
     try:
         resized = torch.nn.functional.interpolate(pictures, size, mode=name, antialias=True)
     except (NotImplementedError, ValueError) as e:
