@@ -213,6 +213,9 @@ def test_rotary_positions_as_transformers_5_writes_them(theirs):
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, "contradicts rope_parameters"),
         ({"rope_theta": 1e6, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
         ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4}}, "'yarn' is not supported"),
+        ({"rope_theta": 1e6, "rope_parameters": {"rope_type": "dynamic"}}, "only linear, dynamic, by a factor"),
+        ({"rope_theta": 1e6, "rope_parameters": {"factor": 2.0}}, "only linear, dynamic, by a factor"),
+        ({"rope_theta": 1e6, "hidden_act": None}, "hidden_act is missing"),
         ({"rope_theta": "1e6"}, "rope_theta = '1e6' is no finite number"),
         ({"rope_theta": 1e6, "num_attention_heads": 0}, "num_attention_heads = 0 must be at least 1"),
         ({"rope_theta": 1e6, "num_hidden_layers": 10**30}, "is above the bound of 1,000"),
@@ -223,6 +226,12 @@ def test_no_number_of_the_decoder_is_made_up(theirs, fields, said):
     change_config(theirs, drop=("rope_theta",) if "rope_theta" not in fields else (), **fields)
     with pytest.raises(ConversionError, match=said):
         read(theirs)
+
+
+def test_an_activation_no_config_names_is_the_classes(theirs):
+    stated = read(theirs)
+    change_config(theirs, drop=("hidden_act",))
+    assert read(theirs) == stated and stated.lm.act == "silu"
 
 
 def test_a_theta_no_config_names_can_be_stated_and_llamas_default_is_told(theirs, tmp_path):

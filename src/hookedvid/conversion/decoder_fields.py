@@ -7,6 +7,7 @@ from hookedvid.conversion.fields import Fields
 from hookedvid.values.config import DecoderConfig, RopeConfig
 
 LLAMA_THETA = 10_000.0  # of Llama's class; configs of its first years do not name it, nor does Vicuna's
+ACT = "silu"  # of the classes of all of these
 QWEN3_HEAD = 128  # d_head of Qwen3's class, whatever the width
 ROPE: dict[str, Literal["none", "linear", "dynamic"]] = {"default": "none", "linear": "linear", "dynamic": "dynamic"}
 
@@ -33,7 +34,7 @@ def read_decoder(
     n_layers, d_mlp, n_ctx = map(read.count, ("num_hidden_layers", "intermediate_size", "max_position_embeddings"))
     n_kv_heads = read.count("num_key_value_heads", heads)
     d_head = read.count("head_dim", QWEN3_HEAD if kind == "qwen3" else max(width // heads, 1))
-    act, eps = read.act("hidden_act"), read.number("rms_norm_eps", 1e-6)
+    act, eps = read.act("hidden_act", ACT), read.number("rms_norm_eps", 1e-6)
     tied = bool(read("tie_word_embeddings", False))
     layers = read("layer_types")
     if layers is not None and set(map(str, layers)) != {"full_attention"}:
@@ -95,6 +96,8 @@ def _scaling(fields: Fields) -> tuple[Literal["none", "linear", "dynamic"], floa
     fields("rope_theta")
     if kind == "default":  # as long as nothing is scaled, the length it would be scaled from says nothing
         fields("original_max_position_embeddings")
-    if kind not in ROPE or fields.values.keys() - fields.taken or factor <= 0:
-        fields.problems.append(f"{fields.what} = {fields.values!r} is not supported (only linear, dynamic)")
+    half = kinds != {"default"} and bool(kinds) != ("factor" in fields.values)
+    if half or kind not in ROPE or fields.values.keys() - fields.taken or factor <= 0:
+        said = f"{fields.what} = {fields.values!r}"
+        fields.problems.append(f"{said} is not supported (only linear, dynamic, by a factor)")
     return ROPE.get(kind, "none"), factor if factor > 0 else 1.0

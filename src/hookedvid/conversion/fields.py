@@ -98,11 +98,14 @@ class Fields:
         if value not in values:
             self.problems.append(f"{name} = {value!r} is not supported (only {', '.join(map(repr, values))})")
 
-    def act(self, name: str) -> Activation:
-        """One of our activations; an unsupported one is recorded."""
-        self.only(name, *ACT)
-        value = self(name)
-        return ACT.get(value, "gelu") if isinstance(value, str) else "gelu"
+    def act(self, name: str, default: str | None = None) -> Activation:
+        """One of our activations, `default` where the field is absent; an unsupported or missing one is recorded."""
+        value = self(name, default)
+        if isinstance(value, str) and value in ACT:
+            return ACT[value]
+        wrong = f"= {value!r} is not supported (only {', '.join(map(repr, ACT))})"
+        self.problems.append(f"{name} {'is missing' if value is None else wrong}")
+        return "gelu"
 
     def close(self, harmless: Collection[str], ignore: Collection[str] = ()) -> None:
         """Raise ConversionError for everything recorded and for fields set but never taken.

@@ -152,7 +152,7 @@ def _tower(read: Fields, ignore: Collection[str]) -> VisionConfig:
             "d_mlp": "intermediate_size", "image_size": "image_size", "patch_size": "patch_size",
         }.items()
     }  # fmt: skip
-    act, eps, bias = read.act("hidden_act"), read.number("layer_norm_eps", 1e-6), bool(read("qkv_bias", True))
+    act, eps, bias = read.act("hidden_act", "gelu"), read.number("layer_norm_eps", 1e-6), bool(read("qkv_bias", True))
     norm, qk_norm = ("rms" if read("norm_type") == "rms_norm" else "layer"), bool(read("qk_normalization", False))
     read.close(TOWER, ignore)
     return replace(INTERNVIT_300M, **sizes, act=act, eps=eps, qkv_bias=bias, norm=norm, qk_norm=qk_norm)

@@ -56,7 +56,7 @@ def _tower(read: Fields, d_text: int, source: Source) -> VisionConfig:
         read.only(name, value)
     read.only("hidden_size", found["d_model"])
     read.only("text_hidden_size", d_text)
-    act, eps = read.act("hidden_act"), read.number("layer_norm_eps", RICE.eps)
+    act, eps = read.act("hidden_act", "gelu"), read.number("layer_norm_eps", RICE.eps)
     read.close(HARMLESS | {"tie_word_embeddings"}, source.ignore)
     return replace(RICE, **found, patch_size=patch, multiple=2 * patch, act=act, eps=eps)
 
