@@ -5,6 +5,8 @@ import os
 from typing import get_args
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
+# MKL's sums else depend, on some processors, on where in memory weights lie: in files elsewhere than in models.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import jaxtyping
 import pytest

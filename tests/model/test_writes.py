@@ -392,9 +392,9 @@ def test_a_patch_takes_generated_tokens_from_a_source_that_holds_them():
         for c in caches
     )
     _, intact = model.run_with_cache(spoken, names_filter="resid_post")
-    at_last = [c.at("resid_post", 1, "last") for c in (alone, whole, intact, caches[1])]
-    assert torch.equal(at_last[0][:, :1], at_last[3][:, :1]) and apart(at_last[0][:, 1:], at_last[2][:, 1:]) < ROUNDING
-    assert torch.equal(at_last[1], at_last[3][:, :3])
+    at_last = [c.at("resid_post", 1, "last") for c in (alone, whole, intact, *caches)]
+    assert torch.equal(at_last[0][:, :1], at_last[3]) and apart(at_last[0][:, 1:], at_last[2][:, 1:]) < ROUNDING
+    assert torch.equal(at_last[1], at_last[4][:, :3])
     with pytest.raises(InterventionError, match="4 positions here, 3 in the source"):
         last(model, x.extend(ids.repeat(1, 2)[:, :4]), Patch("resid_post", 1, "generated", caches[1]))
     with pytest.raises(InterventionError, match="2 positions here, 0 in the source"):
