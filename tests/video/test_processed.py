@@ -133,6 +133,7 @@ def test_seconds_of_a_group_follow_the_rate():
         (INTERNVIT, {"size": {"height": 28, "width": 56}}, r"is no square, which this tower takes"),
         (INTERNVIT, {"size": {"height": 28, "width": 2.5}}, r"size\['width'\] is 2.5; ask for at least one"),
         (parts.CLIP_L_224, {"crop_size": {"height": 300, "width": 300}}, r"a centre of 300 pixels is more than the"),
+        (parts.QWEN2_VIT, {"resample": [3]}, r"resample = \[3\] is none of Pillow's numbers known here"),
         (parts.QWEN2_VIT, {"resample": 0}, r"resample = 0 is none of Pillow's numbers known here: {1: 'lanczos'"),
         (parts.QWEN2_VIT, {"image_mean": "0.5"}, r"image_mean = '0.5'; give a number, or one for each of three"),
         (parts.QWEN2_VIT, {"image_std": [0.5, 0.5, 0.0]}, r"do not go together: mean .* std above 0"),
@@ -160,6 +161,21 @@ def test_settings_that_cannot_be_honoured_are_refused(vision, settings, text):
 def test_what_are_no_frames_is_refused(frames):
     with pytest.raises(InputError, match=r"frames are .*; give uint8 RGB \[frame, height, width, 3\]"):
         inspect.unwrap(process)(frames, parts.QWEN2_VIT, QWEN)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [torch.zeros(2, 60, 60, 3, dtype=torch.bfloat16), [np.zeros((5, 5, 3), np.uint8), np.zeros((6, 6, 3), np.uint8)]],
+)
+def test_what_is_no_array_of_bytes_is_refused(frames):
+    with pytest.raises(InputError, match=r"frames are no array of bytes \(.*\); give uint8 RGB"):
+        inspect.unwrap(process)(frames, parts.QWEN2_VIT, QWEN)
+
+
+@pytest.mark.parametrize("settings", ["patch_size", [("patch_size", 14)]])
+def test_settings_are_fields_by_their_names(settings):
+    with pytest.raises(InputError, match=r"settings are .*; give fields of the processor's config by their names"):
+        inspect.unwrap(process)(video(2, 60, 60), parts.QWEN2_VIT, QWEN, None, settings)
 
 
 @pytest.mark.parametrize("fps", [0, -1.0, float("nan"), "2", True])

@@ -68,7 +68,7 @@ def _whole(name: str, given: Mapping[str, Tensor], what: str, each: int = 1) -> 
     """A tensor's numbers. Raises InputError unless they are whole, and `each` for every video."""
     tensor = given[name]
     if tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.numel() % each or not tensor.numel():
-        raise InputError(f"{name} is {tensor.tolist()!r:.80}; give whole numbers {what} for each video")
+        raise InputError(f"{name} is {cast(Any, tensor).tolist()!r:.80}; give whole numbers {what} for each video")
     return ints(tensor.flatten())
 
 
@@ -141,6 +141,7 @@ def _seconds(given: Tensor | None, n: int) -> list[float] | list[None]:
     seconds = given.double().flatten()
     if len(seconds) not in (1, n) or not bool((seconds.isfinite() & (seconds > 0)).all()):
         raise InputError(
-            f"second_per_grid_ts is {given.tolist()!r:.80} for {n} video(s); give seconds above 0, a number for each"
+            f"second_per_grid_ts is {cast(Any, given).tolist()!r:.80} for {n} video(s); give seconds above 0, a number "
+            "for each"
         )
     return [float(s) for s in seconds.expand(n)]

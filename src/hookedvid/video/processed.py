@@ -69,7 +69,10 @@ def tensors(
 
 
 def _checked(frames: Any) -> UInt8[np.ndarray, "frame height width 3"]:
-    array = frames.cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
+    try:
+        array = frames.cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"frames are no array of bytes ({e}); give uint8 RGB [frame, height, width, 3]") from e
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
         raise InputError(f"frames are {array.dtype} {list(array.shape)}; give uint8 RGB [frame, height, width, 3]")
     return array

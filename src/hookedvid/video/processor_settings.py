@@ -40,6 +40,8 @@ def configured(vision: VisionConfig, settings: Mapping[str, Any], processor: Pro
     Raises:
         InputError: For fields that it does not have, and for what it could do and we do not.
     """
+    if not isinstance(settings, Mapping):
+        raise InputError(f"settings are {settings!r:.80}; give fields of the processor's config by their names")
     given = {name: value for name, value in settings.items() if value is not None}
     readers = READERS[vision.resize]
     fixed = FIXED | {"do_center_crop": vision.resize == "crop", "do_pad": vision.resize == "squash_twice"}
@@ -85,7 +87,7 @@ def _three(given: Mapping[str, Any], name: str) -> tuple[float, ...]:
 
 
 def _resample(vision: VisionConfig, given: Mapping[str, Any]) -> Fields:
-    if given["resample"] not in FILTERS:
+    if given["resample"] not in list(FILTERS):
         raise InputError(f"resample = {given['resample']!r} is none of Pillow's numbers known here: {FILTERS}")
     library = "pil_" if vision.resample.startswith("pil_") else ""
     return {"resample": library + FILTERS[given["resample"]]}
