@@ -237,6 +237,14 @@ def test_the_command_prints_the_plan_and_runs_nothing(model, annotations, tmp_pa
     assert re.search(r"reuse layers\+positions +[\d,]+ forwards .*B with weights  <- this study", printed)
 
 
+@pytest.mark.parametrize(("family", "said"), [("qwen2.5-vl", " tokens, 8 frames taken as 480x854: "), ("longva", None)])
+def test_sizes_that_nobody_looked_at_are_said(family, said, annotations):
+    model = small(family)
+    laid = plan(Study(protocols=("baseline",), n_frames=8), model, annotations, limit=2)
+    printed = str(estimate(laid, model))
+    assert (said or " tokens, 8 frames: ") in printed
+
+
 def test_conditions_that_do_the_same_are_counted_once():
     lv, vt, vs = (protocols.windows(k, 4, 4) for k in (LV_K, VT_K, VS_K))
     assert lv[0].interventions != protocols.everywhere([LV_K])[0].interventions

@@ -1,10 +1,11 @@
 """What is left of a study to run, before it runs: operations, forwards' worth and memory, by grade of reuse.
 
 No video is opened: prompts are laid out as the run does it, for as many frames as are asked for (a short clip may have
-fewer), with a minute's times and the subtitles of a video that ends with the last of them. Of many videos some are
-looked at and stand for the others. Runs of sources are counted as the run makes them, reference sets as often as they
-are not stored yet. Memory is the largest tensors alive at once, beside the weights and what is kept of sources;
-b is a number's bytes, d the model's width, kv = 2 n_kv_heads d_head.
+fewer), taken as 480 x 854 pixels and without repetition where frames keep their shape, with a minute's times and the
+subtitles of a video that ends with the last of them. Of many videos some are looked at and stand for the others. Runs
+of sources are counted as the run makes them, reference sets as often as they are not stored yet. Memory is the largest
+tensors alive at once, beside the weights and what is kept of sources; b is a number's bytes, d the model's width,
+kv = 2 n_kv_heads d_head.
 
 * A forward of N rows: b N (3 d + 2 d_mlp + kv), the stream before and inside a block, its MLP's intermediates and its
   keys and values. `layers` also keeps the stream before every block: b N d n_layers.
@@ -40,6 +41,7 @@ from hookedvid.model.flops import (
     unembedding,
     video,
 )
+from hookedvid.model.prepare import USUAL
 from hookedvid.nn.model import Model
 from hookedvid.study.definition import Plan, Reuse
 from hookedvid.study.records import Folder, Records
@@ -89,6 +91,7 @@ class Estimate:
         tokens: The shortest and the longest of them.
         works: None where nothing is left, or no prompt can be laid out. Of an adaptive study, all that it may ask.
         least: Of an adaptive study, the videos that a condition takes at least to be critical, and to be not.
+        size: Height and width that all frames are taken to have; None where the tower brings them to its own.
     """
 
     reuse: Reuse
@@ -106,6 +109,7 @@ class Estimate:
     weights: int
     works: tuple[Work, ...]
     least: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         distinct = f" ({self.n_distinct} distinct)" if self.n_distinct < self.n_conditions else ""
@@ -118,7 +122,8 @@ class Estimate:
         f, (short, long) = self.forward, self.tokens
         parts = ", ".join(f"{p} {getattr(f, p) / f.total:.0%}" for p in ("linear", "attention", "tower", "projector"))
         tokens = f"{short:,}" if short == long else f"{short:,}–{long:,}"
-        lines.append(f"{tokens} tokens, {self.n_frames} frames: {_si(f.total)}FLOP a forward ({parts})")
+        size = "" if self.size is None else " taken as {}x{}".format(*self.size)
+        lines.append(f"{tokens} tokens, {self.n_frames} frames{size}: {_si(f.total)}FLOP a forward ({parts})")
         for w in self.works:
             mark = "  <- this study" if w.reuse == self.reuse and len(self.works) > 1 else ""
             lines.append(
@@ -175,6 +180,7 @@ def estimate(plan: Plan, model: Model, folder: Folder | None = None) -> Estimate
         sum(p.numel() * p.dtype.itemsize for p in model.parameters()),
         works,
         least,
+        USUAL if cfg.vision is not None and cfg.vision.resize == "fit" else None,
     )
 
 
