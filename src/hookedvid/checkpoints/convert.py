@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ from hookedvid.conversion.provenance import Provenance, source_files
 from hookedvid.conversion.rules import match, stored
 from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of, open_shards, read_header, shapes_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
-from hookedvid.errors import ConversionError
+from hookedvid.errors import ConversionError, InputError
 from hookedvid.families.prompts import special_strings
-from hookedvid.families.registry import FAMILIES, named_in, template
+from hookedvid.families.registry import FAMILIES, named_in, processor, template
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
+from hookedvid.video.processor_settings import configured
 
 MAX_JSON = 64 << 20  # bytes of a config.json; those published have some 10,000
 SPARE = 64 << 20  # bytes of disk left free beside what is written
+PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")  # the first that is there counts
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def plan(
         dtype=None if dtype is None else CODES[dtype],
         overrides=dict(overrides or {}),
         ignored=tuple(sorted(ignore)),
-        notes=(*reading.notes, *_tokenizer_notes(tokenizer, reading.cfg)),
+        notes=(*reading.notes, *_tokenizer_notes(tokenizer, reading.cfg), *_processor_notes(folder, cfg)),
         files=source_files(shards),
     )
     return Plan(folder, shards, config_json, seen, cfg, lines, dtype, tokenizer, origin)
@@ -173,6 +175,28 @@ def _tokenizer_notes(tokenizer: Any, cfg: VideoLLMConfig) -> tuple[str, ...]:
     if tokenizer is not None or cfg.decoder is None:
         return ()
     return ("the folder has no tokenizer: the model takes token ids (inputs_from_tensors), not questions (prepare)",)
+
+
+def _processor_notes(folder: Path, cfg: VideoLLMConfig) -> tuple[str, ...]:
+    """Which settings of a folder's processor would make other pixels than the model takes: no config.json has them."""
+    path = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
+    known = processor(cfg.family)
+    if path is None or known is None or cfg.vision is None:
+        return ()
+    try:
+        settings = json.loads(read_regular(path, MAX_JSON, ConversionError))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+        raise ConversionError(f"{path} is no JSON: {e}; download it again") from e
+    notes: list[str] = []
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        try:
+            other = configured(cfg.vision, {name: value}, known)
+        except InputError:  # of what no tower here reads
+            continue
+        if differ := [f.name for f in fields(other) if getattr(other, f.name) != getattr(cfg.vision, f.name)]:
+            ours = ", ".join(f"vision.{n} = {getattr(cfg.vision, n)}" for n in differ)
+            notes.append(f"{path.name} has {name} = {value!r}, which is not followed: {ours}; override it to do so")
+    return tuple(notes)
 
 
 def convert(

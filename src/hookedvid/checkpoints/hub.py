@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NEEDED = (
     "config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
