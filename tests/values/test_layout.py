@@ -303,6 +303,10 @@ def test_every_wrong_field_of_a_config_is_named_at_once():
     [
         (lambda c: replace(c, decoder=replace(c.decoder, d_model=32)), "projector.d_out is 64, but decoder.d_model"),
         (lambda c: replace(c, projector=replace(c.projector, d_in=5)), "projector.d_in is 5, but the tower feeds it"),
+        (
+            lambda c: replace(c, projector=replace(c.projector, pool="none", shuffle=2, d_in=4 * c.projector.d_in)),
+            "projector.shuffle 2 does not divide the 5 patches of a side",
+        ),
         (lambda c: replace(c, projector=None), "needs both vision and projector"),
         (lambda c: replace(c, vision=None, projector=None, decoder=None), "needs a decoder, a vision tower or both"),
         (lambda c: replace(c.decoder, n_kv_heads=3), "n_heads 8 is not a multiple of n_kv_heads 3"),

@@ -106,7 +106,8 @@ def small_config(name: str, *, n_layers: int = 3, d_vocab: int = 300) -> VideoLL
     f = family(name)
     # 5 patches a side: odd, so that pooling's flooring and ceiling differ.
     tower = replace(
-        f.tower, n_layers=2, d_model=32, n_heads=4, d_mlp=48, image_size=5 * f.tower.patch_size,
+        f.tower, n_layers=2, d_model=32, n_heads=4, d_mlp=48,
+        image_size=f.small.get("vision.image_size", 5 * f.tower.patch_size),
         window=min(f.tower.window, 4), full_blocks=f.tower.full_blocks and (1,),
         deepstack=tuple(range(min(2, n_layers - 1, len(f.tower.deepstack)))),
     )  # fmt: skip

@@ -331,6 +331,11 @@ class VideoLLMConfig:
                 raise ConfigError(
                     f"projector.d_out is {self.projector.d_out}, but decoder.d_model is {self.decoder.d_model}"
                 )
+            if self.vision.resize != "fit" and self.vision.grid % self.projector.shuffle:
+                raise ConfigError(
+                    f"projector.shuffle {self.projector.shuffle} does not divide the {self.vision.grid} patches of a "
+                    "side (vision.image_size / vision.patch_size)"
+                )
             if len(self.vision.deepstack) != self.projector.n_deepstack or self.n_deepstack > self.decoder.n_layers:
                 raise ConfigError(
                     f"the tower hands on features of {len(self.vision.deepstack)} blocks, the projector takes "
