@@ -466,6 +466,17 @@ def test_export_refuses_changed_weights_and_folders_of_another_making(source, tm
         export(tmp_path / "tiny", tmp_path / "back", progress=False)
 
 
+def test_export_refuses_a_config_that_is_damaged_or_gone(source, tmp_path):
+    ours = convert(source, tmp_path / "ours", overrides=OVERRIDES, progress=False)
+    (ours / "source_config.json").write_text("{")
+    with pytest.raises(ConversionError, match=r"source_config.json is no JSON"):
+        export(ours, tmp_path / "back", progress=False)
+    (ours / "source_config.json").unlink()
+    with pytest.raises(ConversionError, match=r"has no source_config.json"):
+        export(ours, tmp_path / "back", progress=False)
+    assert not (tmp_path / "back").exists()
+
+
 def test_weights_too_large_for_a_dtype_are_refused(source, tmp_path):
     edit(source, lambda t: t["model.image_newline"].__setitem__(0, 1e6))
     with pytest.raises(ConversionError, match="holds NaN or infinity in float16: choose a wider dtype"):

@@ -117,11 +117,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_config(folder)[0]
 
 
-def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """As `read_config`, and the bytes that it was read from."""
-    path = folder / "config.json"
+def _read_config(folder: Path, name: str = "config.json") -> tuple[dict[str, Any], bytes]:
+    """As `read_config`, of a file of any name, and the bytes that it was read from."""
+    path = folder / name
     if not path.is_file():
-        raise ConversionError(f"{folder} has no config.json, so it is no checkpoint folder{_in_hub_cache(folder)}")
+        raise ConversionError(f"{folder} has no {name}, so it is no checkpoint folder{_in_hub_cache(folder)}")
     data = read_regular(path, MAX_JSON, ConversionError)
     try:
         config = json.loads(data)
@@ -303,7 +303,7 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
     src, dst = Path(src), Path(dst)
     origin = Provenance.load(src)
     check_free(dst)
-    config = json.loads(read_regular(src / provenance.SOURCE_CONFIG, MAX_JSON, ConversionError))
+    config, config_json = _read_config(src, provenance.SOURCE_CONFIG)
     theirs, same_head = shapes_of(origin.headers), "unembed.weight" not in origin.tensors
     reading = layouts.read(
         config, theirs, origin.overrides, origin.ignored, same_head=same_head, stated=named_in(origin.source)
@@ -318,7 +318,7 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
             digest = export_file(src / file, partial / file, headers[file], lines, origin.tensors, step)
             if cast is None and digest != known.sha256:
                 raise ConversionError(f"{src / file}: the exported file is not the one that was converted")
-        shutil.copyfile(src / provenance.SOURCE_CONFIG, partial / "config.json")
+        write_bytes(partial / "config.json", config_json)
         if list(origin.files) != ["model.safetensors"]:
             write_text(partial / INDEX, provenance.index_of(headers))
         for pattern in TOKENIZER_FILES:
