@@ -73,6 +73,7 @@ class LayerNorm(nn.Module):
         out = self.plain(x)
         if not listening(self.hook_scale, self.hook_normalized):
             return out
+        x = x.contiguous()  # as the kernel lays out its result: the sums of products behind may go by layout
         centred = x - x.mean(-1, keepdim=True)
         scale, same_scale = heard(self.hook_scale, (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
         normalized, same = heard(self.hook_normalized, centred / scale)

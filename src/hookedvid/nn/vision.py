@@ -152,7 +152,7 @@ class VisionTower(nn.Module):
 
     def _embedded(self, videos: Sequence[Tensor], sizes: Sequence[Size]) -> Float[Tensor, "unit patch d_model"]:
         if self.cfg.resize != "fit":
-            return self.patch_embed(torch.cat(list(videos))).flatten(2).transpose(1, 2).contiguous()
+            return self.patch_embed(torch.cat(list(videos))).flatten(2).transpose(1, 2)
         rows = join([patch_rows(v, self.cfg.patch_size, self.cfg.patch_frames) for v in videos], sizes)
         return F.linear(rows, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
 

@@ -78,7 +78,7 @@ def _sheet(
     rows = [["noise, nothing put back", str(cost.n), f"costs {group.amount(group.finest)(cost.size)}", ""]]
     for c in order[:SHOWN]:
         i = back[c.label]
-        rows.append([c.label, str(e.cost[c.label].n), f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]",
+        rows.append([c.label, str(e.cost[c.label].n), f"{i.value:z.2f} [{i.low:z.2f}, {i.high:z.2f}]",
                      f"{ps[c.label]:.3f}{star(ps[c.label])}"])  # fmt: skip
     title = f"{len(places)} places put back, those that bring back most {group.finest}; p of all (Holm)"
     return Sheet(title, ("place", "n", "recovery", "p"), rows)
