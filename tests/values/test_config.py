@@ -34,6 +34,7 @@ REFUSED = [
     ("vision", "image_size", 10**7, "image_size = 10000000 is above the bound"),
     ("vision", "patch_size", 0, "patch_size = 0 must be at least 1"),
     ("vision", "std", [0.5, 0.5, 0.0], "std above 0"),
+    ("vision", "std", [0.5, 0.5, float("inf")], "std above 0"),
     ("vision", "mean", [0.5, NAN, 0.5], "must be three numbers each"),
     ("projector", "pool_stride", 0, "pool_stride = 0 must be at least 1"),
     ("projector", "d_in", 10**9, "d_in = 1000000000 is above the bound"),

@@ -139,7 +139,8 @@ class VisionConfig:
         counts += ("multiple", *(n for n in ("window", "first_size") if getattr(self, n)))
         positive = ("eps", "scale", *(n for n in ("rope_theta", "drop_below") if getattr(self, n) is not None))
         check(self, counts, positive)
-        usual = all(abs(x) <= sys.float_info.max for x in self.mean) and all(x > 0 for x in self.std)
+        most = sys.float_info.max
+        usual = all(abs(x) <= most for x in self.mean) and all(0 < x <= most for x in self.std)
         if not (len(self.mean) == len(self.std) == 3 and usual):
             raise ConfigError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
         divides(self, "d_model", "n_heads")
