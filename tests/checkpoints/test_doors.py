@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import hf_models
 from golden_cases import converted, original, spelled_as_on_the_hub
 from hookedvid import HookedVideoLLM
-from hookedvid.checkpoints.convert import PROCESSORS, convert, plan
+from hookedvid.checkpoints.convert import convert
 from hookedvid.errors import ConversionError
 
 pytestmark = pytest.mark.shapes_unchecked
@@ -90,27 +90,6 @@ def test_fields_that_a_user_vouches_for_are_ignored_in_memory():
     with pytest.raises(ConversionError, match="of_my_training"):
         HookedVideoLLM.from_transformers(hf)
     assert same(HookedVideoLLM.from_transformers(hf, ignore=["of_my_training"]), plain)
-
-
-def test_a_processors_settings_that_are_not_followed_are_told(tmp_path):
-    """Prompts of such a folder have other pixels in transformers, and nothing else says so."""
-    theirs = changed(original("qwen2.5-vl-1"), tmp_path / "theirs")
-
-    def told(name: str, text: str, **overrides) -> list[str]:
-        (theirs / name).write_text(text)
-        notes = plan(theirs, overrides=overrides).origin.notes
-        return [note for note in notes if "not followed" in note]
-
-    published = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2}
-    published |= {"merge_size": 2, "image_processor_type": "Qwen2VLImageProcessor", "fps": 2.0, "of_mine": 1}
-    file = PROCESSORS[1]
-    assert told(file, json.dumps(published)) == []
-    (note,) = told(file, json.dumps(published | {"max_pixels": 401408}))
-    assert note.startswith("preprocessor_config.json has max_pixels = 401408, which is not followed: vision.budget")
-    assert told(file, json.dumps(published | {"max_pixels": 401408}), **{"vision.budget.most": 401408}) == []
-    assert told(PROCESSORS[0], json.dumps(published)) == []  # where there are two, that of videos counts
-    with pytest.raises(ConversionError, match="is no JSON"):
-        told(PROCESSORS[0], "{")
 
 
 def test_packed_weights_are_named_and_refused(tmp_path):

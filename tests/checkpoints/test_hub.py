@@ -28,7 +28,10 @@ OLD, NEW = "a" * 40, "b" * 40
 MB = 1 << 20
 CUT = 12 * MB  # past the library's first chunk of 10 MB: bytes of an unfinished chunk are not kept
 BIG = random.Random(0).randbytes(15 * MB)
-TEXTS = ("config.json", "preprocessor_config.json", "tokenizer.json", "chat_template.jinja", "adapter_config.json")
+TEXTS = (
+    "config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "chat_template.jinja", "adapter_config.json",
+)  # fmt: skip
 FILES = {name: name.encode() for name in TEXTS} | {
     "model-00001-of-00002.safetensors": b"first" * 100,
     "model-00002-of-00002.safetensors": BIG,

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hookedvid import __version__
-from hookedvid.checkpoints import layouts
+from hookedvid.checkpoints import layouts, processor_files
 from hookedvid.checkpoints.conversion_folder import check_free, fingerprint, partial_folder, resumed
 from hookedvid.checkpoints.locate import source_of
 from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES, check_tokens, load_tokenizer
@@ -23,17 +23,16 @@ from hookedvid.conversion.provenance import Provenance, source_files
 from hookedvid.conversion.rules import match, stored
 from hookedvid.conversion.shards import CODES, DTYPES, INDEX, Shards, aliases_of, open_shards, read_header, shapes_of
 from hookedvid.conversion.stream import Lines, convert_file, export_file, target
-from hookedvid.errors import ConversionError, InputError
+from hookedvid.errors import ConversionError
 from hookedvid.families.prompts import special_strings
-from hookedvid.families.registry import FAMILIES, named_in, processor, template
+from hookedvid.families.registry import ARCHITECTURES, FAMILIES, named_in, template
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import VideoLLMConfig
 from hookedvid.values.files import read_regular, write_bytes, write_text
-from hookedvid.video.processor_settings import configured
+from hookedvid.values.processor import PROCESSOR_FILES
 
 MAX_JSON = 64 << 20  # bytes of a config.json; those published have some 10,000
 SPARE = 64 << 20  # bytes of disk left free beside what is written
-PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")  # the first that is there counts
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,10 @@ def plan(
     lines = stored(lines, shards.aliases)
     _check_types(shards, lines)
     tokenizer = load_tokenizer(folder)
-    cfg = _with_tokenizer(reading.cfg, tokenizer, folder, overrides or {})
+    cfg, said = reading.cfg, []
+    if _heeds_processors(config["architectures"][0], cfg):
+        cfg, said = processor_files.settled(cfg, processor_files.read(folder), overrides or {})
+    cfg = _with_tokenizer(cfg, tokenizer, folder, overrides or {})
     origin = Provenance(
         source=source,
         architecture=config["architectures"][0],
@@ -93,10 +95,15 @@ def plan(
         dtype=None if dtype is None else CODES[dtype],
         overrides=dict(overrides or {}),
         ignored=tuple(sorted(ignore)),
-        notes=(*reading.notes, *_tokenizer_notes(tokenizer, reading.cfg), *_processor_notes(folder, cfg)),
+        notes=(*reading.notes, *said, *_tokenizer_notes(tokenizer, reading.cfg)),
         files=source_files(shards),
     )
     return Plan(folder, shards, config_json, seen, cfg, lines, dtype, tokenizer, origin)
+
+
+def _heeds_processors(architecture: str, cfg: VideoLLMConfig) -> bool:
+    """Whether the code of an architecture takes a video's pixels as a checkpoint's processor files say."""
+    return cfg.vision is not None and ARCHITECTURES[architecture].processor_files
 
 
 def _check_types(shards: Shards, lines: Lines) -> None:
@@ -175,28 +182,6 @@ def _tokenizer_notes(tokenizer: Any, cfg: VideoLLMConfig) -> tuple[str, ...]:
     if tokenizer is not None or cfg.decoder is None:
         return ()
     return ("the folder has no tokenizer: the model takes token ids (inputs_from_tensors), not questions (prepare)",)
-
-
-def _processor_notes(folder: Path, cfg: VideoLLMConfig) -> tuple[str, ...]:
-    """Which settings of a folder's processor would make other pixels than the model takes: no config.json has them."""
-    path = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
-    known = processor(cfg.family)
-    if path is None or known is None or cfg.vision is None:
-        return ()
-    try:
-        settings = json.loads(read_regular(path, MAX_JSON, ConversionError))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise ConversionError(f"{path} is no JSON: {e}; download it again") from e
-    notes: list[str] = []
-    for name, value in settings.items() if isinstance(settings, dict) else ():
-        try:
-            other = configured(cfg.vision, {name: value}, known)
-        except InputError:  # of what no tower here reads
-            continue
-        if differ := [f.name for f in fields(other) if getattr(other, f.name) != getattr(cfg.vision, f.name)]:
-            ours = ", ".join(f"vision.{n} = {getattr(cfg.vision, n)}" for n in differ)
-            notes.append(f"{path.name} has {name} = {value!r}, which is not followed: {ours}; override it to do so")
-    return tuple(notes)
 
 
 def convert(
@@ -281,7 +266,7 @@ def _bar(sizes: Mapping[str, int], todo: Collection[str], what: str, shown: bool
 
 
 def _write_around(prepared: Plan, partial: Path, origin: Provenance) -> None:
-    """What stands beside the weights: configs, index, tokenizer."""
+    """What stands beside the weights: configs, index, tokenizer, processor files."""
     origin.save(partial)
     write_text(partial / "config.json", prepared.cfg.file_text)
     if list(origin.files) != ["model.safetensors"]:
@@ -289,6 +274,9 @@ def _write_around(prepared: Plan, partial: Path, origin: Provenance) -> None:
         write_text(partial / INDEX, provenance.index_of(headers))
     if prepared.tokenizer is not None:
         prepared.tokenizer.save_pretrained(partial)
+    if _heeds_processors(origin.architecture, prepared.cfg):
+        for path in (p for name in PROCESSOR_FILES if (p := prepared.folder / name).is_file()):
+            shutil.copyfile(path, partial / path.name)
 
 
 def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
@@ -321,7 +309,7 @@ def export(src: str | Path, dst: str | Path, *, progress: bool = True) -> Path:
         write_bytes(partial / "config.json", config_json)
         if list(origin.files) != ["model.safetensors"]:
             write_text(partial / INDEX, provenance.index_of(headers))
-        for pattern in TOKENIZER_FILES:
+        for pattern in (*TOKENIZER_FILES, *PROCESSOR_FILES):
             for path in src.glob(pattern):
                 shutil.copyfile(path, partial / path.name)
     return dst

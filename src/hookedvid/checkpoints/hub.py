@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from hookedvid.checkpoints.tokenizer_files import TOKENIZER_FILES
 from hookedvid.conversion.pickles import pickle_message
 from hookedvid.errors import ConversionError, nearest
+from hookedvid.values.processor import PROCESSOR_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 NEEDED = (
     "config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
+    *PROCESSOR_FILES,
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",

@@ -16,6 +16,7 @@ from hookedvid.checkpoints.convert import as_dtype, convert, read_config
 from hookedvid.checkpoints.devices import usable_device
 from hookedvid.checkpoints.fill import empty_model, install
 from hookedvid.checkpoints.locate import home, repo_of, source_of
+from hookedvid.checkpoints.processor_files import warn
 from hookedvid.checkpoints.tokenizer_files import load_tokenizer
 from hookedvid.conversion.provenance import UNUSED
 from hookedvid.conversion.rules import match_names
@@ -31,7 +32,7 @@ from hookedvid.values.serial import override
 DTYPES = "hookedvid.dtypes"  # what a file of `save` says of its tensors' dtypes, in its metadata
 TOWER = "vision."  # overrides of the tower say what its tensors mean, so they are the conversion's
 # Raised whenever the same files convert to other weights or another config: copies made before are not used again.
-CONVERSION = 2
+CONVERSION = 3
 
 
 def find(name: str, revision: str | None = None, overrides: Mapping[str, Any] | None = None) -> Path:
@@ -97,6 +98,7 @@ def load(
     folder = find(str(name_or_path), revision, ours)
     cfg = VideoLLMConfig.from_json((folder / "config.json").read_text(encoding="utf-8"))
     cfg = override(cfg, {k: v for k, v in ours.items() if not k.startswith(TOWER)}, ConfigError)
+    warn(folder, cfg, ours, str(name_or_path))
     cfg = _named(_cut(cfg, first_n_layers), str(name_or_path))
     model = empty_model(cls, cfg, tokenizer or load_tokenizer(folder), kernel=kernel)
     shards = open_shards(folder)

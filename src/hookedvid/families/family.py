@@ -42,6 +42,7 @@ class Layout:
         transformers: Whether `read` takes transformers' config object; config.json itself otherwise.
         fits: Whether a config of this architecture can be the family's; asked where several families share it.
         parts: What `fits` looks at in a config, for an error's text.
+        processor_files: Whether its code reads a checkpoint's processor files; else pixels are constants of the code.
         looks: What the tensors show besides the family, `, a CLIP tower`, if they look like this layout; else None.
     """
 
@@ -51,6 +52,7 @@ class Layout:
     transformers: bool = False
     fits: Callable[[Source], bool] = lambda source: True
     parts: Callable[[Source], str] = lambda source: ""
+    processor_files: bool = True
     looks: Callable[["Family", Shapes], str | None] = lambda family, shapes: None
 
 

@@ -42,6 +42,7 @@ FAMILY = Family(
             table=intern.table,
             fits=lambda source: intern.merges_tokens(source) is not False,
             parts=intern.decoder_class,
+            processor_files=False,
             looks=looks,
         ),
     ),

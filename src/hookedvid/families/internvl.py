@@ -114,6 +114,7 @@ FAMILY = Family(
             table=intern.table,
             fits=lambda source: intern.merges_tokens(source) is not True,
             parts=intern.decoder_class,
+            processor_files=False,
             looks=looks,
         ),
         Layout(

@@ -169,6 +169,7 @@ def _layout(architecture: str, kind: str) -> Layout:
         read=partial(read, kind=kind),
         table=table,
         parts=parts,
+        processor_files=False,
         looks=partial(_looks, kind=kind),
     )
 

@@ -204,4 +204,8 @@ SAMPLERS: dict[str, Callable[[int, int, int, float], list[int]]] = {
     "internvl_hf": _internvl_hf,
 }
 # Those that take so many frames a second.
-RATED = frozenset({"one_fps", "qwen", "qwen2_hf", "qwen3_hf", "videollama3", "videollama3_hf", "smolvlm"})
+RATED = {
+    "one_fps": 1, "qwen": 2, "qwen2_hf": 2, "qwen3_hf": 2, "videollama3": 1, "videollama3_hf": 1, "smolvlm": 1,
+}  # fmt: skip
+# Those of them that take at least so many.
+LEAST: dict[str, int] = dict.fromkeys(("qwen", "qwen2_hf", "qwen3_hf", "videollama3_hf"), 4)
