@@ -64,7 +64,7 @@ def asked(m, seed=0, n_frames=4):
     x = rich_inputs(m, n_frames, seed)
     frames = np.random.default_rng(seed).integers(0, 256, (n_frames, 64, 96, 3), dtype=np.uint8)
     clip = read_clip(frames, n_frames)  # what clips change; the pixels of the intact run are others
-    footage = (Footage.of(frames, clip, n_frames, "linspace", None, None),)
+    footage = (Footage.of(frames, clip, n_frames, "linspace", None),)
     return replace(x, option_tokens=((5, 9),), options=(("a", "b"),), footage=footage)
 
 

@@ -434,6 +434,23 @@ def test_a_clip_read_before_gives_what_its_file_gives(sampler, tmp_path):
     assert torch.equal(read.pixel_values[0], whole.pixel_values[0])
 
 
+def test_a_clip_knows_the_part_that_it_was_read_from():
+    """Seconds between steps are those of the part, and nobody tells the whole video's length of it."""
+    m = HookedVideoLLM.from_config(small_config("qwen2.5-vl"))
+    source, part = frames(40), {"n_frames": 6, "sampler": "qwen"}
+    clip = read_clip(source, **part, bound=(2, 6), folder_fps=5)
+    direct = m.prepare(source, QUESTION, **part, bound=(2, 6), folder_fps=5)
+    assert direct.position_ids[0].max() - direct.position_ids[0, direct.layout.positions("video")[0]] > 10
+    for inputs in (m.prepare(clip, QUESTION), m.prepare(clip, QUESTION, **part, bound=(2, 6), folder_fps=5)):
+        assert torch.equal(inputs.position_ids, direct.position_ids)
+    with pytest.raises(InputError, match=r"read with bound=\(2, 6\), not \(1, 6\): leave that out"):
+        m.prepare(clip, QUESTION, bound=(1, 6))
+    with pytest.raises(InputError, match=r"read with folder_fps=5.0, not 4; n_frames=6, not 4"):
+        m.prepare(clip, QUESTION, folder_fps=4, n_frames=4)
+    with pytest.raises(InputError, match=r"bound=\(2, 6\) takes a part of it"):
+        model("qwen_1_5").prepare(clip, QUESTION, time_instruction="llava_video")
+
+
 def test_a_time_that_nothing_tells_is_not_made_up():
     m = model("qwen_1_5")
     said = r"needs the frame rate, and this source \(array\) tells none; pass folder_fps=.*time_instruction='none'"

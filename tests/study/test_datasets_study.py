@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import miniatures
+from clips import write_clip
 from hookedvid.cli.commands import main
-from hookedvid.data.item import video_path
+from hookedvid.data.item import Item, video_path
 from hookedvid.data.mvbench import WHY_NOT
 from hookedvid.data.registry import read_dataset
 from hookedvid.errors import ConfigError, DataError
@@ -105,6 +106,17 @@ def test_bounds_and_rates_reach_the_model_and_the_key(model, tmp_path):
     assert not {t.key for _, _, t in laid.tasks} & {t.key for _, _, t in other.tasks}
     again = {r["item"]: r["prob"] for r in run(other, model, tmp_path / "out")}
     assert again["action_sequence-0"] != rows["action_sequence-0"]["prob"]
+
+
+def test_times_of_a_part_are_its_own(tmp_path):
+    """Where positions count seconds, those between the frames of the part and not of the whole video."""
+    model = random_model("qwen2.5-vl", torch.float32)
+    clip = str(write_clip(tmp_path / "a.mp4"))
+    item = Item(id="a", video=clip, question="what ?", options=("x", "y"), answer=0, bound=BOUND)
+    laid = plan(Study(protocols=("baseline",), reuse="none"), model, tmp_path, items=[item])
+    [row] = run(laid, model, tmp_path / "out")
+    inputs = model.prepare(item.video, item.question, item.options, bound=BOUND)
+    assert row["prob"] == model.answer(inputs).probs[item.answer]
 
 
 def test_extracting_the_archives_repeats_no_row(model, tmp_path):

@@ -390,6 +390,13 @@ def test_a_file_of_another_clip_counts_as_none(video, cache):
         assert_same(decoders.submit(few).result().clip, right)
 
 
+def test_a_kept_clip_knows_its_part(video, cache):
+    request = replace(asked(video), bound=(0.5, 1))
+    with Decoders(1, cache=cache) as decoders:
+        made, kept = (decoders.submit(request).result() for _ in range(2))
+    assert kept.cached and kept.clip.bound == made.clip.bound == (0.5, 1) and asked(video).read().bound is None
+
+
 def test_a_damaged_file_counts_as_none_and_is_made_again(video, cache):
     request = asked(video)
     with Decoders(1, cache=cache) as decoders:

@@ -49,7 +49,8 @@ def prepare(
     Args:
         model: The model.
         video: A file, a folder of frames, an array or tensor uint8 [frame, height, width, 3], a list of PIL images;
-            or a `Clip` that `read_clip` made of one with the same sampler and bound. None asks without a video.
+            or a `Clip` that `read_clip` made of one with the same sampler, which knows its bound. None asks without a
+            video.
         folder_fps: The frame rate of what is no file.
         options: Answers to choose from, lettered A, B, … by the template.
         answer: A text to go on with as if it had been generated, the template's end of an answer after it (role
@@ -98,13 +99,24 @@ def _seen(
     rule, asked = sampler or cfg.sampler, cfg.n_frames if n_frames is None else n_frames
     known = isinstance(video, Clip)
     clip = video if known else read_clip(video, asked, rule, bound=bound, folder_fps=folder_fps)
-    timing = _timing(instruction, clip, rule, bound, template(cfg.prompt))
+    if known:
+        _check_clip(clip, n_frames, bound, folder_fps)
+    timing = _timing(instruction, clip, rule, template(cfg.prompt))
     pixels = preprocess(clip.frames, cfg.vision)
     n, height, width, _ = clip.frames.shape
     size, times = frame_size(cfg.vision, n, height, width), sampled_times(clip)
-    gone, seconds = dropped(pixels, cfg.vision), _seconds(cfg, clip, bound)
-    footage = Footage.of(video, clip, asked, rule, bound, folder_fps)
+    gone, seconds = dropped(pixels, cfg.vision), _seconds(cfg, clip)
+    footage = Footage.of(video, clip, asked, rule, folder_fps)
     return timing, VideoShape(n, *size, gone, seconds, (height, width), times), pixels, footage
+
+
+def _check_clip(clip: Any, n_frames: int | None, bound: Bound, folder_fps: float | int | None) -> None:
+    """Raise InputError where a clip was read in another way than is asked for now."""
+    others = [("bound", bound, clip.bound), ("folder_fps", folder_fps, clip.fps)]
+    if n_frames is not None and len(clip.frames) > n_frames:
+        others.append(("n_frames", n_frames, len(clip.frames)))
+    if wrong := [f"{name}={was}, not {asked}" for name, asked, was in others if asked is not None and asked != was]:
+        raise InputError(f"the clip was read with {'; '.join(wrong)}: leave that out here, or read the clip so")
 
 
 def sampled_times(clip: Any) -> tuple[float, ...]:
@@ -197,7 +209,6 @@ def _timing(
     instruction: TimeInstruction,
     clip: Any,
     sampler: str,
-    bound: Bound,
     around: Template,
 ) -> Timing | None:
     """When the sampled frames were taken, as LLaVA-Video's code reckons it: frame numbers over the average rate."""
@@ -211,9 +222,9 @@ def _timing(
         )
     if not instruction.text:
         return Timing(instruction, clip.n_total / clip.fps, tuple(i / clip.fps for i in clip.indices))
-    if bound is not None:
+    if clip.bound is not None:
         raise InputError(
-            f"a time instruction tells the whole video's length, and bound={bound} takes a part of it, for which the "
+            f"a time instruction tells the whole video's length, and bound={clip.bound} takes a part of it, for which the "
             "original code has no rule; cut the file to that part, or pass time_instruction='none'"
         )
     rate = clip.fps
@@ -225,7 +236,7 @@ def _timing(
     return Timing(instruction, clip.n_total / clip.fps, tuple(i / rate for i in clip.indices))
 
 
-def _seconds(cfg: VideoLLMConfig, clip: Any, bound: Bound) -> float | None:
+def _seconds(cfg: VideoLLMConfig, clip: Any) -> float | None:
     """Seconds between steps where positions count them: frames of a step over the rate at which they were sampled."""
     if cfg.lm.rope.per_second is None:
         return None
@@ -236,7 +247,7 @@ def _seconds(cfg: VideoLLMConfig, clip: Any, bound: Bound) -> float | None:
         )
     from hookedvid.video.samplers import within
 
-    first, last = (0, clip.n_total - 1) if bound is None else within(bound, clip.n_total, clip.fps)
+    first, last = (0, clip.n_total - 1) if clip.bound is None else within(clip.bound, clip.n_total, clip.fps)
     sampled = len(clip.frames) / (last - first + 1) * clip.fps
     return cfg.patch_frames / sampled
 

@@ -21,7 +21,7 @@ from hookedvid.video.frames import Clip, Number, read_clip
 from hookedvid.video.refusals import changed
 from hookedvid.video.source import content_hash, identity, video_hash
 
-FORMAT = 4  # of the files, their names, and the pixels in them: raised whenever any of these changes
+FORMAT = 5  # of the files, their names, and the pixels in them: raised whenever any of these changes
 SUFFIX = ".npz"
 STALE = 24 * 3600  # seconds after which what a killed process left half written is cleared away
 
@@ -80,7 +80,7 @@ def load_clip(path: Path, source: str) -> Clip | None:
             about, frames = json.loads(kept["about"].tobytes()), kept["frames"]
         if (about.pop("format", FORMAT), about.pop("file")) != (FORMAT, path.name):
             return None
-        listed = {name: tuple(about[name]) for name in ("indices", "times") if about[name] is not None}
+        listed = {n: tuple(about[n]) for n in ("indices", "times", "bound") if about[n] is not None}
         return Clip(frames=frames, source=source, **about | listed)
     except Exception:  # what can be wrong with changed bytes has no end, and all of it means: not whole
         return None

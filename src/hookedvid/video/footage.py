@@ -37,10 +37,10 @@ class Footage:
     changes: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, video: Any, clip: Clip, n_frames: int, sampler: str, bound: Any, folder_fps: Any) -> "Footage":
+    def of(cls, video: Any, clip: Clip, n_frames: int, sampler: str, folder_fps: Any) -> "Footage":
         """The footage of a video whose clip was just decoded."""
         again = isinstance(video, str | os.PathLike) and clip.frames.nbytes > HELD
-        return cls(video if again else clip, n_frames, sampler, bound, folder_fps, clip.indices)
+        return cls(video if again else clip, n_frames, sampler, clip.bound, folder_fps, clip.indices)
 
     def frames(self) -> UInt8[np.ndarray, "frame _height _width 3"]:
         """The decoded frames as they are shown.

@@ -50,6 +50,7 @@ class Clip(NamedTuple):
     Attributes:
         times: Images and arrays without `folder_fps`, bare codec streams. Where two frames share a time, or one has
             none, `times` and `duration` are None and the rate stands. `source` is the path, or "array" or "images".
+        bound: (start, end) in seconds of the part that they were sampled from; None of all of it.
     """
 
     frames: UInt8[np.ndarray, "frame height width 3"]
@@ -59,6 +60,7 @@ class Clip(NamedTuple):
     n_total: int
     duration: float | None
     source: str
+    bound: tuple[Number, Number] | None = None
 
     def __repr__(self) -> str:
         n, height, width, _ = self.frames.shape
@@ -106,7 +108,11 @@ def read_clip(
     if folder_fps is not None and not (is_number(folder_fps) and 0 < folder_fps < math.inf):
         raise InputError(f"folder_fps is {folder_fps!r}; give frames per second, or None where unknown")
     choose = partial(sample_indices, sampler, n_frames=n_frames, bound=bound)
-    fps = None if folder_fps is None else float(folder_fps)
+    clip = _from_source(video, choose, None if folder_fps is None else float(folder_fps))
+    return clip if bound is None else clip._replace(bound=(bound[0], bound[1]))
+
+
+def _from_source(video: VideoSource, choose: Chooser, fps: float | None) -> Clip:
     if isinstance(video, (str, os.PathLike)):
         return _from_path(video, choose, fps)
     if isinstance(video, Sequence):
