@@ -342,6 +342,25 @@ def test_prompt_and_pixels_are_those_of_the_official_processor(kind, n, n_total,
     assert same(model(inputs), hf(**wanted).logits, kind)
 
 
+@processors_of_today
+def test_times_of_frames_that_videollama3s_processor_chose_are_rounded_as_there():
+    """Frame 17 at 20 a second is 0.85 s, which float32 writes as 0.9 and the authors' code as 0.8."""
+    tokenizer = words(SPECIAL["videollama3"])
+    hf = videollama3(text={"vocab_size": 300}, video_token_id=256, image_token_id=257)
+    model = HookedVideoLLM.from_transformers(hf, tokenizer=tokenizer)
+    source = np.random.default_rng(0).integers(0, 256, (35, 28, 56, 3), np.uint8)
+    about = VideoMetadata(total_num_frames=35, fps=20.0, duration=1.75)
+    tokens = official("videollama3", tokenizer)(
+        text=[ASKED["videollama3"]], videos=[source], video_metadata=[about], do_sample_frames=True, fps=1,
+        return_tensors="pt",
+    )["input_ids"]  # fmt: skip
+    inputs = model.prepare(source, QUESTION, sampler="videollama3_hf", folder_fps=20)
+    assert torch.equal(inputs.tokens.masked_fill(inputs.is_video, 256), tokens)
+    authors = model.prepare(source[:18], QUESTION, n_frames=2, sampler="linspace", folder_fps=20)
+    for ids, said in ((tokens, "0.9s:"), (authors.tokens.masked_fill(authors.is_video, 256), "0.8s:")):
+        assert said in "".join(tokenizer.convert_ids_to_tokens(ids[0].tolist()))
+
+
 def test_smolvlm2_asks_with_the_template_that_transformers_takes_for_videos():
     processor = official("smolvlm2", words(SPECIAL["smolvlm2"]))
     asked = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]

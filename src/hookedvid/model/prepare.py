@@ -221,7 +221,10 @@ def _timing(
             "with a folder, an array or a list of images" + (", or time_instruction='none'" if instruction.text else "")
         )
     if not instruction.text:
-        return Timing(instruction, clip.n_total / clip.fps, tuple(i / clip.fps for i in clip.indices))
+        times = [i / clip.fps for i in clip.indices]
+        if sampler == "videollama3_hf":  # whose frame numbers are a tensor there, so that 0.85 is 0.9 and not 0.8
+            times = (torch.tensor(clip.indices) / clip.fps).tolist()
+        return Timing(instruction, clip.n_total / clip.fps, tuple(times))
     if clip.bound is not None:
         raise InputError(
             f"a time instruction tells the whole video's length, and bound={clip.bound} takes a part of it, for which the "

@@ -202,7 +202,8 @@ class TokenLayout:
         """The number of every position on each axis that rotary positions turn by: time, height, width, or one.
 
         Text has the same on all axes. A run of video that begins at s has s + (step x its rate, cut to a whole
-        number), s + row, s + column; what follows goes on by the grid's rule, generated tokens behind the prompt's.
+        number), s + row, s + column; what follows goes on by the grid's rule, generated tokens behind the prompt's:
+        under `sides` directly behind video on each axis by itself, as transformers' `generate` does.
         """
         grid = self.grid
         if grid is None or grid.n_axes == 1:
@@ -212,7 +213,9 @@ class TokenLayout:
             segments = list(run)
             if not video:
                 n = sum(map(len, segments))
-                parts.append(torch.arange(at, at + n).expand(grid.n_axes, -1))
+                alone = parts and segments[0].role == "generated" and grid.text_after == "sides"
+                start = parts[-1][:, -1:] + 1 if alone else torch.full((grid.n_axes, 1), at)
+                parts.append(start + torch.arange(n))
                 at += n
                 continue
             places = torch.cat([grid.places(i, self.steps.index(_span(s))) for i, s in enumerate(segments)], 1)

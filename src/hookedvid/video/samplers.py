@@ -17,7 +17,7 @@ All frame numbers are 0-based positions in the file, in display order. A rule wo
 - `qwen3_hf`: 2 a second, at least 4, odd numbers too, spread as `qwen` does. Transformers' processor of Qwen3-VL.
 - `videollama3`: every floor(fps)-th frame from the middle of the first second; `linspace` once N seconds are reached,
   or it would be more than N. The authors' code.
-- `videollama3_hf`: 1 a second, at least 4, as `qwen2_hf` does. Transformers' processor.
+- `videollama3_hf`: 1 a second, at least 4, as `qwen2_hf` does. Transformers' processor, whose times are float32.
 - `smolvlm`: 1 a second, at least one, spread with both ends, truncated, each frame once; a second at both ends is left
   out of videos that are more than 2 seconds longer than N. SmolVLM2.
 - `internvl_hf`: (i + 1/2) n / N, truncated. Transformers' processor of InternVL.
