@@ -113,7 +113,8 @@ def random_inputs(
         steps = [[s for s in segments if s.frame == f] for f in range(0, n_frames, cfg.patch_frames)]
         video = [i for f, step in enumerate(steps) for i in [*ids(2 * (f > 0)), *[VIDEO] * sum(map(len, step))]]
     tokens = torch.tensor([*ids(n_prefix), *video, *ids(n_text)])
-    return model.inputs_from_tensors(tokens, pixels, second_per_grid_ts=1.25)
+    seconds = 1.25 if cfg.lm.rope.per_second is not None else None
+    return model.inputs_from_tensors(tokens, pixels, second_per_grid_ts=seconds)
 
 
 def rich_inputs(

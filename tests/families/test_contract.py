@@ -23,7 +23,7 @@ from hookedvid.checkpoints.locate import repo_of
 from hookedvid.checkpoints.tokenizer_files import check_tokens
 from hookedvid.conversion.lines import Ignored
 from hookedvid.conversion.rules import expanded, names_of, to_ours, to_theirs
-from hookedvid.errors import ConfigError
+from hookedvid.errors import ConfigError, InputError
 from hookedvid.families.family import Layout
 from hookedvid.families.prompts import NO_INSTRUCTION, Timing, pieces, special_strings
 from hookedvid.families.registry import (
@@ -32,6 +32,7 @@ from hookedvid.families.registry import (
     PUBLISHED,
     TEMPLATES,
     TIME_INSTRUCTIONS,
+    extras,
     family,
     named_in,
     of_repo,
@@ -40,6 +41,7 @@ from hookedvid.families.registry import (
 )
 from hookedvid.nn.parts import parameter_shapes
 from hookedvid.values.config import LIMITS
+from hookedvid.values.processor import NAMES
 from hookedvid.values.serial import override
 from hookedvid.video.samplers import SAMPLERS
 
@@ -206,3 +208,19 @@ def test_no_file_but_its_own_says_a_familys_name():
         else:
             # A sampler is called after whose rule it is.
             assert not [t for t in texts(path) if t not in SAMPLERS and named.search(t.lower())], path
+
+
+@each
+def test_inputs_of_tensors_take_what_its_processor_gives_and_nothing_else(name):
+    m, made = model(name), FAMILIES[name].processor
+    if made is None:
+        assert extras(m.cfg) == ()
+    else:
+        given = m.process(np.random.default_rng(0).integers(0, 256, (4, 60, 90, 3), np.uint8), fps=RATE)
+        pixels = given.pop(made.pixels)
+        of_ids = {"attention_mask": [[1, 1, 1]], "mm_token_type_ids": [[0, 2, 0]], "video_metadata": [object()]}
+        inputs = m.inputs_from_tensors([[5, -200, 6]], pixels, **given, **of_ids)
+        assert inputs.layout.n_frames == 4 and set(given) == set(extras(m.cfg))
+    for other in {*NAMES, "image_grid_thw"} - set(extras(m.cfg)):
+        with pytest.raises(InputError, match=rf"knows nothing of \['{other}'\] for this model"):
+            m.inputs_from_tensors([[5, -200, 6]], torch.zeros(1, 3, 28, 28), **{other: [1]})

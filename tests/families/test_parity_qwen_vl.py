@@ -400,6 +400,8 @@ def test_what_a_processor_gives_must_fit_its_pixels():
         model.inputs_from_tensors(ids, rows, video_grid_thw=grid)
     with pytest.raises(InputError, match=r"knows nothing of \['image_grid_thw'\]"):
         model.inputs_from_tensors(ids, rows, image_grid_thw=grid)
+    with pytest.raises(InputError, match=r"\['video_grid_thw'\] tell of a video, and there are no pixel_values"):
+        model.inputs_from_tensors([1, 2], video_grid_thw=grid)
     with pytest.raises(InputError, match="these pixels are frames"):
         model.inputs_from_tensors(ids, torch.zeros(4, 3, 56, 84), video_grid_thw=grid)
 

@@ -366,3 +366,20 @@ def test_lists_of_ids_are_as_good_as_tensors():
         assert torch.allclose(m(both)[0, -1], m(one)[0, -1], atol=1e-5)  # another batch, other sums
     with pytest.raises(InputError, match="2 rows of tokens came with 1 videos"):
         m.inputs_from_tensors([[1, -200, 2], [1, -200, 2]], pixels())
+
+
+def test_ids_that_fill_up_a_batch_are_left_out():
+    m = model()
+    videos, mask = [pixels(), pixels()], [[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]
+    for how in (list, torch.tensor):
+        filled = m.inputs_from_tensors(how([[9, 9, 1, -200, 2], [3, 1, -200, 2, 9]]), videos, attention_mask=how(mask))
+        plain = m.inputs_from_tensors([[1, -200, 2], [3, 1, -200, 2]], videos)
+        assert torch.equal(filled.tokens, plain.tokens) and filled.layouts == plain.layouts
+    for wrong, said in (
+        ([[1, 1]], r"attention_mask is torch.int64 \(1, 2\); give 0 or 1 for each of the ids"),
+        ([1, 2, 1], "give 0 or 1 for each of the ids"),
+        ([1, 0, 1], "hides ids between others, or all"),
+        ([0, 0, 0], "hides ids between others, or all"),
+    ):
+        with pytest.raises(InputError, match=said):
+            m.inputs_from_tensors([1, -200, 2], pixels(), attention_mask=wrong)

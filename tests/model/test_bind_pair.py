@@ -278,7 +278,7 @@ def test_tokens_that_name_no_video_or_several_are_refused():
 def test_unlike_pairs_are_refused_in_words():
     m = random_model("qwen3-vl")
     one = rich_inputs(m)
-    wide = m.inputs_from_tensors(one.tokens, one.pixel_values[0].transpose(2, 3), second_per_grid_ts=1.25)
+    wide = m.inputs_from_tensors(one.tokens, one.pixel_values[0].transpose(2, 3))
     for corrupt, words in (
         (rich_inputs(m, n_frames=6), "the clean video has 4 frames, the corrupt one 6"),
         (wide, "cells, 0 of all dropped, a corrupt one"),

@@ -251,7 +251,7 @@ def test_inputs_hold_the_frames_and_times_that_places_count(models):
     inputs = asked(model, FRAMES[:7])  # an odd last frame is alone in its pair
     assert np.array_equal(inputs.frames, FRAMES[:7]) and inputs.times == tuple(i / 2 for i in range(7))
     assert np.array_equal(model.counterfactual(inputs, Reversed()).frames, FRAMES[6::-1])
-    bare = model.inputs_from_tensors(inputs.tokens, inputs.pixel_values[0], second_per_grid_ts=1.0)
+    bare = model.inputs_from_tensors(inputs.tokens, inputs.pixel_values[0])
     assert bare.times == ()
     with pytest.raises(InputError, match="inputs of tensors hold no decoded frames"):
         _ = bare.frames

@@ -17,7 +17,7 @@ from hookedvid.errors import ConversionError
 from hookedvid.families.family import Source
 from hookedvid.families.registry import FAMILIES, named_in
 from hookedvid.values.inputs import VIDEO
-from hookedvid.values.processor_tensors import NAMES
+from hookedvid.values.processor import NAMES
 from hookedvid.values.tensors import ints
 
 CASE, EXPECTED = "case.json", "expected.safetensors"

@@ -16,7 +16,7 @@ from hookedvid.families.alone import ALONE
 from hookedvid.families.family import Family, Layout, Published, Wrapper
 from hookedvid.families.prompts import NO_INSTRUCTION, Template, TimeInstruction
 from hookedvid.values.config import DecoderConfig, ProjectorConfig, VideoLLMConfig
-from hookedvid.values.processor import Processor
+from hookedvid.values.processor import NAMES, Processor
 from hookedvid.values.serial import override
 
 T = TypeVar("T")
@@ -86,6 +86,18 @@ def processor(name: str) -> Processor | None:
     """What a family's official processor gives; None where it states none, or the name is no family's."""
     known = FAMILIES.get(name)
     return None if known is None else known.processor
+
+
+def extras(cfg: VideoLLMConfig) -> tuple[str, ...]:
+    """What a model's official processor gives besides pixels, or its positions are counted by.
+
+    All that any gives for a model of no family that is known.
+    """
+    if cfg.family not in FAMILIES:
+        return NAMES
+    made = processor(cfg.family)
+    counted = ("second_per_grid_ts",) if cfg.decoder is not None and cfg.decoder.rope.per_second is not None else ()
+    return tuple(dict.fromkeys((*(made.extras if made else ()), *counted)))
 
 
 def of_repo(repo: str) -> tuple[Family, Published] | None:

@@ -179,10 +179,18 @@ class HookedVideoLLM(HookVerbs, WeightViews):
         Args:
             tokens: Ids.
             pixel_values: Frames; or rows of patches, as Qwen's processors make them.
-            processed: What else an official processor gives, by its names: `video_grid_thw`, `second_per_grid_ts`,
-                `pixel_attention_mask`, `video_merge_sizes`, `video_compression_mask`.
+            processed: What else the family's official processor gives, by its names: `video_grid_thw`,
+                `second_per_grid_ts`, `pixel_attention_mask`, `video_merge_sizes`, `video_compression_mask`. Ids whose
+                `attention_mask` is 0 fill up a batch, and are left out. `mm_token_type_ids` and `video_metadata` say
+                what ids and the rest say, and change nothing.
+
+        Raises:
+            InputError: For what does not fit together, and for what the processor of another family gives.
         """
-        return from_tokens(self.cfg, tokens, *unprocessed(self.cfg, pixel_values, processed)).to(self.device)
+        from hookedvid.families.registry import extras
+
+        made = unprocessed(self.cfg, tokens, pixel_values, processed, extras(self.cfg))
+        return from_tokens(self.cfg, *made).to(self.device)
 
     def process(
         self,

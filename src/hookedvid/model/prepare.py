@@ -227,8 +227,8 @@ def _timing(
         return Timing(instruction, clip.n_total / clip.fps, tuple(times))
     if clip.bound is not None:
         raise InputError(
-            f"a time instruction tells the whole video's length, and bound={clip.bound} takes a part of it, for which the "
-            "original code has no rule; cut the file to that part, or pass time_instruction='none'"
+            f"a time instruction tells the whole video's length, and bound={clip.bound} takes a part of it, for which "
+            "the original code has no rule; cut the file to that part, or pass time_instruction='none'"
         )
     rate = clip.fps
     # Where every round(fps)-th frame was taken, the original divides by the rounded rate: 0.00s,1.00s at 29.97 fps.

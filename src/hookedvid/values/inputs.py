@@ -265,7 +265,7 @@ def from_tokens(
     Raises:
         InputError: When ids and pixels do not fit each other or the model.
     """
-    items, device = _ids(tokens), tokens.device if isinstance(tokens, Tensor) else None
+    items, device = ids_of(tokens), tokens.device if isinstance(tokens, Tensor) else None
     pixels: list[Tensor | None] = [None] * len(items)
     if pixel_values is not None:
         batched = [pixel_values] if isinstance(pixel_values, Tensor) and pixel_values.ndim != 5 else pixel_values
@@ -296,7 +296,7 @@ def _check_seconds(cfg: VideoLLMConfig, shape: VideoShape) -> None:
         )
 
 
-def _ids(tokens: Tensor | Sequence[Any]) -> list[list[int]]:
+def ids_of(tokens: Tensor | Sequence[Any]) -> list[list[int]]:
     """The ids of every item. Raises InputError for what are no ids."""
     if isinstance(tokens, Tensor):
         if tokens.ndim not in (1, 2) or tokens.is_floating_point():

@@ -1,11 +1,12 @@
 """What a family's official processor gives for a video, and the files that hold its settings."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Extra = Literal[
     "video_grid_thw", "second_per_grid_ts", "video_merge_sizes", "video_compression_mask", "pixel_attention_mask"
 ]
+NAMES: tuple[str, ...] = get_args(Extra)
 # Today's transformers writes all into the first, by the names `video_processor` and `image_processor`.
 PROCESSOR_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 

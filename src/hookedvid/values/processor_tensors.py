@@ -1,7 +1,7 @@
 """What an official processor gives for a video, as the pixels that our models read."""
 
-from collections.abc import Mapping
-from typing import Any, cast, get_args
+from collections.abc import Collection, Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,33 +10,75 @@ from torch import Tensor
 from hookedvid.errors import InputError
 from hookedvid.values.config import VideoLLMConfig, VisionConfig
 from hookedvid.values.grid import VideoShape
-from hookedvid.values.inputs import PatchRows, Pixels
+from hookedvid.values.inputs import PatchRows, Pixels, Tokens, ids_of
 from hookedvid.values.patch_rows import to_frames
-from hookedvid.values.processor import Extra
 from hookedvid.values.tensors import ints
 
-NAMES: tuple[str, ...] = get_args(Extra)
+# What processors say of ids, and once more of both.
+OF_IDS = ("attention_mask", "mm_token_type_ids", "video_metadata")
 
 
 def unprocessed(
-    cfg: VideoLLMConfig, pixel_values: Pixels | PatchRows, processed: Mapping[str, Any]
-) -> tuple[Pixels, list[VideoShape | None] | None]:
-    """Pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`; None where pixels tell those.
+    cfg: VideoLLMConfig,
+    tokens: Tokens,
+    pixel_values: Pixels | PatchRows,
+    processed: Mapping[str, Any],
+    names: Collection[str],
+) -> tuple[Tokens, Pixels, list[VideoShape | None] | None]:
+    """Ids, pixels [frame, 3, height, width] of each video and their shapes, for `from_tokens`.
+
+    Shapes are None where pixels tell them.
 
     Args:
         cfg: The model's.
+        tokens: Ids.
         pixel_values: Frames, or the rows of patches that Qwen's processors make.
-        processed: What else the processor gives, by its names (`NAMES`); None stands for absent.
+        processed: What else the processor gives, by its names; None stands for absent.
+        names: What of a video, besides pixels, this model's processor gives.
 
     Raises:
-        InputError: For an unknown name, and for what does not fit the pixels or the model.
+        InputError: For other names, and for what does not fit the ids, the pixels or the model.
     """
-    if unknown := sorted(name for name, value in processed.items() if value is not None and name not in NAMES):
-        raise InputError(f"inputs_from_tensors knows nothing of {unknown}; besides ids and pixels it takes {NAMES}")
-    given = {name: _tensor(name, value) for name, value in processed.items() if value is not None}
+    told = {name: value for name, value in processed.items() if value is not None}
+    if unknown := sorted(told.keys() - {*names, *OF_IDS}):
+        raise InputError(
+            f"inputs_from_tensors knows nothing of {unknown} for this model; besides ids and pixels it takes "
+            f"{(*names, *OF_IDS)}"
+        )
+    if "attention_mask" in told:
+        tokens = _unpadded(tokens, told["attention_mask"])
+    given = {name: _tensor(name, value) for name, value in told.items() if name not in OF_IDS}
+    return tokens, *_videos(cfg, pixel_values, given, names)
+
+
+def _unpadded(tokens: Tokens, attention_mask: Any) -> list[list[int]]:
+    """The ids of every item without those that fill up a batch, where `attention_mask` is 0.
+
+    Raises:
+        InputError: For a mask that is not of these ids, or hides others than the first or the last.
+    """
+    items = ids_of(tokens)
+    mask = _tensor("attention_mask", attention_mask)
+    rows: list[list[int]] = cast(Any, mask if mask.ndim == 2 else mask[None]).tolist()
+    if [len(row) for row in rows] != [len(ids) for ids in items] or not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(f"attention_mask is {mask.dtype} {tuple(mask.shape)}; give 0 or 1 for each of the ids")
+    kept: list[list[int]] = []
+    for ids, row in zip(items, rows, strict=True):
+        stays = [i for i, m in enumerate(row) if m]
+        if not stays or stays[-1] - stays[0] + 1 != len(stays):
+            raise InputError("attention_mask hides ids between others, or all; only those that fill up a batch may go")
+        kept.append(ids[stays[0] : stays[-1] + 1])
+    return kept
+
+
+def _videos(
+    cfg: VideoLLMConfig, pixel_values: Pixels | PatchRows, given: Mapping[str, Tensor], names: Collection[str]
+) -> tuple[Pixels, list[VideoShape | None] | None]:
+    if pixel_values is None and given:
+        raise InputError(f"{sorted(given)} tell of a video, and there are no pixel_values")
     if isinstance(pixel_values, np.ndarray):
         raise InputError("pixel_values are an array of NumPy; give a tensor (a processor's return_tensors='pt')")
-    rows = isinstance(pixel_values, Tensor) and pixel_values.ndim == 2
+    rows = isinstance(pixel_values, Tensor) and pixel_values.ndim == 2 and "video_grid_thw" in names
     if pixel_values is None or cfg.vision is None or not (given or rows):
         return pixel_values, None
     if isinstance(pixel_values, Tensor) and rows:
