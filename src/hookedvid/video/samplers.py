@@ -16,7 +16,8 @@ All frame numbers are 0-based positions in the file, in display order. A rule wo
 - `qwen2_hf`: as many, from `first` in equal steps, truncated. Transformers' processor of Qwen2-VL and Qwen2.5-VL.
 - `qwen3_hf`: 2 a second, at least 4, odd numbers too, spread as `qwen` does. Transformers' processor of Qwen3-VL.
 - `videollama3`: every floor(fps)-th frame from the middle of the first second; `linspace` once N seconds are reached,
-  or it would be more than N. The authors' code.
+  or it would be more than N. The authors' code for folders, GIFs and parts below a second. Of other files it has
+  ffmpeg's filter take the last frame of each whole second, whose times the prompt tells as 0.0, 1.0, … s.
 - `videollama3_hf`: 1 a second, at least 4, as `qwen2_hf` does. Transformers' processor, whose times are float32.
 - `smolvlm`: 1 a second, at least one, spread with both ends, truncated, each frame once; a second at both ends is left
   out of videos that are more than 2 seconds longer than N. SmolVLM2.
