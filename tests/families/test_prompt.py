@@ -451,6 +451,21 @@ def test_a_clip_knows_the_part_that_it_was_read_from():
         model("qwen_1_5").prepare(clip, QUESTION, time_instruction="llava_video")
 
 
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("qwen3-vl", ["<10.5 seconds>"]),
+        ("videollama3", ["Time 10.0s:", "Time 11.0s:"]),
+        ("smolvlm2", ["two frames from a 0:00:20 ", "Frame from 00:10:", "Frame from 00:11:"]),
+    ],
+)
+def test_texts_of_a_part_tell_times_and_length_of_the_whole(family, said):
+    m = HookedVideoLLM.from_config(small_config(family))
+    inputs = m.prepare(frames(40), QUESTION, n_frames=2, sampler="linspace", bound=(10, 11), folder_fps=2)
+    told = "".join(text for role, _, text in segments(m, inputs) if role == "marker")
+    assert [re.search(re.escape(x), told) is not None for x in said] == [True] * len(said)
+
+
 def test_a_time_that_nothing_tells_is_not_made_up():
     m = model("qwen_1_5")
     said = r"needs the frame rate, and this source \(array\) tells none; pass folder_fps=.*time_instruction='none'"
