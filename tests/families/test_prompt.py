@@ -466,6 +466,13 @@ def test_texts_of_a_part_tell_times_and_length_of_the_whole(family, said):
     assert [re.search(re.escape(x), told) is not None for x in said] == [True] * len(said)
 
 
+def test_videollama3_tells_the_second_whose_last_frame_is_seen():
+    m = HookedVideoLLM.from_config(small_config("videollama3"))
+    inputs = m.prepare(frames(12), QUESTION, folder_fps=4)
+    told = "".join(text for role, _, text in segments(m, inputs) if role == "marker")
+    assert re.findall(r"Time (.*?)s:", told) == ["0.0", "1.0", "2.0"]
+
+
 def test_a_time_that_nothing_tells_is_not_made_up():
     m = model("qwen_1_5")
     said = r"needs the frame rate, and this source \(array\) tells none; pass folder_fps=.*time_instruction='none'"

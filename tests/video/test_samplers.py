@@ -2,8 +2,11 @@
 
 import inspect
 import json
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ from transformers.models.video_llama_3.video_processing_video_llama_3 import Vid
 from transformers.video_utils import VideoMetadata
 
 from hookedvid.errors import InputError, VideoError
-from hookedvid.video.samplers import SAMPLERS, check, sample_indices
+from hookedvid.video.samplers import SAMPLERS, check, sample_indices, told_times
 
 # Computed with the evaluators' own code: LLaVA-OneVision's, InternVideo2.5's and VLMEvalKit's.
 GOLDEN = [
@@ -165,11 +168,52 @@ def test_qwen_spreads_an_even_number_with_both_ends():
     assert sample_indices("qwen", 300, 1, fps=30) == [0]
 
 
-def test_videollama3_takes_the_middle_of_every_second():
-    assert sample_indices("videollama3", 100, 180, fps=29.97) == [14, 43, 72]
-    assert sample_indices("videollama3", 10, 180, fps=24) == [5]
-    assert sample_indices("videollama3", 5400, 180, fps=30) == np.linspace(0, 5399, 180, dtype=int).tolist()
-    assert sample_indices("videollama3", 100, 180, fps=0.5) == list(range(100))
+@pytest.mark.parametrize("rate", [1, Fraction(5, 2), 3, 7, Fraction(24000, 1001), 25, Fraction(30000, 1001), 30, 60])
+def test_videollama3_takes_what_ffmpegs_filter_takes(rate):
+    for n_total in (10, 24, 25, 60, 61, 100, 299, 300, 301, 1800):
+        taken = by_ffmpeg(n_total, rate)
+        if taken:
+            assert sample_indices("videollama3", n_total, 3600, fps=float(rate)) == taken
+            assert told_times("videollama3", taken, n_total, float(rate)) == list(range(len(taken)))
+    assert sample_indices("videollama3", 1800, 5, fps=float(rate)) == [
+        taken[i] for i in np.linspace(0, len(taken) - 1, 5, dtype=int)
+    ]
+
+
+def by_ffmpeg(n_total: int, rate) -> list[int]:
+    """Numbers of the frames that the filter `fps=1:round=down` hands on."""
+    graph, base = av.filter.Graph(), 1 / Fraction(rate)
+    source = graph.add_buffer(width=2, height=2, format="gray16le", time_base=base)
+    graph.link_nodes(source, graph.add("fps", "fps=1:round=down"), sink := graph.add("buffersink")).configure()
+    taken = []
+    for i in range(n_total + 1):
+        frame = None
+        if i < n_total:
+            frame = av.VideoFrame.from_ndarray(np.full((2, 2), i, np.uint16), format="gray16le")
+            frame.pts, frame.time_base, frame.duration = i, base, 1
+        source.push(frame)
+        with suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                taken.append(int(sink.pull().to_ndarray()[0, 0]))
+    return taken
+
+
+def test_videollama3_tells_the_beginnings_of_seconds():
+    """Of a part from where it begins; of less than a second, and of what another sampler took, frames' own times."""
+    assert sample_indices("videollama3", 100, 180, fps=10, bound=(2.4, 5.6)) == [33, 43, 53]
+    assert told_times("videollama3", [33, 43, 53], 100, 10, (2.4, 5.6)) == pytest.approx([2.4, 3.4, 4.4])
+    assert sample_indices("videollama3", 10, 180, fps=24) == sample_indices("videollama3_ids", 10, 180, fps=24) == [5]
+    assert told_times("videollama3", [5], 10, 20) == [0.25]
+    assert told_times("videollama3", [9, 20], 100, 10) == [0.9, 2.0]
+    assert sample_indices("videollama3", 4, 180, fps=0.5) == [0, 1, 2, 3]
+    assert told_times("videollama3", [0, 1, 2, 3], 4, 0.5) == [0, 2, 4, 6]
+
+
+def test_videollama3_takes_the_middle_of_every_second_of_folders():
+    assert sample_indices("videollama3_ids", 100, 180, fps=29.97) == [14, 43, 72]
+    assert sample_indices("videollama3_ids", 10, 180, fps=24) == [5]
+    assert sample_indices("videollama3_ids", 5400, 180, fps=30) == np.linspace(0, 5399, 180, dtype=int).tolist()
+    assert sample_indices("videollama3_ids", 100, 180, fps=0.5) == list(range(100))
 
 
 def test_short_videos_repeat_frames_as_linspace_does_upstream():

@@ -221,9 +221,9 @@ def _timing(
             "with a folder, an array or a list of images" + (", or time_instruction='none'" if instruction.text else "")
         )
     if not instruction.text:
-        times = [i / clip.fps for i in clip.indices]
-        if sampler == "videollama3_hf":  # whose frame numbers are a tensor there, so that 0.85 is 0.9 and not 0.8
-            times = (torch.tensor(clip.indices) / clip.fps).tolist()
+        from hookedvid.video.samplers import told_times
+
+        times = told_times(sampler, clip.indices, clip.n_total, clip.fps, clip.bound)
         return Timing(instruction, clip.n_total / clip.fps, tuple(times))
     if clip.bound is not None:
         raise InputError(

@@ -15,9 +15,10 @@ All frame numbers are 0-based positions in the file, in display order. A rule wo
   qwen-vl-utils, by which Qwen's authors evaluate.
 - `qwen2_hf`: as many, from `first` in equal steps, truncated. Transformers' processor of Qwen2-VL and Qwen2.5-VL.
 - `qwen3_hf`: 2 a second, at least 4, odd numbers too, spread as `qwen` does. Transformers' processor of Qwen3-VL.
-- `videollama3`: every floor(fps)-th frame from the middle of the first second; `linspace` once N seconds are reached,
-  or it would be more than N. The authors' code for folders, GIFs and parts below a second. Of other files it has
-  ffmpeg's filter take the last frame of each whole second, whose times the prompt tells as 0.0, 1.0, … s.
+- `videollama3`: the last frame of each whole second, as ffmpeg's `fps=1:round=down` takes it, spread over all once they
+  are more than N; a prompt tells the seconds' beginnings. `videollama3_ids` of less than a second. VideoLLaMA3.
+- `videollama3_ids`: every floor(fps)-th frame from the middle of the first second; `linspace` once N seconds are
+  reached, or it would be more than N. VideoLLaMA3, of folders and GIFs.
 - `videollama3_hf`: 1 a second, at least 4, as `qwen2_hf` does. Transformers' processor, whose times are float32.
 - `smolvlm`: 1 a second, at least one, spread with both ends, truncated, each frame once; a second at both ends is left
   out of videos that are more than 2 seconds longer than N. SmolVLM2.
@@ -30,7 +31,8 @@ Rounding is half to even everywhere (NumPy's and Python's `round`), again as ups
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -72,6 +74,33 @@ def sample_indices(
         raise VideoError(f"{asked} needs the frame rate, but fps is {fps}; {todo}")
     first, last = (0, n_total - 1) if bound is None else within(bound, n_total, float(fps or 0))
     return SAMPLERS[sampler](first, last, n_frames, float(fps or 0))
+
+
+def told_times(
+    sampler: str,
+    indices: Sequence[int],
+    n_total: int,
+    fps: float,
+    bound: tuple[float | int, float | int] | None = None,
+) -> list[float]:
+    """Seconds that a prompt tells of sampled frames: of most samplers frame numbers over the average rate.
+
+    Args:
+        sampler: By whose code they are told; frames that it would not have taken have their own times.
+        indices: Of frames, 0-based in the file.
+        n_total: Of the file's frames.
+        fps: The file's average rate.
+        bound: Of the part that was sampled, in seconds.
+    """
+    if sampler == "videollama3_hf":  # whose frame numbers are a tensor upstream, so that 0.85 is 0.9 and not 0.8
+        return [float(x) for x in np.array(indices, np.float32) / np.float32(fps)]
+    if sampler == "videollama3":
+        first, rate = 0 if bound is None else within(bound, n_total, fps)[0], _exact(fps)
+        ends = [int((i - first + 1) / rate) for i in indices]
+        if rate >= 1 and all(n and i == _end(first, n, rate) for i, n in zip(indices, ends, strict=True)):
+            start = 0 if bound is None else max(0, bound[0])
+            return [start + n - 1 for n in ends]
+    return [i / fps for i in indices]
 
 
 def check(sampler: str, n_frames: int) -> int:
@@ -171,6 +200,25 @@ def _steps(first: int, n_total: int, n: int, start: float) -> list[int]:
 
 
 def _videollama3(first: int, last: int, n_frames: int, fps: float) -> list[int]:
+    rate = _exact(fps)
+    n = int((last - first + 1) / rate)
+    if n == 0:  # upstream has this for parts, and of a file no frame at all
+        return _videollama3_ids(first, last, n_frames, fps)
+    seconds = range(n) if n <= n_frames else np.linspace(0, n - 1, n_frames, dtype=int).tolist()
+    return list(dict.fromkeys(_end(first, k + 1, rate) for k in seconds))
+
+
+def _end(first: int, n: int, rate: Fraction) -> int:
+    """The last frame of the n-th second."""
+    return first + math.ceil(n * rate) - 1
+
+
+def _exact(fps: float) -> Fraction:
+    """A rate as a file has it, 30000/1001, so that a second's last frame is not the next one's first."""
+    return Fraction(fps).limit_denominator(100_000)
+
+
+def _videollama3_ids(first: int, last: int, n_frames: int, fps: float) -> list[int]:
     n_total = last - first + 1
     if n_total / fps < n_frames:
         step = max(1, min(int(fps), n_total))  # below 1 fps upstream's is 0
@@ -200,13 +248,15 @@ SAMPLERS: dict[str, Callable[[int, int, int, float], list[int]]] = {
     "qwen2_hf": partial(_by_rate_hf, per_second=2, group=2),
     "qwen3_hf": _qwen3_hf,
     "videollama3": _videollama3,
+    "videollama3_ids": _videollama3_ids,
     "videollama3_hf": partial(_by_rate_hf, per_second=1, group=1),
     "smolvlm": _smolvlm,
     "internvl_hf": _internvl_hf,
 }
 # Those that take so many frames a second.
 RATED = {
-    "one_fps": 1, "qwen": 2, "qwen2_hf": 2, "qwen3_hf": 2, "videollama3": 1, "videollama3_hf": 1, "smolvlm": 1,
+    "one_fps": 1, "qwen": 2, "qwen2_hf": 2, "qwen3_hf": 2, "videollama3": 1, "videollama3_ids": 1, "videollama3_hf": 1,
+    "smolvlm": 1,
 }  # fmt: skip
 # Those of them that take at least so many.
 LEAST: dict[str, int] = dict.fromkeys(("qwen", "qwen2_hf", "qwen3_hf", "videollama3_hf"), 4)
