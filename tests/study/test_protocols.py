@@ -25,7 +25,7 @@ from hookedvid.study.results.charts import Curves, HeatMap
 from hookedvid.study.results.evidence import Finding
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import Resamples
-from hookedvid.study.results.summary import Outcomes
+from hookedvid.study.results.summary import Outcomes, summarise
 from hookedvid.study.run.estimate import estimate
 from hookedvid.study.run.tasks import run
 from hookedvid.study.scorings.likelihood import Likelihood
@@ -88,6 +88,15 @@ def test_few_videos_support_nothing_and_are_drawn_all_the_same(name, n_videos, p
     reading = REGISTRY[name].read(group)
     assert reading is not None and all(len(row) == len(reading.sheet.columns) for row in reading.sheet.rows)
     assert plots.chart(reading.chart, "model").axes
+
+
+def test_what_two_protocols_ask_under_one_label_counts_for_both():
+    """The first window is also the efficiency search's, on the 28 layers of the paper's models by default."""
+    conditions = Study(protocols=("windows", "efficiency")).conditions(28)
+    asked = [c.protocol for c in conditions if c.label == "VT-K 1–4"]
+    assert asked == ["windows", "efficiency"]
+    summaries = summarise(made_up(conditions, lambda c, v: 1.0, 12, cost=lambda c: 0.5).outcomes, 50)
+    assert {(s.n, s.score.value, s.decoder_share) for s in summaries} == {(12, 1.0, 0.5)}
 
 
 # ---- heads ---------------------------------------------------------------------------------------------------------
@@ -378,6 +387,13 @@ def test_every_role_and_step_is_put_back_after_every_layer():
     assert found == [(i, at) for i in range(N) for at in ("video[0]", "video[1]", *tracing.ROLES)]
     assert study.named_sources[tracing.INTACT].paired == "itself"
     assert not Study().named_sources
+
+
+def test_frames_that_share_their_tokens_are_put_back_once():
+    noise, *places = Study(protocols=("tracing",), grid=N).conditions(N, HEADS, 5, frames_together=2)[1:]
+    named = [effects(c.interventions, N).writes[1].at for c in places]
+    assert named == [c.knockout for c in places] == ["video[0:2]", "video[2:4]", "video[4]", *tracing.ROLES]
+    assert noise.label == "noise" and places[0].label == "video[0:2] after layer 4"
 
 
 def test_places_that_bring_back_half_are_found():

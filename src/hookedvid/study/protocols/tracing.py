@@ -13,6 +13,7 @@ from hookedvid.study.results.evidence import Effect, Evidence, Finding
 from hookedvid.study.results.group import Group
 from hookedvid.study.results.statistics import LEVEL, Interval, holm
 from hookedvid.values.interventions import Ablate, Patch
+from hookedvid.values.layout import step_name
 
 INTACT = "intact run"  # the source's name
 ROLES = ("video", "question", "options", "last")
@@ -23,8 +24,9 @@ class Tracing(Protocol):
     """Causal tracing (Meng et al., arXiv 2202.05262): a map of what each place brings back.
 
     Noise of the embedded video's own mean and variance takes its place. Then the stream of the item's intact run is
-    put back at one role, or at one step of the video, after one layer. Recovery is the share of what noise took from
-    the right answer's margin (or the score) that comes back; 0 is none of it, 1 all. What DeepStack adds stays.
+    put back at one role, or at one step of the video (frames whose tokens are the same), after one layer. Recovery is
+    the share of what noise took from the right answer's margin (or the score) that comes back; 0 is none of it, 1 all.
+    What DeepStack adds stays.
     """
 
     name: ClassVar[str] = "tracing"
@@ -34,9 +36,10 @@ class Tracing(Protocol):
         """Noise alone, then every role and step after every `grid`-th layer, or every eighth of the depth."""
         noise = Ablate("embed", at="video", by="noise", seed=s.seed)
         conditions = [Condition("noise", (noise,), self.name, "noise")]
-        step = s.grid or -(-s.n_layers // 8)
+        step, frames = s.grid or -(-s.n_layers // 8), range(s.n_frames)
+        steps = [step_name(frames[i : i + s.frames_together]) for i in frames[:: s.frames_together]]
         for after in range(step, s.n_layers + 1, step):
-            for at in (*(f"video[{i}]" for i in range(s.n_frames)), *ROLES):
+            for at in (*steps, *ROLES):
                 back = Patch("resid_post", after - 1, at, source=INTACT)
                 conditions.append(Condition(f"{at} after layer {after}", (noise, back), self.name, at, after))
         return conditions

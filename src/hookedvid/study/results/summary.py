@@ -106,7 +106,10 @@ class Outcomes:
         self.items, self.scoring = list(items), scoring or Letters()
         self.conditions = [c for c in conditions if c.estimate is None]
         column = {item.id: i for i, item in enumerate(items)}
-        line = {c.label: i for i, c in enumerate(self.conditions)}
+        # Protocols may ask the same under one label, such as a window and a search that begins with it.
+        lines: dict[str, list[int]] = {}
+        for i, c in enumerate(self.conditions):
+            lines.setdefault(c.label, []).append(i)
         shape = (len(self.conditions), len(items))
         self.values: dict[str, Float[np.ndarray, "condition item"]] = {
             name: np.full(shape, np.nan) for name in self.scoring.measures
@@ -122,19 +125,21 @@ class Outcomes:
         }
         for row in rows:
             if (e := asked.get(row["condition"])) is not None:
-                self.estimates[e.how][[line[label] for label in e.of], column[row["item"]]] = (
+                self.estimates[e.how][[lines[label][0] for label in e.of], column[row["item"]]] = (
                     row.get("estimates") or np.nan
                 )
                 continue
-            at = line[row["condition"]], column[row["item"]]
-            self.status[at], self.flag[at] = row["status"], row.get("flag", "")
-            for shares, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
-                shares[at] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
-            if row.get("left"):
-                self.left[at] = np.inf if row["left"][0] is None else row["left"][0]
-            if row["status"] != "failed":
-                for name, value in self.scoring.values(self.items[at[1]], row).items():
-                    self.values[name][at] = value
+            self._fill(lines[row["condition"]], column[row["item"]], row)
+
+    def _fill(self, lines: Sequence[int], item: int, row: Mapping[str, Any]) -> None:
+        self.status[lines, item], self.flag[lines, item] = row["status"], row.get("flag", "")
+        for shares, name in ((self.attention_share, "attention_share"), (self.decoder_share, "decoder_share")):
+            shares[lines, item] = np.nan if row.get(name) is None else float(row[name])  # rows of before have none
+        if row.get("left"):
+            self.left[lines, item] = np.inf if row["left"][0] is None else row["left"][0]
+        if row["status"] != "failed":
+            for name, value in self.scoring.values(self.items[item], row).items():
+                self.values[name][lines, item] = value
 
     @property
     def score(self) -> Float[np.ndarray, "condition item"]:
