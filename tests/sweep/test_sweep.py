@@ -369,6 +369,9 @@ def test_what_cannot_be_shared_is_refused():
     other = m.prepare(noise(70, 4), "what is it ?", n_frames=4)
     with pytest.raises(InputError, match="must share their video and everything before it"):
         sweep(m, [x[0], other], [()])
+    timed = [m.prepare(noise(70, 4), "what ?", n_frames=4, folder_fps=fps) for fps in (2, 8)]
+    with pytest.raises(InputError, match="the same frames at other times"):
+        sweep(m, timed, [()])
     with pytest.raises(InputError, match="needs a video with a question after it"):
         sweep(m, [m.prepare(None, "what ?")], [()])
     session = Session(m, x[0])

@@ -154,6 +154,11 @@ class Sweep:
                     "(markers_are_language, or inputs made another way), so a selector means other positions in each: "
                     "sweep them alone"
                 )
+            if x.layout.grid != first.layout.grid:
+                raise InputError(
+                    "questions of one sweep have the same frames at other times or of another size, so that positions "
+                    "and selectors of seconds are others in each: sweep them alone"
+                )
             if groups_before(x.layout, n) != groups_before(first.layout, n):
                 raise InputError(
                     "questions of one sweep name other groups of positions up to the end of their video, so a selector "

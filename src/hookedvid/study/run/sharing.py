@@ -30,7 +30,8 @@ class Swept(NamedTuple):
 def swept_together(questions: Sequence[tuple[VideoInputs, Tasks]], n_layers: int) -> list[Swept]:
     """The sweeps that take what can be shared of the questions on one video.
 
-    Questions share one that are asked under the same conditions, behind the same tokens with the same names.
+    Questions share one that are asked under the same conditions, behind the same tokens at the same times with the same
+    names.
     """
     groups: dict[Any, Swept] = {}
     for inputs, tasks in questions:
@@ -38,7 +39,7 @@ def swept_together(questions: Sequence[tuple[VideoInputs, Tasks]], n_layers: int
         shared = [(c, t) for c, t in tasks if n and attempt(_is_swept, c.interventions, layout, n_layers) is True]
         if shared:
             conditions = tuple(c.interventions for c, _ in shared)
-            alike = tuple(ints(inputs.tokens[0, :n])), groups_before(layout, n), conditions
+            alike = tuple(ints(inputs.tokens[0, :n])), layout.grid, groups_before(layout, n), conditions
             group = groups.setdefault(alike, Swept(conditions, [], []))
             group.inputs.append(inputs)
             group.tasks.append(shared)
