@@ -249,6 +249,20 @@ def test_groups_have_their_own_chance_and_both_means():
     assert [v for a, v in parts if a == "family"] == ["a", "b", "micro", "macro"]
 
 
+def test_chance_is_that_of_the_questions_with_a_score():
+    """Hidden answers and failures have no part in the score, nor in what guessing scores."""
+    items = [item(i, family="aabbc"[i], n=(2, 6, 4, 6, 6)[i], answer=None if i == 1 else 1) for i in range(5)]
+    asked = rows(items, ["B"] * 5, CONVENTIONS["videomme/official"])
+    for failed in (3, 4):
+        asked[failed] |= {"status": "failed", "chosen": None, "correct": None}
+    o = Outcomes(items, [BASELINE], asked)
+    all_, a, b, _ = summarise(o, 50)
+    assert (all_.n, a.n, b.n) == (2, 1, 1)
+    assert (all_.level, a.level, b.level) == (3 / 8, 1 / 2, 1 / 4)
+    by = {p.value: p.chance for p in breakdown.breakdown(o, 50) if p.axis == "family"}
+    assert by == {"a": 1 / 2, "b": 1 / 4, "c": 1 / 6, "micro": 3 / 8, "macro": 3 / 8}
+
+
 def test_axes_that_part_nothing_or_nothing_new_are_left_out():
     items = [
         item(i, family="ab"[i % 2], task_type="xy"[i % 2], domain="one", sub_category="pqr"[i % 3]) for i in range(6)

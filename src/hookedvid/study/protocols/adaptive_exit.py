@@ -133,7 +133,7 @@ def _chart(group: Group, conditions: Sequence[Condition]) -> Curves:
         lines.append(Line(name if name == FIXED else f"by {name}", shares, scores, control=name == FIXED))
     levels = {
         "intact": group.score(group.outcomes.conditions[0]).value,
-        group.scoring.level_name: group.scoring.level(group.items),
+        group.scoring.level_name: group.level,
     }
     return Curves(
         f"The video leaves by a rule or at a fixed block, {group.name} questions", "decoder operations left, %",

@@ -129,7 +129,7 @@ def _chart(group: Group, by_keep: dict[float, dict[str, list[Condition]]]) -> Cu
     layer = next(c.layer for some in by_keep.values() for c in some[RANDOM])
     levels = {"intact": group.score(base).value}
     if group.scoring.level_name:
-        levels[group.scoring.level_name] = group.scoring.level(group.items)
+        levels[group.scoring.level_name] = group.level
     title = f"Video dropped after layer {layer}, {group.name} questions"
     return Curves(
         title,

@@ -27,7 +27,7 @@ class Part:
         n: Items scored.
         accuracy: Unparsed answers are wrong.
         as_printed: As the convention counts, NaN without one.
-        chance: Of guessing.
+        chance: Of guessing, on the items that the baseline has a score of.
     """
 
     axis: str
@@ -57,17 +57,15 @@ def axes(items: Sequence[Item]) -> dict[str, np.ndarray]:
 def breakdown(o: Outcomes, n_resamples: int = 2000, seed: int = 0) -> list[Part]:
     """Every axis, every condition: its values in the items' order, then micro and macro."""
     resamples = Resamples.of([item.video for item in o.items], n_resamples, seed)
-    guess = np.array([o.scoring.level([item]) for item in o.items])
-    return [part for axis, values in axes(o.items).items() for part in _parts(o, axis, values, resamples, guess)]
+    return [part for axis, values in axes(o.items).items() for part in _parts(o, axis, values, resamples)]
 
 
-def _parts(
-    o: Outcomes, axis: str, values: np.ndarray, resamples: Resamples, guess: Float[np.ndarray, " item"]
-) -> list[Part]:
+def _parts(o: Outcomes, axis: str, values: np.ndarray, resamples: Resamples) -> list[Part]:
     names = list(dict.fromkeys(values.tolist()))
-    chances = [float(guess[values == v].mean()) for v in names]
-    chances += [float(guess.mean()), float(np.mean(chances))]
     known = ~np.isnan(o.score)
+    chances = [o.level(values == v) for v in names]
+    averaged = [c for c, v in zip(chances, names, strict=True) if known[0, values == v].any()]
+    chances += [o.level(np.ones(len(values), dtype=bool)), float(np.mean(averaged or chances))]
     insides = [*(known & (values == v) for v in names), known, known]
     scores = [_means(s, values, names, resamples) for s in (o.score, o.values["as_printed"])]
     labels = [*(named(v, OURS) for v in names), *OURS]

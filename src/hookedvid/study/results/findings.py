@@ -38,7 +38,7 @@ def findings(
         return [Finding("any law", False, few)]
     if not scoring.chooses:
         return _compared(evidence, n_layers, scoring.amount) + _read(of, evidence)
-    baseline, guess = of.resamples.mean(evidence.scores[0], scoring.bounds), scoring.level(of.items)
+    baseline, guess = of.resamples.mean(evidence.scores[0], scoring.bounds), of.level
     if not baseline.low > guess:
         text = f"the baseline's accuracy, {efficiency.percents(baseline)}, is not above chance, {guess:.0%}"
         return [Finding("any law", False, text)]

@@ -53,6 +53,11 @@ class Group:
         """What the outcomes are read by."""
         return self.outcomes.scoring
 
+    @cached_property
+    def level(self) -> float:
+        """What knowing nothing scores on those of its items that have a score."""
+        return self.outcomes.level(self.columns)
+
     def conditions(self, protocol: str) -> list[Condition]:
         """Those of a protocol."""
         return [c for c in self.outcomes.conditions if c.protocol == protocol]

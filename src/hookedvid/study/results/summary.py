@@ -44,7 +44,7 @@ class Summary:
         against: The score held against the baseline's on the items that both have, as the scoring does.
         mcnemar: Of the condition against the baseline.
         p_holm: Its p, adjusted for all conditions of the group.
-        level: What knowing nothing scores; NaN where that is not known.
+        level: What knowing nothing scores on the items that the baseline has a score of; NaN where that is not known.
         attention_share: Of the intact model's operations, mean over the items; NaN where rows do not tell.
         decoder_share: Likewise, linear layers included.
     """
@@ -146,6 +146,12 @@ class Outcomes:
         """Of the scoring's first measure."""
         return self.values[self.scoring.measures[0]]
 
+    def level(self, columns: np.ndarray) -> float:
+        """What knowing nothing scores on some items: on those that the first condition has a score of, if there are."""
+        known = columns & ~np.isnan(self.score[0])
+        counted = known if known.any() else columns
+        return self.scoring.level([item for item, inside in zip(self.items, counted, strict=True) if inside])
+
     def groups(self) -> dict[str, np.ndarray]:
         """Columns of each group, by name: ours, and families as `named` says them."""
         families = np.array([item.family for item in self.items])
@@ -164,7 +170,7 @@ def summarise(outcomes: Outcomes, n_resamples: int = 2000, seed: int = 0) -> lis
 def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: int) -> list[Summary]:
     items = [item for item, inside in zip(o.items, columns, strict=True) if inside]
     resamples = Resamples.of([item.video for item in items], n_resamples, seed)
-    score, level = o.score[:, columns], o.scoring.level(items)
+    score, level = o.score[:, columns], o.level(columns)
     tests = [statistics.mcnemar(score[0], x, resamples.video) for x in score]
     adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
     means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
