@@ -62,6 +62,21 @@ def test_a_studys_items_are_viewed_as_they_were_asked(studied, capsys):
     assert path.name in index and index.count('class="card"') == 1
 
 
+def test_a_convention_asks_in_the_view_as_it_did_in_the_study(studied, tmp_path, monkeypatch):
+    """By letters too, where nothing is printed as the convention's authority would."""
+    _, shapes, _ = studied
+    model = HookedVideoLLM.from_pretrained("tiny")
+    study = Study(protocols=("baseline",), n_frames=2, convention="mvbench/lmms-eval@2026-07")
+    laid = plan(study, model, shapes.annotations, items=shapes.items[:1])
+    asked = []
+    prepare = HookedVideoLLM.prepare
+    monkeypatch.setattr(HookedVideoLLM, "prepare", lambda *a, **k: asked.append(prepare(*a, **k)) or asked[-1])
+    run(laid, model, tmp_path)
+    manifest = Manifest.of(laid, model.cfg.n_layers, "about")
+    view_items(tmp_path, manifest, model, cuts=(), n_words=0)
+    assert len(asked) == 2 and asked[0].tokens.tolist() == asked[1].tokens.tolist()
+
+
 def test_a_report_links_what_was_viewed(studied):
     folder, manifest, rows = studied
     viewed, other = manifest.items[1], manifest.items[0]

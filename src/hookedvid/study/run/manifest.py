@@ -122,8 +122,8 @@ class Manifest:
 
     @property
     def convention(self) -> Convention | None:
-        """The convention that the generated texts were read by."""
-        name = self.settings["convention"] if SCORINGS[self.settings["scoring"]].printed else ""
+        """The convention that the items were asked by, and generated texts read."""
+        name = self.settings["convention"]
         return conventions.convention(name, self.items, self.dataset) if name else None
 
     @property
