@@ -17,6 +17,7 @@ from hookedvid.model.hooked_video_llm import HookedVideoLLM
 from hookedvid.study.definition import Study, plan
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.study.run.tasks import run
+from hookedvid.values.interventions import Knockout
 from miniatures import BOUND
 from models import random_model
 
@@ -117,6 +118,48 @@ def test_times_of_a_part_are_its_own(tmp_path):
     [row] = run(laid, model, tmp_path / "out")
     inputs = model.prepare(item.video, item.question, item.options, bound=BOUND)
     assert row["prob"] == model.answer(inputs).probs[item.answer]
+
+
+def test_the_same_frames_at_two_rates_share_no_sweep(tmp_path):
+    """Their tokens and pixels are equal; positions that count seconds are not, nor what seconds of a selector mean."""
+    for number in range(4):
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        (tmp_path / "frames" / f"{number}.jpg").write_bytes(miniatures.jpeg(number))
+    same = {"video": "frames", "question": "what ?", "options": ("x", "y"), "answer": 0}
+    items = [Item(id=str(fps), folder_fps=fps, **same) for fps in (1, 3)]
+    sampling = {"n_frames": 4, "sampler": "linspace"}
+    for family, under in (("qwen2.5-vl", ()), ("longva", (Knockout("video[0s:1s]", "text"),))):
+        model = random_model(family, torch.float64)
+        study = Study(protocols=("baseline",), custom=(under,) if under else (), **sampling)
+        rows = run(plan(study, model, tmp_path / "items.jsonl", items=items), model, tmp_path / family)
+        for item, row in zip(items, rows[:: len(rows) // 2], strict=True):
+            asked = model.prepare(
+                tmp_path / "frames", item.question, item.options, folder_fps=item.folder_fps, **sampling
+            )
+            assert row["prob"] == pytest.approx(model.answer(asked).probs[0], abs=1e-9)
+            if under:
+                cut = rows[rows.index(row) + 1]
+                assert cut["prob"] == pytest.approx(model.answer(asked, under).probs[0], abs=1e-9) != row["prob"]
+
+
+def test_what_the_prompt_and_the_order_are_made_of_is_in_the_key(tmp_path):
+    """Options as their source prints them, under a convention; the video's name where its frames are shuffled by it."""
+    model = random_model("longva", torch.float32)
+    clip = write_clip(tmp_path / "a.mp4", n=8)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "a.mp4").write_bytes(clip.read_bytes())
+    item = Item(id="a", video="a.mp4", question="what ?", options=("x", "y", "z", "w"), answer=0)
+
+    def keys(item, **how):
+        laid = plan(Study(protocols=("baseline",), **how), model, tmp_path, items=[item])
+        return {task.key for _, _, task in laid.tasks}
+
+    printed = replace(item, meta={"options": "A) x\nB) y\nC) z\nD) w"})
+    assert keys(printed) == keys(item)
+    assert not keys(printed, convention="videomme/official") & keys(item, convention="videomme/official")
+    moved = replace(item, video="moved/a.mp4")
+    assert keys(moved) == keys(item)
+    assert not keys(moved, frame_order="shuffled") & keys(item, frame_order="shuffled")
 
 
 def test_extracting_the_archives_repeats_no_row(model, tmp_path):

@@ -380,10 +380,11 @@ class _Contents:
 
     def of(self, item: Item) -> dict[str, str]:
         """Of an item's video and question, as they stand in the settings of its rows."""
-        path = str(video_path(item, self._plan.annotations))
+        plan, path = self._plan, str(video_path(item, self._plan.annotations))
         if path not in self.videos:
             self.videos[path] = video_hash(Path(path))
-        return {"video": self.videos[path], "question": question_hash(item, self._plan.annotations, self._plan.scoring)}
+        named = {"shuffled_as": item.video} if plan.study.frame_order == "shuffled" else {}  # moved, in another way
+        return {"video": self.videos[path], "question": question_hash(item, plan.annotations, plan.scoring), **named}
 
     def source(self, name: str, item: Item) -> str:
         """A digest of all that a source is made of, for an item."""
@@ -419,7 +420,8 @@ def question_hash(item: Item, annotations: Path, scoring: Scoring) -> str:
     speech = (video_hash(spoken), subtitles.RULE) if (spoken := subtitles_path(item, annotations)) else ()
     alike = item.right if len(item.right) > 1 else ()  # these are scored as one
     named = (canonical(item.groups),) if item.groups else ()
-    asked = (item.question, item.options, item.answer, *part, *speech, *scoring.gold(item), *alike, *named)
+    lines = (item.meta["options"],) if scoring.convention and "options" in item.meta else ()  # printed for the options
+    asked = (item.question, item.options, item.answer, *part, *speech, *scoring.gold(item), *alike, *named, *lines)
     return digest(repr(asked).encode())
 
 
