@@ -95,8 +95,13 @@ def test_what_two_protocols_ask_under_one_label_counts_for_both():
     conditions = Study(protocols=("windows", "efficiency")).conditions(28)
     asked = [c.protocol for c in conditions if c.label == "VT-K 1–4"]
     assert asked == ["windows", "efficiency"]
-    summaries = summarise(made_up(conditions, lambda c, v: 1.0, 12, cost=lambda c: 0.5).outcomes, 50)
-    assert {(s.n, s.score.value, s.decoder_share) for s in summaries} == {(12, 1.0, 0.5)}
+    lost = ("VT-K 1–4", "LV-K 2–5")
+    group = made_up(conditions, lambda c, v: 1.0 - 2 * (c.label in lost and v > 1), 12, cost=lambda c: 0.5)
+    summaries = summarise(group.outcomes, 50)
+    assert {(s.n, s.decoder_share) for s in summaries} == {(12, 0.5)}
+    found = [(s.score.value, s.p_holm) for s in summaries if s.group == "all" and s.condition.label in lost]
+    p = 2 / 2**10 * (len({c.label for c in conditions}) - 1)  # each label is one test
+    assert found == [pytest.approx((1 / 6, p))] * 3
 
 
 # ---- heads ---------------------------------------------------------------------------------------------------------

@@ -172,7 +172,8 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
     resamples = Resamples.of([item.video for item in items], n_resamples, seed)
     score, level = o.score[:, columns], o.level(columns)
     tests = [statistics.mcnemar(score[0], x, resamples.video) for x in score]
-    adjusted = [1.0, *statistics.holm([t.p for t in tests[1:]])]
+    ps = {c.label: t.p for c, t in zip(o.conditions[1:], tests[1:], strict=True)}  # each label is one test
+    adjusted = dict(zip(ps, statistics.holm(list(ps.values())).tolist(), strict=True))
     means = {m: resamples.means(x[:, columns], o.scoring.bounds_of(m)) for m, x in o.values.items()}
     means |= {f"estimate_{how}": resamples.means(x[:, columns]) for how, x in o.estimates.items()}
     against = o.scoring.against(resamples, score, level)
@@ -196,7 +197,7 @@ def _group(o: Outcomes, name: str, columns: np.ndarray, n_resamples: int, seed: 
                 means={measure: each[i] for measure, each in means.items()},
                 against={measure: each[i] for measure, each in against.items()},
                 mcnemar=tests[i],
-                p_holm=float(adjusted[i]),
+                p_holm=adjusted.get(condition.label, 1.0),
                 level=level,
                 attention_share=statistics.known_mean(o.attention_share[i, columns]),
                 decoder_share=statistics.known_mean(o.decoder_share[i, columns]),
