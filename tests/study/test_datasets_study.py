@@ -89,7 +89,11 @@ def test_hidden_answers_are_asked_and_not_scored(tmp_path, of_five):
     (tmp_path / "study.toml").write_text(f'{of_five}{STUDY}dataset = "egoschema:full"\ndata = "set"\n')
     miniatures.egoschema(tmp_path / "set")
     assert main(["study", str(tmp_path / "study.toml"), "--out", str(out)]) == 0
-    assert all(r["chosen"] in range(5) and r["correct"] is r["prob"] is None for r in rows_of(out))
+    rows = rows_of(out)
+    assert all(r["chosen"] in range(5) and r["correct"] is r["prob"] is None for r in rows)
+    assert main(["submission", str(out)]) == 0
+    [sent] = (out / "submissions").iterdir()  # the same, whether the study or the command writes it
+    assert json.loads(sent.read_text()) == {r["item"]: r["chosen"] for r in rows}
 
 
 def test_bounds_and_rates_reach_the_model_and_the_key(model, tmp_path):

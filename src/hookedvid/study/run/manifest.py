@@ -133,8 +133,8 @@ class Manifest:
 
     @property
     def dataset(self) -> str:
-        """The published dataset that was asked, as the convention's full name tells it; empty without one."""
-        return self.settings["convention"].partition("/")[0]
+        """The published dataset that was asked, or as whose its items were; empty where nothing tells it."""
+        return self.study.dataset.partition(":")[0] or self.settings["convention"].partition("/")[0]
 
     def missing(self, folder: Folder) -> int:
         """How many different rows are not in the folder yet."""
