@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+import miniatures
 from hookedvid.cli.commands import main
 from hookedvid.data.item import video_path
+from hookedvid.data.registry import read_dataset
 from hookedvid.data.shapes import make_dataset
 from hookedvid.errors import VideoError
 from hookedvid.model.hooked_video_llm import HookedVideoLLM
@@ -75,6 +77,20 @@ def test_a_convention_asks_in_the_view_as_it_did_in_the_study(studied, tmp_path,
     manifest = Manifest.of(laid, model.cfg.n_layers, "about")
     view_items(tmp_path, manifest, model, cuts=(), n_words=0)
     assert len(asked) == 2 and asked[0].tokens.tolist() == asked[1].tokens.tolist()
+
+
+def test_other_subtitles_than_the_studys_are_not_shown_for_its(tmp_path):
+    model = HookedVideoLLM.from_pretrained("tiny")
+    data = read_dataset("videomme:short:subtitles", miniatures.videomme(tmp_path / "set", layout="data"))
+    name = "videomme/lmms-eval@2026-07+subtitles"
+    laid = plan(Study(protocols=("baseline",), n_frames=2, convention=name), model, data.folder, items=data.items[:1])
+    run(laid, model, tmp_path)
+    manifest = Manifest.of(laid, model.cfg.n_layers, "about")
+    assert view_items(tmp_path, manifest, model, cuts=(), n_words=0).exists()
+    spoken = data.folder / data.items[0].subtitles
+    spoken.write_bytes(spoken.read_bytes().replace(b"hello", b"good bye"))
+    with pytest.raises(VideoError, match="not those that were hashed when the study was planned"):
+        view_items(tmp_path, manifest, model, cuts=(), n_words=0)
 
 
 def test_a_report_links_what_was_viewed(studied):

@@ -1,7 +1,7 @@
 """Views of a study's items, as the study asked them, beside its report."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hookedvid.study.definition import Plan
 from hookedvid.study.records import Records
 from hookedvid.study.results.examples import N_EXAMPLES, VIEWS, varied, view_file
 from hookedvid.study.results.file_names import own_folder
-from hookedvid.study.rows import Row
+from hookedvid.study.rows import Row, Task
 from hookedvid.study.run.inputs import prepared
 from hookedvid.study.run.manifest import Manifest
 from hookedvid.video.clip_files import ClipRequest
@@ -43,7 +43,8 @@ def view_items(
     Raises:
         InputError: For an item that the study did not ask.
         DataError: Where rows are missing.
-        VideoError: Where no video is to be had, or none is what it was; of some, their items are said to have no page.
+        VideoError: Where no video is to be had, or it or its subtitles are not what they were; of some, their items are
+            said to have no page.
     """
     rows: dict[str, dict[str, Row]] = {}
     for row in run.rows(Records(folder)):
@@ -97,4 +98,5 @@ def _inputs(run: Manifest, model: Model, item: Item, row: Row) -> Any:
         raise DataError(f"the row of item {item.id!r} does not say what its video was; run the study again")
     sampling = (settings["n_frames"], settings["sampler"], item.bound, item.folder_fps)
     clip = ClipRequest(str(video_path(item, run.annotations)), *sampling, content=row["settings"]["video"]).read()
-    return prepared(plan, model, item, None, clip)
+    task = Task(**{f.name: row[f.name] for f in fields(Task)})  # which says of what bytes its subtitles were
+    return prepared(plan, model, item, task, clip)
