@@ -145,6 +145,7 @@ def test_the_order_of_videos_is_the_seeds_and_not_the_files(model, tmp_path):
 def test_conditions_are_taken_some_at_a_time(finished, model, tmp_path):
     laid = laid_out(replace(STUDY, at_once=4), model, finished[0].annotations)
     rows = carry_out(laid, answering, tmp_path)
+    assert len({(row["item"], row["condition"]) for row in rows}) == len(rows)  # each wave takes the baseline again
     taken, labels = course(laid, rows), [c.label for c in laid.conditions[1:]]
     waves = [labels[i : i + 4] for i in range(0, len(labels), 4)]
     looks = [{d.look for d in taken.decisions if d.condition.label in wave} for wave in waves]

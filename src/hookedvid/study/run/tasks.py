@@ -123,17 +123,18 @@ def carry_out(
     records = Records.of(folder, shard)
     audit, timing, shard = audit or Audit(), timing or Timing(), records.shard
     check_whole(plan.study, shard.count)
-    asked: list[Task] = []
+    asked: dict[tuple[str, str, str], Task] = {}  # by item and name, once each: rounds take the baseline again
     with records.writer() as writer:  # first: another process may have written what is read then
         records.read()
         cut_short = None if records.damaged else {records.last_video}  # whose rows damaged ones were, nobody knows
         for tasks in rounds(plan, records.read):
             several = enumerate(_by_video(tasks).items())
             videos = {v: items for n, (v, items) in several if n % shard.count == shard.index}
-            asked += [t for i, _, t in tasks if i.video in videos]
+            mine = (t for i, _, t in tasks if i.video in videos)
+            asked |= {(t.item, t.condition, t.protocol): t for t in mine}
             _run_round(videos, engine, records, writer, on_row, audit, timing, retry_failed, cut_short)
     rows = records.read()
-    return [named_by(rows[t.key], t) for t in asked]
+    return [named_by(rows[t.key], t) for t in asked.values()]
 
 
 def _run_round(
