@@ -111,14 +111,15 @@ def test_float32_differs_by_rounding(kernel):
 @pytest.mark.parametrize("gives_lse", [True, False])
 def test_bfloat16_is_as_near_to_float32_as_plain_forwards_are(gives_lse, monkeypatch):
     """Rows apart and merged parts of attention may not cost precision, on a GPU (whose kernels keep their
-    log-sum-exps) as on a CPU; 1.1 for the luck of the draw."""
+    log-sum-exps) as on a CPU. The ratio is 1.03 to 1.05 with and without AVX-512; log-sum-exps kept in bfloat16 would
+    make it 1.13 or 1.14, and few conditions of few questions anything from 1.00 to 1.11."""
     if not gives_lse:
         monkeypatch.setattr("hookedvid.nn.structured._gives_lse", lambda *_: False)
     exact = model("llava-video", torch.float32)
     half = HookedVideoLLM.from_config(exact.cfg, tokenizer=exact.tokenizer)
     half.load_state_dict(exact.state_dict())
     half = half.to(torch.bfloat16)
-    conditions, x = full_study(N, 2)[::3], asked("llava-video", torch.float32)[:2]
+    conditions, x = full_study(N, 2), asked("llava-video", torch.float32)
     errors: dict[str, list[torch.Tensor]] = {"sweep": [], "plain": []}
     for q, row in zip(x, sweep(half, x, conditions), strict=True):
         for c, logits in zip(conditions, row, strict=True):
